@@ -1,0 +1,298 @@
+"""The command line. Errors are one line on standard error and exit code 2."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from eman import __version__
+from eman.platform.errors import UserError
+
+app = typer.Typer(
+    name="eman", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+    help="Compare normalization schemes in student-teacher training (FixMatch, MoCo, BYOL): sweeps on Ray, results in "
+         "MLflow, the paper's tables filled from them.")
+data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, and getting them.")
+app.add_typer(data_app, name="data")
+
+
+class Format(StrEnum):
+    """Output formats of a table."""
+
+    text = "text"
+    markdown = "markdown"
+    latex = "latex"
+    csv = "csv"
+    parquet = "parquet"
+
+
+class PlanFormat(StrEnum):
+    """Output formats of a plan."""
+
+    text = "text"
+    json = "json"
+
+
+_SWEEPING = "Options of every sweep"
+_GRID = "Options of `eman sweep grid`"
+
+ProfileOption = Annotated[str, typer.Option(help="Scale: smoke (seconds), quick (minutes), mini (hours), imagenet.")]
+SetOption = Annotated[list[str] | None, typer.Option(
+    "--set", metavar="FIELD=VALUE", help="Override a field of the run, for example `--set epochs=2`; may be repeated.")]
+SeedsOption = Annotated[int, typer.Option(help="Number of seeds; each cell is their mean.")]
+WorkersOption = Annotated[int | None, typer.Option(
+    help="Processes of one run (DDP through Ray Train). Changes speed, never results.")]
+AddressOption = Annotated[str | None, typer.Option(help="Address of a running Ray cluster; default: this machine.")]
+
+
+@app.callback()
+def _common(
+    home: Annotated[str | None, typer.Option(envvar="EMAN_HOME", help="Work folder: results, checkpoints, features. "
+                                                                      "Default: .eman in the current folder.")] = None,
+    data: Annotated[str | None, typer.Option(envvar="EMAN_DATA", help="Data folder. Default: ~/.cache/eman.")] = None,
+    store: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store. Default: a SQLite file "
+                                                                                "in the work folder.")] = None,
+) -> None:
+    for name, value in (("EMAN_HOME", home), ("EMAN_DATA", data), ("MLFLOW_TRACKING_URI", store)):
+        if value:
+            os.environ[name] = value
+
+
+def _list(text: str | None) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()] if text else []
+
+
+def _numbers(flag: str, text: str | None) -> list[float]:
+    try:
+        return [float(part) for part in _list(text)]
+    except ValueError:
+        raise UserError(f"{flag} {text}: give numbers with commas between them, for example {flag} 0.9,0.999.") from None
+
+
+@app.command()
+def sweep(
+    what: Annotated[list[str], typer.Argument(metavar="TABLE... | grid", help="Tables to fill (table1, table8), or grid.")],
+    profile: ProfileOption = "quick",
+    seeds: SeedsOption = 1,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    set_: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
+    form: Annotated[PlanFormat, typer.Option("--format", help="Format of --dry-run.")] = PlanFormat.text,
+    method: Annotated[str | None, typer.Option(help="grid: methods, with commas.", rich_help_panel=_GRID)] = None,
+    scheme: Annotated[str | None, typer.Option(help="grid: schemes, with commas.", rich_help_panel=_GRID)] = None,
+    eman_momentum: Annotated[str | None, typer.Option(
+        help="grid: EMAN momenta m of Eq. (9), with commas.", rich_help_panel=_GRID)] = None,
+    linear_lr: Annotated[str | None, typer.Option(
+        help="grid: learning rates of the linear evaluation, with commas.", rich_help_panel=_GRID)] = None,
+) -> None:
+    """Run every training and evaluation behind some tables, or a grid of your own, and print the tables.
+
+    What the store already holds is not run again, so the same command continues an interrupted sweep.
+
+    - `eman sweep table1 table8 --profile quick`
+    - `eman sweep grid --method moco --scheme bn,eman --eman-momentum 0.9,0.999 --linear-lr 15,30,60`
+    """
+    from eman.platform.spec import parse_fields
+    from eman.sweeps.profiles import profile_named
+    from eman.sweeps.sweep import plan, plan_grid
+
+    chosen = profile_named(profile)
+    overrides = parse_fields(set_ or [])
+    grid_flags = {"--method": method, "--scheme": scheme, "--eman-momentum": eman_momentum, "--linear-lr": linear_lr}
+    if "grid" in what:
+        if what != ["grid"]:
+            raise UserError(f"grid stands alone; it was given with {', '.join(w for w in what if w != 'grid')}.")
+        if not method or not scheme:
+            raise UserError("a grid needs --method and --scheme, for example --method moco --scheme bn,eman.")
+        planned = plan_grid(chosen, _list(method), _list(scheme), overrides=overrides, seeds=seeds,
+                            eman_momenta=_numbers("--eman-momentum", eman_momentum),
+                            linear_lr=_numbers("--linear-lr", linear_lr))
+    else:
+        given = [flag for flag, value in grid_flags.items() if value]
+        if given:
+            raise UserError(f"{', '.join(given)} belongs to `eman sweep grid`; tables say themselves what they need.")
+        planned = plan(what, chosen, seeds, overrides)
+    if dry_run:
+        _print_plan(planned, form)
+        return
+    _launch(planned, workers, address)
+
+
+def _print_plan(planned: Any, form: PlanFormat) -> None:
+    from eman.trainers.methods import run_title
+
+    summary = {"cells": planned.cells, "runs": len(planned.trainings), "evaluations": len(planned.evaluations),
+               "profile": planned.profile.name}
+    if form is PlanFormat.json:
+        print(json.dumps(summary | {"keys": sorted(planned.trainings)}))
+        return
+    print(f"{summary['cells']} cells, {summary['runs']} trainings, {summary['evaluations']} evaluations at profile "
+          f"{planned.profile.name}")
+    for key, spec in planned.trainings.items():
+        print(f"  {key}  {run_title(spec)}  ({spec.epochs} epochs)")
+
+
+def _launch(planned: Any, workers: int | None, address: str | None) -> None:
+    from eman.platform.tracking import Store
+    from eman.sweeps.launch import run_sweep
+    from eman.sweeps.progress import Progress
+
+    store, progress = Store(), Progress()
+    try:
+        report = run_sweep(planned, store, workers=workers, address=address, progress=progress)
+    finally:
+        progress.stop()
+    for line in report.lines():
+        print(line, file=sys.stderr)
+    if report.interrupted:
+        raise UserError(f"interrupted: {report.trained} runs were finished and are kept; the same command continues.")
+    _print_tables(planned, store, Format.text, None)
+
+
+def _print_tables(planned: Any, store: Any, form: Format, out: Path | None) -> None:
+    from eman.evaluation import tables
+    from eman.evaluation.tables import Results
+
+    results = Results.read(store)
+    found = [(table, tables.values(table, results)) for table in planned.tables]
+    if form is Format.parquet:
+        if out is None:
+            raise UserError("--format parquet needs --out FILE.")
+        tables.write_parquet(found, out)
+        return
+    text = tables.render(found, form.value)
+    if out is None:
+        print(text)
+    else:
+        temporary = out.with_name(f".{out.name}.tmp")
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(out)
+
+
+@app.command()
+def train(
+    method: Annotated[str, typer.Argument(help="fixmatch, moco, byol or supervised.")],
+    scheme: Annotated[str, typer.Option(help="A scheme, for example bn, syncbn, shufflebn, eman.")] = "default",
+    profile: ProfileOption = "smoke",
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    workers: WorkersOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Train one run in the foreground, with progress; an interrupted run continues.
+
+    - `eman train moco --scheme eman --profile smoke --set epochs=2`
+    """
+    from eman.platform.spec import parse_fields
+    from eman.platform.tracking import Store
+    from eman.sweeps.foreground import train_in_foreground
+    from eman.sweeps.profiles import profile_named
+
+    chosen = profile_named(profile)
+    spec = chosen.run(method, scheme, seed, parse_fields(set_ or []))
+    for line in train_in_foreground(spec, Store(), profile=chosen, workers=workers or 1):
+        print(line)
+
+
+@app.command()
+def table(
+    numbers: Annotated[list[str], typer.Argument(metavar="NUMBER...", help="Tables: 1, 8.")],
+    profile: ProfileOption = "quick",
+    seeds: SeedsOption = 1,
+    set_: SetOption = None,
+    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.text,
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead.")] = None,
+) -> None:
+    """Print tables from what the store holds, each number beside the paper's."""
+    from eman.platform.spec import parse_fields
+    from eman.platform.tracking import Store
+    from eman.sweeps.profiles import profile_named
+    from eman.sweeps.sweep import plan
+
+    names = [number if number.startswith("table") else f"table{number}" for number in numbers]
+    planned = plan(names, profile_named(profile), seeds, parse_fields(set_ or []))
+    _print_tables(planned, Store(), form, out)
+
+
+@app.command()
+def status() -> None:
+    """What the store holds: sweeps, and runs by state, profile and method."""
+    from eman.sweeps.status import status_lines
+
+    for line in status_lines():
+        print(line)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+) -> None:
+    """Open the MLflow UI on the store (this machine only); Ctrl-C ends it."""
+    from eman.sweeps.status import serve_ui
+
+    serve_ui(port)
+
+
+@app.command()
+def doctor() -> None:
+    """Say whether everything is in place: versions, data, cores, GPUs, store."""
+    from eman.sweeps.status import doctor_lines
+
+    lines, well = doctor_lines()
+    for line in lines:
+        print(line)
+    if not well:
+        raise typer.Exit(1)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """Data sets by name, and whether they are on this machine."""
+    from eman.sweeps.status import data_lines
+
+    for line in data_lines():
+        print(line)
+
+
+@data_app.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help="A data set's name.")]) -> None:
+    """Get a data set, and check it."""
+    from eman.trainers.data import load
+
+    loaded = load(name)
+    print(f"{loaded.name}: {loaded.describe()}, hash {loaded.hash}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit code."""
+    try:
+        code = app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+    except UserError as error:
+        print(f"eman: {error}", file=sys.stderr)
+        return 2
+    except TyperException as error:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        if not message:  # no command: the help has been printed
+            return 0
+        print(f"eman: {' '.join(message.split())} (see `eman --help`)", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        print("eman: interrupted; what was finished is kept, and the same command continues.", file=sys.stderr)
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

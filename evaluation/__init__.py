@@ -1,0 +1,1 @@
+"""Protocols that turn a trained network into numbers, and tables made of those numbers."""

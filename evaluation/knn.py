@@ -1,0 +1,46 @@
+"""k-nearest-neighbour classification on frozen features (Section 5: k = 20).
+
+Shapes: N bank features, M queries, D features, K classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eman.platform.errors import UserError
+
+#: Queries compared with the bank at once: memory is CHUNK x N similarities, whatever M is.
+CHUNK = 1024
+
+
+def predict(bank_ND: Tensor, labels_N: Tensor, queries_MD: Tensor, k: int = 20) -> Tensor:
+    """Classes by a plain vote of the ``k`` nearest bank features; a tie goes to the smallest class.
+
+    Features are scaled to length 1, where the cosine and the Euclidean distance give the same neighbours.
+
+    Returns:
+        int64, ``(M,)``.
+
+    Raises:
+        UserError: ``k`` is larger than the bank.
+    """
+    if k > len(bank_ND):
+        raise UserError(f"k is {k}, and there are {len(bank_ND)} features to choose neighbours from; give a smaller k.")
+    bank_DN = F.normalize(bank_ND, dim=1).T.contiguous()
+    classes = int(labels_N.max()) + 1
+    parts = []
+    for queries in F.normalize(queries_MD, dim=1).split(CHUNK):
+        neighbours = (queries @ bank_DN).topk(k, dim=1, sorted=False).indices
+        votes_MK = F.one_hot(labels_N[neighbours], classes).sum(1)
+        parts.append(votes_MK.argmax(1))
+    return torch.cat(parts)
+
+
+def top1(bank_ND: Tensor, labels_N: Tensor, queries_MD: Tensor, query_labels_M: Tensor, k: int = 20) -> float:
+    """Accuracy of :func:`predict` in percent."""
+    return percent(predict(bank_ND, labels_N, queries_MD, k), query_labels_M)
+
+
+def percent(predicted_M: Tensor, labels_M: Tensor) -> float:
+    """Share of right predictions in percent."""
+    return 100 * float((predicted_M == labels_M).double().mean())

@@ -1,0 +1,229 @@
+"""Tables as data: a table says which results stand behind each cell, how they are chosen, and what the paper has.
+
+The same cells are walked twice: when a sweep is planned, to the distinct runs; when a table is printed, to the results
+that MLflow holds. Nothing else feeds a table.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from eman.platform.spec import EvalSpec, RunSpec
+from eman.platform.tracking import EVALUATION, TRAINING, Record, Store
+
+Status = Literal["done", "failed", "running", "missing"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One result behind a cell: a metric of a training, or of one of its evaluations.
+
+    Attributes:
+        run: The training.
+        evaluations: Where there are any, the one with the best ``select_by`` gives the result: a learning-rate grid.
+        metric: What is read.
+        select_by: Metric by which an evaluation is chosen.
+    """
+
+    run: RunSpec
+    evaluations: tuple[EvalSpec, ...]
+    metric: str
+    select_by: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: the mean over its wanted results (one a seed)."""
+
+    table: int
+    row: str
+    column: str
+    paper: str
+    wanted: tuple[Wanted, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper, at a profile."""
+
+    number: int
+    title: str
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Row titles in order."""
+        return tuple(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Column titles in order."""
+        return tuple(dict.fromkeys(cell.column for cell in self.cells))
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a cell says: mean over seeds in percent, sample standard deviation, number of seeds, status."""
+
+    cell: Cell
+    value: float | None
+    spread: float | None
+    n: int
+    status: Status
+    reason: str = ""
+
+    def text(self) -> str:
+        """For a person: a number, or the truth about why there is none."""
+        if self.value is None:
+            return self.status
+        spread = f" ±{self.spread:.1f}" if self.spread is not None else ""
+        return f"{self.value:.1f}{spread}" + ("" if self.status == "done" else f" ({self.status})")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Trainings and evaluations of a store, by key."""
+
+    trainings: Mapping[str, Record]
+    evaluations: Mapping[str, Record]
+
+    @classmethod
+    def read(cls, store: Store) -> "Results":
+        """Everything that the store has."""
+        return cls(store.by_key(TRAINING), store.by_key(EVALUATION))
+
+    def one(self, wanted: Wanted) -> tuple[float | None, Status, str]:
+        """A single result: its value if it is done, its status, and the reason of a failure."""
+        training = self.trainings.get(wanted.run.key)
+        if training is None or training.status != "done":
+            return None, *_state(training)
+        if not wanted.evaluations:
+            found = training.metrics.get(wanted.metric)
+            return (found, "done", "") if found is not None else (None, "missing", "")
+        records = [self.evaluations.get(spec.key) for spec in wanted.evaluations]
+        # A learning rate that diverges is out of the running; the others still give a number.
+        done = [record for record in records if record is not None and record.status == "done"]
+        for record in records:
+            if record is None or record.status in ("running", "missing"):
+                return None, *_state(record)
+        if not done:
+            return None, *_state(records[0])
+        best = max(done, key=lambda record: record.metrics[wanted.select_by])
+        return best.metrics[wanted.metric], "done", ""
+
+
+def _state(record: Record | None) -> tuple[Status, str]:
+    if record is None:
+        return "missing", ""
+    return record.status, record.reason  # type: ignore[return-value]
+
+
+def value_of(cell: Cell, results: Results) -> Value:
+    """A cell's value from what the store holds. A cell is done when all of its results are."""
+    found = [results.one(wanted) for wanted in cell.wanted]
+    values = [value for value, _, _ in found if value is not None]
+    states = [state for _, state, _ in found]
+    status: Status = next((s for s in ("running", "missing", "failed") if s in states), "done")  # type: ignore[arg-type]
+    reason = next((reason for _, state, reason in found if state == "failed"), "")
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return Value(cell, statistics.fmean(values) if values else None, spread, len(values), status, reason)
+
+
+def values(table: Table, results: Results) -> list[Value]:
+    """Every cell's value."""
+    return [value_of(cell, results) for cell in table.cells]
+
+
+# Output ---------------------------------------------------------------------------------------------------------------
+
+FORMATS = ("text", "markdown", "latex", "csv", "parquet")
+LONG_COLUMNS = ("table", "row", "column", "value", "spread", "n", "status", "paper")
+
+
+def _grid(table: Table, found: Sequence[Value]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Rows of (title, [(ours, paper) a column])."""
+    by_place = {(value.cell.row, value.cell.column): value for value in found}
+    grid = []
+    for row in table.rows:
+        cells = []
+        for column in table.columns:
+            value = by_place.get((row, column))
+            cells.append((value.text(), value.cell.paper) if value else ("-", "-"))
+        grid.append((row, cells))
+    return grid
+
+
+def _failures(found: Sequence[Value]) -> list[str]:
+    return [f"{value.cell.row}, {value.cell.column}: {value.reason}" for value in found if value.reason]
+
+
+def text(table: Table, found: Sequence[Value]) -> str:
+    """Plain text with aligned columns; the paper's number stands behind ours, in parentheses."""
+    grid = _grid(table, found)
+    first = max(len(row) for row in ["student / teacher", *table.rows])
+    cells = [[f"{ours} ({paper})" for ours, paper in row] for _, row in grid]
+    widths = [max([len(column), *(len(row[i]) for row in cells)]) for i, column in enumerate(table.columns)]
+    rule = "-" * (first + sum(widths) + 3 * len(widths))
+    lines = [f"Table {table.number}. {table.title}", "ours (paper)", rule,
+             "   ".join(["student / teacher".ljust(first), *(c.rjust(w) for c, w in zip(table.columns, widths, strict=True))]),
+             rule]
+    lines += ["   ".join([title.ljust(first), *(c.rjust(w) for c, w in zip(row, widths, strict=True))])
+              for (title, _), row in zip(grid, cells, strict=True)]
+    return "\n".join([*lines, rule, *table.notes, *(f"failed: {line}" for line in _failures(found))])
+
+
+def markdown(table: Table, found: Sequence[Value]) -> str:
+    """A table for a README."""
+    head = ["student / teacher", *(f"{c} | paper" for c in table.columns)]
+    lines = [f"**Table {table.number}. {table.title}**", "", "| " + " | ".join(head) + " |",
+             "|---|" + "---:|---:|" * len(table.columns)]
+    lines += ["| " + " | ".join([row, *(f"{ours} | {paper}" for ours, paper in cells)]) + " |"
+              for row, cells in _grid(table, found)]
+    notes = [*table.notes, *(f"failed: {line}" for line in _failures(found))]
+    return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip()
+
+
+_LATEX = str.maketrans({"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "α": r"$\alpha$", "×": r"$\times$"})
+
+
+def latex(table: Table, found: Sequence[Value]) -> str:
+    """A ``tabular`` with booktabs rules; ours, then the paper's in parentheses."""
+    lines = [r"\begin{tabular}{l" + "r" * len(table.columns) + "}", r"\toprule",
+             " & ".join(["student / teacher", *table.columns]).translate(_LATEX) .replace(r"\& ", "& ") + r" \\",
+             r"\midrule"]
+    for row, cells in _grid(table, found):
+        lines.append(" & ".join([row.translate(_LATEX), *(f"{o} ({p})".translate(_LATEX) for o, p in cells)]) + r" \\")
+    notes = [f"% {note}" for note in table.notes]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *notes])
+
+
+def long_form(tables: Sequence[tuple[Table, Sequence[Value]]]) -> list[dict[str, str | int | float | None]]:
+    """One row a cell, with the columns of :data:`LONG_COLUMNS`."""
+    return [{"table": table.number, "row": v.cell.row, "column": v.cell.column, "value": v.value, "spread": v.spread,
+             "n": v.n, "status": v.status, "paper": v.cell.paper} for table, found in tables for v in found]
+
+
+def render(tables: Sequence[tuple[Table, Sequence[Value]]], form: str) -> str:
+    """Tables in a textual format of :data:`FORMATS`."""
+    if form == "csv":
+        import pandas as pd
+
+        frame = pd.DataFrame(long_form(tables), columns=list(LONG_COLUMNS))
+        return frame.to_csv(index=False, float_format=lambda x: "" if math.isnan(x) else f"{x:.4f}").rstrip("\n")
+    make = {"text": text, "markdown": markdown, "latex": latex}[form]
+    return "\n\n".join(make(table, found) for table, found in tables)
+
+
+def write_parquet(tables: Sequence[tuple[Table, Sequence[Value]]], path: Path) -> None:
+    """Long form, with the keys behind each cell."""
+    import pandas as pd
+
+    frame = pd.DataFrame(long_form(tables), columns=list(LONG_COLUMNS))
+    frame["keys"] = [",".join(wanted.run.key for wanted in v.cell.wanted) for _, found in tables for v in found]
+    temporary = path.with_name(f".{path.name}.tmp")
+    frame.to_parquet(temporary, index=False)
+    temporary.replace(path)

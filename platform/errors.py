@@ -1,0 +1,27 @@
+"""Errors a person can act on: one line that says what was given, what is allowed and what to do next."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in what was asked for, or in the surroundings. The command line prints it and exits with code 2."""
+
+
+class RunFailed(Exception):
+    """A training or an evaluation that cannot give a number; its message is the reason that the table's cell shows."""
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
+    """The error for a name that does not exist, with the nearest name that does.
+
+    Args:
+        kind: What the name stands for, for example ``"scheme"``.
+        given: The name that was given.
+        allowed: Every name that would have been right.
+    """
+    names = list(allowed)
+    near = get_close_matches(given.lower(), names, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return UserError(f"unknown {kind} {given!r}{hint} Allowed: {', '.join(names)}." if near
+                     else f"unknown {kind} {given!r}. Allowed: {', '.join(names)}.")

@@ -1,0 +1,19 @@
+"""Where things are kept on this machine, by environment or by the documented default."""
+
+import os
+from pathlib import Path
+
+
+def home_folder() -> Path:
+    """``$EMAN_HOME``, by default ``.eman`` in the current folder: MLflow's database, checkpoints, cached features."""
+    return Path(os.environ.get("EMAN_HOME") or ".eman").expanduser().resolve()
+
+
+def data_folder() -> Path:
+    """``$EMAN_DATA``, by default ``~/.cache/eman``: data sets."""
+    return Path(os.environ.get("EMAN_DATA") or "~/.cache/eman").expanduser().resolve()
+
+
+def run_folder(key: str) -> Path:
+    """Checkpoints and cached features of the run with this key."""
+    return home_folder() / "runs" / key

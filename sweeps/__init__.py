@@ -1,0 +1,1 @@
+"""Profiles, tables as declarations, and the launching of their runs on Ray."""

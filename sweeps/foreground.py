@@ -1,0 +1,65 @@
+"""One run in the foreground: ``eman train``."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from eman.platform.cluster import cluster
+from eman.platform.errors import UserError
+from eman.platform.home import run_folder
+from eman.platform.spec import RunSpec
+from eman.platform.tracking import TRAINING, Store, new_id
+from eman.sweeps import trial
+from eman.sweeps.profiles import Profile
+from eman.sweeps.sweep import check_data
+from eman.trainers.methods import run_title
+
+
+def train_in_foreground(spec: RunSpec, store: Store, *, profile: Profile, workers: int) -> Iterator[str]:
+    """Trains one run and yields lines for a person, epoch by epoch where this process trains it.
+
+    Raises:
+        UserError: The data or the number of workers does not do, or the run failed.
+    """
+    title = run_title(spec)
+    if workers < 1 or spec.devices % workers:
+        raise UserError(f"--workers {workers} does not divide the run's {spec.devices} devices; give a divisor of "
+                        f"{spec.devices}.")
+    known = store.by_key(TRAINING).get(spec.key)
+    if known is not None and known.status == "done":
+        yield f"{title} ({spec.key}) is done already; another --seed or --set makes another run"
+        yield _summary(known.metrics)
+        return
+    check_data(profile)
+    config = trial.training_config(spec, store, profile=profile.name, parent=None, workers=workers)
+    yield f"{title} ({spec.key}), {spec.epochs} epochs"
+    if workers > 1:
+        with cluster(cpus=max(workers, 1)):
+            outcome = trial.train_on_workers(config | {"attempt": new_id()})
+    else:
+        outcome = _here(spec, config)
+    if outcome["status"] != "done":
+        raise UserError(f"{title} failed: {outcome['reason']}")
+    yield _summary(store.by_key(TRAINING)[spec.key].metrics)
+    yield f"networks: {run_folder(spec.key)}"
+
+
+def _here(spec: RunSpec, config: trial.Config) -> dict[str, object]:
+    console = Console(stderr=True, highlight=False)
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"),
+                  TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task("training", total=None)
+
+        def epoch_done(number: int, metrics: dict[str, float]) -> None:
+            console.print(f"epoch {number}/{spec.epochs}  {_summary(metrics)}", markup=False)
+
+        return trial.train_run(config, epoch_done, lambda step, steps: bars.update(task, completed=step, total=steps))
+
+
+def _summary(metrics: object) -> str:
+    assert isinstance(metrics, dict)
+    shown = ("train/loss", "train/images_per_second", "accuracy/top1", "knn/top1", "test/top1", "test/knn_top1")
+    return "  ".join(f"{name} {metrics[name]:,.4g}" for name in shown if name in metrics)
+
+

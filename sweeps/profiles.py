@@ -1,0 +1,192 @@
+"""Profiles: at which scale the paper is run. Each is a typed declaration with the reason for each value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from eman.platform.errors import UserError, unknown
+from eman.platform.spec import EvalSpec, RunSpec
+from eman.trainers.loop import fast_bf16
+from eman.trainers.methods import make_spec, method_named, resolve_scheme
+from eman.trainers.norm import Scheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A scale.
+
+    Attributes:
+        name: What one types.
+        about: One line for ``--help`` and notes.
+        common: RunSpec fields of every method.
+        methods: RunSpec fields of single methods.
+        linear_lr: Grid of learning rates of the linear evaluation, by method. The paper's is {15, 30, 60} for MoCo and
+            {0.2, 0.4, 0.8} for BYOL.
+        label_fraction: Share of labels of the linear evaluation (Table 1: 10 %).
+        label_sets: Label sets that are averaged (Section 5.2: three at 10 %).
+        stand_in: A momentum of the paper's rows (m of Eq. (9), alpha of Eq. (4)) and the value that plays its part in
+            shorter runs. A number that is absent stands for itself.
+        workers: Runs that are trained by several workers unless ``--workers`` says otherwise, by (method, scheme).
+    """
+
+    name: str
+    about: str
+    common: Mapping[str, Any]
+    methods: Mapping[str, Mapping[str, Any]]
+    linear_lr: Mapping[str, tuple[float, ...]]
+    label_fraction: float = 0.1
+    label_sets: int = 3
+    stand_in: Mapping[float, float] = field(default_factory=dict)
+    workers: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    def run(self, method: str, scheme: str, seed: int = 0, overrides: Mapping[str, Any] | None = None) -> RunSpec:
+        """The specification of a run at this scale.
+
+        Args:
+            method: A method's name.
+            scheme: A scheme's name.
+            seed: Seed; the label set follows it.
+            overrides: RunSpec fields that override the profile's.
+
+        Raises:
+            UserError: A name or a field is wrong.
+        """
+        entry = method_named(method)
+        fields = {**self.common, **self.methods.get(method, {}), "seed": seed}
+        if fields.get("precision") == "auto":
+            fields["precision"] = "bf16" if fast_bf16() else "float32"
+        if "label_set" in entry.fields:
+            fields["label_set"] = seed
+        return make_spec(method, self._scaled(resolve_scheme(method, scheme)), {**fields, **(overrides or {})})
+
+    def _scaled(self, scheme: Scheme) -> Scheme:
+        def scaled(value: float | None) -> float | None:
+            return None if value is None else self.stand_in.get(value, value)
+
+        return Scheme(**{**scheme.__dict__, "eman_momentum": scaled(scheme.eman_momentum),
+                         "student_proxy_momentum": scaled(scheme.student_proxy_momentum),
+                         "teacher_proxy_momentum": scaled(scheme.teacher_proxy_momentum)})
+
+    def evaluations(self, run: RunSpec, linear_lr: tuple[float, ...] | None = None) -> tuple[EvalSpec, ...]:
+        """The linear evaluations of a run, one a learning rate; none where the method has a classifier of its own."""
+        if method_named(run.method).classifier:
+            return ()
+        return tuple(EvalSpec(run=run.key, lr=lr, label_fraction=self.label_fraction, label_sets=self.label_sets)
+                     for lr in linear_lr or self.linear_lr[run.method])
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its tables must know."""
+        notes = [f"Profile {self.name}: {self.about}"]
+        if self.stand_in:
+            pairs = ", ".join(f"{ours:g} for the paper's {paper:g}" for paper, ours in self.stand_in.items())
+            notes.append(f"Momenta m and α of the rows: {pairs}, as runs are that much shorter.")
+        held_out = self.common.get("held_out", 0)
+        grids = "; ".join(f"{method_named(m).title} {{{', '.join(f'{lr:g}' for lr in grid)}}}"
+                          for m, grid in self.linear_lr.items())
+        chosen = f"{held_out:,} training images put aside" if held_out else "the test images, as in the paper"
+        notes.append(f"FixMatch: test top-1 of the student after the last epoch. MoCo, BYOL: linear top-1 on "
+                     f"{100 * self.label_fraction:g} % of the labels, mean of {self.label_sets} label sets, rate from "
+                     f"{grids}, chosen on {chosen}.")
+        return tuple(notes)
+
+
+_SMALL_IMAGES = {
+    "backbone": "small",  # trains in seconds on a core
+    "precision": "auto",  # bfloat16 halves a step where the CPU has it
+    "schedule": "cosine", "schedule_unit": "step",  # a run of a few epochs needs a rate that moves within them
+}
+
+#: The tests' profile: every line of code of a sweep, in seconds, on data that scikit-learn ships. Its numbers mean
+#: nothing beyond "it ran", except that they are real.
+SMOKE = Profile(
+    name="smoke",
+    about="digits (16 px), 2 short epochs, 4 devices: a test that everything runs, not a comparison.",
+    common={**_SMALL_IMAGES, "dataset": "digits", "devices": 4, "epochs": 2, "warmup_epochs": 0.5, "statistics_passes": 2,
+            "held_out": 200, "crop_min": 0.5, "monitor_every": 1, "precision": "float32"},
+    methods={
+        "fixmatch": {"labelled_batch": 16, "batch": 64, "label_fraction": 0.1, "momentum": 0.95, "lr": 0.05,
+                     "unlabelled_weight": 1.0},
+        "moco": {"batch": 64, "queue": 256, "hidden_dim": 32, "projection_dim": 32, "momentum": 0.95, "lr": 0.05,
+                 "blur_max": None},
+        "byol": {"batch": 64, "hidden_dim": 32, "projection_dim": 32, "momentum": 0.95, "lr": 0.05, "optimizer": "sgd",
+                 "weight_decay": 1e-4, "blur_max": None},
+        "supervised": {"labelled_batch": 16, "batch": 64, "lr": 0.05},
+    },
+    linear_lr={"moco": (0.5, 1.0, 2.0), "byol": (0.5, 1.0, 2.0)},
+    stand_in={0.999: 0.95, 0.99999: 0.999},
+)
+
+_FASHION = {
+    **_SMALL_IMAGES, "dataset": "fashion-mnist",
+    "statistics_passes": 20,  # the initial 0 and 1 would outlast a short run
+}
+
+_FASHION_METHODS: dict[str, dict[str, Any]] = {
+    # 1 % of the labels and the whole RandAugment pool: few labels and views that shift the statistics are what brings
+    # out the paper's order in small experiments.
+    "fixmatch": {"labelled_batch": 32, "batch": 160, "label_fraction": 0.01, "momentum": 0.99, "crop_min": 0.6,
+                 "unlabelled_weight": 3.0, "lr": 0.06},
+    "moco": {"batch": 256, "queue": 4096, "hidden_dim": 64, "projection_dim": 64, "momentum": 0.99, "lr": 0.06,
+             "blur_max": 0.5},
+    "byol": {"batch": 256, "hidden_dim": 128, "projection_dim": 64, "momentum": 0.95, "lr": 0.1, "optimizer": "sgd",
+             "weight_decay": 1e-4, "blur_max": 0.5},
+    "supervised": {"labelled_batch": 32, "batch": 160, "label_fraction": 0.01, "crop_min": 0.6, "lr": 0.06},
+}
+
+#: Tables 1 and 8 in minutes on two cores. Long enough that the networks learn, far too short to settle the order.
+QUICK = Profile(
+    name="quick",
+    about="Fashion-MNIST, 10,240 training images, small ResNet, runs of 160 to 378 steps: a first look, too short to "
+          "settle the order of schemes.",
+    common={**_FASHION, "images": 10240, "held_out": 5000, "devices": 32, "warmup_epochs": 0.5, "monitor_every": 2},
+    methods={"fixmatch": {**_FASHION_METHODS["fixmatch"], "epochs": 6},
+             "moco": {**_FASHION_METHODS["moco"], "epochs": 6},
+             "byol": {**_FASHION_METHODS["byol"], "epochs": 4},
+             "supervised": {**_FASHION_METHODS["supervised"], "epochs": 60}},
+    # The paper's grids divided by 30 (MoCo) and multiplied by 2.5 (BYOL): 64 features instead of 2,048.
+    linear_lr={"moco": (0.5, 1.0, 2.0), "byol": (0.5, 1.0, 2.0)},
+    stand_in={0.999: 0.99, 0.99999: 0.9999},
+    workers={("byol", "syncbn"): 2},  # so that every quick sweep also trains by DDP
+)
+
+#: A small reproduction: hours on two cores. All training images, runs ten times longer.
+MINI = Profile(
+    name="mini",
+    about="Fashion-MNIST, 50,000 training images, small ResNet, runs of 1,950 to 3,700 steps.",
+    common={**_FASHION, "held_out": 10000, "devices": 32, "warmup_epochs": 0.5, "monitor_every": 2},
+    methods={"fixmatch": {**_FASHION_METHODS["fixmatch"], "epochs": 12},
+             "moco": {**_FASHION_METHODS["moco"], "epochs": 14},
+             "byol": {**_FASHION_METHODS["byol"], "epochs": 10},
+             "supervised": {**_FASHION_METHODS["supervised"], "epochs": 200}},
+    linear_lr={"moco": (0.5, 1.0, 2.0), "byol": (0.5, 1.0, 2.0)},
+    stand_in={0.999: 0.99, 0.99999: 0.9999},
+)
+
+#: The paper's own scale: the defaults of RunSpec and of the methods' entries are its values.
+IMAGENET = Profile(
+    name="imagenet",
+    about="ImageNet, ResNet-50, 8 devices: the paper's hyper-parameters.",
+    common={"dataset": "imagenet"},
+    methods={"moco": {"warmup_epochs": 5.0}, "byol": {}, "fixmatch": {}, "supervised": {}},
+    linear_lr={"moco": (15.0, 30.0, 60.0), "byol": (0.2, 0.4, 0.8)},
+)
+
+PROFILES = {profile.name: profile for profile in (SMOKE, QUICK, MINI, IMAGENET)}
+
+
+def profile_named(name: str) -> Profile:
+    """The profile of that name.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name not in PROFILES:
+        raise unknown("profile", name, PROFILES)
+    return PROFILES[name]
+
+
+def check_rates(rates: tuple[float, ...]) -> None:
+    """Raises :class:`UserError` unless all learning rates are positive."""
+    for rate in rates:
+        if rate <= 0:
+            raise UserError(f"--linear-lr {rate}: a learning rate must be greater than 0.")

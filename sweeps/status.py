@@ -1,0 +1,102 @@
+"""What there is: runs in the store, data sets, versions; and the MLflow UI."""
+
+import os
+import socket
+import subprocess  # noqa: S404 - mlflow's own server, with fixed arguments and no shell
+import sys
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from eman.platform.errors import UserError
+from eman.platform.home import data_folder, home_folder
+from eman.platform.tracking import EXPERIMENT, SWEEP, TRAINING, Store, git_revision, store_uri
+from eman.sweeps.progress import duration
+from eman.trainers import data
+from eman.trainers.loop import fast_bf16
+
+
+def status_lines() -> list[str]:
+    """Sweeps, newest first, and the number of trainings by profile, method and state."""
+    store = Store()
+    lines = [f"store {store_uri()}"]
+    sweeps = store.records(SWEEP)
+    for record in sweeps:
+        seconds = record.metrics.get("sweep/seconds")
+        took = f", {duration(seconds)}" if seconds else ""
+        lines.append(f"sweep {record.name}: {record.status}{took}")
+    counts = Counter((r.tags.get("profile", ""), r.tags.get("method", ""), r.status)
+                     for r in store.by_key(TRAINING).values())
+    for (profile, method, state), count in sorted(counts.items()):
+        lines.append(f"{profile}  {method:<11}{state:<8}{count:>4}")
+    if not counts:
+        lines.append("no runs yet; `eman sweep table1 table8 --profile quick` makes some")
+    return lines
+
+
+def data_lines() -> list[str]:
+    """One line a data set."""
+    lines = []
+    for name in data.DATASETS:
+        try:
+            lines.append(f"{name:<15}{data.load(name).describe()}")
+        except UserError as error:
+            lines.append(f"{name:<15}not here: {error}")
+    return lines
+
+
+def doctor_lines() -> tuple[list[str], bool]:
+    """The surroundings, and whether all is well."""
+    import torch
+
+    well = True
+    lines = [f"python         {sys.version.split()[0]}"]
+    for package in ("eman", "torch", "torchvision", "ray", "mlflow", "pandas", "pyarrow"):
+        try:
+            lines.append(f"{package:<15}{version(package)}")
+        except PackageNotFoundError:
+            lines.append(f"{package:<15}missing: run `make install`")
+            well = False
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    lines += [f"git            {git_revision()}", f"cores          {data.cores()}",
+              f"GPUs           {', '.join(gpus) or 'none'}",
+              f"bfloat16       {'fast' if fast_bf16() else 'slow here: profiles take float32'}",
+              f"home           {home_folder()}", f"data folder    {data_folder()}"]
+    for line in data_lines():
+        lines.append(f"data           {line}")
+        well &= "not here" not in line
+    try:
+        store = Store()
+        lines.append(f"store          {store_uri()}: {len(store.records())} runs")
+    except UserError as error:
+        lines.append(f"store          {error}")
+        well = False
+    lines.append("all is well" if well else "something is missing, see above")
+    return lines, well
+
+
+def serve_ui(port: int) -> None:
+    """Runs MLflow's server on the store, on the loopback address, until Ctrl-C.
+
+    Raises:
+        UserError: The port is taken, or the store is a server already.
+    """
+    uri = store_uri()
+    if uri.startswith("http"):
+        raise UserError(f"the store is a server with a UI of its own: open {uri}")
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise UserError(f"--port {port} is taken; give another, for example --port {port + 1}.")
+    experiment = Store().experiment_id
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [str(Path(sys.executable).with_name("mlflow")), "server", "--backend-store-uri", uri,
+               "--default-artifact-root", (home_folder() / "artifacts").as_uri(), "--host", "127.0.0.1",
+               "--port", str(port), "--workers", "1"]
+    print(f"MLflow UI of experiment {EXPERIMENT!r}: http://127.0.0.1:{port}/#/experiments/{experiment}  (Ctrl-C ends it)",
+          flush=True)
+    server = subprocess.Popen(command, env=environment)  # noqa: S603
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        server.terminate()
+        server.wait(timeout=20)

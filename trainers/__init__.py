@@ -1,0 +1,1 @@
+"""Schemes, teacher, methods, data and the training loop."""

@@ -1,0 +1,56 @@
+r"""MoCo v2 (Section 4.1): a query must find its key among a queue of older keys.
+
+.. math:: L = -\log \frac{\exp(q \cdot k_+ / T)}{\exp(q \cdot k_+ / T) + \sum_{j=1}^{K} \exp(q \cdot k_j / T)}
+
+Shapes: N images on this worker, G on all, C projection dimension, K length of the queue.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eman.platform.spec import RunSpec
+from eman.trainers import distributed
+
+
+class MoCo(nn.Module):
+    """InfoNCE over one positive and the queue; the queue takes the keys of all workers in device order."""
+
+    queue_KC: Tensor
+    pointer: Tensor
+
+    def __init__(self, spec: RunSpec, generator: torch.Generator) -> None:
+        super().__init__()
+        assert spec.queue is not None and spec.projection_dim is not None and spec.temperature is not None
+        self.temperature, self.devices = spec.temperature, spec.devices
+        queue_KC = torch.randn(spec.queue, spec.projection_dim, generator=generator)
+        self.register_buffer("queue_KC", F.normalize(queue_KC, dim=1))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], labels: dict[str, Tensor],
+                ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of queries ``student[0]`` against keys ``teacher[0]``, both ``(N, C)``; then the keys join the queue."""
+        query_NC, key_NC = F.normalize(student[0], dim=1), F.normalize(teacher[0], dim=1)
+        positive_N1 = (query_NC * key_NC).sum(1, keepdim=True)
+        negative_NK = query_NC @ self.queue_KC.clone().T  # a copy, since the queue changes before the backward pass
+        logits = torch.cat([positive_N1, negative_NK], 1) / self.temperature
+        target_N = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        self.enqueue(key_NC)
+        right_N = (positive_N1.detach()[:, 0] > negative_NK.detach().amax(1)).float()
+        return F.cross_entropy(logits, target_N), {"contrast_accuracy": right_N.mean()}
+
+    @torch.no_grad()
+    def enqueue(self, key_NC: Tensor) -> None:
+        """Replaces the oldest keys by those of all workers."""
+        key_GC = distributed.gather_rows(key_NC, self.devices)
+        start = int(self.pointer)
+        self.queue_KC[start:start + len(key_GC)] = key_GC
+        self.pointer.fill_((start + len(key_GC)) % len(self.queue_KC))
+
+
+def projector(spec: RunSpec, features: int, _classes: int) -> dict[str, nn.Module]:
+    """MoCo v2's head: two linear layers without a norm."""
+    assert spec.projection_dim is not None
+    hidden = spec.hidden_dim or features
+    return {"projector": nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True),
+                                       nn.Linear(hidden, spec.projection_dim))}

@@ -1,0 +1,55 @@
+"""Optimizers, and schedules of the learning rate and of the teacher's momentum."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from eman.platform.spec import RunSpec
+
+
+def optimizer(spec: RunSpec, network: nn.Module) -> torch.optim.Optimizer:
+    """SGD over all parameters alike, or LARS (timm's; eta 0.001) for BYOL at scale.
+
+    LARS neither decays nor adapts vectors: biases and the scales of norms. The official code leaves out the same, but
+    finds them by name and misses the norms of its heads.
+    """
+    parameters = list(network.parameters())
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.sgd_momentum, weight_decay=spec.weight_decay,
+                               foreach=True)
+    from timm.optim.lars import Lars
+
+    groups = [{"params": [p for p in parameters if p.ndim > 1]},
+              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+    return Lars(groups, lr=spec.lr, momentum=spec.sgd_momentum, weight_decay=spec.weight_decay, trust_coeff=0.001)
+
+
+def learning_rate(spec: RunSpec, step: int, steps_per_epoch: int) -> float:
+    """The rate of a step: linear warm-up by iteration, then a cosine to 0 or tenfold drops.
+
+    The decay moves once an epoch, as in the official code, or at each step, as ``schedule_unit`` says.
+    """
+    warmup = spec.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return spec.lr * (step + 1) / warmup
+    epoch = step / steps_per_epoch if spec.schedule_unit == "step" else step // steps_per_epoch
+    if spec.schedule == "cosine":
+        span = max(spec.epochs - spec.warmup_epochs, 1e-9)
+        return spec.lr * 0.5 * (1 + math.cos(math.pi * (epoch - spec.warmup_epochs) / span))
+    assert spec.milestones is not None
+    return spec.lr * 0.1 ** sum(epoch >= milestone * spec.epochs for milestone in spec.milestones)
+
+
+def constant_momentum(momentum: float, _step: int, _steps: int) -> float:
+    """m of Eq. (1), the same at every step (FixMatch, MoCo)."""
+    return momentum
+
+
+def rising_momentum(momentum: float, step: int, steps: int) -> float:
+    """BYOL's: from m to 1 along a cosine over the run's steps."""
+    return 1 - (1 - momentum) * (math.cos(math.pi * step / steps) + 1) / 2
+
+
+MomentumSchedule = Callable[[float, int, int], float]
