@@ -15,9 +15,14 @@ from eman import __version__
 from eman.platform.errors import UserError
 
 app = typer.Typer(
-    name="eman", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+    name="eman",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
     help="Compare normalization schemes in student-teacher training (FixMatch, MoCo, BYOL): sweeps on Ray, results in "
-         "MLflow, the paper's tables filled from them.")
+    "MLflow, the paper's tables filled from them.",
+)
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, and getting them.")
 app.add_typer(data_app, name="data")
 
@@ -43,21 +48,35 @@ _SWEEPING = "Options of every sweep"
 _GRID = "Options of `eman sweep grid`"
 
 ProfileOption = Annotated[str, typer.Option(help="Scale: smoke (seconds), quick (minutes), mini (hours), imagenet.")]
-SetOption = Annotated[list[str] | None, typer.Option(
-    "--set", metavar="FIELD=VALUE", help="Override a field of the run, for example `--set epochs=2`; may be repeated.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Override a field of the run, for example `--set epochs=2`; may be repeated.",
+    ),
+]
 SeedsOption = Annotated[int, typer.Option(help="Number of seeds; each cell is their mean.")]
-WorkersOption = Annotated[int | None, typer.Option(
-    help="Processes of one run (DDP through Ray Train). Changes speed, never results.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(help="Processes of one run (DDP through Ray Train). Changes speed, never results.")
+]
 AddressOption = Annotated[str | None, typer.Option(help="Address of a running Ray cluster; default: this machine.")]
 
 
 @app.callback()
 def _common(
-    home: Annotated[str | None, typer.Option(envvar="EMAN_HOME", help="Work folder: results, checkpoints, features. "
-                                                                      "Default: .eman in the current folder.")] = None,
+    home: Annotated[
+        str | None,
+        typer.Option(
+            envvar="EMAN_HOME",
+            help="Work folder: results, checkpoints, features. Default: .eman in the current folder.",
+        ),
+    ] = None,
     data: Annotated[str | None, typer.Option(envvar="EMAN_DATA", help="Data folder. Default: ~/.cache/eman.")] = None,
-    store: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store. Default: a SQLite file "
-                                                                                "in the work folder.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store. Default: a SQLite file in the work folder."),
+    ] = None,
 ) -> None:
     for name, value in (("EMAN_HOME", home), ("EMAN_DATA", data), ("MLFLOW_TRACKING_URI", store)):
         if value:
@@ -72,12 +91,16 @@ def _numbers(flag: str, text: str | None) -> list[float]:
     try:
         return [float(part) for part in _list(text)]
     except ValueError:
-        raise UserError(f"{flag} {text}: give numbers with commas between them, for example {flag} 0.9,0.999.") from None
+        raise UserError(
+            f"{flag} {text}: give numbers with commas between them, for example {flag} 0.9,0.999."
+        ) from None
 
 
 @app.command()
 def sweep(
-    what: Annotated[list[str], typer.Argument(metavar="TABLE... | grid", help="Tables to fill (table1, table8), or grid.")],
+    what: Annotated[
+        list[str], typer.Argument(metavar="TABLE... | grid", help="Tables to fill (table1, table8), or grid.")
+    ],
     profile: ProfileOption = "quick",
     seeds: SeedsOption = 1,
     workers: WorkersOption = None,
@@ -87,10 +110,13 @@ def sweep(
     form: Annotated[PlanFormat, typer.Option("--format", help="Format of --dry-run.")] = PlanFormat.text,
     method: Annotated[str | None, typer.Option(help="grid: methods, with commas.", rich_help_panel=_GRID)] = None,
     scheme: Annotated[str | None, typer.Option(help="grid: schemes, with commas.", rich_help_panel=_GRID)] = None,
-    eman_momentum: Annotated[str | None, typer.Option(
-        help="grid: EMAN momenta m of Eq. (9), with commas.", rich_help_panel=_GRID)] = None,
-    linear_lr: Annotated[str | None, typer.Option(
-        help="grid: learning rates of the linear evaluation, with commas.", rich_help_panel=_GRID)] = None,
+    eman_momentum: Annotated[
+        str | None, typer.Option(help="grid: EMAN momenta m of Eq. (9), with commas.", rich_help_panel=_GRID)
+    ] = None,
+    linear_lr: Annotated[
+        str | None,
+        typer.Option(help="grid: learning rates of the linear evaluation, with commas.", rich_help_panel=_GRID),
+    ] = None,
 ) -> None:
     """Run every training and evaluation behind some tables, or a grid of your own, and print the tables.
 
@@ -111,9 +137,15 @@ def sweep(
             raise UserError(f"grid stands alone; it was given with {', '.join(w for w in what if w != 'grid')}.")
         if not method or not scheme:
             raise UserError("a grid needs --method and --scheme, for example --method moco --scheme bn,eman.")
-        planned = plan_grid(chosen, _list(method), _list(scheme), overrides=overrides, seeds=seeds,
-                            eman_momenta=_numbers("--eman-momentum", eman_momentum),
-                            linear_lr=_numbers("--linear-lr", linear_lr))
+        planned = plan_grid(
+            chosen,
+            _list(method),
+            _list(scheme),
+            overrides=overrides,
+            seeds=seeds,
+            eman_momenta=_numbers("--eman-momentum", eman_momentum),
+            linear_lr=_numbers("--linear-lr", linear_lr),
+        )
     else:
         given = [flag for flag, value in grid_flags.items() if value]
         if given:
@@ -128,13 +160,19 @@ def sweep(
 def _print_plan(planned: Any, form: PlanFormat) -> None:
     from eman.trainers.methods import run_title
 
-    summary = {"cells": planned.cells, "runs": len(planned.trainings), "evaluations": len(planned.evaluations),
-               "profile": planned.profile.name}
+    summary = {
+        "cells": planned.cells,
+        "runs": len(planned.trainings),
+        "evaluations": len(planned.evaluations),
+        "profile": planned.profile.name,
+    }
     if form is PlanFormat.json:
         print(json.dumps(summary | {"keys": sorted(planned.trainings)}))
         return
-    print(f"{summary['cells']} cells, {summary['runs']} trainings, {summary['evaluations']} evaluations at profile "
-          f"{planned.profile.name}")
+    print(
+        f"{summary['cells']} cells, {summary['runs']} trainings, {summary['evaluations']} evaluations at profile "
+        f"{planned.profile.name}"
+    )
     for key, spec in planned.trainings.items():
         print(f"  {key}  {run_title(spec)}  ({spec.epochs} epochs)")
 
@@ -154,6 +192,11 @@ def _launch(planned: Any, workers: int | None, address: str | None) -> None:
     if report.interrupted:
         raise UserError(f"interrupted: {report.trained} runs were finished and are kept; the same command continues.")
     _print_tables(planned, store, Format.text, None)
+    print(
+        "\nThe runs in MLflow's UI: `eman ui`. Larger: `eman sweep ... --profile mini --seeds 3`. A grid of your own: "
+        "`eman sweep grid --help`.",
+        file=sys.stderr,
+    )
 
 
 def _print_tables(planned: Any, store: Any, form: Format, out: Path | None) -> None:
@@ -218,6 +261,28 @@ def table(
     names = [number if number.startswith("table") else f"table{number}" for number in numbers]
     planned = plan(names, profile_named(profile), seeds, parse_fields(set_ or []))
     _print_tables(planned, Store(), form, out)
+
+
+@app.command()
+def figure(
+    number: Annotated[str, typer.Argument(metavar="NUMBER", help="The figure: 3.")],
+    out: Annotated[Path, typer.Option(help="File to write; its ending (.png, .svg, .pdf) names the format.")],
+    profile: ProfileOption = "quick",
+    seeds: SeedsOption = 1,
+    set_: SetOption = None,
+) -> None:
+    """Draw Figure 3, accuracy along training, from what the store holds."""
+    from eman.evaluation.figures import draw
+    from eman.platform.errors import unknown
+    from eman.platform.spec import parse_fields
+    from eman.platform.tracking import Store
+    from eman.sweeps.figure3 import lines
+    from eman.sweeps.profiles import profile_named
+
+    if number.removeprefix("figure") != "3":
+        raise unknown("figure", number, ["3"])
+    caption = f"profile {profile}, {'seed 0' if seeds == 1 else f'mean of seeds 0 to {seeds - 1}'}, held-out images"
+    draw(lines(profile_named(profile), range(seeds), parse_fields(set_ or [])), Store(), out, caption)
 
 
 @app.command()

@@ -59,8 +59,11 @@ def of_training(training: Training, network: str = "student") -> Features:
     backbone = module[0]
     splits = (training.train, training.held_out, training.dataset.test)
     features = [outputs(backbone, split, training.dataset, training.spec.precision) for split in splits[:2]]
-    features.append(features[1] if splits[1] is splits[2] else
-                    outputs(backbone, splits[2], training.dataset, training.spec.precision))
+    features.append(
+        features[1]
+        if splits[1] is splits[2]
+        else outputs(backbone, splits[2], training.dataset, training.spec.precision)
+    )
     if not all(torch.isfinite(part).all() for part in features):
         raise RunFailed("the features are not finite")
     return Features(*(tensor for part, split in zip(features, splits, strict=True) for tensor in (part, split.labels)))

@@ -17,7 +17,9 @@ from eman.trainers.data import epoch_order
 SGD_MOMENTUM = 0.9
 
 
-def train(features_ND: Tensor, labels_N: Tensor, sets_Sn: Tensor, classes: int, spec: EvalSpec) -> tuple[Tensor, Tensor]:
+def train(
+    features_ND: Tensor, labels_N: Tensor, sets_Sn: Tensor, classes: int, spec: EvalSpec
+) -> tuple[Tensor, Tensor]:
     """Trains one classifier a label set with the plain cross-entropy gradient.
 
     Returns:
@@ -52,8 +54,13 @@ def accuracy(features_MD: Tensor, labels_M: Tensor, weight: Tensor, bias: Tensor
     return 100 * (best == labels_M.view(1, -1, 1)).any(2).double().mean(1)
 
 
-def evaluate(spec: EvalSpec, train_ND: Tensor, train_labels_N: Tensor, held_out: tuple[Tensor, Tensor],
-             test: tuple[Tensor, Tensor]) -> dict[str, float]:
+def evaluate(
+    spec: EvalSpec,
+    train_ND: Tensor,
+    train_labels_N: Tensor,
+    held_out: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+) -> dict[str, float]:
     """One learning rate's result.
 
     Returns:
@@ -63,11 +70,15 @@ def evaluate(spec: EvalSpec, train_ND: Tensor, train_labels_N: Tensor, held_out:
     Raises:
         RunFailed: The classifier diverged.
     """
-    sets_Sn = torch.stack([data.label_set(train_labels_N, spec.label_fraction, number)
-                           for number in range(spec.label_sets)])
+    sets_Sn = torch.stack(
+        [data.label_set(train_labels_N, spec.label_fraction, number) for number in range(spec.label_sets)]
+    )
     classes = int(train_labels_N.max()) + 1
     weight, bias = train(train_ND, train_labels_N, sets_Sn, classes, spec)
     top1_S = accuracy(*test, weight, bias, 1)
-    return {"linear/top1": float(top1_S.mean()), "linear/top5": float(accuracy(*test, weight, bias, 5).mean()),
-            "linear/held_out_top1": float(accuracy(*held_out, weight, bias, 1).mean()),
-            **{f"linear/top1_set{number}": float(value) for number, value in enumerate(top1_S)}}
+    return {
+        "linear/top1": float(top1_S.mean()),
+        "linear/top5": float(accuracy(*test, weight, bias, 5).mean()),
+        "linear/held_out_top1": float(accuracy(*held_out, weight, bias, 1).mean()),
+        **{f"linear/top1_set{number}": float(value) for number, value in enumerate(top1_S)},
+    }

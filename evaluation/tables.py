@@ -4,17 +4,17 @@ The same cells are walked twice: when a sweep is planned, to the distinct runs; 
 that MLflow holds. Nothing else feeds a table.
 """
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from eman.platform.spec import EvalSpec, RunSpec
-from eman.platform.tracking import EVALUATION, TRAINING, Record, Store
+from eman.platform.tracking import EVALUATION, TRAINING, Record, Status, Store
 
-Status = Literal["done", "failed", "running", "missing"]
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,10 @@ class Results:
 def _state(record: Record | None) -> tuple[Status, str]:
     if record is None:
         return "missing", ""
-    return record.status, record.reason  # type: ignore[return-value]
+    return record.status, record.reason
+
+
+_WORST_FIRST: tuple[Status, ...] = ("running", "missing", "failed")
 
 
 def value_of(cell: Cell, results: Results) -> Value:
@@ -127,7 +130,7 @@ def value_of(cell: Cell, results: Results) -> Value:
     found = [results.one(wanted) for wanted in cell.wanted]
     values = [value for value, _, _ in found if value is not None]
     states = [state for _, state, _ in found]
-    status: Status = next((s for s in ("running", "missing", "failed") if s in states), "done")  # type: ignore[arg-type]
+    status: Status = next((s for s in _WORST_FIRST if s in states), "done")
     reason = next((reason for _, state, reason in found if state == "failed"), "")
     spread = statistics.stdev(values) if len(values) > 1 else None
     return Value(cell, statistics.fmean(values) if values else None, spread, len(values), status, reason)
@@ -168,62 +171,82 @@ def text(table: Table, found: Sequence[Value]) -> str:
     cells = [[f"{ours} ({paper})" for ours, paper in row] for _, row in grid]
     widths = [max([len(column), *(len(row[i]) for row in cells)]) for i, column in enumerate(table.columns)]
     rule = "-" * (first + sum(widths) + 3 * len(widths))
-    lines = [f"Table {table.number}. {table.title}", "ours (paper)", rule,
-             "   ".join(["student / teacher".ljust(first), *(c.rjust(w) for c, w in zip(table.columns, widths, strict=True))]),
-             rule]
-    lines += ["   ".join([title.ljust(first), *(c.rjust(w) for c, w in zip(row, widths, strict=True))])
-              for (title, _), row in zip(grid, cells, strict=True)]
+    lines = [
+        f"Table {table.number}. {table.title}",
+        "ours (paper)",
+        rule,
+        "   ".join(
+            ["student / teacher".ljust(first), *(c.rjust(w) for c, w in zip(table.columns, widths, strict=True))]
+        ),
+        rule,
+    ]
+    lines += [
+        "   ".join([title.ljust(first), *(c.rjust(w) for c, w in zip(row, widths, strict=True))])
+        for (title, _), row in zip(grid, cells, strict=True)
+    ]
     return "\n".join([*lines, rule, *table.notes, *(f"failed: {line}" for line in _failures(found))])
 
 
 def markdown(table: Table, found: Sequence[Value]) -> str:
     """A table for a README."""
     head = ["student / teacher", *(f"{c} | paper" for c in table.columns)]
-    lines = [f"**Table {table.number}. {table.title}**", "", "| " + " | ".join(head) + " |",
-             "|---|" + "---:|---:|" * len(table.columns)]
-    lines += ["| " + " | ".join([row, *(f"{ours} | {paper}" for ours, paper in cells)]) + " |"
-              for row, cells in _grid(table, found)]
+    lines = [
+        f"**Table {table.number}. {table.title}**",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|---|" + "---:|---:|" * len(table.columns),
+    ]
+    lines += [
+        "| " + " | ".join([row, *(f"{ours} | {paper}" for ours, paper in cells)]) + " |"
+        for row, cells in _grid(table, found)
+    ]
     notes = [*table.notes, *(f"failed: {line}" for line in _failures(found))]
     return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip()
 
 
-_LATEX = str.maketrans({"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "α": r"$\alpha$", "×": r"$\times$"})
+_LATEX = str.maketrans(
+    {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "α": r"$\alpha$", "×": r"$\times$"}
+)
 
 
 def latex(table: Table, found: Sequence[Value]) -> str:
     """A ``tabular`` with booktabs rules; ours, then the paper's in parentheses."""
-    lines = [r"\begin{tabular}{l" + "r" * len(table.columns) + "}", r"\toprule",
-             " & ".join(["student / teacher", *table.columns]).translate(_LATEX) .replace(r"\& ", "& ") + r" \\",
-             r"\midrule"]
+    lines = [
+        r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
+        r"\toprule",
+        " & ".join(["student / teacher", *table.columns]).translate(_LATEX).replace(r"\& ", "& ") + r" \\",
+        r"\midrule",
+    ]
     for row, cells in _grid(table, found):
         lines.append(" & ".join([row.translate(_LATEX), *(f"{o} ({p})".translate(_LATEX) for o, p in cells)]) + r" \\")
-    notes = [f"% {note}" for note in table.notes]
+    notes = [f"% {note.translate(_LATEX)}" for note in table.notes]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *notes])
 
 
-def long_form(tables: Sequence[tuple[Table, Sequence[Value]]]) -> list[dict[str, str | int | float | None]]:
-    """One row a cell, with the columns of :data:`LONG_COLUMNS`."""
-    return [{"table": table.number, "row": v.cell.row, "column": v.cell.column, "value": v.value, "spread": v.spread,
-             "n": v.n, "status": v.status, "paper": v.cell.paper} for table, found in tables for v in found]
+def frame(tables: Sequence[tuple[Table, Sequence[Value]]]) -> "pd.DataFrame":
+    """Long form: one row a cell, with the columns of :data:`LONG_COLUMNS`."""
+    import pandas as pd
+
+    rows = [
+        (table.number, v.cell.row, v.cell.column, v.value, v.spread, v.n, v.status, v.cell.paper)
+        for table, found in tables
+        for v in found
+    ]
+    return pd.DataFrame(rows, columns=list(LONG_COLUMNS)).astype({"value": "float64", "spread": "float64"})
 
 
 def render(tables: Sequence[tuple[Table, Sequence[Value]]], form: str) -> str:
     """Tables in a textual format of :data:`FORMATS`."""
     if form == "csv":
-        import pandas as pd
-
-        frame = pd.DataFrame(long_form(tables), columns=list(LONG_COLUMNS))
-        return frame.to_csv(index=False, float_format=lambda x: "" if math.isnan(x) else f"{x:.4f}").rstrip("\n")
+        return frame(tables).to_csv(index=False, float_format="%.4f").rstrip("\n")
     make = {"text": text, "markdown": markdown, "latex": latex}[form]
     return "\n\n".join(make(table, found) for table, found in tables)
 
 
 def write_parquet(tables: Sequence[tuple[Table, Sequence[Value]]], path: Path) -> None:
     """Long form, with the keys behind each cell."""
-    import pandas as pd
-
-    frame = pd.DataFrame(long_form(tables), columns=list(LONG_COLUMNS))
-    frame["keys"] = [",".join(wanted.run.key for wanted in v.cell.wanted) for _, found in tables for v in found]
+    long = frame(tables)
+    long["keys"] = [",".join(wanted.run.key for wanted in v.cell.wanted) for _, found in tables for v in found]
     temporary = path.with_name(f".{path.name}.tmp")
-    frame.to_parquet(temporary, index=False)
+    long.to_parquet(temporary, index=False)
     temporary.replace(path)

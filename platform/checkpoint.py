@@ -48,8 +48,10 @@ def load(path: Path, key: str) -> dict[str, Any]:
     except Exception as error:  # torch.load raises many kinds on a damaged file
         raise UserError(f"checkpoint {path} is damaged ({type(error).__name__}); delete it and run again.") from error
     if written > FORMAT:
-        raise UserError(f"checkpoint {path} has format {written}, and this version reads up to {FORMAT}; update eman, or "
-                        f"choose another EMAN_HOME.")
+        raise UserError(
+            f"checkpoint {path} has format {written}, and this version reads up to {FORMAT}; update eman, or "
+            f"choose another EMAN_HOME."
+        )
     if owner != key:
         raise UserError(f"checkpoint {path} belongs to run {owner}, not to {key}; choose another folder.")
     return dict(content)

@@ -23,5 +23,8 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
     names = list(allowed)
     near = get_close_matches(given.lower(), names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return UserError(f"unknown {kind} {given!r}{hint} Allowed: {', '.join(names)}." if near
-                     else f"unknown {kind} {given!r}. Allowed: {', '.join(names)}.")
+    return UserError(
+        f"unknown {kind} {given!r}{hint} Allowed: {', '.join(names)}."
+        if near
+        else f"unknown {kind} {given!r}. Allowed: {', '.join(names)}."
+    )

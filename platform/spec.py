@@ -110,39 +110,76 @@ class RunSpec(_Spec):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones) if self.milestones is not None else None)
-        for name in ("images", "devices", "batch", "labelled_batch", "epochs", "queue", "monitor_every", "hidden_dim",
-                     "projection_dim", "strong_ops"):
+        for name in (
+            "images",
+            "devices",
+            "batch",
+            "labelled_batch",
+            "epochs",
+            "queue",
+            "monitor_every",
+            "hidden_dim",
+            "projection_dim",
+            "strong_ops",
+        ):
             _positive(name, getattr(self, name))
         for name in ("lr", "temperature"):
             _positive(name, getattr(self, name))
-        for name in ("momentum", "eman_momentum", "student_proxy_momentum", "teacher_proxy_momentum", "sgd_momentum",
-                     "threshold"):
+        for name in (
+            "momentum",
+            "eman_momentum",
+            "student_proxy_momentum",
+            "teacher_proxy_momentum",
+            "sgd_momentum",
+            "threshold",
+        ):
             _share(name, getattr(self, name))
         for name in ("label_fraction", "crop_min"):
             _share(name, getattr(self, name), positive=True)
-        for name in ("held_out", "statistics_passes", "warmup_epochs", "weight_decay", "unlabelled_weight", "label_set",
-                     "seed", "blur_max"):
+        for name in (
+            "held_out",
+            "statistics_passes",
+            "warmup_epochs",
+            "weight_decay",
+            "unlabelled_weight",
+            "label_set",
+            "seed",
+            "blur_max",
+        ):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise UserError(f"{name} is {value}; it must be 0 or more.")
-        for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS),
-                              ("schedule_unit", ("epoch", "step")), ("device_statistics", DEVICE_STATISTICS)):
+        for name, allowed in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("schedule_unit", ("epoch", "step")),
+            ("device_statistics", DEVICE_STATISTICS),
+        ):
             if getattr(self, name) not in allowed:
                 raise unknown(name, str(getattr(self, name)), allowed)
         for name in ("batch", "labelled_batch"):
             size = getattr(self, name)
             if size is not None and size % self.devices:
-                raise UserError(f"{name} is {size}, which {self.devices} devices do not divide; give a multiple of "
-                                f"{self.devices}, or another number of devices.")
+                raise UserError(
+                    f"{name} is {size}, which {self.devices} devices do not divide; give a multiple of "
+                    f"{self.devices}, or another number of devices."
+                )
         if self.queue is not None and self.queue % self.batch:
-            raise UserError(f"queue is {self.queue}, which the batch of {self.batch} does not divide; "
-                            f"give a multiple of {self.batch}.")
+            raise UserError(
+                f"queue is {self.queue}, which the batch of {self.batch} does not divide; "
+                f"give a multiple of {self.batch}."
+            )
         if self.warmup_epochs > self.epochs:
-            raise UserError(f"warmup_epochs is {self.warmup_epochs}, longer than the run of {self.epochs} epochs; "
-                            f"give at most {self.epochs}.")
+            raise UserError(
+                f"warmup_epochs is {self.warmup_epochs}, longer than the run of {self.epochs} epochs; "
+                f"give at most {self.epochs}."
+            )
         if (self.schedule == "step") != (self.milestones is not None):
-            raise UserError(f"schedule is {self.schedule!r} and milestones are {self.milestones}; milestones belong to "
-                            f"schedule 'step', and 'step' needs them.")
+            raise UserError(
+                f"schedule is {self.schedule!r} and milestones are {self.milestones}; milestones belong to "
+                f"schedule 'step', and 'step' needs them."
+            )
 
     @property
     def key(self) -> str:

@@ -1,14 +1,15 @@
 """MLflow as the ledger: every sweep, training and evaluation is a run with a key, searched before it is made.
 
-By default the store is a SQLite file in the home folder and needs no server; ``MLFLOW_TRACKING_URI`` names another. Only
-worker 0 of a training writes, in batches.
+By default the store is a SQLite file in the home folder and needs no server; ``MLFLOW_TRACKING_URI`` names another.
+Only worker 0 of a training writes, in batches.
 """
 
 import logging
 import os
-import platform as machine
+import platform as machine  # noqa: TID251
+import re
 import socket
-import subprocess  # noqa: S404 - git, with fixed arguments and no shell
+import subprocess
 import time
 import uuid
 from collections.abc import Mapping
@@ -16,13 +17,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from eman.platform.errors import UserError
 from eman.platform.home import home_folder
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 #: Raised by one whenever the layout of the store changes.
@@ -35,9 +35,18 @@ _BEAT_SECONDS = 20.0
 
 TRAINING, EVALUATION, SWEEP = "training", "evaluation", "sweep"
 
-for _name, _value in (("MLFLOW_DISABLE_TELEMETRY", "true"), ("MLFLOW_LOGGING_LEVEL", "WARNING"), ("DO_NOT_TRACK", "true"), ("GIT_PYTHON_REFRESH", "quiet"),
-                      ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"), ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")):
+for _name, _value in (
+    ("MLFLOW_DISABLE_TELEMETRY", "true"),
+    ("DO_NOT_TRACK", "true"),
+    ("MLFLOW_LOGGING_LEVEL", "WARNING"),
+    ("GIT_PYTHON_REFRESH", "quiet"),
+    ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"),
+    ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
+):
     os.environ.setdefault(_name, _value)
+
+
+Status = Literal["done", "failed", "running", "missing"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Record:
     kind: str
     key: str
     name: str
-    status: str
+    status: Status
     reason: str
     metrics: Mapping[str, float]
     params: Mapping[str, str]
@@ -102,12 +111,17 @@ class Store:
     def _trouble(self, error: Exception) -> str:
         if isinstance(error, UserError):
             return str(error)
-        text = _first_line(error)
+        # HTTP errors quote the whole address; whoever reads a log must not find a password in it.
+        text = re.sub(r"://[^/@\s]*@", "://...@", _first_line(error))
         if "out-of-date database schema" in str(error) or "Can't locate revision" in str(error):
-            return (f"the MLflow store {self._shown()} was written by another MLflow version ({text}); install that "
-                    f"version, or choose another EMAN_HOME.")
-        return (f"the MLflow store {self._shown()} cannot be reached ({text}); start it, or unset MLFLOW_TRACKING_URI to "
-                f"use the embedded one.")
+            return (
+                f"the MLflow store {self._shown()} was written by another MLflow version ({text}); install that "
+                f"version, or choose another EMAN_HOME."
+            )
+        return (
+            f"the MLflow store {self._shown()} cannot be reached ({text}); start it, or unset MLFLOW_TRACKING_URI "
+            f"to use the embedded one."
+        )
 
     def _shown(self) -> str:
         """The address without a password."""
@@ -119,12 +133,15 @@ class Store:
         if experiment is None:
             local = self.uri.startswith("sqlite:///")
             location = (home_folder() / "artifacts").as_uri() if local else None
-            return self.client.create_experiment(EXPERIMENT, artifact_location=location,
-                                                 tags={"eman.store_version": str(STORE_VERSION)})
+            return self.client.create_experiment(
+                EXPERIMENT, artifact_location=location, tags={"eman.store_version": str(STORE_VERSION)}
+            )
         written = int(experiment.tags.get("eman.store_version", STORE_VERSION))
         if written > STORE_VERSION:
-            raise UserError(f"the MLflow store {self._shown()} was written by a newer version of eman (store version "
-                            f"{written}, this one reads {STORE_VERSION}); update eman, or choose another EMAN_HOME.")
+            raise UserError(
+                f"the MLflow store {self._shown()} was written by a newer version of eman (store version "
+                f"{written}, this one reads {STORE_VERSION}); update eman, or choose another EMAN_HOME."
+            )
         return str(experiment.experiment_id)
 
     def records(self, kind: str | None = None, key: str | None = None) -> list[Record]:
@@ -133,8 +150,9 @@ class Store:
         found: list[Record] = []
         token = None
         while True:
-            page = self.client.search_runs([self.experiment_id], " and ".join(clauses), max_results=500,
-                                           page_token=token)
+            page = self.client.search_runs(
+                [self.experiment_id], " and ".join(clauses), max_results=500, page_token=token
+            )
             found += [_record(run) for run in page if "eman.key" in run.data.tags]
             token = page.token
             if not token:
@@ -148,8 +166,16 @@ class Store:
                 chosen[record.key] = record
         return chosen
 
-    def begin(self, kind: str, key: str, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str],
-              parent: str | None = None) -> "RunLog":
+    def begin(
+        self,
+        kind: str,
+        key: str,
+        name: str,
+        *,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        parent: str | None = None,
+    ) -> "RunLog":
         """Makes the run with this key, or takes up the one that is there."""
         known = self.records(kind, key)
         tags = {"eman.kind": kind, "eman.key": key, "eman.host": socket.gethostname(), **provenance(), **tags}
@@ -179,16 +205,23 @@ class RunLog:
         self._beaten = 0.0
         self.beat()
 
-    def write(self, metrics: Mapping[str, float] | None = None, step: int = 0, params: Mapping[str, Any] | None = None,
-              tags: Mapping[str, str] | None = None) -> None:
+    def write(
+        self,
+        metrics: Mapping[str, float] | None = None,
+        step: int = 0,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
         """One batch to the store."""
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
         self.store.client.log_batch(
-            self.run_id, [Metric(k, float(v), now, step) for k, v in (metrics or {}).items()],
+            self.run_id,
+            [Metric(k, float(v), now, step) for k, v in (metrics or {}).items()],
             [Param(k, str(v)) for k, v in (params or {}).items()],
-            [RunTag(k, str(v)) for k, v in (tags or {}).items()])
+            [RunTag(k, str(v)) for k, v in (tags or {}).items()],
+        )
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Sets tags."""
@@ -219,13 +252,27 @@ class RunLog:
 
 def _record(run: "Run") -> Record:
     tags = run.data.tags
-    status = {"FINISHED": "done", "FAILED": "failed", "RUNNING": "running"}.get(run.info.status, "missing")
-    if status == "running" and tags["eman.kind"] != SWEEP \
-            and time.time() - float(tags.get("eman.heartbeat", 0)) > SILENT_SECONDS:
+    known: dict[str, Status] = {"FINISHED": "done", "FAILED": "failed", "RUNNING": "running"}
+    status = known.get(run.info.status, "missing")
+    if (
+        status == "running"
+        and tags["eman.kind"] != SWEEP
+        and time.time() - float(tags.get("eman.heartbeat", 0)) > SILENT_SECONDS
+    ):
         status = "missing"
-    return Record(run.info.run_id, tags.get("eman.kind", ""), tags["eman.key"], run.info.run_name or "", status,
-                  tags.get("eman.reason", ""), run.data.metrics, run.data.params, tags,
-                  (run.info.start_time or 0) / 1000, (run.info.end_time or 0) / 1000)
+    return Record(
+        run.info.run_id,
+        tags.get("eman.kind", ""),
+        tags["eman.key"],
+        run.info.run_name or "",
+        status,
+        tags.get("eman.reason", ""),
+        run.data.metrics,
+        run.data.params,
+        tags,
+        (run.info.start_time or 0) / 1000,
+        (run.info.end_time or 0) / 1000,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -237,9 +284,16 @@ def provenance() -> dict[str, str]:
 
 def git_revision() -> str:
     """The revision of the source that runs, with ``+changes`` if it differs from it; ``unknown`` outside git."""
+
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=Path(__file__).resolve().parent, capture_output=True,  # noqa: S603, S607
-                              text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(  # noqa: S603
+            ["git", *arguments],  # noqa: S607
+            cwd=Path(__file__).resolve().parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")

@@ -24,8 +24,9 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: Profile, worker
     """
     title = run_title(spec)
     if workers < 1 or spec.devices % workers:
-        raise UserError(f"--workers {workers} does not divide the run's {spec.devices} devices; give a divisor of "
-                        f"{spec.devices}.")
+        raise UserError(
+            f"--workers {workers} does not divide the run's {spec.devices} devices; give a divisor of {spec.devices}."
+        )
     known = store.by_key(TRAINING).get(spec.key)
     if known is not None and known.status == "done":
         yield f"{title} ({spec.key}) is done already; another --seed or --set makes another run"
@@ -47,8 +48,15 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: Profile, worker
 
 def _here(spec: RunSpec, config: trial.Config) -> dict[str, object]:
     console = Console(stderr=True, highlight=False)
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"),
-                  TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bars:
         task = bars.add_task("training", total=None)
 
         def epoch_done(number: int, metrics: dict[str, float]) -> None:
@@ -61,5 +69,3 @@ def _summary(metrics: object) -> str:
     assert isinstance(metrics, dict)
     shown = ("train/loss", "train/images_per_second", "accuracy/top1", "knn/top1", "test/top1", "test/knn_top1")
     return "  ".join(f"{name} {metrics[name]:,.4g}" for name in shown if name in metrics)
-
-

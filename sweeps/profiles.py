@@ -63,16 +63,23 @@ class Profile:
         def scaled(value: float | None) -> float | None:
             return None if value is None else self.stand_in.get(value, value)
 
-        return Scheme(**{**scheme.__dict__, "eman_momentum": scaled(scheme.eman_momentum),
-                         "student_proxy_momentum": scaled(scheme.student_proxy_momentum),
-                         "teacher_proxy_momentum": scaled(scheme.teacher_proxy_momentum)})
+        return Scheme(
+            **{
+                **scheme.__dict__,
+                "eman_momentum": scaled(scheme.eman_momentum),
+                "student_proxy_momentum": scaled(scheme.student_proxy_momentum),
+                "teacher_proxy_momentum": scaled(scheme.teacher_proxy_momentum),
+            }
+        )
 
     def evaluations(self, run: RunSpec, linear_lr: tuple[float, ...] | None = None) -> tuple[EvalSpec, ...]:
         """The linear evaluations of a run, one a learning rate; none where the method has a classifier of its own."""
         if method_named(run.method).classifier:
             return ()
-        return tuple(EvalSpec(run=run.key, lr=lr, label_fraction=self.label_fraction, label_sets=self.label_sets)
-                     for lr in linear_lr or self.linear_lr[run.method])
+        return tuple(
+            EvalSpec(run=run.key, lr=lr, label_fraction=self.label_fraction, label_sets=self.label_sets)
+            for lr in linear_lr or self.linear_lr[run.method]
+        )
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of its tables must know."""
@@ -81,19 +88,23 @@ class Profile:
             pairs = ", ".join(f"{ours:g} for the paper's {paper:g}" for paper, ours in self.stand_in.items())
             notes.append(f"Momenta m and α of the rows: {pairs}, as runs are that much shorter.")
         held_out = self.common.get("held_out", 0)
-        grids = "; ".join(f"{method_named(m).title} {{{', '.join(f'{lr:g}' for lr in grid)}}}"
-                          for m, grid in self.linear_lr.items())
+        grids = "; ".join(
+            f"{method_named(m).title} {{{', '.join(f'{lr:g}' for lr in grid)}}}" for m, grid in self.linear_lr.items()
+        )
         chosen = f"{held_out:,} training images put aside" if held_out else "the test images, as in the paper"
-        notes.append(f"FixMatch: test top-1 of the student after the last epoch. MoCo, BYOL: linear top-1 on "
-                     f"{100 * self.label_fraction:g} % of the labels, mean of {self.label_sets} label sets, rate from "
-                     f"{grids}, chosen on {chosen}.")
+        notes.append(
+            f"FixMatch: test top-1 of the student after the last epoch. MoCo, BYOL: linear top-1 on "
+            f"{100 * self.label_fraction:g} % of the labels, mean of {self.label_sets} label sets, rate from "
+            f"{grids}, chosen on {chosen}."
+        )
         return tuple(notes)
 
 
 _SMALL_IMAGES = {
     "backbone": "small",  # trains in seconds on a core
     "precision": "auto",  # bfloat16 halves a step where the CPU has it
-    "schedule": "cosine", "schedule_unit": "step",  # a run of a few epochs needs a rate that moves within them
+    "schedule": "cosine",
+    "schedule_unit": "step",  # a run of a few epochs needs a rate that moves within them
 }
 
 #: The tests' profile: every line of code of a sweep, in seconds, on data that scikit-learn ships. Its numbers mean
@@ -101,48 +112,105 @@ _SMALL_IMAGES = {
 SMOKE = Profile(
     name="smoke",
     about="digits (16 px), 2 short epochs, 4 devices: a test that everything runs, not a comparison.",
-    common={**_SMALL_IMAGES, "dataset": "digits", "devices": 4, "epochs": 2, "warmup_epochs": 0.5, "statistics_passes": 2,
-            "held_out": 200, "crop_min": 0.5, "monitor_every": 1, "precision": "float32"},
+    common={
+        **_SMALL_IMAGES,
+        "dataset": "digits",
+        "devices": 4,
+        "epochs": 2,
+        "warmup_epochs": 0.5,
+        "statistics_passes": 2,
+        "held_out": 200,
+        "crop_min": 0.5,
+        "monitor_every": 1,
+        "precision": "float32",
+    },
     methods={
-        "fixmatch": {"labelled_batch": 16, "batch": 64, "label_fraction": 0.1, "momentum": 0.95, "lr": 0.05,
-                     "unlabelled_weight": 1.0},
-        "moco": {"batch": 64, "queue": 256, "hidden_dim": 32, "projection_dim": 32, "momentum": 0.95, "lr": 0.05,
-                 "blur_max": None},
-        "byol": {"batch": 64, "hidden_dim": 32, "projection_dim": 32, "momentum": 0.95, "lr": 0.05, "optimizer": "sgd",
-                 "weight_decay": 1e-4, "blur_max": None},
+        "fixmatch": {
+            "labelled_batch": 16,
+            "batch": 64,
+            "label_fraction": 0.1,
+            "momentum": 0.95,
+            "lr": 0.05,
+            "unlabelled_weight": 1.0,
+        },
+        "moco": {
+            "batch": 64,
+            "queue": 256,
+            "hidden_dim": 32,
+            "projection_dim": 32,
+            "momentum": 0.95,
+            "lr": 0.05,
+            "blur_max": None,
+        },
+        "byol": {
+            "batch": 64,
+            "hidden_dim": 32,
+            "projection_dim": 32,
+            "momentum": 0.95,
+            "lr": 0.05,
+            "optimizer": "sgd",
+            "weight_decay": 1e-4,
+            "blur_max": None,
+        },
         "supervised": {"labelled_batch": 16, "batch": 64, "lr": 0.05},
     },
     linear_lr={"moco": (0.5, 1.0, 2.0), "byol": (0.5, 1.0, 2.0)},
     stand_in={0.999: 0.95, 0.99999: 0.999},
+    workers={("byol", "syncbn"): 2},
 )
 
 _FASHION = {
-    **_SMALL_IMAGES, "dataset": "fashion-mnist",
+    **_SMALL_IMAGES,
+    "dataset": "fashion-mnist",
     "statistics_passes": 20,  # the initial 0 and 1 would outlast a short run
 }
 
 _FASHION_METHODS: dict[str, dict[str, Any]] = {
     # 1 % of the labels and the whole RandAugment pool: few labels and views that shift the statistics are what brings
     # out the paper's order in small experiments.
-    "fixmatch": {"labelled_batch": 32, "batch": 160, "label_fraction": 0.01, "momentum": 0.99, "crop_min": 0.6,
-                 "unlabelled_weight": 3.0, "lr": 0.06},
-    "moco": {"batch": 256, "queue": 4096, "hidden_dim": 64, "projection_dim": 64, "momentum": 0.99, "lr": 0.06,
-             "blur_max": 0.5},
-    "byol": {"batch": 256, "hidden_dim": 128, "projection_dim": 64, "momentum": 0.95, "lr": 0.1, "optimizer": "sgd",
-             "weight_decay": 1e-4, "blur_max": 0.5},
+    "fixmatch": {
+        "labelled_batch": 32,
+        "batch": 160,
+        "label_fraction": 0.01,
+        "momentum": 0.99,
+        "crop_min": 0.6,
+        "unlabelled_weight": 3.0,
+        "lr": 0.06,
+    },
+    "moco": {
+        "batch": 256,
+        "queue": 4096,
+        "hidden_dim": 64,
+        "projection_dim": 64,
+        "momentum": 0.99,
+        "lr": 0.06,
+        "blur_max": 0.5,
+    },
+    "byol": {
+        "batch": 256,
+        "hidden_dim": 128,
+        "projection_dim": 64,
+        "momentum": 0.95,
+        "lr": 0.1,
+        "optimizer": "sgd",
+        "weight_decay": 1e-4,
+        "blur_max": 0.5,
+    },
     "supervised": {"labelled_batch": 32, "batch": 160, "label_fraction": 0.01, "crop_min": 0.6, "lr": 0.06},
 }
 
 #: Tables 1 and 8 in minutes on two cores. Long enough that the networks learn, far too short to settle the order.
 QUICK = Profile(
     name="quick",
-    about="Fashion-MNIST, 10,240 training images, small ResNet, runs of 160 to 378 steps: a first look, too short to "
-          "settle the order of schemes.",
-    common={**_FASHION, "images": 10240, "held_out": 5000, "devices": 32, "warmup_epochs": 0.5, "monitor_every": 2},
-    methods={"fixmatch": {**_FASHION_METHODS["fixmatch"], "epochs": 6},
-             "moco": {**_FASHION_METHODS["moco"], "epochs": 6},
-             "byol": {**_FASHION_METHODS["byol"], "epochs": 4},
-             "supervised": {**_FASHION_METHODS["supervised"], "epochs": 60}},
+    about="Fashion-MNIST, 10,240 training images, small ResNet, runs of 120 to 315 steps: a first look, too short to "
+    "settle the order of schemes.",
+    common={**_FASHION, "images": 10240, "held_out": 5000, "devices": 32, "warmup_epochs": 0.5, "monitor_every": 1},
+    methods={
+        "fixmatch": {**_FASHION_METHODS["fixmatch"], "epochs": 5},
+        "moco": {**_FASHION_METHODS["moco"], "epochs": 5},
+        "byol": {**_FASHION_METHODS["byol"], "epochs": 3},
+        "supervised": {**_FASHION_METHODS["supervised"], "epochs": 60},
+    },
     # The paper's grids divided by 30 (MoCo) and multiplied by 2.5 (BYOL): 64 features instead of 2,048.
     linear_lr={"moco": (0.5, 1.0, 2.0), "byol": (0.5, 1.0, 2.0)},
     stand_in={0.999: 0.99, 0.99999: 0.9999},
@@ -154,10 +222,12 @@ MINI = Profile(
     name="mini",
     about="Fashion-MNIST, 50,000 training images, small ResNet, runs of 1,950 to 3,700 steps.",
     common={**_FASHION, "held_out": 10000, "devices": 32, "warmup_epochs": 0.5, "monitor_every": 2},
-    methods={"fixmatch": {**_FASHION_METHODS["fixmatch"], "epochs": 12},
-             "moco": {**_FASHION_METHODS["moco"], "epochs": 14},
-             "byol": {**_FASHION_METHODS["byol"], "epochs": 10},
-             "supervised": {**_FASHION_METHODS["supervised"], "epochs": 200}},
+    methods={
+        "fixmatch": {**_FASHION_METHODS["fixmatch"], "epochs": 12},
+        "moco": {**_FASHION_METHODS["moco"], "epochs": 14},
+        "byol": {**_FASHION_METHODS["byol"], "epochs": 10},
+        "supervised": {**_FASHION_METHODS["supervised"], "epochs": 200},
+    },
     linear_lr={"moco": (0.5, 1.0, 2.0), "byol": (0.5, 1.0, 2.0)},
     stand_in={0.999: 0.99, 0.99999: 0.9999},
 )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bars, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
 _SETTLING_SECONDS = 8.0
 
@@ -40,15 +41,20 @@ class Progress:
         self.started = time.monotonic()
 
     def start(self, phase: str, work: Mapping[str, float], *, lines: int | None = None) -> None:
-        """A new phase with these runs and their relative work; about ``lines`` lines tell of it, by default one a run."""
+        """A new phase with these runs and their relative work; ``lines`` lines or so tell of it (default: one a run)."""
         self._reset(phase, work)
         self.every = max(1, len(work) // lines) if lines else 1
         if self.quiet or not work:
             return
         if self.console.is_terminal:
             if self.bars is None:
-                self.bars = Bars(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"),
-                                 TimeElapsedColumn(), console=self.console)
+                self.bars = Bars(
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    TextColumn("{task.fields[state]}"),
+                    TimeElapsedColumn(),
+                    console=self.console,
+                )
                 self.bars.start()
             self.task = self.bars.add_task(phase, total=sum(work.values()), state=f"0/{len(work)}")
         else:

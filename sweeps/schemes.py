@@ -13,8 +13,14 @@ from eman.trainers.norm import SCHEMES
 METHODS = ("fixmatch", "moco", "byol")
 
 
-def wanted(profile: Profile, method: str, scheme: str, seed: int, overrides: Mapping[str, Any] | None = None,
-           linear_lr: tuple[float, ...] | None = None) -> Wanted:
+def wanted(
+    profile: Profile,
+    method: str,
+    scheme: str,
+    seed: int,
+    overrides: Mapping[str, Any] | None = None,
+    linear_lr: tuple[float, ...] | None = None,
+) -> Wanted:
     """The result that stands for a method under a scheme: FixMatch's test accuracy, or the linear evaluation's."""
     run = profile.run(method, scheme, seed, overrides)
     evaluations = profile.evaluations(run, linear_lr)
@@ -23,8 +29,14 @@ def wanted(profile: Profile, method: str, scheme: str, seed: int, overrides: Map
     return Wanted(run, (), "test/top1")
 
 
-def scheme_table(number: int, title: str, schemes: Sequence[str], profile: Profile, seeds: Sequence[int],
-                 overrides: Mapping[str, Any] | None = None) -> Table:
+def scheme_table(
+    number: int,
+    title: str,
+    schemes: Sequence[str],
+    profile: Profile,
+    seeds: Sequence[int],
+    overrides: Mapping[str, Any] | None = None,
+) -> Table:
     """A table of schemes by methods. Cells that the paper leaves empty are not trained."""
     cells = []
     for scheme in schemes:
@@ -33,8 +45,18 @@ def scheme_table(number: int, title: str, schemes: Sequence[str], profile: Profi
             column = method_named(method).title
             published = paper.value(number, row, column)
             if published != "-":
-                cells.append(Cell(number, row, column, published, tuple(
-                    wanted(profile, method, scheme, seed, overrides) for seed in seeds)))
-    seeds_note = f"Seed {seeds[0]}." if len(seeds) == 1 else \
-        f"Mean and sample standard deviation over seeds {', '.join(map(str, seeds))}."
+                cells.append(
+                    Cell(
+                        number,
+                        row,
+                        column,
+                        published,
+                        tuple(wanted(profile, method, scheme, seed, overrides) for seed in seeds),
+                    )
+                )
+    seeds_note = (
+        f"Seed {seeds[0]}."
+        if len(seeds) == 1
+        else f"Mean and sample standard deviation over seeds {', '.join(map(str, seeds))}."
+    )
     return Table(number, title, tuple(cells), (*profile.notes(), seeds_note))

@@ -2,7 +2,7 @@
 
 import os
 import socket
-import subprocess  # noqa: S404 - mlflow's own server, with fixed arguments and no shell
+import subprocess
 import sys
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
@@ -25,8 +25,9 @@ def status_lines() -> list[str]:
         seconds = record.metrics.get("sweep/seconds")
         took = f", {duration(seconds)}" if seconds else ""
         lines.append(f"sweep {record.name}: {record.status}{took}")
-    counts = Counter((r.tags.get("profile", ""), r.tags.get("method", ""), r.status)
-                     for r in store.by_key(TRAINING).values())
+    counts = Counter(
+        (r.tags.get("profile", ""), r.tags.get("method", ""), r.status) for r in store.by_key(TRAINING).values()
+    )
     for (profile, method, state), count in sorted(counts.items()):
         lines.append(f"{profile}  {method:<11}{state:<8}{count:>4}")
     if not counts:
@@ -58,10 +59,14 @@ def doctor_lines() -> tuple[list[str], bool]:
             lines.append(f"{package:<15}missing: run `make install`")
             well = False
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    lines += [f"git            {git_revision()}", f"cores          {data.cores()}",
-              f"GPUs           {', '.join(gpus) or 'none'}",
-              f"bfloat16       {'fast' if fast_bf16() else 'slow here: profiles take float32'}",
-              f"home           {home_folder()}", f"data folder    {data_folder()}"]
+    lines += [
+        f"git            {git_revision()}",
+        f"cores          {data.cores()}",
+        f"GPUs           {', '.join(gpus) or 'none'}",
+        f"bfloat16       {'fast' if fast_bf16() else 'slow here: profiles take float32'}",
+        f"home           {home_folder()}",
+        f"data folder    {data_folder()}",
+    ]
     for line in data_lines():
         lines.append(f"data           {line}")
         well &= "not here" not in line
@@ -89,11 +94,24 @@ def serve_ui(port: int) -> None:
             raise UserError(f"--port {port} is taken; give another, for example --port {port + 1}.")
     experiment = Store().experiment_id
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [str(Path(sys.executable).with_name("mlflow")), "server", "--backend-store-uri", uri,
-               "--default-artifact-root", (home_folder() / "artifacts").as_uri(), "--host", "127.0.0.1",
-               "--port", str(port), "--workers", "1"]
-    print(f"MLflow UI of experiment {EXPERIMENT!r}: http://127.0.0.1:{port}/#/experiments/{experiment}  (Ctrl-C ends it)",
-          flush=True)
+    command = [
+        str(Path(sys.executable).with_name("mlflow")),
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--default-artifact-root",
+        (home_folder() / "artifacts").as_uri(),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    print(
+        f"MLflow UI of experiment {EXPERIMENT!r}: http://127.0.0.1:{port}/#/experiments/{experiment}  (Ctrl-C ends it)",
+        flush=True,
+    )
     server = subprocess.Popen(command, env=environment)  # noqa: S603
     try:
         server.wait()

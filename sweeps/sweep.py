@@ -68,10 +68,16 @@ class Sweep:
 
     def missing(self, results: Results) -> tuple[list[RunSpec], list[EvalSpec]]:
         """Trainings and evaluations that the store does not hold yet."""
-        trainings = [spec for key, spec in self.trainings.items()
-                     if key not in results.trainings or results.trainings[key].status != "done"]
-        evaluations = [spec for key, spec in self.evaluations.items()
-                       if key not in results.evaluations or results.evaluations[key].status not in ("done", "failed")]
+        trainings = [
+            spec
+            for key, spec in self.trainings.items()
+            if key not in results.trainings or results.trainings[key].status != "done"
+        ]
+        evaluations = [
+            spec
+            for key, spec in self.evaluations.items()
+            if key not in results.evaluations or results.evaluations[key].status not in ("done", "failed")
+        ]
         return trainings, evaluations
 
 
@@ -91,13 +97,23 @@ def plan(names: Sequence[str], profile: Profile, seeds: int = 1, overrides: Mapp
         if name not in TABLES:
             raise unknown("table", name, [*TABLES, "grid"])
     _check_seeds(seeds)
-    return Sweep(" + ".join(names), profile,
-                 tuple(TABLES[name](profile, range(seeds), overrides) for name in dict.fromkeys(names)))
+    return Sweep(
+        " + ".join(names),
+        profile,
+        tuple(TABLES[name](profile, range(seeds), overrides) for name in dict.fromkeys(names)),
+    )
 
 
-def plan_grid(profile: Profile, methods: Sequence[str], schemes: Sequence[str], *,
-              eman_momenta: Sequence[float] = (), linear_lr: Sequence[float] = (), seeds: int = 1,
-              overrides: Mapping[str, Any] | None = None) -> Sweep:
+def plan_grid(
+    profile: Profile,
+    methods: Sequence[str],
+    schemes: Sequence[str],
+    *,
+    eman_momenta: Sequence[float] = (),
+    linear_lr: Sequence[float] = (),
+    seeds: int = 1,
+    overrides: Mapping[str, Any] | None = None,
+) -> Sweep:
     """A grid of one's own: methods x schemes x EMAN momenta (for the schemes that have one) x seeds.
 
     Raises:
@@ -109,10 +125,12 @@ def plan_grid(profile: Profile, methods: Sequence[str], schemes: Sequence[str], 
     for method in methods:
         for scheme in schemes:
             averaged = TEACHER_NORMS[resolve_scheme(method, scheme).teacher].statistics == "average"
-            for momentum in (eman_momenta or [None]) if averaged else [None]:
+            momenta: Sequence[float | None] = eman_momenta if averaged and eman_momenta else [None]
+            for momentum in momenta:
                 changes = dict(overrides or {}) | ({} if momentum is None else {"eman_momentum": momentum})
-                items = tuple(wanted(profile, method, scheme, seed, changes, tuple(linear_lr) or None)
-                              for seed in range(seeds))
+                items = tuple(
+                    wanted(profile, method, scheme, seed, changes, tuple(linear_lr) or None) for seed in range(seeds)
+                )
                 row = scheme_of(items[0].run).title
                 cells[row, method] = Cell(0, row, method_named(method).title, "-", items)
     rows = dict.fromkeys(row for row, _ in cells)
@@ -128,7 +146,7 @@ def work(spec: RunSpec) -> float:
     def images(passes: tuple[tuple[str, ...], ...]) -> int:
         return sum(sizes[method.views[name][0]] for names in passes for name in names)
 
-    samples = spec.images or 50_000
+    samples = spec.images or data.TRAINING_IMAGES.get(spec.dataset, 100_000) - spec.held_out
     stream = "unlabelled" if "unlabelled" in method.streams else "labelled"
     if stream == "labelled":
         samples = round(samples * (spec.label_fraction or 1))
@@ -145,6 +163,8 @@ def check_data(profile: Profile) -> None:
     """Raises :class:`UserError` unless the profile's data set can be read here, whole."""
     name = profile.common["dataset"]
     if name not in data.DATASETS:
-        raise UserError(f"profile {profile.name} needs the data set {name!r}, which this version cannot read; it reads: "
-                        f"{', '.join(data.DATASETS)}.")
+        raise UserError(
+            f"profile {profile.name} needs the data set {name!r}, which this version cannot read; it reads: "
+            f"{', '.join(data.DATASETS)}."
+        )
     data.load(name)

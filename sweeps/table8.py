@@ -7,8 +7,17 @@ from eman.evaluation.tables import Table
 from eman.sweeps.profiles import Profile
 from eman.sweeps.schemes import scheme_table
 
-ROWS = ("default", "bn", "eman", "eman-m0.9", "eman-m0.99999", "teacher-pn-0.9", "student-pn-0.9", "teacher-pn-0.999",
-        "student-pn-0.999")
+ROWS = (
+    "default",
+    "bn",
+    "eman",
+    "eman-m0.9",
+    "eman-m0.99999",
+    "teacher-pn-0.9",
+    "student-pn-0.9",
+    "teacher-pn-0.999",
+    "student-pn-0.999",
+)
 
 
 def table(profile: Profile, seeds: Sequence[int], overrides: Mapping[str, Any] | None = None) -> Table:

@@ -78,10 +78,23 @@ def begin_training(spec: RunSpec, config: Config) -> RunLog:
     """The training's entry in the store."""
     scheme = scheme_of(spec)
     method = method_named(spec.method)
-    tags = {"method": method.title, "scheme": scheme.title, "profile": config["profile"], "seed": str(spec.seed),
-            "eman.workers": str(config["workers"]), "eman.network": "student", "eman.selection": "last"}
-    return _store(config["store"]).begin(TRAINING, spec.key, run_title(spec), tags=tags, parent=config["parent"],
-                                         params={**spec.fields(), "scheme": scheme.title})
+    tags = {
+        "method": method.title,
+        "scheme": scheme.title,
+        "profile": config["profile"],
+        "seed": str(spec.seed),
+        "eman.workers": str(config["workers"]),
+        "eman.network": "student",
+        "eman.selection": "last",
+    }
+    return _store(config["store"]).begin(
+        TRAINING,
+        spec.key,
+        run_title(spec),
+        tags=tags,
+        parent=config["parent"],
+        params={**spec.fields(), "scheme": scheme.title},
+    )
 
 
 def _failed(log: RunLog | None, error: Exception) -> dict[str, Any]:
@@ -99,12 +112,23 @@ def evaluate_run(config: Config) -> dict[str, Any]:
     """One linear evaluation at one learning rate, from cached features to its entry in the store."""
     spec = EvalSpec.from_fields(config["spec"])
     name = f"linear · {config['title']} · lr {spec.lr:g}"
-    log = _store(config["store"]).begin(EVALUATION, spec.key, name, params=spec.fields(), parent=config["parent"],
-                                        tags={**config["tags"], "eman.run": spec.run})
+    log = _store(config["store"]).begin(
+        EVALUATION,
+        spec.key,
+        name,
+        params=spec.fields(),
+        parent=config["parent"],
+        tags={**config["tags"], "eman.run": spec.run},
+    )
     try:
         found = _features(spec.run, spec.network, spec.selection)
-        result = linear.evaluate(spec, found.train_ND, found.train_labels_N,
-                                 (found.held_out_ND, found.held_out_labels_N), (found.test_ND, found.test_labels_N))
+        result = linear.evaluate(
+            spec,
+            found.train_ND,
+            found.train_labels_N,
+            (found.held_out_ND, found.held_out_labels_N),
+            (found.test_ND, found.test_labels_N),
+        )
         log.finish(result)
         return {"status": "done", "reason": "", **result}
     except Exception as error:
@@ -147,14 +171,21 @@ def train_on_workers(config: Config) -> dict[str, Any]:
     from ray import train
     from ray.train.torch import TorchTrainer
 
+    configs: Any = train  # Train V2's classes, which its type hints do not show
+
     key = RunSpec.from_fields(config["spec"]).key
     name = f"{config['parent'] or 'alone'}-{key}-{config['attempt']}"  # a name that Ray has seen would resume that run
     trainer = TorchTrainer(
-        _worker_loop, train_loop_config=config,
-        scaling_config=train.ScalingConfig(num_workers=config["workers"], resources_per_worker={"CPU": 1}),
-        run_config=train.RunConfig(name=name, storage_path=str(home_folder() / "ray"),
-                                   failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=1),
-                                   logging_config=train.LoggingConfig(log_level="ERROR")))
+        _worker_loop,
+        train_loop_config=config,
+        scaling_config=configs.ScalingConfig(num_workers=config["workers"], resources_per_worker={"CPU": 1}),
+        run_config=configs.RunConfig(
+            name=name,
+            storage_path=str(home_folder() / "ray"),
+            failure_config=configs.FailureConfig(max_failures=0, controller_failure_limit=1),
+            logging_config=configs.LoggingConfig(log_level="ERROR"),
+        ),
+    )
     trainer.fit()
     record = Store(config["store"]).by_key(TRAINING)[key]
     return {"status": record.status, "reason": record.reason, "seconds": record.metrics.get("train/seconds", 0.0)}

@@ -1,7 +1,7 @@
 """Views of images: batched augmentations whose every random draw is a function of (seed, epoch, sample, view).
 
 Neither workers, nor the slicing of a batch, nor a resume in mid-epoch can change a view. Images are floats in [0, 1]
-until :func:`normalize`. Crop, flip and blur are small matrices applied from both sides, one product for the whole batch.
+until :func:`normalize`. Crop, flip and blur are small matrices applied from both sides, one product a batch.
 
 Shapes: B images, A channels, H by W pixels, D draws.
 """
@@ -84,7 +84,7 @@ def resize_matrix(start_B: Tensor, length_B: Tensor, size: int, out: int) -> Ten
 
 
 def _crop_box(draws: Draws, height: int, width: int, crop_min: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """torchvision's ``RandomResizedCrop.get_params``: the first of ten tries that fits, else the whole image."""
+    """Torchvision's ``RandomResizedCrop.get_params``: the first of ten tries that fits, else the whole image."""
     tries = draws(20).view(-1, 10, 2)
     area = height * width * (crop_min + (1 - crop_min) * tries[..., 0])
     ratio = torch.exp(math.log(3 / 4) + math.log(16 / 9) * tries[..., 1])
@@ -135,6 +135,7 @@ def blur(x_BAHW: Tensor, sigma_B: Tensor, apply_B: Tensor) -> Tensor:
         sigma_B: Standard deviations in pixels.
         apply_B: bool; the other images stay as they are.
     """
+
     def matrix(size: int) -> Tensor:
         radius = min(3, size - 1)
         one_hot, squares = (t.to(x_BAHW.device) for t in _distances(size, radius))
@@ -158,22 +159,22 @@ def _blend(x_BAHW: Tensor, other: Tensor, factor_B: Tensor) -> Tensor:
 
 
 def brightness(x_BAHW: Tensor, factor_B: Tensor) -> Tensor:
-    """torchvision's ``adjust_brightness`` with one factor an image."""
+    """Torchvision's ``adjust_brightness`` with one factor an image."""
     return (x_BAHW * factor_B.view(-1, 1, 1, 1)).clamp(0, 1)
 
 
 def contrast(x_BAHW: Tensor, factor_B: Tensor) -> Tensor:
-    """torchvision's ``adjust_contrast`` with one factor an image."""
+    """Torchvision's ``adjust_contrast`` with one factor an image."""
     return _blend(x_BAHW, _gray(x_BAHW).mean((1, 2, 3), keepdim=True), factor_B)
 
 
 def saturation(x_BAHW: Tensor, factor_B: Tensor) -> Tensor:
-    """torchvision's ``adjust_saturation`` with one factor an image; no change to gray images."""
+    """Torchvision's ``adjust_saturation`` with one factor an image; no change to gray images."""
     return x_BAHW if x_BAHW.shape[1] == 1 else _blend(x_BAHW, _gray(x_BAHW), factor_B)
 
 
 def hue(x_BAHW: Tensor, turn_B: Tensor) -> Tensor:
-    """torchvision's ``adjust_hue`` with one shift (in turns) an image; no change to gray images."""
+    """Torchvision's ``adjust_hue`` with one shift (in turns) an image; no change to gray images."""
     if x_BAHW.shape[1] == 1:
         return x_BAHW
     high, which = x_BAHW.max(1)
@@ -226,8 +227,15 @@ def byol_second(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
     return _self_supervised(x_BAHW, draws, options, (0.4, 0.4, 0.2, 0.1), blurred=0.1, solarized=0.2)
 
 
-def _self_supervised(x: Tensor, draws: Draws, options: ViewOptions, strength: tuple[float, float, float, float], *,
-                     blurred: float, solarized: float) -> Tensor:
+def _self_supervised(
+    x: Tensor,
+    draws: Draws,
+    options: ViewOptions,
+    strength: tuple[float, float, float, float],
+    *,
+    blurred: float,
+    solarized: float,
+) -> Tensor:
     x = crop_and_flip(x, draws, options.crop_min)
     x = grayscale(jitter(x, draws, strength, 0.8), draws, 0.2)
     if options.blur_max:
@@ -253,7 +261,9 @@ def _equalize(x: Tensor, _level: Tensor) -> Tensor:
     """Histogram equalization of each channel, by PIL's rule."""
     batch, channels, height, width = x.shape
     pixel = (x.reshape(batch * channels, -1) * 255).round().long()
-    histogram = torch.zeros(batch * channels, 256, device=x.device).scatter_add_(1, pixel, torch.ones_like(pixel).float())
+    histogram = torch.zeros(batch * channels, 256, device=x.device).scatter_add_(
+        1, pixel, torch.ones_like(pixel).float()
+    )
     last = histogram.gather(1, (255 - (histogram.flip(1) > 0).int().argmax(1, keepdim=True)))
     step = torch.floor((height * width - last) / 255)
     table = torch.floor((histogram.cumsum(1) - histogram + torch.floor(step / 2)) / step.clamp(min=1)).clamp(0, 255)
@@ -268,9 +278,12 @@ def _posterize(x: Tensor, level: Tensor) -> Tensor:
 
 
 def _sharpness(x: Tensor, level: Tensor) -> Tensor:
-    kernel = torch.tensor([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]], device=x.device).div(13).expand(x.shape[1], 1, 3, 3)
+    # Sums of shifted images: a convolution's last bits would depend on how many images it is given.
+    height, width = x.shape[2:]
+    middle = x[:, :, 1:-1, 1:-1]
+    neighbours = [x[:, :, i : i + height - 2, j : j + width - 2] for i in range(3) for j in range(3)]
     smooth = x.clone()
-    smooth[:, :, 1:-1, 1:-1] = F.conv2d(x, kernel, groups=x.shape[1])
+    smooth[:, :, 1:-1, 1:-1] = (sum(neighbours[1:], neighbours[0]) + 4 * middle) / 13
     return _blend(x, smooth, 0.05 + 0.9 * level)
 
 
@@ -347,7 +360,11 @@ def strong(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
 
 #: Views by name.
 VIEWS: dict[str, Callable[[Tensor, Draws, ViewOptions], Tensor]] = {
-    "weak": weak, "strong": strong, "moco": moco, "byol_first": byol_first, "byol_second": byol_second,
+    "weak": weak,
+    "strong": strong,
+    "moco": moco,
+    "byol_first": byol_first,
+    "byol_second": byol_second,
 }
 
 

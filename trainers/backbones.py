@@ -5,6 +5,7 @@ Shapes: B images, A channels of an image, H by W pixels, D features.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models import resnet
@@ -28,8 +29,9 @@ class SmallResNet(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(channels, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16),
-                                  nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
+        )
         self.blocks = nn.Sequential(_block(16, 16, 1), _block(16, 32, 2), _block(32, 64, 2))
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         for module in self.modules():
@@ -41,23 +43,28 @@ class SmallResNet(nn.Module):
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Module:
-    shortcut = None if stride == 1 and inputs == outputs else nn.Sequential(
-        nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-    return resnet.BasicBlock(inputs, outputs, stride, shortcut)
+    shortcut = (
+        None
+        if stride == 1 and inputs == outputs
+        else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    )
+    block: nn.Module = resnet.BasicBlock(inputs, outputs, stride, shortcut)
+    return block
 
 
 def _torchvision(name: str, *, small_images: bool) -> Callable[[int], nn.Module]:
-    """torchvision's ResNet without its classifier; for small images with a 3x3 stem of stride 1 and no max pooling."""
+    """Torchvision's ResNet without its classifier; for small images with a 3x3 stem of stride 1 and no max pooling."""
 
     def build(channels: int) -> nn.Module:
-        network: resnet.ResNet = getattr(resnet, name)()
+        network: Any = getattr(resnet, name)()
         if small_images:
             network.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
-            network.maxpool = nn.Identity()  # type: ignore[assignment]
+            network.maxpool = nn.Identity()
         elif channels != 3:
             network.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
-        network.fc = nn.Identity()  # type: ignore[assignment]
+        network.fc = nn.Identity()
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        assert isinstance(network, nn.Module)
         return network
 
     return build
@@ -65,9 +72,11 @@ def _torchvision(name: str, *, small_images: bool) -> Callable[[int], nn.Module]
 
 BACKBONES = {
     "small": Backbone(64, SmallResNet),
-    **{name + suffix: Backbone(features, _torchvision(name, small_images=small))
-       for name, features in (("resnet18", 512), ("resnet34", 512), ("resnet50", 2048))
-       for suffix, small in (("", False), ("-small", True))},
+    **{
+        name + suffix: Backbone(features, _torchvision(name, small_images=small))
+        for name, features in (("resnet18", 512), ("resnet34", 512), ("resnet50", 2048))
+        for suffix, small in (("", False), ("-small", True))
+    },
 }
 
 

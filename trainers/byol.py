@@ -20,9 +20,16 @@ class BYOL(nn.Module):
     def __init__(self, spec: RunSpec, generator: torch.Generator) -> None:
         super().__init__()
 
-    def forward(self, student: list[Tensor], teacher: list[Tensor], labels: dict[str, Tensor],
-                ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of predictions ``student`` (views 1, 2) against projections ``teacher`` (views 1, 2), all ``(N, C)``."""
+    def forward(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        labels: dict[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of predictions ``student`` (views 1, 2) against projections ``teacher`` (views 1, 2).
+
+        All of shape ``(N, C)``.
+        """
         first = F.cosine_similarity(student[0], teacher[1]).mean()
         second = F.cosine_similarity(student[1], teacher[0]).mean()
         return 4 - 2 * (first + second), {}
@@ -31,8 +38,10 @@ class BYOL(nn.Module):
 def projector_and_predictor(spec: RunSpec, features: int, _classes: int) -> dict[str, nn.Module]:
     """BYOL's heads, with a norm in each. The predictor comes last: the teacher has none."""
     assert spec.hidden_dim is not None and spec.projection_dim is not None
-    heads = {"projector": _head(features, spec.hidden_dim, spec.projection_dim),
-             "predictor": _head(spec.projection_dim, spec.hidden_dim, spec.projection_dim)}
+    heads = {
+        "projector": _head(features, spec.hidden_dim, spec.projection_dim),
+        "predictor": _head(spec.projection_dim, spec.hidden_dim, spec.projection_dim),
+    }
     for module in heads["projector"].modules():  # the official code's initial weights
         if isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -43,8 +52,12 @@ def projector_and_predictor(spec: RunSpec, features: int, _classes: int) -> dict
 
 
 def _head(inputs: int, hidden: int, outputs: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True),
-                         nn.Linear(hidden, outputs, bias=False))
+    return nn.Sequential(
+        nn.Linear(inputs, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, outputs, bias=False),
+    )
 
 
 def without_predictor(student: nn.Sequential) -> nn.Sequential:

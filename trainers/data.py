@@ -68,24 +68,34 @@ class DataSet:
 
     def describe(self) -> str:
         _, channels, height, width = self.train.images.shape
-        return (f"{len(self.train):,} + {len(self.test):,} images of {channels} x {height} x {width}, "
-                f"{len(self.classes)} classes")
+        return (
+            f"{len(self.train):,} + {len(self.test):,} images of {channels} x {height} x {width}, "
+            f"{len(self.classes)} classes"
+        )
 
 
-def _assemble(name: str, images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor,
-              classes: tuple[str, ...]) -> DataSet:
+def _assemble(
+    name: str, images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor, classes: tuple[str, ...]
+) -> DataSet:
     digest = hashlib.sha256()
     for tensor in (images, labels, test_images, test_labels):
         digest.update(tensor.numpy().tobytes())
     pixels = images.double().div(255)
     return DataSet(
-        name, Split(images, labels, torch.arange(len(labels))), Split(test_images, test_labels, torch.arange(len(test_labels))),
-        classes, tuple(pixels.mean((0, 2, 3)).tolist()), tuple(pixels.std((0, 2, 3)).tolist()), digest.hexdigest()[:16])
+        name,
+        Split(images, labels, torch.arange(len(labels))),
+        Split(test_images, test_labels, torch.arange(len(test_labels))),
+        classes,
+        tuple(pixels.mean((0, 2, 3)).tolist()),
+        tuple(pixels.std((0, 2, 3)).tolist()),
+        digest.hexdigest()[:16],
+    )
 
 
 def _digits(_folder: Path) -> DataSet:
     """scikit-learn's 1,797 digits of 8 x 8 pixels, each pixel shown as 2 x 2, so that a network of three stages still
-    has a map to normalize at its end; every fourth sample of a class, from its first, is for testing."""
+    has a map to normalize at its end; every fourth sample of a class, from its first, is for testing.
+    """
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
@@ -95,8 +105,9 @@ def _digits(_folder: Path) -> DataSet:
     test = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(10):
         test[(labels == label).nonzero()[::4, 0]] = True
-    return _assemble("digits", images[~test], labels[~test], images[test], labels[test],
-                     tuple(str(digit) for digit in range(10)))
+    return _assemble(
+        "digits", images[~test], labels[~test], images[test], labels[test], tuple(str(digit) for digit in range(10))
+    )
 
 
 def _fashion_mnist(folder: Path) -> DataSet:
@@ -109,9 +120,14 @@ def _fashion_mnist(folder: Path) -> DataSet:
         place = _download_fashion_mnist(folder)
     arrays = [_read_idx(place, name, sha256) for name, sha256 in FASHION_MNIST_FILES.items()]
     images, labels, test_images, test_labels = (torch.from_numpy(array) for array in arrays)
-    return _assemble("fashion-mnist", images.unsqueeze(1), labels.long(), test_images.unsqueeze(1), test_labels.long(),
-                     ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
-                      "Ankle boot"))
+    return _assemble(
+        "fashion-mnist",
+        images.unsqueeze(1),
+        labels.long(),
+        test_images.unsqueeze(1),
+        test_labels.long(),
+        ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    )
 
 
 def _download_fashion_mnist(folder: Path) -> Path:
@@ -121,10 +137,11 @@ def _download_fashion_mnist(folder: Path) -> Path:
         FashionMNIST(str(folder), download=True)
     except (RuntimeError, OSError, urllib.error.URLError) as error:
         raise UserError(
-            f"Fashion-MNIST is not on this machine and could not be downloaded ({_first_line(error)}). Any one of these "
-            f"serves: put its four idx files into {folder / 'FashionMNIST' / 'raw'}; or install Debian's package: "
-            f"apt-get install dataset-fashion-mnist; or run `eman data fetch fashion-mnist` where the internet can be "
-            f"reached.") from error
+            f"Fashion-MNIST is not on this machine and could not be downloaded ({_first_line(error)}). Any one of "
+            f"these serves: put its four idx files into {folder / 'FashionMNIST' / 'raw'}; or install Debian's "
+            f"package: apt-get install dataset-fashion-mnist; or run `eman data fetch fashion-mnist` where the internet can be "
+            f"reached."
+        ) from error
     return folder / "FashionMNIST" / "raw"
 
 
@@ -136,23 +153,33 @@ def _read_idx(place: Path, name: str, sha256: str) -> np.ndarray[Any, Any]:
     """One idx file, plain or gzipped, believed only if its bytes are the published ones."""
     path = next((p for p in (place / name, place / f"{name}.gz") if p.exists()), None)
     if path is None:
-        raise UserError(f"{place} lacks {name} (or {name}.gz); Fashion-MNIST needs all of: "
-                        f"{', '.join(FASHION_MNIST_FILES)}.")
+        raise UserError(
+            f"{place} lacks {name} (or {name}.gz); Fashion-MNIST needs all of: {', '.join(FASHION_MNIST_FILES)}."
+        )
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError) as error:
-        raise UserError(f"{path} cannot be read ({_first_line(error)}); it is truncated or corrupt. Delete it and run "
-                        f"`eman data fetch fashion-mnist`, or install Debian's dataset-fashion-mnist.") from error
+        raise UserError(
+            f"{path} cannot be read ({_first_line(error)}); it is truncated or corrupt. Delete it and run "
+            f"`eman data fetch fashion-mnist`, or install Debian's dataset-fashion-mnist."
+        ) from error
     except Exception as error:  # zlib.error is not an OSError
-        raise UserError(f"{path} is corrupt ({_first_line(error)}). Delete it and run `eman data fetch fashion-mnist`, or "
-                        f"install Debian's dataset-fashion-mnist.") from error
+        raise UserError(
+            f"{path} is corrupt ({_first_line(error)}). Delete it and run `eman data fetch fashion-mnist`, or "
+            f"install Debian's dataset-fashion-mnist."
+        ) from error
     if hashlib.sha256(raw).hexdigest() != sha256:
-        raise UserError(f"{path} is not the published file (its SHA-256 differs; {len(raw):,} bytes). Delete it and run "
-                        f"`eman data fetch fashion-mnist`, or install Debian's dataset-fashion-mnist.")
+        raise UserError(
+            f"{path} is not the published file (its SHA-256 differs; {len(raw):,} bytes). Delete it and run "
+            f"`eman data fetch fashion-mnist`, or install Debian's dataset-fashion-mnist."
+        )
     dims = raw[3]
-    shape = struct.unpack(f">{dims}I", raw[4:4 + 4 * dims])
+    shape = struct.unpack(f">{dims}I", raw[4 : 4 + 4 * dims])
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape).copy()
 
+
+#: Training images of each set that a profile names, for planning without the data.
+TRAINING_IMAGES = {"digits": 1_343, "fashion-mnist": 60_000, "imagenet": 1_281_167}
 
 #: Data sets by name; each loader takes the data folder.
 DATASETS: dict[str, Callable[[Path], DataSet]] = {"digits": _digits, "fashion-mnist": _fashion_mnist}
@@ -185,8 +212,10 @@ def stratified(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tenso
     """
     classes = int(labels.max()) + 1
     if count < classes:
-        raise UserError(f"{count} labelled samples leave some of the {classes} classes with none; ask for {classes} or "
-                        f"more (a larger label_fraction).")
+        raise UserError(
+            f"{count} labelled samples leave some of the {classes} classes with none; ask for {classes} or "
+            f"more (a larger label_fraction)."
+        )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     # Samples of all classes in turn: class 0's first, class 1's first, ..., class 0's second, ...
@@ -198,7 +227,7 @@ def stratified(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tenso
     in_turn = order[torch.argsort(turn * classes + shuffled, stable=True)]
     if skip + count > len(labels):
         raise UserError(f"{skip + count:,} samples were asked for, and there are {len(labels):,}.")
-    return in_turn[skip:skip + count].sort().values
+    return in_turn[skip : skip + count].sort().values
 
 
 def parts(dataset: DataSet, images: int | None, held_out: int) -> tuple[Split, Split]:
@@ -212,8 +241,10 @@ def parts(dataset: DataSet, images: int | None, held_out: int) -> tuple[Split, S
     total = len(dataset.train)
     images = total - held_out if images is None else images
     if images + held_out > total:
-        raise UserError(f"images={images} and held_out={held_out} add up to more than the {total:,} training images of "
-                        f"{dataset.name}.")
+        raise UserError(
+            f"images={images} and held_out={held_out} add up to more than the {total:,} training images of "
+            f"{dataset.name}."
+        )
     train = dataset.train if images == total else dataset.train.take(stratified(dataset.train.labels, images, 0))
     if not held_out:
         return train, dataset.test

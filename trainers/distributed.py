@@ -74,9 +74,11 @@ def exchange_rows(x_N: Tensor, source_G: Tensor, devices: int) -> Tensor:
     received_from = owner_G[wanted[me]]
     out = torch.empty_like(x_N)
     dist.all_to_all_single(
-        out, x_N.detach()[torch.cat(send).to(x_N.device)].contiguous(),
+        out,
+        x_N.detach()[torch.cat(send).to(x_N.device)].contiguous(),
         output_split_sizes=torch.bincount(received_from, minlength=workers()).tolist(),
-        input_split_sizes=[len(rows) for rows in send])
+        input_split_sizes=[len(rows) for rows in send],
+    )
     # Rows arrive sorted by sender, within a sender in the order in which this worker wants them.
     return out[torch.argsort(torch.argsort(received_from, stable=True)).to(x_N.device)]
 

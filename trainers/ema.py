@@ -1,4 +1,4 @@
-"""The teacher: the only place that knows how a teacher normalizes, in which mode it runs and how it follows its student.
+"""The teacher: the only place that knows how a teacher normalizes, in which mode it runs and how it is moved.
 
 The whole of it in a training loop of one's own::
 
@@ -13,6 +13,7 @@ Shapes: B images, N of them on this worker.
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from eman.trainers.norm import (
     share_statistics,
 )
 
-_Place = tuple[dict[str, Tensor | None], str]
+_Place = tuple[dict[str, Any], str]
 
 
 class Teacher(nn.Module):
@@ -57,9 +58,16 @@ class Teacher(nn.Module):
         UserError: The scheme does not exist, does not fit the student, or has no second network (FixMatch's default).
     """
 
-    def __init__(self, student: nn.Module, scheme: str | Scheme = "eman", momentum: float = 0.999,
-                 eman_momentum: float | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        scheme: str | Scheme = "eman",
+        momentum: float = 0.999,
+        eman_momentum: float | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
+        self.passes: Tensor
         self.scheme = scheme_named(scheme) if isinstance(scheme, str) else scheme
         check_names(self.scheme.student, self.scheme.teacher)
         self.norm = TEACHER_NORMS[self.scheme.teacher]
@@ -82,15 +90,21 @@ class Teacher(nn.Module):
         assert self.network is not None
         layers = list(batch_norms(self.network))
         if self.norm.statistics != "own" and not layers:
-            raise UserError(f"scheme {self.scheme.title!r} averages the statistics of batch norms, and the student has "
-                            f"none; build it with BatchNorm, or choose a scheme such as bn, gn or ln.")
+            raise UserError(
+                f"scheme {self.scheme.title!r} averages the statistics of batch norms, and the student has "
+                f"none; build it with BatchNorm, or choose a scheme such as bn, gn or ln."
+            )
         self.devices = max((layer.devices for layer in layers if isinstance(layer, DeviceBatchNorm)), default=1)
         if self.norm.shuffle and self.devices * distributed.workers() == 1:
-            raise UserError("ShuffleBN moves images between the devices of a batch, and there is one device; give "
-                            "convert_norm(student, 'bn', devices=8), or run several workers.")
+            raise UserError(
+                "ShuffleBN moves images between the devices of a batch, and there is one device; give "
+                "convert_norm(student, 'bn', devices=8), or run several workers."
+            )
         if layers and self.norm.norm not in (None, "bn", "syncbn"):
-            raise UserError(f"scheme {self.scheme.title!r} needs a student without batch norms; call "
-                            f"convert_norm(student, {self.scheme.student!r}) first.")
+            raise UserError(
+                f"scheme {self.scheme.title!r} needs a student without batch norms; call "
+                f"convert_norm(student, {self.scheme.student!r}) first."
+            )
         if self.norm.norm in ("bn", "syncbn"):
             for layer in layers:
                 if isinstance(layer, DeviceBatchNorm):
@@ -111,8 +125,8 @@ class Teacher(nn.Module):
         """
         assert self.network is not None
         self._source = (source,)  # in a tuple, so that the student does not become a part of the teacher
-        kept = {id(layer) for layer in batch_norms(self.network)} if self.norm.statistics in ("own", "collect") else set()
         statistics = {id(layer) for layer in batch_norms(self.network)}
+        kept = statistics if self.norm.statistics in ("own", "collect") else set()
         self._averaged: list[tuple[_Place, _Place]] = []
         self._statistics: list[tuple[_Place, _Place]] = []
         self._copied: list[tuple[_Place, _Place]] = []
@@ -153,8 +167,10 @@ class Teacher(nn.Module):
             x_N: Images, first axis N.
         """
         if self.network is None:
-            raise UserError(f"scheme {self.scheme.title!r} has no teacher network; use Teacher.pair, which takes the "
-                            f"student's own pass.")
+            raise UserError(
+                f"scheme {self.scheme.title!r} has no teacher network; use Teacher.pair, which takes the "
+                f"student's own pass."
+            )
         if not self.norm.shuffle:
             y_N: Tensor = self.network(x_N)
             if self.norm.statistics == "collect":
@@ -194,9 +210,13 @@ class Teacher(nn.Module):
         if self._copied:
             torch._foreach_copy_(*_tensors(self._copied))
 
-    def pair(self, student: Callable[..., list[Tensor]], student_inputs: Sequence[Tensor],
-             teacher_inputs: Sequence[Tensor], between: Callable[[], None] | None = None,
-             ) -> tuple[list[Tensor], list[Tensor]]:
+    def pair(
+        self,
+        student: Callable[..., list[Tensor]],
+        student_inputs: Sequence[Tensor],
+        teacher_inputs: Sequence[Tensor],
+        between: Callable[[], None] | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Both networks' outputs for one step.
 
         Args:
@@ -234,7 +254,8 @@ def _unwrap(module: nn.Module) -> nn.Module:
 
 def _collector(weight: float) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     """A forward hook for Eq. (4) on a layer's own inputs. It runs after the layer has normalized, so that an output
-    depends on the statistics up to the previous iteration (Section 5.4)."""
+    depends on the statistics up to the previous iteration (Section 5.4).
+    """
 
     def collect(layer: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         assert isinstance(layer, nn.modules.batchnorm._BatchNorm)
@@ -249,7 +270,7 @@ def _collector(weight: float) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor
 def _tensors(places: list[tuple[_Place, _Place]]) -> tuple[list[Tensor], list[Tensor]]:
     mine = [holder[name] for (holder, name), _ in places]
     theirs = [holder[name] for _, (holder, name) in places]
-    return mine, theirs  # type: ignore[return-value]
+    return mine, theirs
 
 
 def _lerp(places: list[tuple[_Place, _Place]], weight: float) -> None:

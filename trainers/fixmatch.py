@@ -24,8 +24,12 @@ class FixMatch(nn.Module):
         assert spec.threshold is not None and spec.unlabelled_weight is not None
         self.threshold, self.weight = spec.threshold, spec.unlabelled_weight
 
-    def forward(self, student: list[Tensor], teacher: list[Tensor], labels: dict[str, Tensor],
-                ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        labels: dict[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its parts.
 
         Args:
@@ -41,5 +45,8 @@ class FixMatch(nn.Module):
         unlabelled = (mask_U * F.cross_entropy(strong_UK, pseudo_U, reduction="none")).mean()
         right_U = (pseudo_U == labels["unlabelled"]).float()
         return supervised + self.weight * unlabelled, {
-            "loss_supervised": supervised.detach(), "loss_unlabelled": unlabelled.detach(),
-            "mask_rate": mask_U.mean(), "pseudo_label_accuracy": right_U.mean()}
+            "loss_supervised": supervised.detach(),
+            "loss_unlabelled": unlabelled.detach(),
+            "mask_rate": mask_U.mean(),
+            "pseudo_label_accuracy": right_U.mean(),
+        }

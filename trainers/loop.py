@@ -33,7 +33,7 @@ Metrics = dict[str, float]
 def fast_bf16() -> bool:
     """Whether bfloat16 is faster than float32 here: the CPU has instructions for it, or there is a GPU that has."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -64,9 +64,10 @@ class Training:
         self.spec, self.method = spec, method_named(spec.method)
         workers = distributed.workers()
         if spec.devices % workers:
-            raise UserError(f"{workers} workers do not divide {spec.devices} devices; give a divisor of {spec.devices}.")
-        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() \
-            else torch.device("cpu")
+            raise UserError(f"{workers} workers do not divide {spec.devices} devices; give a divisor of those.")
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        )
         self.dataset = data.load(spec.dataset)
         self.train, self.held_out = data.parts(self.dataset, spec.images, spec.held_out)
         self.streams = self._streams()
@@ -85,14 +86,20 @@ class Training:
             self.labelled = data.label_set(self.train.labels, spec.label_fraction, spec.label_set)
             rest = torch.ones(len(self.train), dtype=torch.bool)
             rest[self.labelled] = False
-            splits = {"labelled": self.train.take(self.labelled),
-                      "unlabelled": self.train.take(rest.nonzero()[:, 0])}  # "the rest" (Section 5.1)
+            splits = {
+                "labelled": self.train.take(self.labelled),
+                "unlabelled": self.train.take(rest.nonzero()[:, 0]),
+            }  # "the rest" (Section 5.1)
         for name in self.method.streams:
             if len(splits[name]) < sizes[name] and name == "unlabelled":
-                raise UserError(f"batch is {sizes[name]}, and there are {len(splits[name])} {name} images; give a smaller "
-                                f"batch or more images.")
-        return {name: data.Stream(splits[name], sizes[name], spec.seed, number)
-                for number, name in enumerate(self.method.streams)}
+                raise UserError(
+                    f"batch is {sizes[name]}, and there are {len(splits[name])} {name} images; give a smaller "
+                    f"batch or more images."
+                )
+        return {
+            name: data.Stream(splits[name], sizes[name], spec.seed, number)
+            for number, name in enumerate(self.method.streams)
+        }
 
     def _build(self) -> None:
         spec, scheme = self.spec, scheme_of(self.spec)
@@ -104,23 +111,37 @@ class Training:
             modules |= self.method.heads(spec, backbone.features, len(self.dataset.classes))
             self.student = nn.Sequential(modules)
         local = spec.devices // distributed.workers()
-        convert_norm(self.student, spec.student_norm, devices=local, proxy_momentum=spec.student_proxy_momentum,
-                     device_statistics=spec.device_statistics)
+        convert_norm(
+            self.student,
+            spec.student_norm,
+            devices=local,
+            proxy_momentum=spec.student_proxy_momentum,
+            device_statistics=spec.device_statistics,
+        )
         self.student.to(self.device)
         self.criterion = self.method.criterion(spec, torch.Generator().manual_seed(spec.seed)).to(self.device)
         self.optimizer = optim.optimizer(spec, self.student)
         self._passes = _Views(self.student)
-        self._ddp: nn.Module = DistributedDataParallel(self._passes, broadcast_buffers=False) \
-            if distributed.workers() > 1 else self._passes
+        self._ddp: nn.Module = (
+            DistributedDataParallel(self._passes, forward_sync_buffers=False)
+            if distributed.workers() > 1
+            else self._passes
+        )
         self._initialize_statistics()
         self.followed = self.method.followed(self.student)
-        self.teacher = Teacher(self.followed, scheme, spec.momentum if spec.momentum is not None else 0.0,
-                               seed=spec.seed).to(self.device) if self.method.teacher else None
+        self.teacher = (
+            Teacher(self.followed, scheme, spec.momentum if spec.momentum is not None else 0.0, seed=spec.seed).to(
+                self.device
+            )
+            if self.method.teacher
+            else None
+        )
 
     @torch.no_grad()
     def _initialize_statistics(self) -> None:
         """Sets the running statistics by plain averages over some batches, so that short runs need not wait for the
-        initial values, 0 and 1, to fade. It happens before the teacher is copied and alike for every scheme."""
+        initial values, 0 and 1, to fade. It happens before the teacher is copied and alike for every scheme.
+        """
         if not self.spec.statistics_passes:
             return
         layers = list(batch_norms(self.student))
@@ -152,15 +173,19 @@ class Training:
             mine = distributed.positions(stream.batch, spec.devices)
             index, epoch = index[mine], epoch[mine]
             split = stream.split
-            images[name] = (split.images[index].to(self.device).float() / 255, epoch.to(self.device),
-                            split.ids[index].to(self.device))
+            images[name] = (
+                split.images[index].to(self.device).float() / 255,
+                epoch.to(self.device),
+                split.ids[index].to(self.device),
+            )
             labels[name] = split.labels[index].to(self.device)
         views = {}
         for number, (view, (stream_name, change)) in enumerate(self.method.views.items()):
             x_NAHW, epoch, ids = images[stream_name]
             draws = augment.Draws(spec.seed, epoch, ids, number)
-            views[view] = augment.normalize(augment.VIEWS[change](x_NAHW, draws, options), self.dataset.mean,
-                                            self.dataset.std)
+            views[view] = augment.normalize(
+                augment.VIEWS[change](x_NAHW, draws, options), self.dataset.mean, self.dataset.std
+            )
         return views, labels
 
     @staticmethod
@@ -198,15 +223,21 @@ class Training:
         return loss.detach(), measures, outputs_S[0].detach()
 
     def momentum(self) -> float:
-        """m of Eq. (1) at the latest step."""
+        """M of Eq. (1) at the latest step."""
         return self.method.momentum(self.spec.momentum or 0.0, max(self.step - 1, 0), self.steps)
 
     def state(self) -> dict[str, Any]:
         """All that is needed to continue as if nothing had happened. Randomness needs none: it is a function of the
-        step."""
-        return {"step": self.step, "spec": self.spec.fields(), "student": self.student.state_dict(),
-                "teacher": self.teacher.state_dict() if self.teacher is not None else None,
-                "criterion": self.criterion.state_dict(), "optimizer": self.optimizer.state_dict()}
+        step.
+        """
+        return {
+            "step": self.step,
+            "spec": self.spec.fields(),
+            "student": self.student.state_dict(),
+            "teacher": self.teacher.state_dict() if self.teacher is not None else None,
+            "criterion": self.criterion.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state`."""
@@ -220,8 +251,12 @@ class Training:
     def networks(self) -> dict[str, Any]:
         """Weights of both networks, for evaluation."""
         network = None if self.teacher is None else self.teacher.network
-        return {"spec": self.spec.fields(), "step": self.step, "student": self.student.state_dict(),
-                "teacher": None if network is None else network.state_dict()}
+        return {
+            "spec": self.spec.fields(),
+            "step": self.step,
+            "student": self.student.state_dict(),
+            "teacher": None if network is None else network.state_dict(),
+        }
 
 
 @dataclass
@@ -262,8 +297,15 @@ OnEpoch = Callable[[int, Metrics], None]
 OnStep = Callable[[int, int], None]
 
 
-def fit(spec: RunSpec, *, folder: Path | None = None, monitor: Monitor | None = None, on_epoch: OnEpoch | None = None,
-        on_step: OnStep | None = None, stop_after: int | None = None) -> Outcome:
+def fit(
+    spec: RunSpec,
+    *,
+    folder: Path | None = None,
+    monitor: Monitor | None = None,
+    on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
+    stop_after: int | None = None,
+) -> Outcome:
     """Trains one run from start, or from its checkpoint, to end.
 
     Args:
@@ -294,8 +336,17 @@ def fit(spec: RunSpec, *, folder: Path | None = None, monitor: Monitor | None = 
 
     def save() -> None:
         if resume is not None and first:
-            checkpoint.save(resume, {**training.state(), "epoch_steps": epoch.steps, "epoch_sums": epoch.sums,
-                                     "best": best, "best_epoch": best_epoch}, spec.key)
+            checkpoint.save(
+                resume,
+                {
+                    **training.state(),
+                    "epoch_steps": epoch.steps,
+                    "epoch_sums": epoch.sums,
+                    "best": best,
+                    "best_epoch": best_epoch,
+                },
+                spec.key,
+            )
 
     epoch_first_step = training.step
     while training.step < training.steps:
@@ -312,8 +363,10 @@ def fit(spec: RunSpec, *, folder: Path | None = None, monitor: Monitor | None = 
             seconds += elapsed
             metrics |= {
                 "train/images_per_second": (training.step - epoch_first_step) * spec.batch / elapsed,
-                "train/lr": training.optimizer.param_groups[0]["lr"], "train/momentum": training.momentum(),
-                "train/feature_std": feature_std(output)}
+                "train/lr": training.optimizer.param_groups[0]["lr"],
+                "train/momentum": training.momentum(),
+                "train/feature_std": feature_std(output),
+            }
             if monitor is not None and first and (number % spec.monitor_every == 0 or number == spec.epochs):
                 measured = monitor(training)
                 metrics |= measured

@@ -27,9 +27,16 @@ class MoCo(nn.Module):
         self.register_buffer("queue_KC", F.normalize(queue_KC, dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, student: list[Tensor], teacher: list[Tensor], labels: dict[str, Tensor],
-                ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of queries ``student[0]`` against keys ``teacher[0]``, both ``(N, C)``; then the keys join the queue."""
+    def forward(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        labels: dict[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of queries ``student[0]`` against keys ``teacher[0]``, both ``(N, C)``.
+
+        Then the keys join the queue.
+        """
         query_NC, key_NC = F.normalize(student[0], dim=1), F.normalize(teacher[0], dim=1)
         positive_N1 = (query_NC * key_NC).sum(1, keepdim=True)
         negative_NK = query_NC @ self.queue_KC.clone().T  # a copy, since the queue changes before the backward pass
@@ -44,7 +51,7 @@ class MoCo(nn.Module):
         """Replaces the oldest keys by those of all workers."""
         key_GC = distributed.gather_rows(key_NC, self.devices)
         start = int(self.pointer)
-        self.queue_KC[start:start + len(key_GC)] = key_GC
+        self.queue_KC[start : start + len(key_GC)] = key_GC
         self.pointer.fill_((start + len(key_GC)) % len(self.queue_KC))
 
 
@@ -52,5 +59,8 @@ def projector(spec: RunSpec, features: int, _classes: int) -> dict[str, nn.Modul
     """MoCo v2's head: two linear layers without a norm."""
     assert spec.projection_dim is not None
     hidden = spec.hidden_dim or features
-    return {"projector": nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True),
-                                       nn.Linear(hidden, spec.projection_dim))}
+    return {
+        "projector": nn.Sequential(
+            nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, spec.projection_dim)
+        )
+    }

@@ -53,7 +53,8 @@ TEACHER_NORMS = {
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
     """A row of Table 1 or 8. ``None`` means that the value plays no part or, for ``eman_momentum``, that the
-    statistics move with the momentum of the parameters."""
+    statistics move with the momentum of the parameters.
+    """
 
     title: str
     student: str = "bn"
@@ -115,13 +116,21 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
         momentum: One minus alpha of Eq. (4), PyTorch's convention; ``None``: the plain mean over batches.
     """
 
-    def __init__(self, num_features: int, *, devices: int = 1, sync: bool = False, device_statistics: str = "device0",
-                 eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        devices: int = 1,
+        sync: bool = False,
+        device_statistics: str = "device0",
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+    ) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.devices, self.sync, self.device_statistics = devices, sync, device_statistics
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, devices={self.devices}, sync={self.sync}, {self.device_statistics}"
+        return f"{self.num_features}, devices={self.devices}, sync={self.sync}, {self.device_statistics}"
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -129,7 +138,7 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         if self.sync and distributed.workers() > 1:
-            y, mean_C, var_C = _SyncBatchNorm.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+            y, mean_C, var_C = _SyncBatchNorm.apply(x, self.weight, self.bias, self.eps)
             self._move(mean_C, var_C)
             return y  # type: ignore[no-any-return]
         groups = 1 if self.sync else self.devices
@@ -137,8 +146,8 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
         if samples % groups:
             raise ValueError(f"a batch of {samples} samples cannot be spread evenly over {groups} devices")
         # With momentum 1, batch_norm leaves the batch's own statistics in the two buffers that it is given.
-        mean = torch.zeros(groups * channels, device=x.device)
-        var = torch.ones(groups * channels, device=x.device)
+        mean = self.weight.new_zeros(groups * channels)
+        var = self.weight.new_ones(groups * channels)
         weight, bias = (p if groups == 1 else p.repeat(groups) for p in (self.weight, self.bias))
         view = x.reshape(samples // groups, groups * channels, *x.shape[2:])
         y = F.batch_norm(view, mean, var, weight, bias, True, 1.0, self.eps).view(x.shape)
@@ -156,7 +165,7 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.running_mean.lerp_(mean_C, weight)
         self.running_var.lerp_(var_C, weight)
 
-    def _check_input_dim(self, input: Tensor) -> None:
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
         """Vectors ``(N, C)`` and maps ``(N, C, S...)`` are both welcome."""
 
 
@@ -194,8 +203,9 @@ class _SyncBatchNorm(torch.autograd.Function):
         dist.all_reduce(sums)
         mean_grad_C, mean_product_C = sums / ctx.total
         scale_C = weight_C * inverse_C
-        grad_x = (grad - mean_grad_C.view(ctx.shape) - normalized * mean_product_C.view(ctx.shape)) \
-            * scale_C.view(ctx.shape)
+        grad_x = (grad - mean_grad_C.view(ctx.shape) - normalized * mean_product_C.view(ctx.shape)) * scale_C.view(
+            ctx.shape
+        )
         return grad_x.to(ctx.dtype), grad_weight_C, grad_bias_C, None
 
 
@@ -216,8 +226,9 @@ def groups_for(kind: str, channels: int, *, vectors: bool) -> int:
     raise unknown("norm", kind, STUDENT_NORMS)
 
 
-def convert_norm(module: nn.Module, kind: str, *, devices: int = 1, proxy_momentum: float = 0.9,
-                 device_statistics: str = "device0") -> nn.Module:
+def convert_norm(
+    module: nn.Module, kind: str, *, devices: int = 1, proxy_momentum: float = 0.9, device_statistics: str = "device0"
+) -> nn.Module:
     """Replaces every batch normalization in ``module`` by the norm named ``kind``.
 
     It serves our networks and anybody's: build with plain ``BatchNorm``, then convert, before training.
@@ -240,8 +251,14 @@ def convert_norm(module: nn.Module, kind: str, *, devices: int = 1, proxy_moment
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         new: nn.Module
         if kind in ("bn", "syncbn"):
-            new = DeviceBatchNorm(module.num_features, devices=devices, sync=kind == "syncbn", eps=module.eps,
-                                  momentum=1 - proxy_momentum, device_statistics=device_statistics)
+            new = DeviceBatchNorm(
+                module.num_features,
+                devices=devices,
+                sync=kind == "syncbn",
+                eps=module.eps,
+                momentum=1 - proxy_momentum,
+                device_statistics=device_statistics,
+            )
             new.load_state_dict(module.state_dict())
         else:
             groups = groups_for(kind, module.num_features, vectors=isinstance(module, nn.BatchNorm1d))
@@ -250,8 +267,13 @@ def convert_norm(module: nn.Module, kind: str, *, devices: int = 1, proxy_moment
                 new.load_state_dict({"weight": module.weight, "bias": module.bias})
         return new.to(module.weight.device if module.affine else "cpu")
     for name, child in module.named_children():
-        setattr(module, name, convert_norm(child, kind, devices=devices, proxy_momentum=proxy_momentum,
-                                           device_statistics=device_statistics))
+        setattr(
+            module,
+            name,
+            convert_norm(
+                child, kind, devices=devices, proxy_momentum=proxy_momentum, device_statistics=device_statistics
+            ),
+        )
     return module
 
 
@@ -266,8 +288,11 @@ def batch_statistics(layer: nn.modules.batchnorm._BatchNorm, x: Tensor) -> tuple
     """Mean and unbiased variance of a layer's input, as the layer's own training mode would have kept them."""
     x = x.detach().float()
     axes = [0, *range(2, x.dim())]
-    devices, sync, source = (layer.devices, layer.sync, layer.device_statistics) \
-        if isinstance(layer, DeviceBatchNorm) else (1, False, "device0")
+    devices, sync, source = (
+        (layer.devices, layer.sync, layer.device_statistics)
+        if isinstance(layer, DeviceBatchNorm)
+        else (1, False, "device0")
+    )
     if sync or devices == 1:
         var_C, mean_C = torch.var_mean(x, axes)
     elif source == "device0":
@@ -315,5 +340,7 @@ def check_names(student_norm: str, teacher_norm: str) -> None:
         raise unknown("teacher_norm", teacher_norm, TEACHER_NORMS)
     needs_statistics = TEACHER_NORMS[teacher_norm].statistics != "own"
     if needs_statistics and student_norm not in ("bn", "syncbn"):
-        raise UserError(f"teacher_norm is {teacher_norm!r}, which lives on batch statistics, and student_norm is "
-                        f"{student_norm!r}, which keeps none; give student_norm bn or syncbn.")
+        raise UserError(
+            f"teacher_norm is {teacher_norm!r}, which lives on batch statistics, and student_norm is "
+            f"{student_norm!r}, which keeps none; give student_norm bn or syncbn."
+        )

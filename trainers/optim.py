@@ -17,12 +17,15 @@ def optimizer(spec: RunSpec, network: nn.Module) -> torch.optim.Optimizer:
     """
     parameters = list(network.parameters())
     if spec.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.sgd_momentum, weight_decay=spec.weight_decay,
-                               foreach=True)
+        return torch.optim.SGD(
+            parameters, lr=spec.lr, momentum=spec.sgd_momentum, weight_decay=spec.weight_decay, foreach=True
+        )
     from timm.optim.lars import Lars
 
-    groups = [{"params": [p for p in parameters if p.ndim > 1]},
-              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     return Lars(groups, lr=spec.lr, momentum=spec.sgd_momentum, weight_decay=spec.weight_decay, trust_coeff=0.001)
 
 
@@ -43,7 +46,7 @@ def learning_rate(spec: RunSpec, step: int, steps_per_epoch: int) -> float:
 
 
 def constant_momentum(momentum: float, _step: int, _steps: int) -> float:
-    """m of Eq. (1), the same at every step (FixMatch, MoCo)."""
+    """M of Eq. (1), the same at every step (FixMatch, MoCo)."""
     return momentum
 
 

@@ -16,8 +16,12 @@ class Supervised(nn.Module):
     def __init__(self, spec: RunSpec, generator: torch.Generator) -> None:
         super().__init__()
 
-    def forward(self, student: list[Tensor], teacher: list[Tensor], labels: dict[str, Tensor],
-                ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        labels: dict[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of ``student[0]``, logits ``(B, K)``, against ``labels["labelled"]``, ``(B,)``."""
         return F.cross_entropy(student[0], labels["labelled"]), {}
 

@@ -1,0 +1,42 @@
+# The two commands to know: `make quickstart` and `make test`. Both make the environment first, once.
+PYTHON ?= python3
+BIN := .venv/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
+
+.DEFAULT_GOAL := help
+.PHONY: help install data quickstart test lint bench clean
+
+help:  ## This list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: .venv/installed  ## The environment, in .venv
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "installing python3-venv"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+data: install  ## Fashion-MNIST: from the data folder, Debian's package, or a download
+	@$(BIN)/eman data fetch fashion-mnist || { \
+	  command -v apt-get >/dev/null || exit 2; \
+	  echo "installing Debian's package dataset-fashion-mnist" >&2; \
+	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq dataset-fashion-mnist >/dev/null \
+	  && $(BIN)/eman data fetch fashion-mnist; }
+
+quickstart: data  ## Tables 1 and 8 from real runs at profile quick: minutes on two cores
+	@$(BIN)/eman sweep table1 table8 --profile quick
+
+test: install  ## All tests
+	$(BIN)/python -m pytest
+
+lint: install  ## Style and types
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+bench: install  ## Benchmarks: medians and ratios
+	$(BIN)/python tests/bench.py
+
+clean:  ## Remove the environment and caches; results in .eman stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -1,0 +1,194 @@
+"""Benchmarks: `make bench`. Medians, and ratios taken in one run; nothing here passes or fails.
+
+Each comparison alternates its two sides, so that a machine whose speed drifts slows both.
+"""
+
+import platform  # noqa: TID251
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from eman.sweeps.profiles import QUICK
+from eman.trainers import data
+from eman.trainers.backbones import SmallResNet
+from eman.trainers.byol import projector_and_predictor
+from eman.trainers.ema import Teacher
+from eman.trainers.loop import Training, fast_bf16
+from eman.trainers.moco import projector
+
+
+def medians(sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Median seconds of each side, after a warm-up, the sides taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for round_ in range(rounds + 2):
+        for name, call in sides.items():
+            started = time.perf_counter()
+            call()
+            if round_ >= 2:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def teacher_update() -> None:
+    """One fused update against the usual loop over two state dicts."""
+    training = Training(QUICK.run("moco", "eman"))
+    teacher, student = training.teacher, training.student
+    assert teacher is not None
+    assert teacher.network is not None
+    network = teacher.network
+
+    @torch.no_grad()
+    def loop() -> None:
+        source = student.state_dict()
+        for name, tensor in network.state_dict().items():
+            tensor.copy_(tensor * 0.99 + source[name] * 0.01 if tensor.is_floating_point() else source[name])
+
+    found = medians({"fused": lambda: teacher.update(student), "loop": loop}, 300)
+    step = medians({"step": lambda: [None, training.train_step()][0]}, 12)["step"]
+    print(
+        f"teacher update   fused {1e6 * found['fused']:.0f} us, loop over the state dict {1e6 * found['loop']:.0f} us: "
+        f"{found['loop'] / found['fused']:.1f}x faster, "
+        f"{100 * found['fused'] / step:.2f} % of a step of {1e3 * step:.0f} ms"
+    )
+
+
+class _Pairs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Two views of an image by torchvision's transforms on PIL images, one sample at a time."""
+
+    def __init__(self, split: data.Split, first: transforms.Compose, second: transforms.Compose) -> None:
+        self.split, self.first, self.second = split, first, second
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image = Image.fromarray(self.split.images[index, 0].numpy())
+        return self.first(image), self.second(image)
+
+
+def _transforms(blur: float, solarize: float) -> transforms.Compose:
+    steps = [
+        transforms.RandomResizedCrop(28, (0.2, 1)),
+        transforms.RandomApply([transforms.ColorJitter(0.4, 0.4)], 0.8),
+        transforms.RandomApply([transforms.GaussianBlur(7, (0.025, 0.5))], blur),
+    ]
+    if solarize:
+        steps.append(transforms.RandomSolarize(128, solarize))
+    return transforms.Compose(
+        [*steps, transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(0.286, 0.353)]
+    )
+
+
+class _PerSample:
+    """The usual way: PIL and a DataLoader, float32, stock batch norm on the whole batch, an EMA loop in Python."""
+
+    def __init__(self, method: str, loader_workers: int) -> None:
+        self.spec = QUICK.run(method, "bn")
+        dataset = data.load(self.spec.dataset)
+        blurs = {"moco": ((0.5, 0), (0.5, 0)), "byol": ((1.0, 0), (0.1, 0.2))}[method]
+        pairs = _Pairs(dataset.train, *(_transforms(*blur) for blur in blurs))
+        self.loader = DataLoader(
+            pairs,
+            self.spec.batch,
+            shuffle=True,
+            drop_last=True,
+            num_workers=loader_workers,
+            persistent_workers=loader_workers > 0,
+        )
+        heads = {"moco": projector, "byol": projector_and_predictor}[method](self.spec, 64, 10)
+        self.student = nn.Sequential(SmallResNet(1), *heads.values())
+        import copy
+
+        self.followed = self.student if method == "moco" else self.student[:-1]
+        self.teacher = copy.deepcopy(self.followed)
+        self.queue = nn.functional.normalize(torch.randn(4096, 64), dim=1)
+        self.optimizer = torch.optim.SGD(self.student.parameters(), 0.06, 0.9, weight_decay=1e-4)
+        self.step = {"moco": self._moco, "byol": self._byol}[method]
+        self.batches = self._endless()
+
+    def _endless(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        while True:
+            yield from self.loader
+
+    def _moco(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        query = nn.functional.normalize(self.student(a), dim=1)
+        with torch.no_grad():
+            key = nn.functional.normalize(self.teacher(b), dim=1)
+        logits = torch.cat([(query * key).sum(1, keepdim=True), query @ self.queue.T], 1) / 0.2
+        self.queue = torch.cat([self.queue[len(key) :], key])
+        return nn.functional.cross_entropy(logits, torch.zeros(len(a), dtype=torch.int64))
+
+    def _byol(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        similarity = nn.functional.cosine_similarity
+        with torch.no_grad():
+            target_a, target_b = self.teacher(a), self.teacher(b)
+        return 4 - 2 * (similarity(self.student(a), target_b).mean() + similarity(self.student(b), target_a).mean())
+
+    def run(self, steps: int) -> None:
+        for a, b in islice(self.batches, steps):
+            loss = self.step(a, b)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            with torch.no_grad():
+                for mine, theirs in zip(self.teacher.parameters(), self.followed.parameters(), strict=True):
+                    mine.copy_(mine * 0.99 + theirs * 0.01)
+
+
+def end_to_end(method: str, steps: int = 6) -> None:
+    """Images a second of training, ours with 32 devices and bf16 where the CPU has it, against the usual pipeline."""
+    ours = Training(QUICK.run(method, "eman"))
+
+    def run() -> None:
+        for _ in range(steps):
+            ours.train_step()
+
+    usual = {f"PIL + DataLoader, {workers} workers": _PerSample(method, workers) for workers in (0, 2)}
+    found = medians({"ours": run, **{name: lambda p=p: p.run(steps) for name, p in usual.items()}}, 5)  # type: ignore[misc]
+    speed = {name: steps * ours.spec.batch / seconds for name, seconds in found.items()}
+    best = max(value for name, value in speed.items() if name != "ours")
+    print(
+        f"{method:<16} "
+        + ", ".join(f"{name} {value:,.0f} images/s" for name, value in speed.items())
+        + f": {speed['ours'] / best:.1f}x the faster"
+    )
+
+
+def teachers() -> None:
+    """A forward pass of a BN teacher and of an EMAN teacher."""
+    torch.manual_seed(0)
+    images = torch.randn(256, 1, 28, 28)
+    kinds = {name: Teacher(Training(QUICK.run("moco", name)).student, name) for name in ("bn", "eman")}
+
+    def forward(teacher: Teacher) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
+            teacher(images)
+
+    found = medians({name: lambda t=t: forward(t) for name, t in kinds.items()}, 40)  # type: ignore[misc]
+    print(
+        f"teacher forward  BN {1e3 * found['bn']:.1f} ms, EMAN {1e3 * found['eman']:.1f} ms: "
+        f"{found['bn'] / found['eman']:.2f}x faster"
+    )
+
+
+def main() -> None:
+    """Prints all comparisons."""
+    print(
+        f"{platform.machine()}, {data.cores()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"bf16 {'on' if fast_bf16() else 'off'}; mini net, batch 256, Fashion-MNIST 28 px; medians"
+    )
+    teacher_update()
+    teachers()
+    for method in ("moco", "byol"):
+        end_to_end(method)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Several gloo processes against one: the same numbers on any number of workers."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import multiprocessing as mp
+
+from eman.sweeps.profiles import SMOKE
+from eman.trainers import distributed
+from eman.trainers.loop import Training
+from eman.trainers.norm import DeviceBatchNorm, share_statistics
+
+DEVICES = 4
+
+
+def _worker(rank: int, workers: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=workers)
+    try:
+        torch.save(function(*arguments), f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def on_workers(workers: int, folder: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What each worker's call returned, in the order of ranks."""
+    folder.mkdir()
+    mp.start_processes(
+        _worker,
+        (workers, str(folder), function, arguments),
+        nprocs=workers,  # type: ignore[no-untyped-call]
+        start_method="fork" if sys.platform == "linux" else "spawn",
+    )
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(workers)]
+
+
+def _rows(permutation: torch.Tensor) -> dict[str, torch.Tensor]:
+    mine = distributed.positions(len(permutation), DEVICES)
+    x = mine.float().unsqueeze(1).expand(-1, 3) * 10
+    shuffled = distributed.exchange_rows(x, permutation, DEVICES)
+    back = distributed.exchange_rows(shuffled, torch.argsort(permutation), DEVICES)
+    return {"mine": mine, "shuffled": shuffled, "back": back, "all": distributed.gather_rows(x, DEVICES)}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_rows_travel_by_global_position(workers: int, tmp_path: Path) -> None:
+    permutation = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    results = on_workers(workers, tmp_path / "x", _rows, permutation)
+    assert sorted(torch.cat([r["mine"] for r in results]).tolist()) == list(range(16))
+    for result in results:
+        assert result["shuffled"][:, 0].tolist() == (permutation[result["mine"]] * 10).tolist()
+        assert result["back"][:, 0].tolist() == (result["mine"] * 10).tolist()
+        assert result["all"][:, 0].tolist() == [10 * i for i in range(16)]
+
+
+def _sync(x_all: torch.Tensor, target_all: torch.Tensor) -> dict[str, torch.Tensor]:
+    mine = distributed.positions(len(x_all), DEVICES)
+    layer = DeviceBatchNorm(5, devices=DEVICES // distributed.workers(), sync=True)
+    torch.nn.init.constant_(layer.weight, 1.5)
+    x = x_all[mine].clone().requires_grad_()
+    y = layer(x)
+    (y * target_all[mine]).sum().backward()
+    assert x.grad is not None
+    weight_grad = layer.weight.grad.clone()
+    if distributed.workers() > 1:
+        dist.all_reduce(weight_grad)
+    return {
+        "mine": mine,
+        "y": y.detach(),
+        "grad": x.grad,
+        "weight": weight_grad,
+        "mean": layer.running_mean,
+        "var": layer.running_var,
+    }
+
+
+@pytest.mark.parametrize("shape", [(16, 5, 3, 3), (16, 5)])
+def test_syncbn_over_workers_is_one_big_batch(shape: tuple[int, ...], tmp_path: Path) -> None:
+    x, target = torch.randn(shape) * 2 + 1, torch.randn(shape)
+    one = on_workers(1, tmp_path / "1", _sync, x, target)[0]
+    for result in on_workers(2, tmp_path / "2", _sync, x, target):
+        for name in ("y", "grad"):
+            torch.testing.assert_close(result[name], one[name][result["mine"]], atol=1e-5, rtol=1e-4)
+        for name in ("mean", "var", "weight"):
+            torch.testing.assert_close(result[name], one[name], atol=1e-5, rtol=1e-4)
+
+
+def _statistics(x_all: torch.Tensor, source: str) -> torch.Tensor:
+    mine = distributed.positions(len(x_all), DEVICES)
+    layer = DeviceBatchNorm(5, devices=DEVICES // distributed.workers(), device_statistics=source)
+    layer(x_all[mine])
+    share_statistics(layer)
+    assert layer.running_mean is not None
+    return layer.running_mean
+
+
+@pytest.mark.parametrize("source", ["device0", "mean"])
+def test_running_statistics_are_shared(source: str, tmp_path: Path) -> None:
+    x = torch.randn(16, 5, 3, 3)
+    one = on_workers(1, tmp_path / "1", _statistics, x, source)[0]
+    for result in on_workers(2, tmp_path / "2", _statistics, x, source):
+        torch.testing.assert_close(result, one)
+
+
+def _steps(fields: str, steps: int) -> dict[str, Any]:
+    from eman.platform.spec import RunSpec
+
+    training = Training(RunSpec.from_fields(json.loads(fields)))
+    losses = []
+    for _ in range(steps):
+        loss, _, _ = training.train_step()
+        losses.append(float(distributed.mean_over_workers(loss.clone())))
+    state = training.networks()
+    return {"losses": losses, "student": state["student"], "teacher": state["teacher"] or {}}
+
+
+@pytest.mark.parametrize(
+    ("method", "scheme"),
+    [
+        ("fixmatch", "default"),
+        ("fixmatch", "eman"),
+        ("moco", "shufflebn"),
+        ("moco", "eman"),
+        ("moco", "teacher-pn-0.9"),
+        ("byol", "syncbn"),
+        ("byol", "eman"),
+    ],
+)
+def test_a_run_is_the_same_on_1_2_and_4_workers(method: str, scheme: str, tmp_path: Path) -> None:
+    fields = json.dumps(SMOKE.run(method, scheme).fields())
+    one = on_workers(1, tmp_path / "1", _steps, fields, 6)[0]
+    for workers in (2, 4):
+        for result in on_workers(workers, tmp_path / str(workers), _steps, fields, 6):
+            # float32 sums in another order differ by about 1e-7 a step, which six steps of training amplify.
+            torch.testing.assert_close(
+                torch.tensor(result["losses"]), torch.tensor(one["losses"]), atol=2e-4, rtol=2e-4
+            )
+            for network in ("student", "teacher"):
+                for name, tensor in one[network].items():
+                    if network == "teacher" and "running" in name and scheme in ("shufflebn", "syncbn"):
+                        continue  # such a teacher normalizes with its batch; what it also collects is each worker's own
+                    torch.testing.assert_close(
+                        result[network][name], tensor, atol=2e-3, rtol=2e-3, msg=f"{name} on {workers} workers"
+                    )

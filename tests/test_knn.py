@@ -1,0 +1,31 @@
+"""kNN against scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from eman.evaluation import knn
+from eman.platform.errors import UserError
+
+
+@pytest.mark.parametrize("k", [1, 20])
+def test_predictions_are_scikit_learns(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "CHUNK", 37)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 7, (400,), generator=generator)
+    bank = torch.randn(400, 8, generator=generator) + torch.nn.functional.one_hot(labels, 8)
+    queries = torch.randn(150, 8, generator=generator)
+    unit = torch.nn.functional.normalize
+    theirs = KNeighborsClassifier(k, metric="euclidean", algorithm="brute").fit(unit(bank).numpy(), labels.numpy())
+    assert np.array_equal(knn.predict(bank, labels, queries, k).numpy(), theirs.predict(unit(queries).numpy()))
+
+
+def test_a_tie_goes_to_the_smallest_class() -> None:
+    bank = torch.tensor([[1.0, 0.0], [1.0, 0.01]])
+    assert knn.predict(bank, torch.tensor([3, 1]), torch.tensor([[1.0, 0.0]]), k=2).tolist() == [1]
+
+
+def test_k_larger_than_the_bank_is_refused() -> None:
+    with pytest.raises(UserError, match="k is 20, and there are 5"):
+        knn.predict(torch.randn(5, 2), torch.zeros(5, dtype=torch.int64), torch.randn(1, 2))

@@ -1,0 +1,182 @@
+"""The loop: the same key gives the same result, whatever interrupts it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eman.platform import checkpoint
+from eman.platform.errors import RunFailed, UserError
+from eman.sweeps.profiles import SMOKE
+from eman.trainers import loop
+from eman.trainers.loop import Training, fit
+from eman.trainers.methods import METHODS
+from eman.trainers.norm import SCHEMES
+
+
+def tensors(state: Any, prefix: str = "") -> dict[str, Any]:
+    """Every leaf of a nested state by path."""
+    if isinstance(state, dict):
+        return {k: v for name, value in state.items() for k, v in tensors(value, f"{prefix}/{name}").items()}
+    if isinstance(state, list | tuple):
+        return {k: v for i, value in enumerate(state) for k, v in tensors(value, f"{prefix}/{i}").items()}
+    return {prefix: state}
+
+
+def assert_same(a: Training, b: Training) -> None:
+    left, right = tensors(a.state()), tensors(b.state())
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, right[name]), name
+        else:
+            assert value == right[name], name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_key_gives_the_same_result_twice(method: str) -> None:
+    spec = SMOKE.run(method, "eman")
+    first, second = fit(spec), fit(spec)
+    assert_same(first.training, second.training)
+    assert first.metrics["train/loss"] == second.metrics["train/loss"]
+
+
+@pytest.mark.parametrize(
+    ("method", "scheme"),
+    [
+        ("fixmatch", "eman"),
+        ("fixmatch", "default"),
+        ("moco", "shufflebn"),
+        ("byol", "teacher-pn-0.9"),
+        ("supervised", "default"),
+    ],
+)
+def test_an_interrupted_run_equals_an_uninterrupted_one(method: str, scheme: str, tmp_path: Path) -> None:
+    spec = SMOKE.run(method, scheme)
+    whole = fit(spec, monitor=lambda t: {"x": float(t.step)})
+    epochs = []
+    middle = whole.training.steps_per_epoch + whole.training.steps_per_epoch // 2
+    fit(spec, folder=tmp_path, monitor=lambda t: {"x": float(t.step)}, stop_after=middle)
+    resumed = fit(
+        spec,
+        folder=tmp_path,
+        monitor=lambda t: {"x": float(t.step)},
+        on_epoch=lambda number, metrics: epochs.append((number, metrics["train/loss"])),
+    )
+    assert resumed.resumed_from == middle
+    assert_same(whole.training, resumed.training)
+    assert epochs == [(2, whole.metrics["train/loss"])]
+    assert (resumed.best, resumed.best_epoch) == (whole.best, whole.best_epoch)
+
+
+@pytest.mark.parametrize("method", ["fixmatch", "moco", "byol"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_trains(method: str, scheme: str) -> None:
+    if scheme == "default" and method != "fixmatch":
+        pytest.skip("another scheme's name in this method")
+    training = Training(SMOKE.run(method, scheme))
+    before = [p.detach().clone() for p in training.student.parameters()]
+    for _ in range(3):
+        loss, _, output = training.train_step()
+        assert torch.isfinite(loss)
+        assert torch.isfinite(output).all()
+    assert any(not torch.equal(a, b) for a, b in zip(before, training.student.parameters(), strict=True))
+    if training.teacher is not None and training.teacher.network is not None:
+        moved = [
+            torch.equal(a, b)
+            for a, b in zip(training.followed.parameters(), training.teacher.parameters(), strict=True)
+        ]
+        assert not all(moved)
+
+
+def test_moco_moves_its_teacher_between_the_passes_and_the_others_after_the_step() -> None:
+    for method, scheme in (("moco", "eman"), ("byol", "eman")):
+        spec = SMOKE.run(method, scheme).replace(momentum=0.0, statistics_passes=0)
+        training = Training(spec)
+        before = training.followed[0].stem[0].weight.detach().clone()
+        training.train_step()
+        assert training.teacher is not None
+        teacher = dict(training.teacher.named_parameters())["network.backbone.stem.0.weight"]
+        # With momentum 0 the teacher is the student of the moment at which it moved. BYOL's m is 0 at its first step.
+        expected = before if method == "moco" else training.followed[0].stem[0].weight
+        assert torch.equal(teacher, expected)
+        tracked = training.teacher.network.backbone.stem[1].running_mean  # type: ignore[union-attr]
+        assert torch.equal(tracked, training.followed[0].stem[1].running_mean)  # type: ignore[arg-type]
+
+
+def test_statistics_can_be_set_before_the_first_step() -> None:
+    training = Training(SMOKE.run("moco", "eman").replace(statistics_passes=5))
+    fresh = Training(SMOKE.run("moco", "eman").replace(statistics_passes=0))
+    assert (fresh.student[0].stem[1].running_mean == 0).all()
+    assert (training.student[0].stem[1].running_mean != 0).all()
+    assert training.student[0].stem[1].momentum == pytest.approx(0.1)
+    assert training.teacher is not None
+    assert training.teacher.network is not None
+    assert torch.equal(training.teacher.network[0].stem[1].running_mean, training.student[0].stem[1].running_mean)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Training.train_step
+
+    def broken(self: Training) -> Any:
+        loss, measures, output = step(self)
+        return loss * float("nan"), measures, output
+
+    monkeypatch.setattr(Training, "train_step", broken)
+    with pytest.raises(RunFailed, match="not finite in epoch 1"):
+        fit(SMOKE.run("moco", "eman"))
+
+
+def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    checkpoint.save(path, {"a": torch.ones(2)}, "key")
+    assert torch.equal(checkpoint.load(path, "key")["a"], torch.ones(2))
+    with pytest.raises(UserError, match="belongs to run key, not to other"):
+        checkpoint.load(path, "other")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="is damaged"):
+        checkpoint.load(path, "key")
+    torch.save({"format": checkpoint.FORMAT + 1, "key": "key"}, path)
+    with pytest.raises(UserError, match="update eman"):
+        checkpoint.load(path, "key")
+    with pytest.raises(UserError, match="train the run first"):
+        checkpoint.load(tmp_path / "none.pt", "key")
+
+
+def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.pt"
+    checkpoint.save(path, {"a": 1}, "key")
+
+    def full(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(path, {"a": 2}, "key")
+    monkeypatch.undo()
+    assert checkpoint.load(path, "key")["a"] == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bf16_and_float32_are_different_runs_that_agree_roughly() -> None:
+    losses = {}
+    for precision in ("float32", "bf16"):
+        spec = SMOKE.run("moco", "eman").replace(precision=precision)
+        losses[spec.key] = float(Training(spec).train_step()[0])
+    assert len(losses) == 2
+    a, b = losses.values()
+    assert a == pytest.approx(b, rel=0.05)
+
+
+def test_labelled_images_are_not_among_the_unlabelled() -> None:
+    training = Training(SMOKE.run("fixmatch", "eman"))
+    labelled, unlabelled = (set(training.streams[name].split.ids.tolist()) for name in ("labelled", "unlabelled"))
+    assert not labelled & unlabelled
+    assert len(labelled | unlabelled) == len(training.train)
+
+
+def test_feature_std_sees_a_collapse() -> None:
+    assert loop.feature_std(torch.ones(8, 4)) == 0
+    assert loop.feature_std(torch.randn(512, 64)) == pytest.approx(1, abs=0.05)

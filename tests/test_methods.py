@@ -1,0 +1,137 @@
+"""The methods' losses against plain float64 references, and their entries."""
+
+import math
+
+import pytest
+import torch
+
+from eman.platform.errors import UserError
+from eman.trainers.byol import BYOL
+from eman.trainers.fixmatch import FixMatch
+from eman.trainers.methods import METHODS, make_spec, resolve_scheme, scheme_of
+from eman.trainers.moco import MoCo
+from eman.trainers.norm import SCHEMES
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_fixmatch_loss() -> None:
+    spec = make_spec("fixmatch", "eman", {"threshold": 0.5, "unlabelled_weight": 3.0})
+    student, teacher = torch.randn(4 + 6, 3), torch.randn(6, 3) * 2
+    labels = {"labelled": torch.tensor([0, 1, 2, 0]), "unlabelled": torch.tensor([0, 1, 2, 0, 1, 2])}
+    loss, measures = FixMatch(spec, generator())([student], [teacher], labels)
+
+    def cross_entropy(logits: torch.Tensor, label: int) -> float:
+        exponentials = [math.exp(v) for v in logits.tolist()]
+        return -math.log(exponentials[label] / sum(exponentials))
+
+    supervised = sum(cross_entropy(student[i], int(labels["labelled"][i])) for i in range(4)) / 4
+    unlabelled, masked, right = 0.0, 0, 0
+    for i in range(6):
+        exponentials = [math.exp(v) for v in teacher[i].tolist()]
+        shares = [e / sum(exponentials) for e in exponentials]
+        pseudo = shares.index(max(shares))
+        right += pseudo == int(labels["unlabelled"][i])
+        if max(shares) >= 0.5:
+            masked += 1
+            unlabelled += cross_entropy(student[4 + i], pseudo)
+    assert float(loss) == pytest.approx(supervised + 3 * unlabelled / 6, rel=1e-5)
+    assert float(measures["mask_rate"]) == pytest.approx(masked / 6)
+    assert float(measures["pseudo_label_accuracy"]) == pytest.approx(right / 6)
+
+
+def moco_spec(**fields: object) -> MoCo:
+    return MoCo(
+        make_spec("moco", "eman", {"queue": 12, "batch": 4, "devices": 4, "projection_dim": 5, **fields}), generator()
+    )
+
+
+def test_moco_loss_and_queue() -> None:
+    moco = moco_spec(temperature=0.5)
+    queue = moco.queue_KC.clone()
+    query, key = torch.randn(4, 5, requires_grad=True), torch.randn(4, 5)
+    loss, _ = moco([query], [key], {})
+    q = query.detach().double() / query.detach().double().norm(dim=1, keepdim=True)
+    k = key.double() / key.double().norm(dim=1, keepdim=True)
+    expected = 0.0
+    for i in range(4):
+        positive = math.exp(float(q[i] @ k[i]) / 0.5)
+        negatives = sum(math.exp(float(q[i] @ row) / 0.5) for row in queue.double())
+        expected -= math.log(positive / (positive + negatives)) / 4
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    torch.testing.assert_close(moco.queue_KC[:4].double(), k, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(moco.queue_KC[4:], queue[4:])
+
+
+def test_moco_queue_is_a_ring() -> None:
+    moco = moco_spec()
+    for number in range(4):
+        moco.enqueue(torch.full((4, 5), float(number)))
+    assert moco.queue_KC[:, 0].tolist() == [3.0] * 4 + [1.0] * 4 + [2.0] * 4
+    assert moco.pointer == 4
+
+
+def test_byol_loss() -> None:
+    spec = make_spec("byol", "eman", {})
+    student, teacher = [torch.randn(6, 5) for _ in range(2)], [torch.randn(6, 5) for _ in range(2)]
+    loss, _ = BYOL(spec, generator())(student, teacher, {})
+    expected = 0.0
+    for p, z in ((student[0], teacher[1]), (student[1], teacher[0])):
+        for a, b in zip(p.double(), z.double(), strict=True):
+            expected += (2 - 2 * float(a @ b) / float(a.norm() * b.norm())) / 6
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_default_scheme_is_another_row_where_the_paper_says_so() -> None:
+    assert resolve_scheme("moco", "default") is SCHEMES["shufflebn"]
+    assert resolve_scheme("byol", "default") is SCHEMES["syncbn"]
+    assert resolve_scheme("fixmatch", "default") is SCHEMES["default"]
+
+
+def test_scheme_is_found_again_from_the_fields() -> None:
+    for scheme in SCHEMES.values():
+        assert scheme_of(make_spec("fixmatch", scheme, {})) is scheme
+    assert scheme_of(make_spec("moco", "eman", {"eman_momentum": 0.5})).title == "BN / EMAN (m=0.5)"
+
+
+def test_official_values() -> None:
+    fixmatch, moco, byol = (make_spec(method, "default", {}) for method in ("fixmatch", "moco", "byol"))
+    assert (fixmatch.labelled_batch, fixmatch.batch, fixmatch.lr, fixmatch.threshold, fixmatch.unlabelled_weight) == (
+        64,
+        320,
+        0.03,
+        0.7,
+        10.0,
+    )
+    assert (moco.queue, moco.temperature, moco.momentum, moco.batch, moco.projection_dim) == (
+        65536,
+        0.2,
+        0.999,
+        256,
+        128,
+    )
+    assert (byol.batch, byol.lr, byol.momentum, byol.weight_decay, byol.optimizer, byol.epochs) == (
+        512,
+        1.8,
+        0.98,
+        1e-6,
+        "lars",
+        50,
+    )
+
+
+def test_a_field_of_another_method_is_refused() -> None:
+    with pytest.raises(UserError, match="queue is not a field of byol"):
+        make_spec("byol", "eman", {"queue": 512})
+
+
+def test_eman_with_the_parameters_momentum_is_the_same_run() -> None:
+    assert make_spec("moco", "eman", {"eman_momentum": 0.999}).key == make_spec("moco", "eman", {}).key
+    assert make_spec("byol", "eman", {"eman_momentum": 0.98}).key != make_spec("byol", "eman", {}).key  # it rises
+
+
+def test_only_some_methods_have_a_teacher() -> None:
+    assert [name for name, method in METHODS.items() if not method.teacher] == ["supervised"]

@@ -1,0 +1,143 @@
+"""Normalization over devices against plain float64 references."""
+
+import pytest
+import torch
+from torch import nn
+
+from eman.evaluation import paper
+from eman.platform.errors import UserError
+from eman.trainers.norm import (
+    SCHEMES,
+    DeviceBatchNorm,
+    batch_statistics,
+    convert_norm,
+    groups_for,
+    reset_statistics,
+)
+
+
+def reference(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
+    """Eqs. (2) and (3) in float64."""
+    axes = [0, *range(2, x.dim())]
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    x = x.double()
+    mean = x.mean(axes)
+    var = ((x - mean.view(shape)) ** 2).mean(axes)
+    return weight.double().view(shape) * (x - mean.view(shape)) / torch.sqrt(
+        var.view(shape) + eps
+    ) + bias.double().view(shape)
+
+
+def layer(**options: object) -> DeviceBatchNorm:
+    made = DeviceBatchNorm(5, **options)  # type: ignore[arg-type]
+    nn.init.uniform_(made.weight, 0.5, 2)
+    nn.init.normal_(made.bias)
+    return made
+
+
+@pytest.mark.parametrize("shape", [(16, 5, 4, 4), (16, 5)])
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_devices_are_separately_normalized_chunks(shape: tuple[int, ...], devices: int) -> None:
+    bn, x = layer(devices=devices), torch.randn(shape) * 3 + 1
+    y = bn(x)
+    for device in range(devices):
+        expected = reference(x[device::devices], bn.weight, bn.bias)
+        torch.testing.assert_close(y[device::devices].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_sync_ignores_devices() -> None:
+    bn, x = layer(devices=8, sync=True), torch.randn(16, 5, 3, 3)
+    torch.testing.assert_close(bn(x).double(), reference(x, bn.weight, bn.bias), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_are_those_of_separate_layers() -> None:
+    bn, x = layer(devices=4), torch.randn(16, 5, 3, 3, requires_grad=True)
+    target = torch.randn(16, 5, 3, 3)
+    (bn(x) * target).sum().backward()
+    assert x.grad is not None
+    weight = bn.weight.detach().double().requires_grad_()
+    bias = bn.bias.detach().double().requires_grad_()
+    x64 = x.detach().double().requires_grad_()
+    loss = sum((reference(x64[d::4], weight, bias) * target[d::4]).sum() for d in range(4))
+    assert isinstance(loss, torch.Tensor)
+    loss.backward()
+    torch.testing.assert_close(x.grad.double(), x64.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(bn.weight.grad.double(), weight.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(bn.bias.grad.double(), bias.grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("source", "alpha"), [("device0", 0.9), ("mean", 0.9), ("device0", 0.999)])
+def test_running_statistics_follow_equation_4(source: str, alpha: float) -> None:
+    bn = layer(devices=4, device_statistics=source, momentum=1 - alpha)
+    mean, var = torch.zeros(5).double(), torch.ones(5).double()
+    for _ in range(3):
+        x = torch.randn(16, 5, 2, 2) * 2 + 1
+        bn(x)
+        chunks = [x[d::4].double() for d in ([0] if source == "device0" else range(4))]
+        mean = alpha * mean + (1 - alpha) * torch.stack([c.mean((0, 2, 3)) for c in chunks]).mean(0)
+        var = alpha * var + (1 - alpha) * torch.stack([c.var((0, 2, 3)) for c in chunks]).mean(0)
+    torch.testing.assert_close(bn.running_mean.double(), mean, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(bn.running_var.double(), var, atol=1e-6, rtol=1e-5)
+    assert bn.num_batches_tracked == 3
+
+
+def test_one_device_is_pytorchs_batch_norm() -> None:
+    stock, ours = nn.BatchNorm2d(5), DeviceBatchNorm(5)
+    x = torch.randn(8, 5, 4, 4)
+    torch.testing.assert_close(ours(x), stock(x), atol=0, rtol=0)
+    torch.testing.assert_close(ours.running_var, stock.running_var)
+    torch.testing.assert_close(ours.eval()(x), stock.eval()(x), atol=0, rtol=0)
+
+
+def test_momentum_none_averages_batches() -> None:
+    bn, batches = layer(momentum=None), [torch.randn(8, 5) for _ in range(4)]
+    reset_statistics(bn)
+    for x in batches:
+        bn(x)
+    torch.testing.assert_close(bn.running_mean, torch.stack([x.mean(0) for x in batches]).mean(0))
+
+
+@pytest.mark.parametrize("source", ["device0", "mean"])
+@pytest.mark.parametrize("shape", [(16, 5, 3, 3), (16, 5)])
+def test_batch_statistics_are_what_training_would_keep(source: str, shape: tuple[int, ...]) -> None:
+    bn, x = layer(devices=4, device_statistics=source, momentum=1.0), torch.randn(shape)
+    mean, var = batch_statistics(bn, x)
+    bn(x)
+    torch.testing.assert_close(mean, bn.running_mean)
+    torch.testing.assert_close(var, bn.running_var)
+
+
+def test_a_batch_that_devices_do_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="10 samples cannot be spread evenly over 4 devices"):
+        layer(devices=4)(torch.randn(10, 5))
+
+
+@pytest.mark.parametrize("kind", ["gn", "in", "ln"])
+def test_norms_of_one_sample_ignore_the_batch(kind: str) -> None:
+    network = convert_norm(nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16)), kind)
+    x = torch.randn(6, 1, 8, 8)
+    torch.testing.assert_close(network(x)[:2], network(x[:2]))
+    axes = {"in": (2, 3), "ln": (1, 2, 3)}.get(kind)
+    if axes:
+        assert network(x).mean(axes).abs().max() < 1e-5
+
+
+def test_groups() -> None:
+    assert [groups_for("gn", c, vectors=False) for c in (2, 16, 64, 256, 2048)] == [1, 8, 32, 32, 32]
+    assert groups_for("in", 16, vectors=False) == 16
+    assert groups_for("in", 16, vectors=True) == 1
+    assert groups_for("ln", 16, vectors=False) == 1
+
+
+def test_conversion_keeps_weights_and_refuses_unknown_norms() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(4))
+    nn.init.uniform_(network[0].weight)
+    weight = network[0].weight.clone()
+    torch.testing.assert_close(convert_norm(network, "bn", devices=2)[0].weight, weight)
+    with pytest.raises(UserError, match="did you mean 'syncbn'"):
+        convert_norm(network, "sync_bn")
+
+
+def test_schemes_are_the_rows_of_tables_1_and_8() -> None:
+    rows = {row for table, row, _ in paper.published() if table in (1, 8)}
+    assert rows == {scheme.title for name, scheme in SCHEMES.items() if name != "ln"}

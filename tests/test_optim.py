@@ -1,0 +1,56 @@
+"""Schedules of learning rate and momentum, and LARS."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from eman.trainers import optim
+from eman.trainers.methods import make_spec
+
+
+def rates(steps_per_epoch: int, **fields: object) -> list[float]:
+    spec = make_spec("moco", "eman", {"lr": 1.0, "epochs": 10, "warmup_epochs": 2.0, **fields})
+    return [optim.learning_rate(spec, step, steps_per_epoch) for step in range(10 * steps_per_epoch)]
+
+
+def test_warmup_is_linear_by_iteration() -> None:
+    assert rates(4)[:8] == pytest.approx([(i + 1) / 8 for i in range(8)])
+
+
+def test_cosine_moves_once_an_epoch_or_at_each_step() -> None:
+    by_epoch, by_step = rates(4), rates(4, schedule_unit="step")
+    for epoch in range(2, 10):
+        expected = 0.5 * (1 + math.cos(math.pi * (epoch - 2) / 8))
+        assert by_epoch[4 * epoch : 4 * epoch + 4] == pytest.approx([expected] * 4)
+        assert by_step[4 * epoch] == pytest.approx(expected)
+    assert by_step[33] < by_step[32]
+
+
+def test_milestones_drop_tenfold() -> None:
+    spec = make_spec("fixmatch", "eman", {"lr": 0.03, "epochs": 100})
+    assert [optim.learning_rate(spec, epoch * 7, 7) for epoch in (5, 59, 60, 79, 80, 99)] == pytest.approx(
+        [0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003]
+    )
+
+
+def test_byols_momentum_rises_to_one() -> None:
+    assert optim.rising_momentum(0.98, 0, 100) == pytest.approx(0.98)
+    assert optim.rising_momentum(0.98, 50, 100) == pytest.approx(0.99)
+    assert optim.rising_momentum(0.98, 100, 100) == 1
+
+
+def test_lars_follows_its_equation_and_leaves_vectors_alone() -> None:
+    spec = make_spec("byol", "eman", {"lr": 0.5, "weight_decay": 0.01})
+    layer = nn.Linear(3, 2)
+    optimizer = optim.optimizer(spec, layer)
+    weight, bias = (p.detach().double().clone() for p in (layer.weight, layer.bias))
+    for p in layer.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    g = layer.weight.grad.double()
+    decayed = g + 0.01 * weight
+    adapted = decayed * 0.001 * weight.norm() / (g.norm() + 0.01 * weight.norm())
+    torch.testing.assert_close(layer.weight.double(), weight - 0.5 * adapted, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(layer.bias.double(), bias - 0.5 * layer.bias.grad.double(), atol=1e-6, rtol=1e-5)

@@ -1,0 +1,174 @@
+"""Planning, and a whole smoke sweep on a real Ray cluster with a real store."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+
+from eman.platform.errors import UserError
+from eman.platform.tracking import EVALUATION, SWEEP, TRAINING, Store
+from eman.sweeps.profiles import IMAGENET, PROFILES, QUICK, SMOKE, Profile
+from eman.sweeps.sweep import plan, plan_grid, work
+
+EMAN = [sys.executable, "-m", "eman"]
+
+
+def run(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*EMAN, *arguments],
+        env={**os.environ, "EMAN_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=580,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
+def test_46_cells_stand_on_35_trainings(profile: Profile) -> None:
+    sweep = plan(["table1", "table8"], profile)
+    assert (sweep.cells, len(sweep.trainings)) == (46, 35)
+    assert len(sweep.evaluations) == 3 * 22
+    assert len(plan(["table1", "table8"], profile, 3).trainings) == 105
+    assert plan(["table8", "table1"], profile).key == sweep.key
+
+
+def test_overrides_reach_every_run() -> None:
+    sweep = plan(["table1"], SMOKE, overrides={"epochs": 5})
+    assert {spec.epochs for spec in sweep.trainings.values()} == {5}
+
+
+def test_a_grid_multiplies_only_what_applies() -> None:
+    sweep = plan_grid(SMOKE, ["moco"], ["bn", "eman"], eman_momenta=[0.9, 0.99], linear_lr=[1, 2, 3], seeds=2)
+    assert sweep.cells == 3
+    assert len(sweep.trainings) == 6
+    assert len(sweep.evaluations) == 18
+    assert sweep.tables[0].rows == ("BN / BN", "BN / EMAN (m=0.9)", "BN / EMAN (m=0.99)")
+
+
+def test_mistakes_are_named_before_anything_runs() -> None:
+    for call, message in (
+        (lambda: plan(["table9"], SMOKE), "unknown table 'table9'"),
+        (lambda: plan(["table1"], SMOKE, 0), "--seeds 0"),
+        (lambda: plan_grid(SMOKE, ["moco"], ["eman"], eman_momenta=[2.0]), "eman_momentum is 2.0"),
+        (lambda: plan_grid(SMOKE, ["moco"], ["eman"], linear_lr=[0.0]), "--linear-lr 0.0"),
+        (lambda: plan_grid(SMOKE, ["mocco"], ["eman"]), "did you mean 'moco'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+def test_work_grows_with_images_and_passes() -> None:
+    assert work(QUICK.run("byol", "eman")) > work(QUICK.run("byol", "eman", overrides={"epochs": 2}))
+    assert work(IMAGENET.run("moco", "eman")) > 1000 * work(SMOKE.run("moco", "eman"))
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home folder of a finished smoke sweep of Tables 1 and 8."""
+    home = tmp_path_factory.mktemp("swept")
+    done = run("sweep", "table1", "table8", "--profile", "smoke", home=home)
+    assert "35 trained, 0 reused, 66 evaluations, 0 failed" in done.stderr
+    assert "sweep efficiency" in done.stderr
+    assert "missing" not in done.stdout
+    return home
+
+
+def test_smoke_sweep_fills_both_tables(swept: Path) -> None:
+    done = run("table", "1", "8", "--profile", "smoke", "--format", "csv", "--out", str(swept / "t.csv"), home=swept)
+    assert done.stdout == ""
+    frame = pd.read_csv(swept / "t.csv")
+    assert len(frame) == 46
+    assert set(frame["status"]) == {"done"}
+    assert frame["value"].between(5, 100).all()
+    shared = frame[frame["row"].isin(["BN / BN", "BN / EMAN"])].groupby(["row", "column"])["value"].nunique()
+    assert (shared == 1).all()  # Table 1 and Table 8 print the same run
+
+
+def test_the_store_tells_the_whole_story(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMAN_HOME", str(swept))
+    store = Store()
+    mlflow.set_tracking_uri(store.uri)  # load_table asks for it
+    trainings, sweeps = store.records(TRAINING), store.records(SWEEP)
+    assert len(trainings) == 35
+    assert len(store.records(EVALUATION)) == 66
+    assert [s.status for s in sweeps] == ["done"]
+    assert {t.tags["mlflow.parentRunId"] for t in trainings} == {sweeps[0].run_id}
+    by_scheme = {(t.tags["method"], t.tags["scheme"]): t for t in trainings}
+    assert by_scheme["BYOL", "SyncBN / SyncBN"].tags["eman.workers"] == "2"  # through TorchTrainer
+    for t in trainings:
+        assert {
+            "train/loss",
+            "train/images_per_second",
+            "train/feature_std",
+            "knn/top1",
+            "test/knn_top1",
+            "test/knn_top1_best",
+            "train/seconds",
+        } <= set(t.metrics)
+        assert t.params["seed"] == "0"
+        assert len(store.client.get_metric_history(t.run_id, "train/loss")) == 2
+    moco = by_scheme["MoCo", "BN / EMAN"]
+    assert 0 <= moco.metrics["linear/top1"] <= 100
+    fixmatch = by_scheme["FixMatch", "BN / EMAN"]
+    assert {
+        "test/top1",
+        "test/top1_best",
+        "test/teacher_top1",
+        "train/mask_rate",
+        "train/pseudo_label_accuracy",
+    } <= set(fixmatch.metrics)
+    names = {a.path for a in store.client.list_artifacts(sweeps[0].run_id)}
+    assert {"table1.md", "table8.md", "tables.csv", "tables.json"} <= names
+    assert len(store.client.load_table(store.experiment_id, "tables.json", [sweeps[0].run_id])) == 46
+
+
+def test_given_again_it_trains_nothing(swept: Path) -> None:
+    started = time.monotonic()
+    done = run("sweep", "table1", "table8", "--profile", "smoke", home=swept)
+    assert "0 trained, 35 reused, 0 evaluations" in done.stderr
+    assert "Table 8." in done.stdout
+    assert time.monotonic() - started < 60
+
+
+def test_a_run_in_the_foreground_is_the_sweeps_run(swept: Path) -> None:
+    assert "is done already" in run("train", "byol", "--scheme", "eman", home=swept).stdout
+
+
+def test_status_counts_what_is_there(swept: Path) -> None:
+    lines = run("status", home=swept).stdout
+    assert "table1 + table8 · smoke: done" in lines
+    assert "MoCo       done      12" in lines
+
+
+def test_an_interrupted_sweep_keeps_what_is_finished_and_continues(tmp_path: Path) -> None:
+    arguments = ["sweep", "grid", "--method", "moco", "--scheme", "bn,eman,gn", "--profile", "smoke"]
+    process = subprocess.Popen(
+        [*EMAN, *arguments],
+        env={**os.environ, "EMAN_HOME": str(tmp_path)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("[1/3"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "the same command continues" in rest
+    done = run(*arguments, home=tmp_path)
+    assert " 0 failed" in done.stderr
+    reused = int(done.stderr.split(" reused")[0].split()[-1])
+    assert reused >= 1
+    assert "BN / EMAN" in done.stdout

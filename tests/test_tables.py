@@ -1,0 +1,127 @@
+"""Tables from a store that was filled by hand, in every format."""
+
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from eman.evaluation import paper, tables
+from eman.evaluation.tables import Results
+from eman.platform.tracking import EVALUATION, TRAINING, Store
+from eman.sweeps.profiles import SMOKE
+from eman.sweeps.sweep import TABLES, plan
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def fill(store: Store, seeds: int = 2) -> None:
+    """FixMatch, BN/BN and EMAN: 60 and 70 (+1 a seed). MoCo, EMAN: three rates, of which the second is best on the
+    held-out images. MoCo, BN/BN: failed. BYOL, BN/BN: running."""
+    for seed in range(seeds):
+        for scheme, value in (("bn", 60.0), ("eman", 70.0)):
+            run = SMOKE.run("fixmatch", scheme, seed)
+            store.begin(TRAINING, run.key, "x", params={}, tags={}).finish({"test/top1": value + seed})
+        run = SMOKE.run("moco", "eman", seed)
+        store.begin(TRAINING, run.key, "x", params={}, tags={}).finish({"test/knn_top1": 1.0})
+        for spec, held_out, test in zip(SMOKE.evaluations(run), (50.0, 52.0, 51.0), (90.0, 55.0, 80.0), strict=True):
+            store.begin(EVALUATION, spec.key, "x", params={}, tags={}).finish(
+                {"linear/top1": test, "linear/held_out_top1": held_out}
+            )
+    store.begin(TRAINING, SMOKE.run("moco", "bn").key, "x", params={}, tags={}).fail(
+        "the loss is not finite in epoch 1"
+    )
+    store.begin(TRAINING, SMOKE.run("byol", "bn").key, "x", params={}, tags={})
+
+
+def values(seeds: int = 2) -> dict[tuple[str, str], tables.Value]:
+    store = Store()
+    fill(store, seeds)
+    table = TABLES["table1"](SMOKE, range(seeds))
+    return {(v.cell.row, v.cell.column): v for v in tables.values(table, Results.read(store))}
+
+
+def test_cells_are_means_over_seeds_with_the_truth_about_the_rest() -> None:
+    found = values()
+    cell = found["BN / EMAN", "FixMatch"]
+    assert (cell.value, cell.n, cell.status) == (70.5, 2, "done")
+    assert cell.spread == pytest.approx(0.70711, abs=1e-4)
+    assert found["BN / EMAN", "MoCo"].value == 55.0  # the rate that the held-out images chose, not the best on test
+    assert found["BN / BN", "BYOL"].status == "running"
+    assert found["GN / GN", "MoCo"].status == "missing"
+    assert found["GN / GN", "MoCo"].value is None
+    failed = values(1)["BN / BN", "MoCo"]
+    assert (failed.status, failed.text(), failed.reason) == ("failed", "failed", "the loss is not finite in epoch 1")
+
+
+def test_one_seed_has_no_spread() -> None:
+    assert values(1)["BN / EMAN", "FixMatch"].spread is None
+
+
+def test_a_rate_that_diverges_is_out_of_the_running() -> None:
+    store = Store()
+    fill(store, 1)
+    best = SMOKE.evaluations(SMOKE.run("moco", "eman"))[1]
+    store.begin(EVALUATION, best.key, "x", params={}, tags={}).fail("the linear classifier diverged")
+    table = TABLES["table1"](SMOKE, range(1))
+    found = {(v.cell.row, v.cell.column): v for v in tables.values(table, Results.read(store))}
+    assert found["BN / EMAN", "MoCo"].value == 80.0
+
+
+@pytest.fixture
+def filled() -> list[tuple[tables.Table, list[tables.Value]]]:
+    store = Store()
+    fill(store)
+    results = Results.read(store)
+    return [(table, tables.values(table, results)) for table in plan(["table1", "table8"], SMOKE, 2).tables]
+
+
+def test_text_and_markdown(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
+    text = tables.render(filled, "text")
+    assert "70.5 ±0.7 (69.2)" in text
+    assert "55.0 ±0.0 (55.8)" in text
+    assert "Table 8." in text
+    markdown = tables.render(filled, "markdown")
+    assert "| BN / EMAN | 70.5 ±0.7 | 69.2 | 55.0 ±0.0 | 55.8 | missing | 56.2 |" in markdown
+    assert "failed: BN / BN, MoCo: the loss is not finite in epoch 1" in markdown
+
+
+def test_latex_is_balanced_and_escaped(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
+    latex = tables.render(filled, "latex")
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
+    assert "α" not in latex
+    assert "±" not in latex
+    body = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert all(line.count(" & ") == 3 for line in body)
+
+
+def test_csv_is_long_form(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
+    frame = pd.read_csv(io.StringIO(tables.render(filled, "csv")), dtype={"paper": str})
+    assert list(frame.columns) == ["table", "row", "column", "value", "spread", "n", "status", "paper"]
+    assert len(frame) == 46
+    assert set(frame["status"]) == {"done", "failed", "running", "missing"} - {"failed"} | set(frame["status"])
+    one = frame[(frame["table"] == 8) & (frame["row"] == "BN / EMAN") & (frame["column"] == "FixMatch")].iloc[0]
+    assert (one["value"], one["n"], one["status"], one["paper"]) == (70.5, 2, "done", "69.2")
+
+
+def test_parquet_has_the_keys(filled: list[tuple[tables.Table, list[tables.Value]]], tmp_path: Path) -> None:
+    tables.write_parquet(filled, tmp_path / "t.parquet")
+    frame = pd.read_parquet(tmp_path / "t.parquet")
+    assert len(frame) == 46
+    assert frame["keys"].iloc[0].count(",") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_papers_numbers_stand_beside_ours(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
+    for table, found in filled:
+        for value in found:
+            assert value.cell.paper == paper.value(table.number, value.cell.row, value.cell.column)
+
+
+def test_our_copy_of_the_papers_numbers_is_whole() -> None:
+    published = paper.published()
+    assert len(published) == 408
+    original = ROOT.parent / "shared" / "paper-tables.csv"
+    if not original.exists():
+        pytest.skip("the original list of the paper's numbers is not beside this checkout")
+    assert original.read_bytes() == paper.FILE.read_bytes()
