@@ -41,7 +41,7 @@ class Progress:
         self.started = time.monotonic()
 
     def start(self, phase: str, work: Mapping[str, float], *, lines: int | None = None) -> None:
-        """A new phase with these runs and their relative work; ``lines`` lines or so tell of it (default: one a run)."""
+        """A new phase with these runs and their relative work; ``lines`` lines or so tell of it, else one a run."""
         self._reset(phase, work)
         self.every = max(1, len(work) // lines) if lines else 1
         if self.quiet or not work:

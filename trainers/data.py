@@ -138,9 +138,9 @@ def _download_fashion_mnist(folder: Path) -> Path:
     except (RuntimeError, OSError, urllib.error.URLError) as error:
         raise UserError(
             f"Fashion-MNIST is not on this machine and could not be downloaded ({_first_line(error)}). Any one of "
-            f"these serves: put its four idx files into {folder / 'FashionMNIST' / 'raw'}; or install Debian's "
-            f"package: apt-get install dataset-fashion-mnist; or run `eman data fetch fashion-mnist` where the internet can be "
-            f"reached."
+            f"these serves: put its four idx files into {folder / 'FashionMNIST' / 'raw'}; install Debian's package, "
+            f"apt-get install dataset-fashion-mnist; or run `eman data fetch fashion-mnist` where the internet can "
+            f"be reached."
         ) from error
     return folder / "FashionMNIST" / "raw"
 
