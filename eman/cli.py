@@ -58,8 +58,17 @@ SetOption = Annotated[
 ]
 SeedsOption = Annotated[int, typer.Option(help="Number of seeds; each cell is their mean.")]
 WorkersOption = Annotated[
-    int | None, typer.Option(help="Processes of one run (DDP through Ray Train). Changes speed, never results.")
+    str | None,
+    typer.Option(
+        metavar="N|MIN-MAX|auto",
+        help="Processes of one run (DDP through Ray Train): a number; two numbers between which Ray may change it; or "
+        "auto, as many as the cluster has room for. Changes speed, never results.",
+    ),
 ]
+CpusOption = Annotated[float | None, typer.Option(help="CPUs of each process of a run; 0.5 lets two share one.")]
+GpusOption = Annotated[float | None, typer.Option(help="GPUs of each process of a run; 0.25 lets four share one.")]
+RetriesOption = Annotated[int, typer.Option(help="How often a run that failed is tried again.")]
+WaitOption = Annotated[float, typer.Option(help="Seconds to wait for a cluster that grows to have room for one run.")]
 AddressOption = Annotated[str | None, typer.Option(help="Address of a running Ray cluster; default: this machine.")]
 
 
@@ -96,6 +105,20 @@ def _numbers(flag: str, text: str | None) -> list[float]:
         ) from None
 
 
+def _workers(text: str | None) -> int | tuple[int, int] | str | None:
+    if text is None or text == "auto":
+        return text
+    try:
+        numbers = [int(part) for part in text.split("-")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        return numbers[0]
+    if len(numbers) == 2:
+        return numbers[0], numbers[1]
+    raise UserError(f"--workers {text}: give a number, two with a hyphen between them (1-4), or auto.")
+
+
 @app.command()
 def sweep(
     what: Annotated[
@@ -105,6 +128,10 @@ def sweep(
     seeds: SeedsOption = 1,
     workers: WorkersOption = None,
     address: AddressOption = None,
+    retries: RetriesOption = 1,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    wait: WaitOption = 0.0,
     set_: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
     form: Annotated[PlanFormat, typer.Option("--format", help="Format of --dry-run.")] = PlanFormat.text,
@@ -154,7 +181,11 @@ def sweep(
     if dry_run:
         _print_plan(planned, form)
         return
-    _launch(planned, workers, address)
+    from eman.sweeps.launch import Options
+
+    _launch(
+        planned, Options(workers=_workers(workers), cpus=cpus, gpus=gpus, retries=retries, address=address, wait=wait)
+    )
 
 
 def _print_plan(planned: Any, form: PlanFormat) -> None:
@@ -177,14 +208,14 @@ def _print_plan(planned: Any, form: PlanFormat) -> None:
         print(f"  {key}  {run_title(spec)}  ({spec.epochs} epochs)")
 
 
-def _launch(planned: Any, workers: int | None, address: str | None) -> None:
+def _launch(planned: Any, options: Any) -> None:
     from eman.platform.tracking import Store
     from eman.sweeps.launch import run_sweep
     from eman.sweeps.progress import Progress
 
     store, progress = Store(), Progress()
     try:
-        report = run_sweep(planned, store, workers=workers, address=address, progress=progress)
+        report = run_sweep(planned, store, options=options, progress=progress)
     finally:
         progress.stop()
     for line in report.lines():
@@ -219,6 +250,67 @@ def _print_tables(planned: Any, store: Any, form: Format, out: Path | None) -> N
         temporary.replace(out)
 
 
+JobServer = Annotated[str, typer.Option(help="The cluster's job server, for example http://HOST:8265.")]
+JobId = Annotated[str, typer.Argument(help="A job's id, as `eman jobs` lists it.")]
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def submit(
+    context: typer.Context,
+    address: JobServer,
+    detach: Annotated[bool, typer.Option("--detach", help="Return at once instead of following the output.")] = False,
+    python: Annotated[str | None, typer.Option(help="Python on the cluster; default: python.")] = None,
+) -> int:
+    """Run a sweep on a cluster through Ray Jobs, and follow it; ends with the sweep's exit code.
+
+    Arguments and options are those of `eman sweep`; the project travels along. The same command continues an
+    interrupted sweep.
+
+    - `eman submit table1 table8 --profile mini --address http://HOST:8265`
+    """
+    from eman.sweeps import jobs
+
+    app(args=["sweep", *context.args, "--dry-run"], standalone_mode=False)  # a typo is found here, not on the cluster
+    connected = jobs.client(address)
+    job = jobs.submit(connected, address, context.args, python)
+    print(f"submitted {job}; `eman logs {job} --address {address}` follows it", file=sys.stderr)
+    if detach:
+        return 0
+    for text in jobs.logs(connected, job):
+        print(text, end="", flush=True)
+    return jobs.exit_code(connected, job)
+
+
+@app.command(name="jobs")
+def jobs_(address: JobServer) -> None:
+    """List the sweeps that were submitted to a cluster."""
+    from eman.sweeps import jobs
+
+    for line in jobs.listing(jobs.client(address)):
+        print(line)
+
+
+@app.command()
+def logs(
+    job: JobId,
+    address: JobServer,
+    follow: Annotated[bool, typer.Option(help="Go on until the job ends.")] = True,
+) -> None:
+    """Print the output of a submitted sweep."""
+    from eman.sweeps import jobs
+
+    for text in jobs.logs(jobs.client(address), job, follow=follow):
+        print(text, end="", flush=True)
+
+
+@app.command()
+def stop(job: JobId, address: JobServer) -> None:
+    """Stop a submitted sweep; what it has finished is kept."""
+    from eman.sweeps import jobs
+
+    jobs.stop(jobs.client(address), job)
+
+
 @app.command()
 def train(
     method: Annotated[str, typer.Argument(help="fixmatch, moco, byol or supervised.")],
@@ -239,7 +331,7 @@ def train(
 
     chosen = profile_named(profile)
     spec = chosen.run(method, scheme, seed, parse_fields(set_ or []))
-    for line in train_in_foreground(spec, Store(), profile=chosen, workers=workers or 1):
+    for line in train_in_foreground(spec, Store(), profile=chosen, workers=_workers(workers) or 1):
         print(line)
 
 

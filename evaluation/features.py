@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed
 from eman.trainers import augment, data
-from eman.trainers.loop import Training
+from eman.trainers.training import Training
 
 #: Images in one forward pass. It bounds memory and changes no result.
 CHUNK = 1024

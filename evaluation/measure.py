@@ -8,7 +8,8 @@ from torch import nn
 from eman.evaluation import features, knn
 from eman.platform import checkpoint
 from eman.trainers import data
-from eman.trainers.loop import Metrics, Training
+from eman.trainers.loop import Metrics
+from eman.trainers.training import Training
 
 #: Shares of the training images (bank) and of the held-out ones (queries) that the monitor uses (Section 5.1).
 MONITOR_BANK, MONITOR_QUERIES = 0.1, 0.5

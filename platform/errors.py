@@ -8,6 +8,10 @@ class UserError(Exception):
     """A mistake in what was asked for, or in the surroundings. The command line prints it and exits with code 2."""
 
 
+class BusyError(Exception):
+    """Another process is at the same run."""
+
+
 class RunFailed(Exception):
     """A training or an evaluation that cannot give a number; its message is the reason that the table's cell shows."""
 

@@ -4,6 +4,9 @@ By default the store is a SQLite file in the home folder and needs no server; ``
 Only worker 0 of a training writes, in batches.
 """
 
+import contextlib
+import fcntl
+import json
 import logging
 import os
 import platform as machine  # noqa: TID251
@@ -12,14 +15,14 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from eman.platform.errors import UserError
+from eman.platform.errors import BusyError, UserError
 from eman.platform.home import home_folder
 
 if TYPE_CHECKING:
@@ -32,6 +35,11 @@ EXPERIMENT = "eman"
 #: A run that says RUNNING and has been silent for so many seconds has been killed.
 SILENT_SECONDS = 90.0
 _BEAT_SECONDS = 20.0
+_AWAY_SECONDS = 5.0  # between two attempts to reach a store that is away
+_SETTLE_SECONDS = 0.5  # in which two processes that take up one run at the same moment see each other
+
+T = TypeVar("T")
+log = logging.getLogger("eman")
 
 TRAINING, EVALUATION, SWEEP = "training", "evaluation", "sweep"
 
@@ -40,7 +48,7 @@ for _name, _value in (
     ("DO_NOT_TRACK", "true"),
     ("MLFLOW_LOGGING_LEVEL", "WARNING"),
     ("GIT_PYTHON_REFRESH", "quiet"),
-    ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"),
+    ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),
     ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
 ):
     os.environ.setdefault(_name, _value)
@@ -68,6 +76,7 @@ class Record:
     metrics: Mapping[str, float]
     params: Mapping[str, str]
     tags: Mapping[str, str]
+    failures: int
     start: float
     end: float
 
@@ -131,7 +140,7 @@ class Store:
     def _experiment(self) -> str:
         experiment = self.client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            local = self.uri.startswith("sqlite:///")
+            local = self.local
             location = (home_folder() / "artifacts").as_uri() if local else None
             return self.client.create_experiment(
                 EXPERIMENT, artifact_location=location, tags={"eman.store_version": str(STORE_VERSION)}
@@ -148,10 +157,12 @@ class Store:
         """Runs of a kind, or of all; the newest first."""
         clauses = ([f"tags.`eman.kind` = '{kind}'"] if kind else []) + ([f"tags.`eman.key` = '{key}'"] if key else [])
         found: list[Record] = []
-        token = None
+        token: str | None = None
         while True:
-            page = self.client.search_runs(
-                [self.experiment_id], " and ".join(clauses), max_results=500, page_token=token
+            page = self.patiently(
+                lambda token=token: self.client.search_runs(  # type: ignore[misc]
+                    [self.experiment_id], " and ".join(clauses), max_results=500, page_token=token
+                )
             )
             found += [_record(run) for run in page if "eman.key" in run.data.tags]
             token = page.token
@@ -176,34 +187,116 @@ class Store:
         tags: Mapping[str, str],
         parent: str | None = None,
     ) -> "RunLog":
-        """Makes the run with this key, or takes up the one that is there."""
-        known = self.records(kind, key)
-        tags = {"eman.kind": kind, "eman.key": key, "eman.host": socket.gethostname(), **provenance(), **tags}
+        """Makes the run with this key, or takes up the one that is there.
+
+        Raises:
+            BusyError: Another process is at this run.
+        """
+        tags = {
+            "eman.kind": kind,
+            "eman.key": key,
+            "eman.host": socket.gethostname(),
+            "eman.owner": new_id(),
+            "eman.heartbeat": f"{time.time():.0f}",
+            **provenance(),
+            **tags,
+        }
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
-        if known:
-            run_id = known[0].run_id
-            self.client.update_run(run_id, status="RUNNING")
-            log = RunLog(self, run_id, self._last_step(run_id))
-            log.tag(tags | {"eman.reason": ""})
+        known = self._oldest(kind, key)
+        if known is None:
+            run_id = self.patiently(
+                lambda: self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+            ).info.run_id
+            first = self._oldest(kind, key)
+            if first is not None and first.run_id != run_id:  # two processes made it at once: the older one stands
+                self.client.delete_run(run_id)
+                raise BusyError(f"another process has begun {name}")
+            log = RunLog(self, run_id, 0)
+            log.write(params=params)
             return log
-        run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
-        log = RunLog(self, run.info.run_id, 0)
-        log.write(params=params)
+        if known.status == "running" and kind != SWEEP and known.tags.get("eman.host") != tags["eman.host"]:
+            # On this host the lock of the run's folder has told already; another host tells by its heartbeat.
+            raise BusyError(f"{name} is running on {known.tags.get('eman.host')}")
+        self.patiently(lambda: self.client.update_run(known.run_id, status="RUNNING"))
+        log = RunLog(self, known.run_id, 0)
+        log.write(tags=tags | {"eman.reason": ""})
+        log.last_step = self._last_step(known.run_id)
+        if not self.local:
+            time.sleep(_SETTLE_SECONDS)
+            owner = self.patiently(lambda: self.client.get_run(known.run_id)).data.tags.get("eman.owner")
+            if owner != tags["eman.owner"]:
+                raise BusyError(f"another process has taken up {name}")
         return log
 
+    @property
+    def local(self) -> bool:
+        """Whether the store is a file, which only processes that share this disk can reach."""
+        return self.uri.startswith("sqlite:///")
+
+    def _oldest(self, kind: str, key: str) -> Record | None:
+        return min(self.records(kind, key), key=lambda record: (record.start, record.run_id), default=None)
+
     def _last_step(self, run_id: str) -> int:
-        history = self.client.get_metric_history(run_id, "train/loss")
+        history = self.patiently(lambda: self.client.get_metric_history(run_id, "train/loss"))
         return max((metric.step for metric in history), default=0)
+
+    def patiently(self, call: Callable[[], T]) -> T:
+        """Calls until the store answers, for at most ``EMAN_STORE_PATIENCE`` seconds (default 300).
+
+        Raises:
+            UserError: It did not answer in that time.
+        """
+        patience = float(os.environ.get("EMAN_STORE_PATIENCE", "300"))
+        deadline, pause = time.monotonic() + patience, 0.5
+        while True:
+            try:
+                return call()
+            except Exception as error:
+                if not _is_away(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise UserError(f"{self._trouble(error)} It was waited for {patience:.0f} s.") from error
+                log.warning("the store does not answer; waiting for it")
+                time.sleep(pause)
+                pause = min(2 * pause, 5.0)
+
+    def deliver(self) -> int:
+        """Writes what processes that have ended had to keep on disk; returns the number of runs that it was for."""
+        count = 0
+        for path in sorted(spool_folder().glob("*.jsonl")):
+            with locked(path.with_suffix(".lock")) as mine:
+                if mine and path.exists():
+                    _deliver(self, path)
+                    count += 1
+        return count
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether an error says that the store cannot be reached now, rather than that it refuses what it is asked."""
+    from mlflow.exceptions import MlflowException, RestException
+    from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE, ErrorCode
+
+    if isinstance(error, RestException):
+        return error.error_code in (ErrorCode.Name(INTERNAL_ERROR), ErrorCode.Name(TEMPORARILY_UNAVAILABLE))
+    if isinstance(error, MlflowException):
+        text = str(error)
+        return "API request to" in text or "OperationalError" in text or "too many 5" in text
+    return isinstance(error, ConnectionError)
 
 
 class RunLog:
-    """The writing end of one run. Metrics of a step that the run already has are not written again."""
+    """The writing end of one run.
+
+    Metrics of a step that the run already has are not written again. While the store is away, what was to be written is
+    kept on disk, in order, and written as soon as the store answers.
+    """
 
     def __init__(self, store: Store, run_id: str, last_step: int) -> None:
         self.store, self.run_id, self.last_step = store, run_id, last_step
-        self._beaten = 0.0
-        self.beat()
+        self._beaten = time.monotonic()
+        self._quiet_until = 0.0
+        self._spool = spool_folder() / f"{run_id}.jsonl"
 
     def write(
         self,
@@ -211,17 +304,31 @@ class RunLog:
         step: int = 0,
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
-    ) -> None:
-        """One batch to the store."""
-        from mlflow.entities import Metric, Param, RunTag
-
+        status: str | None = None,
+    ) -> bool:
+        """One batch, then the status. Returns whether the store has it; otherwise it is kept on disk."""
         now = int(time.time() * 1000)
-        self.store.client.log_batch(
-            self.run_id,
-            [Metric(k, float(v), now, step) for k, v in (metrics or {}).items()],
-            [Param(k, str(v)) for k, v in (params or {}).items()],
-            [RunTag(k, str(v)) for k, v in (tags or {}).items()],
-        )
+        entry = {
+            "metrics": [(name, float(value), now, step) for name, value in (metrics or {}).items()],
+            "params": {name: str(value) for name, value in (params or {}).items()},
+            "tags": {name: str(value) for name, value in (tags or {}).items()},
+            "status": status,
+        }
+        if time.monotonic() >= self._quiet_until:
+            try:
+                if self._spool.exists():
+                    with locked(self._spool.with_suffix(".lock"), wait=True):
+                        _deliver(self.store, self._spool)
+                _send(self.store, self.run_id, entry)
+                return True
+            except Exception as error:
+                if not _is_away(error):
+                    raise
+                log.warning("the store does not answer; run %s is logged to %s meanwhile", self.run_id, self._spool)
+                self._quiet_until = time.monotonic() + _AWAY_SECONDS
+        with locked(self._spool.with_suffix(".lock"), wait=True), self._spool.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        return False
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Sets tags."""
@@ -241,13 +348,63 @@ class RunLog:
 
     def finish(self, metrics: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None) -> None:
         """The run is done; its last metrics are written before it says so."""
-        self.write(metrics, self.last_step, tags=tags)
-        self.store.client.set_terminated(self.run_id, "FINISHED")
+        self.write(metrics, self.last_step, tags=tags, status="FINISHED")
 
     def fail(self, reason: str) -> None:
-        """The run gives no number, for this reason."""
-        self.tag({"eman.reason": reason})
-        self.store.client.set_terminated(self.run_id, "FAILED")
+        """The run gives no number, for this reason. The store counts how often that happened."""
+        failures = 1
+        with contextlib.suppress(Exception):  # a store that is away now cannot tell; one failure is counted then
+            failures += int(self.store.client.get_run(self.run_id).data.tags.get("eman.failures", 0))
+        self.write(tags={"eman.reason": reason, "eman.failures": str(failures)}, status="FAILED")
+
+    def interrupt(self) -> None:
+        """The run was stopped; it can be taken up again."""
+        self.write(status="KILLED")
+
+
+def spool_folder() -> Path:
+    """Where runs keep what the store could not take."""
+    return home_folder() / "spool"
+
+
+def _send(store: Store, run_id: str, entry: Mapping[str, Any]) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    metrics = [Metric(name, value, stamp, step) for name, value, stamp, step in entry["metrics"]]
+    params = [Param(name, value) for name, value in entry["params"].items()]
+    tags = [RunTag(name, value) for name, value in entry["tags"].items()]
+    if metrics or params or tags:
+        store.client.log_batch(run_id, metrics, params, tags)
+    if entry["status"] is not None:
+        store.client.set_terminated(run_id, entry["status"])
+
+
+def _deliver(store: Store, spool: Path) -> None:
+    """Writes a spool's entries in order. What was written twice stands once: time stamps travel with the values."""
+    if not spool.exists():
+        return
+    for line in spool.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # a line that a kill cut short
+            _send(store, spool.stem, json.loads(line))
+    spool.unlink()
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Holds a lock file, and says whether it could; the kernel frees it when its holder dies.
+
+    Args:
+        path: The file.
+        wait: Wait while somebody else holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            yield False
+            return
+        yield True
 
 
 def _record(run: "Run") -> Record:
@@ -270,6 +427,7 @@ def _record(run: "Run") -> Record:
         run.data.metrics,
         run.data.params,
         tags,
+        int(tags.get("eman.failures", 0)),
         (run.info.start_time or 0) / 1000,
         (run.info.end_time or 0) / 1000,
     )

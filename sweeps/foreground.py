@@ -9,35 +9,36 @@ from eman.platform.cluster import cluster
 from eman.platform.errors import UserError
 from eman.platform.home import run_folder
 from eman.platform.spec import RunSpec
-from eman.platform.tracking import TRAINING, Store, new_id
+from eman.platform.tracking import TRAINING, Store
 from eman.sweeps import trial
 from eman.sweeps.profiles import Profile
 from eman.sweeps.sweep import check_data
+from eman.trainers.data import cores
 from eman.trainers.methods import run_title
 
 
-def train_in_foreground(spec: RunSpec, store: Store, *, profile: Profile, workers: int) -> Iterator[str]:
+def train_in_foreground(spec: RunSpec, store: Store, *, profile: Profile, workers: trial.Workers) -> Iterator[str]:
     """Trains one run and yields lines for a person, epoch by epoch where this process trains it.
 
     Raises:
         UserError: The data or the number of workers does not do, or the run failed.
     """
     title = run_title(spec)
-    if workers < 1 or spec.devices % workers:
-        raise UserError(
-            f"--workers {workers} does not divide the run's {spec.devices} devices; give a divisor of {spec.devices}."
-        )
+    trial.check_workers(workers, spec.devices)
     known = store.by_key(TRAINING).get(spec.key)
     if known is not None and known.status == "done":
         yield f"{title} ({spec.key}) is done already; another --seed or --set makes another run"
         yield _summary(known.metrics)
         return
     check_data(profile)
+    if isinstance(workers, str):
+        workers = trial.divisor(spec.devices, cores())
     config = trial.training_config(spec, store, profile=profile.name, parent=None, workers=workers)
     yield f"{title} ({spec.key}), {spec.epochs} epochs"
-    if workers > 1:
-        with cluster(cpus=max(workers, 1)):
-            outcome = trial.train_on_workers(config | {"attempt": new_id()})
+    if workers != 1:
+        most = workers[1] if isinstance(workers, tuple) else workers
+        with cluster(cpus=max(most, cores())):
+            outcome = trial.train_on_workers(config)
     else:
         outcome = _here(spec, config)
     if outcome["status"] != "done":

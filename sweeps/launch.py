@@ -1,7 +1,10 @@
-"""Launching: runs what a sweep lacks on Ray with Ray Tune, and fills its tables."""
+"""Launching: runs what a sweep lacks on Ray with Ray Tune, survives what happens meanwhile, and fills its tables."""
 
 import json
+import logging
+import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,17 +12,46 @@ from typing import Any
 
 from eman.evaluation import features, tables
 from eman.evaluation.tables import Results
-from eman.platform.cluster import TRIAL_SLOT, Resources, cluster
+from eman.platform.cluster import DRIVER_RESOURCES, Resources, cluster
 from eman.platform.errors import UserError
 from eman.platform.home import home_folder, run_folder
 from eman.platform.spec import EvalSpec, RunSpec
-from eman.platform.tracking import SWEEP, TRAINING, RunLog, Store, new_id
+from eman.platform.tracking import EVALUATION, SWEEP, TRAINING, RunLog, Store, new_id
 from eman.sweeps import trial
 from eman.sweeps.progress import Progress
 from eman.sweeps.sweep import Sweep, check_data, work
 from eman.trainers.methods import method_named, run_title, scheme_of
 
+#: How often a launch goes over what is still missing, after processes or nodes were lost.
+ROUNDS = 6
+
+#: Seconds between two looks at runs that another launch is at.
+_WAIT_SECONDS = 5.0
+
 OnDone = Callable[[trial.Config, dict[str, Any]], None]
+log = logging.getLogger("eman")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a sweep is carried out. None of it changes a result.
+
+    Attributes:
+        workers: Workers of each training: a number, the fewest and the most, ``"auto"`` for as many as the cluster has
+            CPUs and the devices can be divided by, or ``None``: as the profile says, else one.
+        cpus, gpus: CPUs and GPUs of each worker; fractions let several runs share one. ``None``: one CPU, and one GPU
+            where there are any.
+        retries: How often a run that failed is tried again.
+        address: A running Ray cluster; ``None``: one of this machine's cores.
+        wait: Seconds to wait for a cluster that grows to have room for one run.
+    """
+
+    workers: trial.Workers | None = None
+    cpus: float | None = None
+    gpus: float | None = None
+    retries: int = 1
+    address: str | None = None
+    wait: float = 0.0
 
 
 @dataclass
@@ -45,261 +77,309 @@ class Report:
     cores: float = 0.0
     interrupted: bool = False
 
+    @property
+    def efficiency(self) -> float:
+        """Training seconds over wall seconds times cores."""
+        return self.training_seconds / (self.seconds * self.cores) if self.seconds and self.cores else 0.0
+
     def lines(self) -> list[str]:
         """For a person."""
         out = [
-            f"{self.trained} trained, {self.reused} reused, {self.evaluated} evaluations, {len(self.failed)} failed, "
-            f"{self.seconds:.0f} s"
+            f"{self.trained} trained, {self.reused} reused, {self.evaluated} evaluations, "
+            f"{len(self.failed)} failed, {self.seconds:.0f} s"
         ]
-        if self.training_seconds and self.cores:
-            share = self.training_seconds / (self.seconds * self.cores)
+        if self.efficiency:
             out.append(
-                f"sweep efficiency {share:.2f} ({self.training_seconds:.0f} s of training / "
+                f"sweep efficiency {self.efficiency:.2f} ({self.training_seconds:.0f} s of training / "
                 f"({self.seconds:.0f} s x {self.cores:.0f} cores))"
             )
         return out + [f"failed: {line}" for line in self.failed]
 
 
+class _Launch:
+    """One launch of a sweep on a cluster."""
+
+    def __init__(self, sweep: Sweep, store: Store, options: Options, progress: Progress, report: Report) -> None:
+        self.sweep, self.store, self.options = sweep, store, options
+        self.progress, self.report = progress, report
+        self.titles = {key: run_title(spec) for key, spec in sweep.trainings.items()}
+
+    def run(self, parent: RunLog, resources: Resources) -> None:
+        """Goes over what is missing until nothing is, or nothing more can be done."""
+        self.parent, self.resources = parent, resources
+        for _ in range(ROUNDS):
+            self.store.deliver()
+            trainings, evaluations = self._todo()
+            if trainings:
+                self._train(trainings)
+                self.store.deliver()
+                _, evaluations = self._todo()
+            if evaluations:
+                self._evaluate(evaluations)
+            if not any(self._todo()) and not self._wait_for_others():
+                break
+
+    def _todo(self) -> tuple[list[RunSpec], list[EvalSpec]]:
+        """Trainings to carry out now, and evaluations whose training is done."""
+        results = Results.read(self.store)
+        trainings, evaluations = self.sweep.missing(results, self.options.retries)
+        ready = [s for s in evaluations if s.run in results.trainings and results.trainings[s.run].status == "done"]
+        # An evaluation needs its run's features; a run whose folder is gone is trained again.
+        gone = {s.run for s in ready if not features.path(run_folder(s.run), s.network, s.selection).exists()}
+        trainings += [self.sweep.trainings[key] for key in sorted(gone)]
+        return trainings, [s for s in ready if s.run not in gone]
+
+    def _wait_for_others(self) -> bool:
+        """Waits while other launches are at runs of this sweep; returns whether there were any."""
+        waited = False
+        while self.sweep.running(Results.read(self.store)):
+            if not waited:
+                self.progress.say("waiting for runs that another launch is at")
+            waited = True
+            time.sleep(_WAIT_SECONDS)
+        return waited
+
+    def _train(self, specs: Sequence[RunSpec]) -> None:
+        """Trains the runs of several workers one after the other, then all others side by side, the long ones first."""
+        self.progress.start("training", {self.titles[spec.key]: work(spec) for spec in specs})
+        workers = {spec.key: _workers(spec, self.sweep, self.options, self.resources) for spec in specs}
+        per_worker = _per_worker(self.options, self.resources)
+        for several in (True, False):
+            chosen = sorted((s for s in specs if (workers[s.key] != 1) == several), key=work, reverse=True)
+            tasks = [
+                trial.training_config(
+                    s, self.store, profile=self.sweep.profile.name, parent=self.parent.run_id, workers=workers[s.key]
+                )
+                | {"resources": per_worker}
+                for s in chosen
+            ]
+            most = max((_most(workers[s.key]) for s in chosen), default=1)
+            concurrent = self._side_by_side({name: most * need for name, need in per_worker.items()})
+            if several:
+                self._tune(trial.train_trial, tasks, DRIVER_RESOURCES, self._trained, concurrent=concurrent)
+            else:
+                self._tune(trial.train_trial, tasks, per_worker, self._trained, concurrent=concurrent)
+
+    def _side_by_side(self, each: Mapping[str, float]) -> int:
+        """How many trials the cluster can hold at once."""
+        has = {"CPU": self.resources.cpus, "GPU": self.resources.gpus}
+        return max(1, min(int(has[name] / need + 1e-6) for name, need in each.items() if need))
+
+    def _trained(self, config: trial.Config, outcome: dict[str, Any]) -> None:
+        if outcome["status"] == "done":
+            self.report.trained += 1
+            self.report.training_seconds += outcome["seconds"] * _most(config["workers"])
+        elif outcome["status"] == "crashed":
+            self._interrupted(TRAINING, RunSpec.from_fields(config["spec"]).key)
+
+    def _evaluate(self, specs: Sequence[EvalSpec]) -> None:
+        """Learning-rate grids on cached features; the chosen rate's result also goes to the training's own run."""
+        results = Results.read(self.store)
+        self.progress.start("evaluation", {f"{self.titles[s.run]} · lr {s.lr:g}": 1.0 for s in specs}, lines=6)
+        tasks: list[trial.Config] = []
+        for spec in sorted(specs, key=lambda s: (s.run, s.lr)):
+            run = self.sweep.trainings[spec.run]
+            tags = {"profile": self.sweep.profile.name, "method": method_named(run.method).title}
+            tasks.append(
+                {
+                    "spec": spec.fields(),
+                    "store": self.store.uri,
+                    "parent": results.trainings[spec.run].run_id,
+                    "title": self.titles[spec.run],
+                    "label": f"{self.titles[spec.run]} · lr {spec.lr:g}",
+                    "tags": tags | {"scheme": scheme_of(run).title},
+                }
+            )
+        each = {"CPU": 1.0}
+        self._tune(trial.evaluate_trial, tasks, each, self._evaluated, concurrent=self._side_by_side(each))
+        done = Results.read(self.store)
+        chosen = {item.run.key: item for item in self.sweep.wanted if item.evaluations}
+        for key in {spec.run for spec in specs}:
+            value, status, _ = done.one(chosen[key])
+            if status == "done" and value is not None:
+                record, epochs = done.trainings[key], self.sweep.trainings[key].epochs
+                RunLog(self.store, record.run_id, epochs).write({chosen[key].metric: value}, epochs)
+
+    def _evaluated(self, config: trial.Config, outcome: dict[str, Any]) -> None:
+        if outcome["status"] == "done":
+            self.report.evaluated += 1
+        elif outcome["status"] == "crashed":
+            self._interrupted(EVALUATION, EvalSpec.from_fields(config["spec"]).key)
+
+    def _interrupted(self, kind: str, key: str) -> None:
+        """A process of ours is gone: what it was at can be taken up at once."""
+        for record in self.store.records(kind, key):
+            if record.status == "running":
+                RunLog(self.store, record.run_id, 0).interrupt()
+
+    def _tune(
+        self,
+        trainable: Callable[[trial.Config], None],
+        tasks: Sequence[trial.Config],
+        each: Mapping[str, float],
+        on_done: OnDone,
+        *,
+        concurrent: int,
+    ) -> None:
+        """Ray Tune over a list of tasks, the actors of finished trials taking the next ones."""
+        if not tasks:
+            return
+        from ray import tune
+
+        class Watch(tune.Callback):
+            """Hands what trials report to the progress display. Tune pickles its callbacks; this one travels empty."""
+
+            def __init__(self, progress: Progress, on_done: OnDone) -> None:
+                self.progress, self.on_done = progress, on_done
+
+            def __getstate__(self) -> dict[str, Any]:
+                return {}
+
+            def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+                task = trial.config["task"]
+                self.progress.advance(task["label"], result["share"], result)
+                if "status" in result:
+                    self.on_done(task, result)
+
+            def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+                task = trial.config["task"]
+                outcome = {"status": "crashed", "reason": "its process was lost", "seconds": 0.0}
+                self.progress.advance(task["label"], 0.0, outcome)
+                self.on_done(task, outcome)
+
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: Tune would swallow it
+        name = f"tune-{new_id()}"
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, dict(each)),
+            param_space={"task": tune.grid_search(list(tasks))},
+            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=concurrent),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(home_folder() / "ray"),
+                verbose=0,
+                callbacks=[Watch(self.progress, on_done)],
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:  # the store is the ledger; what Tune writes of its own would only grow
+            shutil.rmtree(home_folder() / "ray" / name, ignore_errors=True)
+
+
 def run_sweep(
-    sweep: Sweep,
-    store: Store,
-    *,
-    workers: int | None = None,
-    address: str | None = None,
-    progress: Progress | None = None,
+    sweep: Sweep, store: Store, *, options: Options | None = None, progress: Progress | None = None
 ) -> Report:
     """Runs what the store lacks of a sweep, then stores the sweep's tables on its parent run.
 
     Args:
         sweep: The sweep.
         store: Where results are and go.
-        workers: Workers of each training; ``None``: as the profile says, else one.
-        address: A running Ray cluster; ``None``: one of this machine's cores.
+        options: How to carry it out.
         progress: Shows how far it is.
 
     Raises:
         UserError: The data, the cluster or the number of workers does not do.
     """
     started = time.monotonic()
-    progress = progress or Progress(quiet=True)
-    results = Results.read(store)
-    trainings, evaluations = sweep.missing(results)
-    # An evaluation needs its run's features; a run whose folder is gone is trained again.
-    needed = {spec.run for spec in evaluations} - {spec.key for spec in trainings}
-    trainings += [
-        sweep.trainings[key] for key in sorted(needed) if not features.path(run_folder(key), "student", "last").exists()
-    ]
+    options, progress = options or Options(), progress or Progress(quiet=True)
+    for spec in sweep.trainings.values():
+        trial.check_workers(options.workers, spec.devices)
+    store.deliver()
+    trainings, evaluations = sweep.missing(Results.read(store), options.retries)
     report = Report(reused=len(sweep.trainings) - len(trainings))
-    if not trainings and not evaluations:
+    if trainings or evaluations:
+        check_data(sweep.profile)
+        parent = store.begin(
+            SWEEP,
+            sweep.key,
+            f"{sweep.name} · {sweep.profile.name}",
+            params={},
+            tags={"profile": sweep.profile.name, "mlflow.note.content": f"eman sweep {sweep.name}"},
+        )
+        with cluster(options.address) as found:
+            resources = _room(options, found)
+            report.cores = resources.cpus
+            try:
+                _Launch(sweep, store, options, progress, report).run(parent, resources)
+            except KeyboardInterrupt:
+                report.interrupted = True
+                for record in store.records(TRAINING):
+                    if record.status == "running" and record.key in sweep.trainings:
+                        RunLog(store, record.run_id, 0).interrupt()
         report.seconds = time.monotonic() - started
-        return report
-    check_data(sweep.profile)
-    plan = {spec.key: _workers(spec, sweep, workers) for spec in trainings}
-    parent = store.begin(
-        SWEEP,
-        sweep.key,
-        f"{sweep.name} · {sweep.profile.name}",
-        params={},
-        tags={"profile": sweep.profile.name, "mlflow.note.content": f"eman sweep {sweep.name}"},
-    )
-    with cluster(address) as resources:
-        report.cores = resources.cpus
-        _check_room(max(plan.values(), default=1), resources)
-        try:
-            _train(sweep, trainings, plan, store, parent, report, progress, resources)
-            done = Results.read(store)
-            todo = [
-                spec
-                for spec in sweep.missing(done)[1]
-                if spec.run in done.trainings and done.trainings[spec.run].status == "done"
-            ]
-            _evaluate(sweep, todo, done, store, report, progress, resources)
-        except KeyboardInterrupt:
-            report.interrupted = True
-            _mark_interrupted(store, sweep)
+        store.deliver()
+        _finish(sweep, store, parent, report)
     report.seconds = time.monotonic() - started
-    _finish(sweep, store, parent, report)
     return report
 
 
-def _workers(spec: RunSpec, sweep: Sweep, workers: int | None) -> int:
-    if workers is None:
-        chosen = {
+def _workers(spec: RunSpec, sweep: Sweep, options: Options, resources: Resources) -> trial.Workers:
+    if isinstance(options.workers, int | tuple):
+        return options.workers
+    most = max(1, math.floor(resources.cpus / (options.cpus or 1.0)))
+    wanted = most
+    if options.workers is None:
+        wanted = {
             sweep.profile.run(method, scheme, spec.seed).key: count
             for (method, scheme), count in sweep.profile.workers.items()
-        }
-        workers = chosen.get(spec.key, 1)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(workers, cores)
-    if workers < 1 or spec.devices % workers:
-        raise UserError(
-            f"--workers {workers} does not divide the {spec.devices} devices of {run_title(spec)}; give a "
-            f"divisor of {spec.devices}."
-        )
-    return workers
+        }.get(spec.key, 1)
+    return trial.divisor(spec.devices, min(wanted, most))
 
 
-def _check_room(workers: int, resources: Resources) -> None:
-    if workers > resources.cpus:
-        raise UserError(
-            f"a run needs {workers} CPUs, one a worker, and the cluster has {resources.cpus:g}; give "
-            f"--workers {int(resources.cpus)} or fewer, or a larger cluster with --address."
-        )
+def _most(workers: trial.Workers) -> int:
+    return workers[1] if isinstance(workers, tuple) else int(workers)
 
 
-def _train(
-    sweep: Sweep,
-    specs: Sequence[RunSpec],
-    plan: dict[str, int],
-    store: Store,
-    parent: RunLog,
-    report: Report,
-    progress: Progress,
-    resources: Resources,
-) -> None:
-    """Trains the runs of several workers one after the other, then all others side by side, the long ones first."""
-    progress.start("training", {run_title(spec): work(spec) for spec in specs})
-
-    def on_done(config: trial.Config, outcome: dict[str, Any]) -> None:
-        report.trained += 1
-        report.training_seconds += outcome["seconds"] * config["workers"]
-        if outcome["status"] == "failed":
-            report.failed.append(f"{run_title(RunSpec.from_fields(config['spec']))}: {outcome['reason']}")
-
-    for several in (True, False):
-        chosen = sorted((s for s in specs if (plan[s.key] > 1) == several), key=work, reverse=True)
-        tasks = [
-            trial.training_config(s, store, profile=sweep.profile.name, parent=parent.run_id, workers=plan[s.key])
-            | {"title": run_title(s), "attempt": new_id()}
-            for s in chosen
-        ]
-        resource: dict[str, float] = {"CPU": 0, TRIAL_SLOT: 1} if several else {"CPU": 1}
-        _tune(
-            trial.train_trial,
-            tasks,
-            resource,
-            f"train-{parent.run_id}",
-            on_done,
-            progress,
-            concurrent=1 if several else int(resources.cpus),
-        )
+def _per_worker(options: Options, resources: Resources) -> dict[str, float]:
+    gpus = options.gpus if options.gpus is not None else float(resources.gpus > 0)
+    return {"CPU": 1.0 if options.cpus is None else options.cpus} | ({"GPU": gpus} if gpus else {})
 
 
-def _evaluate(
-    sweep: Sweep,
-    specs: Sequence[EvalSpec],
-    results: Results,
-    store: Store,
-    report: Report,
-    progress: Progress,
-    resources: Resources,
-) -> None:
-    """Learning-rate grids on cached features; the chosen rate's result also goes to the training's own run."""
-    titles = {key: run_title(spec) for key, spec in sweep.trainings.items()}
-    progress.start("evaluation", {f"{titles[s.run]} · lr {s.lr:g}": 1.0 for s in specs}, lines=6)
+def _room(options: Options, resources: Resources) -> Resources:
+    """Waits until one run fits the cluster, for at most ``options.wait`` seconds.
 
-    def on_done(config: trial.Config, outcome: dict[str, Any]) -> None:
-        report.evaluated += 1
-        if outcome["status"] == "failed":
-            report.failed.append(f"{config['title']} · lr {config['spec']['lr']:g}: {outcome['reason']}")
-
-    tasks: list[trial.Config] = [
-        {
-            "spec": s.fields(),
-            "store": store.uri,
-            "parent": results.trainings[s.run].run_id,
-            "title": titles[s.run],
-            "tags": {
-                "profile": sweep.profile.name,
-                "method": method_named(sweep.trainings[s.run].method).title,
-                "scheme": scheme_of(sweep.trainings[s.run]).title,
-            },
-        }
-        for s in sorted(specs, key=lambda s: (s.run, s.lr))
-    ]
-    for task in tasks:
-        task["label"] = f"{task['title']} · lr {task['spec']['lr']:g}"
-    _tune(
-        trial.evaluate_trial,
-        tasks,
-        {"CPU": 1},
-        f"evaluate-{new_id()}",
-        on_done,
-        progress,
-        concurrent=int(resources.cpus),
-    )
-    evaluated = Results.read(store)
-    for item in {wanted.run.key: wanted for wanted in sweep.wanted if wanted.evaluations}.values():
-        value, status, _ = evaluated.one(item)
-        if status == "done" and value is not None and item.run.key in {s.run for s in specs}:
-            record = evaluated.trainings[item.run.key]
-            RunLog(store, record.run_id, item.run.epochs).write({item.metric: value}, item.run.epochs)
-
-
-def _tune(
-    trainable: Callable[[trial.Config], None],
-    tasks: Sequence[trial.Config],
-    resources: Mapping[str, float],
-    name: str,
-    on_done: OnDone,
-    progress: Progress,
-    *,
-    concurrent: int,
-) -> None:
-    """Ray Tune over a list of tasks, the actors of finished trials taking the next ones."""
-    if not tasks:
-        return
-    from ray import tune
-
-    class Watch(tune.Callback):
-        """Hands what trials report to the progress display. Tune pickles its callbacks; this one travels empty."""
-
-        def __init__(self, progress: Progress, on_done: OnDone) -> None:
-            self.progress, self.on_done = progress, on_done
-
-        def __getstate__(self) -> dict[str, Any]:
-            return {}
-
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-            task = trial.config["task"]
-            self.progress.advance(task.get("label", task["title"]), result["share"], result)
-            if "status" in result:
-                self.on_done(task, result)
-
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            task = trial.config["task"]
-            self.on_done(task, {"status": "failed", "reason": "its process ended; run the sweep again", "seconds": 0.0})
-
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: Tune would swallow it
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, dict(resources)),
-        param_space={"task": tune.grid_search(list(tasks))},
-        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=concurrent),
-        run_config=tune.RunConfig(
-            name=name, storage_path=str(home_folder() / "ray"), verbose=0, callbacks=[Watch(progress, on_done)]
-        ),
-    )
-    tuner.fit()
-
-
-def _mark_interrupted(store: Store, sweep: Sweep) -> None:
-    for record in store.records(TRAINING):
-        if record.status == "running" and record.key in sweep.trainings:
-            store.client.set_terminated(record.run_id, "KILLED")
+    Raises:
+        UserError: It does not.
+    """
+    least = options.workers[0] if isinstance(options.workers, tuple) else options.workers
+    workers = least if isinstance(least, int) else 1
+    deadline = time.monotonic() + options.wait
+    while True:
+        needs = {name: workers * need for name, need in _per_worker(options, resources).items()}
+        if needs.get("CPU", 0) <= resources.cpus and needs.get("GPU", 0) <= resources.gpus:
+            return resources
+        if time.monotonic() >= deadline:
+            asked = ", ".join(f"{value:g} {name}" for name, value in needs.items())
+            waited = f" after {options.wait:.0f} s" if options.wait else ""
+            raise UserError(
+                f"one run needs {asked} ({workers} workers), and the cluster has {resources.cpus:g} CPU, "
+                f"{resources.gpus:g} GPU{waited}; give fewer --workers, less --cpus or --gpus, a larger cluster with "
+                f"--address, or --wait SECONDS for one that grows."
+            )
+        time.sleep(2.0)
+        resources = resources.now()
 
 
 def _finish(sweep: Sweep, store: Store, parent: RunLog, report: Report) -> None:
-    """Stores tables and figures of merit on the sweep's run."""
+    """Stores tables and figures of merit on the sweep's run, and lists what failed."""
     results = Results.read(store)
+    for kind, specs in ((results.trainings, sweep.trainings), (results.evaluations, sweep.evaluations)):
+        report.failed += [
+            f"{kind[k].name}: {kind[k].reason}" for k in specs if k in kind and kind[k].status == "failed"
+        ]
     found = [(table, tables.values(table, results)) for table in sweep.tables]
     for table, values in found:
         store.client.log_text(parent.run_id, tables.markdown(table, values), f"table{table.number}.md")
     store.client.log_text(parent.run_id, tables.render(found, "csv"), "tables.csv")
     # An MLflow table, written whole: `log_table` would append to the one of an earlier, interrupted launch.
     store.client.log_text(parent.run_id, tables.frame(found).to_json(orient="split", index=False), "tables.json")
-    parent.tag({"mlflow.loggedArtifacts": json.dumps([{"path": "tables.json", "type": "table"}])})
-    metrics = {"sweep/seconds": report.seconds, "sweep/trained": report.trained, "sweep/failed": len(report.failed)}
-    if report.training_seconds and report.cores:
-        metrics["sweep/efficiency"] = report.training_seconds / (report.seconds * report.cores)
-    parent.write(metrics)
-    store.client.set_terminated(parent.run_id, "KILLED" if report.interrupted else "FINISHED")
+    metrics = {
+        "sweep/seconds": report.seconds,
+        "sweep/trained": report.trained,
+        "sweep/failed": len(report.failed),
+        "sweep/efficiency": report.efficiency,
+    }
+    logged = json.dumps([{"path": "tables.json", "type": "table"}])
+    parent.write(
+        metrics, tags={"mlflow.loggedArtifacts": logged}, status="KILLED" if report.interrupted else "FINISHED"
+    )

@@ -6,9 +6,9 @@ from typing import Any
 
 from eman.platform.errors import UserError, unknown
 from eman.platform.spec import EvalSpec, RunSpec
-from eman.trainers.loop import fast_bf16
 from eman.trainers.methods import make_spec, method_named, resolve_scheme
 from eman.trainers.norm import Scheme
+from eman.trainers.training import fast_bf16
 
 
 @dataclass(frozen=True, kw_only=True)

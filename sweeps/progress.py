@@ -85,6 +85,11 @@ class Progress:
         if finished and (self.done % self.every == 0 or self.done == len(self.work) or result["status"] != "done"):
             self.console.print(f"[{state}] {name}: {_outcome(result)}", markup=False, soft_wrap=True)
 
+    def say(self, text: str) -> None:
+        """A line."""
+        if not self.quiet:
+            self.console.print(text, markup=False, soft_wrap=True)
+
     def stop(self) -> None:
         """Takes the bar away."""
         if self.bars is not None:

@@ -13,7 +13,7 @@ from eman.platform.home import data_folder, home_folder
 from eman.platform.tracking import EXPERIMENT, SWEEP, TRAINING, Store, git_revision, store_uri
 from eman.sweeps.progress import duration
 from eman.trainers import data
-from eman.trainers.loop import fast_bf16
+from eman.trainers.training import fast_bf16
 
 
 def status_lines() -> list[str]:

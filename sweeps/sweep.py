@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from eman.evaluation.tables import Cell, Results, Table, Wanted
 from eman.platform.errors import UserError, unknown
 from eman.platform.spec import EvalSpec, RunSpec
+from eman.platform.tracking import Record
 from eman.sweeps import table1, table8
 from eman.sweeps.profiles import Profile, check_rates
 from eman.sweeps.schemes import wanted
@@ -66,19 +67,24 @@ class Sweep:
         """The same for the same set of runs, so that a sweep given again is found again."""
         return hashlib.sha256("".join(sorted([*self.trainings, *self.evaluations])).encode()).hexdigest()[:16]
 
-    def missing(self, results: Results) -> tuple[list[RunSpec], list[EvalSpec]]:
-        """Trainings and evaluations that the store does not hold yet."""
-        trainings = [
-            spec
-            for key, spec in self.trainings.items()
-            if key not in results.trainings or results.trainings[key].status != "done"
-        ]
-        evaluations = [
-            spec
-            for key, spec in self.evaluations.items()
-            if key not in results.evaluations or results.evaluations[key].status not in ("done", "failed")
-        ]
-        return trainings, evaluations
+    def missing(self, results: Results, retries: int = 0) -> tuple[list[RunSpec], list[EvalSpec]]:
+        """Trainings and evaluations that are neither done, nor running, nor failed more than ``retries`` times."""
+        return (
+            [spec for key, spec in self.trainings.items() if _open(results.trainings.get(key), retries)],
+            [spec for key, spec in self.evaluations.items() if _open(results.evaluations.get(key), retries)],
+        )
+
+    def running(self, results: Results) -> list[str]:
+        """Keys of runs that some process is at."""
+        records = {**results.trainings, **results.evaluations}
+        keys = [*self.trainings, *self.evaluations]
+        return [key for key in keys if key in records and records[key].status == "running"]
+
+
+def _open(record: Record | None, retries: int) -> bool:
+    if record is None or record.status == "missing":
+        return True
+    return record.status == "failed" and record.failures <= retries
 
 
 def plan(names: Sequence[str], profile: Profile, seeds: int = 1, overrides: Mapping[str, Any] | None = None) -> Sweep:

@@ -4,21 +4,27 @@ A training on one worker runs inside its Tune trial, whose process goes on to th
 ``TorchTrainer``. Both end in :func:`train_run`.
 """
 
+import contextlib
+import shutil
 import traceback
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from eman.evaluation import features, linear, measure
-from eman.platform.errors import RunFailed, UserError
+from eman.platform import checkpoint
+from eman.platform.errors import BusyError, RunFailed, UserError
 from eman.platform.home import home_folder, run_folder
 from eman.platform.spec import EvalSpec, RunSpec
-from eman.platform.tracking import EVALUATION, TRAINING, RunLog, Store
+from eman.platform.tracking import EVALUATION, TRAINING, RunLog, Store, locked, new_id
 from eman.trainers import data, distributed
 from eman.trainers.loop import OnStep, fit
 from eman.trainers.methods import method_named, run_title, scheme_of
 
 Config = dict[str, Any]
+
+#: Workers of a run: a number, the fewest and the most, or "auto".
+Workers = int | tuple[int, int] | str
 OnEpochDone = Callable[[int, dict[str, float]], None]
 
 
@@ -32,46 +38,94 @@ def _features(run: str, network: str, selection: str) -> features.Features:
     return features.read(features.path(run_folder(run), network, selection), run)
 
 
-def training_config(spec: RunSpec, store: Store, *, profile: str, parent: str | None, workers: int) -> Config:
+def check_workers(workers: Workers | None, devices: int) -> None:
+    """Raises :class:`UserError` unless every number of workers that may come about divides the devices."""
+    if workers is None or isinstance(workers, str):
+        return
+    low, high = workers if isinstance(workers, tuple) else (workers, workers)
+    if low < 1 or low > high or any(devices % number for number in range(low, high + 1)):
+        given = str(low) if low == high else f"{low}-{high}"
+        raise UserError(
+            f"--workers {given} does not divide the run's {devices} devices; every number of workers must be a divisor "
+            f"of {devices}."
+        )
+
+
+def divisor(devices: int, most: int) -> int:
+    """The largest number of workers, at most ``most``, that divides the devices."""
+    return max(number for number in range(1, max(most, 1) + 1) if devices % number == 0)
+
+
+def training_config(spec: RunSpec, store: Store, *, profile: str, parent: str | None, workers: Workers) -> Config:
     """What a trial needs to know of a training, in plain values."""
-    return {"spec": spec.fields(), "store": store.uri, "profile": profile, "parent": parent, "workers": workers}
+    return {
+        "spec": spec.fields(),
+        "store": store.uri,
+        "profile": profile,
+        "parent": parent,
+        "workers": workers,
+        "title": run_title(spec),
+        "label": run_title(spec),
+    }
 
 
 def train_run(config: Config, on_epoch: OnEpochDone | None = None, on_step: OnStep | None = None) -> dict[str, Any]:
     """Trains one run, in this process or as one of several workers, and writes it to the store (worker 0 alone).
 
     Returns:
-        ``status`` (``done`` or ``failed``), ``reason``, ``seconds`` of training.
+        ``status`` (``done``, ``failed``, or ``elsewhere`` if another process is at it), ``reason``, ``seconds``.
     """
     spec = RunSpec.from_fields(config["spec"])
-    first = distributed.rank() == 0
-    log = begin_training(spec, config) if first else None
+    if distributed.rank() > 0:
+        return _outcome_of(lambda: fit(spec, folder=run_folder(spec.key), monitor=measure.monitor).seconds, None)
+    with locked(run_folder(spec.key) / "lock") as mine:
+        if not mine:
+            return {"status": "elsewhere", "reason": "another process of this machine is at it", "seconds": 0.0}
+        try:
+            log = begin_training(spec, config)
+        except BusyError as error:
+            return {"status": "elsewhere", "reason": str(error), "seconds": 0.0}
+        return _outcome_of(lambda: _train_and_measure(spec, log, on_epoch, on_step), log)
+
+
+def _train_and_measure(spec: RunSpec, log: RunLog, on_epoch: OnEpochDone | None, on_step: OnStep | None) -> float:
+    """Worker 0's part: fit, final measures, the store. Returns the seconds spent in training."""
 
     def epoch_done(number: int, metrics: dict[str, float]) -> None:
-        assert log is not None
         log.epoch(number, metrics)
         if on_epoch is not None:
             on_epoch(number, metrics)
 
     def step_done(step: int, steps: int) -> None:
-        assert log is not None
         log.beat()
         if on_step is not None:
             on_step(step, steps)
 
     folder = run_folder(spec.key)
+    outcome = fit(spec, folder=folder, monitor=measure.monitor, on_epoch=epoch_done, on_step=step_done)
+    found = measure.final(outcome.training, folder, outcome.best_epoch)
+    tags = {"eman.data_hash": outcome.training.dataset.hash, "eman.best_epoch": str(outcome.best_epoch)}
+    if outcome.training.labelled is not None:
+        tags["eman.label_set_hash"] = data.fingerprint(outcome.training.labelled)
+    log.finish(found | {"train/seconds": outcome.seconds}, tags)
+    checkpoint.remove_newest(folder / "resume.pt")
+    return outcome.seconds
+
+
+def _outcome_of(work: Callable[[], float], log: RunLog | None) -> dict[str, Any]:
+    """Runs ``work`` and says how it ended. The reason of a failure is kept in the run, a bug's traceback with it."""
     try:
-        outcome = fit(spec, folder=folder, monitor=measure.monitor, on_epoch=epoch_done, on_step=step_done)
-        if log is not None:
-            found = measure.final(outcome.training, folder, outcome.best_epoch)
-            tags = {"eman.data_hash": outcome.training.dataset.hash, "eman.best_epoch": str(outcome.best_epoch)}
-            if outcome.training.labelled is not None:
-                tags["eman.label_set_hash"] = data.fingerprint(outcome.training.labelled)
-            log.finish(found | {"train/seconds": outcome.seconds}, tags)
-            (folder / "resume.pt").unlink(missing_ok=True)
-        return {"status": "done", "reason": "", "seconds": outcome.seconds}
+        return {"status": "done", "reason": "", "seconds": work()}
     except Exception as error:
-        return _failed(log, error)
+        expected = isinstance(error, RunFailed | UserError)
+        reason = str(error) if expected else f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if log is not None:
+            if not expected:
+                with contextlib.suppress(Exception):  # the store may be the very thing that fails
+                    log.store.client.log_text(log.run_id, traceback.format_exc(), "error.txt")
+            log.fail(reason)
+        # A loss that is not finite is so on every worker; whatever else happens, happens to one of them.
+        return {"status": "failed", "reason": reason, "seconds": 0.0, "everywhere": isinstance(error, RunFailed)}
 
 
 def begin_training(spec: RunSpec, config: Config) -> RunLog:
@@ -97,42 +151,41 @@ def begin_training(spec: RunSpec, config: Config) -> RunLog:
     )
 
 
-def _failed(log: RunLog | None, error: Exception) -> dict[str, Any]:
-    """Keeps the reason in the run. A bug's traceback goes with it."""
-    expected = isinstance(error, RunFailed | UserError)
-    reason = str(error) if expected else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    if log is not None:
-        if not expected:
-            log.store.client.log_text(log.run_id, traceback.format_exc(), "error.txt")
-        log.fail(reason)
-    return {"status": "failed", "reason": reason, "seconds": 0.0}
-
-
 def evaluate_run(config: Config) -> dict[str, Any]:
     """One linear evaluation at one learning rate, from cached features to its entry in the store."""
     spec = EvalSpec.from_fields(config["spec"])
     name = f"linear · {config['title']} · lr {spec.lr:g}"
-    log = _store(config["store"]).begin(
-        EVALUATION,
-        spec.key,
-        name,
-        params=spec.fields(),
-        parent=config["parent"],
-        tags={**config["tags"], "eman.run": spec.run},
-    )
-    try:
-        found = _features(spec.run, spec.network, spec.selection)
-        result = linear.evaluate(
-            spec,
-            found.train_ND,
-            found.train_labels_N,
-            (found.held_out_ND, found.held_out_labels_N),
-            (found.test_ND, found.test_labels_N),
+    found: dict[str, float] = {}
+
+    def work() -> float:
+        features_of = _features(spec.run, spec.network, spec.selection)
+        found.update(
+            linear.evaluate(
+                spec,
+                features_of.train_ND,
+                features_of.train_labels_N,
+                (features_of.held_out_ND, features_of.held_out_labels_N),
+                (features_of.test_ND, features_of.test_labels_N),
+            )
         )
-        log.finish(result)
-        return {"status": "done", "reason": "", **result}
-    except Exception as error:
-        return _failed(log, error)
+        log.finish(found)
+        return 0.0
+
+    with locked(run_folder(spec.run) / f"{spec.key}.lock") as mine:
+        if not mine:
+            return {"status": "elsewhere", "reason": "another process of this machine is at it"}
+        try:
+            log = _store(config["store"]).begin(
+                EVALUATION,
+                spec.key,
+                name,
+                params=spec.fields(),
+                parent=config["parent"],
+                tags={**config["tags"], "eman.run": spec.run},
+            )
+        except BusyError as error:
+            return {"status": "elsewhere", "reason": str(error)}
+        return _outcome_of(work, log) | found
 
 
 # Ray ------------------------------------------------------------------------------------------------------------------
@@ -142,9 +195,9 @@ def train_trial(config: Config) -> None:
     """A Tune trial: a training in this process, or by a TorchTrainer with several workers."""
     from ray import tune
 
-    _one_thread()
     config = config["task"]
     if config["workers"] == 1:
+        _one_thread()
         epochs = config["spec"]["epochs"]
         outcome = train_run(config, lambda number, metrics: tune.report({"share": number / (epochs + 1), **metrics}))
     else:
@@ -167,31 +220,53 @@ def _one_thread() -> None:
 
 
 def train_on_workers(config: Config) -> dict[str, Any]:
-    """Trains one run by Ray Train's TorchTrainer: ``config["workers"]`` DDP processes, gloo or NCCL between them."""
+    """Trains one run by Ray Train's TorchTrainer.
+
+    ``config["workers"]`` DDP processes, gloo or NCCL between them, or a pair of the fewest and the most, between which
+    Ray Train may change the number while the run goes on. A worker that dies is replaced and the run resumes.
+    """
     from ray import train
     from ray.train.torch import TorchTrainer
 
     configs: Any = train  # Train V2's classes, which its type hints do not show
-
     key = RunSpec.from_fields(config["spec"]).key
-    name = f"{config['parent'] or 'alone'}-{key}-{config['attempt']}"  # a name that Ray has seen would resume that run
-    trainer = TorchTrainer(
-        _worker_loop,
+    per_worker = config.get("resources", {"CPU": 1})
+    # A name that Ray Train has seen would resume that run; ours are resumed from our own checkpoints.
+    name = f"train-{key}-{new_id()}"
+    trainer: Any = TorchTrainer(
+        cast("Any", _worker_loop),
         train_loop_config=config,
-        scaling_config=configs.ScalingConfig(num_workers=config["workers"], resources_per_worker={"CPU": 1}),
+        scaling_config=configs.ScalingConfig(
+            num_workers=config["workers"], resources_per_worker=per_worker, use_gpu=per_worker.get("GPU", 0) > 0
+        ),
         run_config=configs.RunConfig(
             name=name,
             storage_path=str(home_folder() / "ray"),
-            failure_config=configs.FailureConfig(max_failures=0, controller_failure_limit=1),
+            failure_config=configs.FailureConfig(max_failures=2, controller_failure_limit=1),
             logging_config=configs.LoggingConfig(log_level="ERROR"),
         ),
     )
-    trainer.fit()
-    record = Store(config["store"]).by_key(TRAINING)[key]
-    return {"status": record.status, "reason": record.reason, "seconds": record.metrics.get("train/seconds", 0.0)}
+    with locked(run_folder(key) / "lock") as mine:  # rank 0 takes it later; this spares starting workers in vain
+        if not mine:
+            return {"status": "elsewhere", "reason": "another process of this machine is at it", "seconds": 0.0}
+    try:
+        outcome: dict[str, Any] = trainer.fit().return_value
+    except Exception as error:
+        record = Store(config["store"]).by_key(TRAINING).get(key)
+        if record is not None and record.status == "failed":
+            return {"status": "failed", "reason": record.reason, "seconds": 0.0}
+        return {"status": "crashed", "reason": (str(error).splitlines() or [""])[0], "seconds": 0.0}
+    finally:
+        shutil.rmtree(home_folder() / "ray" / name, ignore_errors=True)
+    return outcome
 
 
-def _worker_loop(config: Config) -> None:
+def _worker_loop(config: Config) -> dict[str, Any]:
     """Ray Train's worker function."""
+    import torch.distributed as dist
+
     _one_thread()
-    train_run(config)
+    outcome = train_run(config)
+    if outcome["status"] != "done" and not outcome.get("everywhere") and dist.is_initialized():
+        raise RuntimeError(outcome["reason"])  # the other workers wait for this one: Ray Train ends them
+    return outcome

@@ -20,8 +20,8 @@ from eman.trainers import data
 from eman.trainers.backbones import SmallResNet
 from eman.trainers.byol import projector_and_predictor
 from eman.trainers.ema import Teacher
-from eman.trainers.loop import Training, fast_bf16
 from eman.trainers.moco import projector
+from eman.trainers.training import Training, fast_bf16
 
 
 def medians(sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:

@@ -13,8 +13,8 @@ from torch import multiprocessing as mp
 
 from eman.sweeps.profiles import SMOKE
 from eman.trainers import distributed
-from eman.trainers.loop import Training
 from eman.trainers.norm import DeviceBatchNorm, share_statistics
+from eman.trainers.training import Training
 
 DEVICES = 4
 

@@ -9,10 +9,11 @@ import torch
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.sweeps.profiles import SMOKE
-from eman.trainers import loop
-from eman.trainers.loop import Training, fit
+from eman.trainers import training as training_module
+from eman.trainers.loop import fit
 from eman.trainers.methods import METHODS
 from eman.trainers.norm import SCHEMES
+from eman.trainers.training import Training
 
 
 def tensors(state: Any, prefix: str = "") -> dict[str, Any]:
@@ -178,5 +179,5 @@ def test_labelled_images_are_not_among_the_unlabelled() -> None:
 
 
 def test_feature_std_sees_a_collapse() -> None:
-    assert loop.feature_std(torch.ones(8, 4)) == 0
-    assert loop.feature_std(torch.randn(512, 64)) == pytest.approx(1, abs=0.05)
+    assert training_module.feature_std(torch.ones(8, 4)) == 0
+    assert training_module.feature_std(torch.randn(512, 64)) == pytest.approx(1, abs=0.05)

@@ -80,16 +80,21 @@ def _assemble(
     digest = hashlib.sha256()
     for tensor in (images, labels, test_images, test_labels):
         digest.update(tensor.numpy().tobytes())
-    pixels = images.double().div(255)
-    return DataSet(
-        name,
-        Split(images, labels, torch.arange(len(labels))),
-        Split(test_images, test_labels, torch.arange(len(test_labels))),
-        classes,
-        tuple(pixels.mean((0, 2, 3)).tolist()),
-        tuple(pixels.std((0, 2, 3)).tolist()),
-        digest.hexdigest()[:16],
-    )
+    mean, std = _pixel_statistics(images)
+    train, test = (Split(x, y, torch.arange(len(y))) for x, y in ((images, labels), (test_images, test_labels)))
+    return DataSet(name, train, test, classes, mean, std, digest.hexdigest()[:16])
+
+
+def _pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel in [0, 1], from histograms: no float copy of all images."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.flatten().int(), minlength=256).double() / channel.numel()
+        mean = (share * values).sum()
+        means.append(float(mean))
+        stds.append(float((share * (values - mean).square()).sum().sqrt()))
+    return tuple(means), tuple(stds)
 
 
 def _digits(_folder: Path) -> DataSet:

@@ -1,262 +1,36 @@
-"""The training loop: one for all methods, on one worker or many. ``fit`` is also Ray Train's worker function.
+"""The training loop: one for all methods, on one worker or many. Ray Train's workers run it too."""
 
-Shapes: N images of this worker's batch, A channels, H by W pixels.
-"""
-
+import logging
+import math
+import os
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+import torch.distributed as dist
+from torch import Tensor
 
 from eman.platform import checkpoint
-from eman.platform.errors import RunFailed, UserError
+from eman.platform.errors import RunFailed
 from eman.platform.spec import RunSpec
-from eman.trainers import augment, data, distributed, optim
-from eman.trainers.backbones import backbone_named
-from eman.trainers.ema import Teacher
-from eman.trainers.methods import method_named, scheme_of
-from eman.trainers.norm import batch_norms, convert_norm, reset_statistics, share_statistics
+from eman.trainers import distributed
+from eman.trainers.training import Training, feature_std
 
-#: Seconds between two checkpoints of a run.
+#: Seconds between two checkpoints of a run, unless ``EMAN_CHECKPOINT_SECONDS`` says otherwise.
 CHECKPOINT_SECONDS = 30.0
 
+#: Several workers ask each other every so many steps whether a checkpoint is due.
+_ASK_EVERY = 20
+
 Metrics = dict[str, float]
+Monitor = Callable[[Training], Metrics]
+OnEpoch = Callable[[int, Metrics], None]
+OnStep = Callable[[int, int], None]
 
-
-def fast_bf16() -> bool:
-    """Whether bfloat16 is faster than float32 here: the CPU has instructions for it, or there is a GPU that has."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-class _Views(nn.Module):
-    """Several passes of one network in one call, so that DDP sees one forward a step."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, *inputs: Tensor) -> list[Tensor]:
-        return [self.network(x_NAHW) for x_NAHW in inputs]
-
-
-class Training:
-    """Everything that one run consists of, and its steps.
-
-    Attributes:
-        student: ``nn.Sequential`` of ``backbone`` and the method's heads.
-        teacher: Its teacher, or ``None`` where the method has none.
-        step: Steps taken so far.
-
-    Raises:
-        UserError: A name in the specification is unknown, or the workers do not divide the devices.
-    """
-
-    def __init__(self, spec: RunSpec) -> None:
-        self.spec, self.method = spec, method_named(spec.method)
-        workers = distributed.workers()
-        if spec.devices % workers:
-            raise UserError(f"{workers} workers do not divide {spec.devices} devices; give a divisor of those.")
-        self.device = (
-            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-        )
-        self.dataset = data.load(spec.dataset)
-        self.train, self.held_out = data.parts(self.dataset, spec.images, spec.held_out)
-        self.streams = self._streams()
-        first = self.streams[self.method.streams[-1]]
-        self.steps_per_epoch = max(1, len(first.split) // first.batch)
-        self.steps = self.steps_per_epoch * spec.epochs
-        self.step = 0
-        self._build()
-
-    def _streams(self) -> dict[str, data.Stream]:
-        spec, splits = self.spec, {"unlabelled": self.train}
-        sizes = {"unlabelled": spec.batch, "labelled": spec.labelled_batch or 0}
-        self.labelled: Tensor | None = None
-        if "labelled" in self.method.streams:
-            assert spec.label_fraction is not None and spec.label_set is not None
-            self.labelled = data.label_set(self.train.labels, spec.label_fraction, spec.label_set)
-            rest = torch.ones(len(self.train), dtype=torch.bool)
-            rest[self.labelled] = False
-            splits = {
-                "labelled": self.train.take(self.labelled),
-                "unlabelled": self.train.take(rest.nonzero()[:, 0]),
-            }  # "the rest" (Section 5.1)
-        for name in self.method.streams:
-            if len(splits[name]) < sizes[name] and name == "unlabelled":
-                raise UserError(
-                    f"batch is {sizes[name]}, and there are {len(splits[name])} {name} images; give a smaller "
-                    f"batch or more images."
-                )
-        return {
-            name: data.Stream(splits[name], sizes[name], spec.seed, number)
-            for number, name in enumerate(self.method.streams)
-        }
-
-    def _build(self) -> None:
-        spec, scheme = self.spec, scheme_of(self.spec)
-        backbone = backbone_named(spec.backbone)
-        channels = self.train.images.shape[1]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(spec.seed)
-            modules = OrderedDict(backbone=backbone.build(channels))
-            modules |= self.method.heads(spec, backbone.features, len(self.dataset.classes))
-            self.student = nn.Sequential(modules)
-        local = spec.devices // distributed.workers()
-        convert_norm(
-            self.student,
-            spec.student_norm,
-            devices=local,
-            proxy_momentum=spec.student_proxy_momentum,
-            device_statistics=spec.device_statistics,
-        )
-        self.student.to(self.device)
-        self.criterion = self.method.criterion(spec, torch.Generator().manual_seed(spec.seed)).to(self.device)
-        self.optimizer = optim.optimizer(spec, self.student)
-        self._passes = _Views(self.student)
-        self._ddp: nn.Module = (
-            DistributedDataParallel(self._passes, forward_sync_buffers=False)
-            if distributed.workers() > 1
-            else self._passes
-        )
-        self._initialize_statistics()
-        self.followed = self.method.followed(self.student)
-        self.teacher = (
-            Teacher(self.followed, scheme, spec.momentum if spec.momentum is not None else 0.0, seed=spec.seed).to(
-                self.device
-            )
-            if self.method.teacher
-            else None
-        )
-
-    @torch.no_grad()
-    def _initialize_statistics(self) -> None:
-        """Sets the running statistics by plain averages over some batches, so that short runs need not wait for the
-        initial values, 0 and 1, to fade. It happens before the teacher is copied and alike for every scheme.
-        """
-        if not self.spec.statistics_passes:
-            return
-        layers = list(batch_norms(self.student))
-        momenta = [layer.momentum for layer in layers]
-        reset_statistics(self.student)
-        for layer in layers:
-            layer.momentum = None
-        for step in range(self.spec.statistics_passes):
-            inputs = self._inputs(self._views(step)[0], self.method.student)
-            with self._autocast():
-                self._passes(*inputs)
-        share_statistics(self.student)
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-
-    @contextmanager
-    def _autocast(self) -> Iterator[None]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
-            yield
-
-    def _views(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """This worker's views of a step's batch by name, each ``(N, A, H, W)``, and the labels of each stream."""
-        spec = self.spec
-        options = augment.ViewOptions(spec.crop_min, spec.blur_max or 0.0, spec.strong_ops or 0)
-        images: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-        labels: dict[str, Tensor] = {}
-        for name, stream in self.streams.items():
-            index, epoch = stream.at(step)
-            mine = distributed.positions(stream.batch, spec.devices)
-            index, epoch = index[mine], epoch[mine]
-            split = stream.split
-            images[name] = (
-                split.images[index].to(self.device).float() / 255,
-                epoch.to(self.device),
-                split.ids[index].to(self.device),
-            )
-            labels[name] = split.labels[index].to(self.device)
-        views = {}
-        for number, (view, (stream_name, change)) in enumerate(self.method.views.items()):
-            x_NAHW, epoch, ids = images[stream_name]
-            draws = augment.Draws(spec.seed, epoch, ids, number)
-            views[view] = augment.normalize(
-                augment.VIEWS[change](x_NAHW, draws, options), self.dataset.mean, self.dataset.std
-            )
-        return views, labels
-
-    @staticmethod
-    def _inputs(views: dict[str, Tensor], passes: tuple[tuple[str, ...], ...]) -> list[Tensor]:
-        return [torch.cat([views[name] for name in names]) if len(names) > 1 else views[names[0]] for names in passes]
-
-    def train_step(self) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """One step; returns the loss, the method's other measures, and the student's first output."""
-        spec, method, teacher = self.spec, self.method, self.teacher
-        for group in self.optimizer.param_groups:
-            group["lr"] = optim.learning_rate(spec, self.step, self.steps_per_epoch)
-        momentum = method.momentum(spec.momentum or 0.0, self.step, self.steps)
-
-        def between() -> None:
-            share_statistics(self.student)
-            if teacher is not None and method.teacher_moves == "between":
-                teacher.update(self.followed, momentum)
-
-        views, labels = self._views(self.step)
-        student_inputs, teacher_inputs = self._inputs(views, method.student), self._inputs(views, method.teacher)
-        self.student.train()
-        with self._autocast():
-            if teacher is not None:
-                outputs_S, outputs_T = teacher.pair(self._ddp, student_inputs, teacher_inputs, between)
-            else:
-                outputs_S, outputs_T = self._ddp(*student_inputs), []
-                between()
-        loss, measures = self.criterion([y.float() for y in outputs_S], [y.float() for y in outputs_T], labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        if teacher is not None and method.teacher_moves == "after":
-            teacher.update(self.followed, momentum)
-        self.step += 1
-        return loss.detach(), measures, outputs_S[0].detach()
-
-    def momentum(self) -> float:
-        """M of Eq. (1) at the latest step."""
-        return self.method.momentum(self.spec.momentum or 0.0, max(self.step - 1, 0), self.steps)
-
-    def state(self) -> dict[str, Any]:
-        """All that is needed to continue as if nothing had happened. Randomness needs none: it is a function of the
-        step.
-        """
-        return {
-            "step": self.step,
-            "spec": self.spec.fields(),
-            "student": self.student.state_dict(),
-            "teacher": self.teacher.state_dict() if self.teacher is not None else None,
-            "criterion": self.criterion.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`."""
-        self.step = state["step"]
-        self.student.load_state_dict(state["student"])
-        if self.teacher is not None:
-            self.teacher.load_state_dict(state["teacher"])
-        self.criterion.load_state_dict(state["criterion"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def networks(self) -> dict[str, Any]:
-        """Weights of both networks, for evaluation."""
-        network = None if self.teacher is None else self.teacher.network
-        return {
-            "spec": self.spec.fields(),
-            "step": self.step,
-            "student": self.student.state_dict(),
-            "teacher": None if network is None else network.state_dict(),
-        }
+log = logging.getLogger("eman")
 
 
 @dataclass
@@ -283,18 +57,125 @@ class _Epoch:
         for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
 
+    def share(self) -> None:
+        """Replaces every worker's sums by their mean, which a run on other workers can take up."""
+        for name in sorted(self.sums):
+            distributed.mean_over_workers(self.sums[name])
+
     def means(self) -> Metrics:
         """Means over steps and workers."""
-        names = sorted(self.sums)
-        if not names:
-            return {}
-        values = distributed.mean_over_workers(torch.stack([self.sums[name] for name in names]) / self.steps)
-        return dict(zip(names, values.tolist(), strict=True))
+        self.share()
+        return {name: float(value) / self.steps for name, value in sorted(self.sums.items())}
 
 
-Monitor = Callable[[Training], Metrics]
-OnEpoch = Callable[[int, Metrics], None]
-OnStep = Callable[[int, int], None]
+class _Run:
+    """A training in progress: its place in the epoch, its best epoch, and its checkpoints."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        folder: Path | None,
+        monitor: Monitor | None,
+        on_epoch: OnEpoch | None,
+        on_step: OnStep | None,
+    ) -> None:
+        self.spec, self.folder, self.monitor, self.on_epoch, self.on_step = spec, folder, monitor, on_epoch, on_step
+        self.first = distributed.rank() == 0
+        self.training = Training(spec)
+        self.epoch, self.metrics = _Epoch(), Metrics()
+        self.best, self.best_epoch = -math.inf, 0
+        if folder is not None:
+            self._resume(folder / "resume.pt")
+        self.resumed_from = self.epoch_from = self.training.step
+        self.started = self.epoch_started = self.saved = time.monotonic()
+
+    def _resume(self, path: Path) -> None:
+        state = checkpoint.load_newest(path, self.spec.key)
+        if state is not None:
+            self.training.load_state(state)
+            self.epoch = _Epoch(state["epoch_steps"], state["epoch_sums"])
+            self.best, self.best_epoch = state["best"], state["best_epoch"]
+
+    @property
+    def done(self) -> bool:
+        return self.training.step >= self.training.steps
+
+    def step(self) -> None:
+        training = self.training
+        loss, measures, output = training.train_step()
+        self.epoch.add({"train/loss": loss, **{f"train/{name}": value for name, value in measures.items()}})
+        if self.on_step is not None and self.first:
+            self.on_step(training.step, training.steps)
+        if training.step % training.steps_per_epoch == 0:
+            self._end_epoch(training.step // training.steps_per_epoch, output)
+
+    def _end_epoch(self, number: int, output: Tensor) -> None:
+        training, spec = self.training, self.spec
+        metrics = self.epoch.means()
+        if not all(math.isfinite(value) for value in metrics.values()):
+            raise RunFailed(f"the loss is not finite in epoch {number}")
+        elapsed = time.monotonic() - self.epoch_started
+        self.metrics = metrics | {
+            "train/images_per_second": (training.step - self.epoch_from) * spec.batch / elapsed,
+            "train/lr": training.optimizer.param_groups[0]["lr"],
+            "train/momentum": training.momentum(),
+            "train/feature_std": feature_std(output),
+        }
+        if self.first and (number % spec.monitor_every == 0 or number == spec.epochs):
+            self._monitor(number)
+        if self.on_epoch is not None and self.first:
+            self.on_epoch(number, self.metrics)
+        self.epoch, self.epoch_started, self.epoch_from = _Epoch(), time.monotonic(), training.step
+
+    def _monitor(self, number: int) -> None:
+        if self.monitor is None:
+            return
+        measured = self.monitor(self.training)
+        self.metrics |= measured
+        headline = next(iter(measured.values()))
+        if headline > self.best:
+            self.best, self.best_epoch = headline, number
+            if self.folder is not None:
+                checkpoint.save(self.folder / "best.pt", {**self.training.networks(), "epoch": number}, self.spec.key)
+
+    def checkpoint_due(self) -> bool:
+        """Whether it is time to save; all workers get worker 0's answer."""
+        due = time.monotonic() - self.saved > float(os.environ.get("EMAN_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
+        if distributed.workers() == 1:
+            return due
+        if self.training.step % _ASK_EVERY:
+            return False
+        answer = torch.tensor([float(due)], device=self.training.device)
+        dist.broadcast(answer, 0)
+        return bool(answer)
+
+    def save(self) -> None:
+        """Writes ``resume.pt``. A disk that is full for a while costs a checkpoint, not the run."""
+        self.saved = time.monotonic()
+        if self.folder is None:
+            return
+        self.epoch.share()
+        self.training.share_teacher_statistics()
+        if not self.first:
+            return
+        state: dict[str, Any] = {
+            **self.training.state(),
+            "epoch_steps": self.epoch.steps,
+            "epoch_sums": self.epoch.sums,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+        }
+        try:
+            checkpoint.save_newest(self.folder / "resume.pt", state, self.spec.key)
+        except (OSError, RuntimeError) as error:  # PyTorch's writer wraps what the system says
+            log.warning("no checkpoint of %s at step %d: %s", self.spec.key, self.training.step, error)
+
+    def finish(self) -> None:
+        """Writes the networks of the last epoch."""
+        self.training.share_teacher_statistics()
+        if self.folder is not None and self.first:
+            networks = {**self.training.networks(), "epoch": self.spec.epochs}
+            checkpoint.save(self.folder / "last.pt", networks, self.spec.key)
 
 
 def fit(
@@ -306,7 +187,9 @@ def fit(
     on_step: OnStep | None = None,
     stop_after: int | None = None,
 ) -> Outcome:
-    """Trains one run from start, or from its checkpoint, to end.
+    """Trains one run from its start, or from its checkpoint, to its end.
+
+    A run may be stopped on some number of workers and continued on another.
 
     Args:
         spec: The run.
@@ -321,85 +204,16 @@ def fit(
         RunFailed: The loss is not finite.
         UserError: The specification or a checkpoint cannot be used.
     """
-    training = Training(spec)
-    first = distributed.rank() == 0
-    epoch, best, best_epoch = _Epoch(), float("-inf"), 0
-    resume = folder / "resume.pt" if folder is not None else None
-    if resume is not None and resume.exists():
-        state = checkpoint.load(resume, spec.key)
-        training.load_state(state)
-        epoch, best, best_epoch = _Epoch(state["epoch_steps"], state["epoch_sums"]), state["best"], state["best_epoch"]
-    resumed_from = training.step
-    metrics: Metrics = {}
-    started = epoch_started = saved = time.monotonic()
-    seconds = 0.0
-
-    def save() -> None:
-        if resume is not None and first:
-            checkpoint.save(
-                resume,
-                {
-                    **training.state(),
-                    "epoch_steps": epoch.steps,
-                    "epoch_sums": epoch.sums,
-                    "best": best,
-                    "best_epoch": best_epoch,
-                },
-                spec.key,
-            )
-
-    epoch_first_step = training.step
-    while training.step < training.steps:
-        loss, measures, output = training.train_step()
-        epoch.add({"train/loss": loss, **{f"train/{name}": value for name, value in measures.items()}})
-        if on_step is not None and first:
-            on_step(training.step, training.steps)
-        if training.step % training.steps_per_epoch == 0:
-            number = training.step // training.steps_per_epoch
-            metrics = epoch.means()
-            if not all(torch.isfinite(torch.tensor(value)) for value in metrics.values()):
-                raise RunFailed(f"the loss is not finite in epoch {number}")
-            elapsed = time.monotonic() - epoch_started
-            seconds += elapsed
-            metrics |= {
-                "train/images_per_second": (training.step - epoch_first_step) * spec.batch / elapsed,
-                "train/lr": training.optimizer.param_groups[0]["lr"],
-                "train/momentum": training.momentum(),
-                "train/feature_std": feature_std(output),
-            }
-            if monitor is not None and first and (number % spec.monitor_every == 0 or number == spec.epochs):
-                measured = monitor(training)
-                metrics |= measured
-                headline = next(iter(measured.values()))
-                if headline > best:
-                    best, best_epoch = headline, number
-                    if folder is not None:
-                        checkpoint.save(folder / "best.pt", {**training.networks(), "epoch": number}, spec.key)
-            if on_epoch is not None and first:
-                on_epoch(number, metrics)
-            epoch, epoch_started, epoch_first_step = _Epoch(), time.monotonic(), training.step
-        stopping = stop_after is not None and training.step >= stop_after
-        if resume is not None and (stopping or time.monotonic() - saved > CHECKPOINT_SECONDS):
-            save()
-            saved = time.monotonic()
-        if stopping:
+    run = _Run(spec, folder, monitor, on_epoch, on_step)
+    while not run.done:
+        run.step()
+        if stop_after is not None and run.training.step >= stop_after:
+            run.save()
             break
+        if run.checkpoint_due():
+            run.save()
     else:
-        if folder is not None and first:
-            checkpoint.save(folder / "last.pt", {**training.networks(), "epoch": spec.epochs}, spec.key)
-    seconds = max(seconds, time.monotonic() - started)
-    return Outcome(training, metrics, best_epoch, best, seconds, resumed_from)
-
-
-def feature_std(output: Tensor) -> float:
-    """A collapse detector: the standard deviation over images of the normalized output, times the root of its width.
-
-    Near 1 for outputs spread evenly over the sphere, 0 when all images give the same output.
-    """
-    unit = torch.nn.functional.normalize(output.float(), dim=1)
-    return float(unit.std(0).square().sum().sqrt()) if len(unit) > 1 else 0.0
-
-
-def finished(folder: Path) -> bool:
-    """Whether a run's networks are there, whole."""
-    return (folder / "last.pt").exists()
+        run.finish()
+    return Outcome(
+        run.training, run.metrics, run.best_epoch, run.best, time.monotonic() - run.started, run.resumed_from
+    )

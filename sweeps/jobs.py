@@ -1,0 +1,141 @@
+"""Sweeps on a cluster by Ray Jobs: submit, list, follow, stop. The job server needs a token; it is read where Ray reads
+it (``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH`` or ``~/.ray/auth_token``) and never printed.
+"""
+
+import asyncio
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+from eman import __version__
+from eman.platform.errors import UserError
+from eman.platform.tracking import new_id
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+#: Environment variables that travel with a job: where its results, data and store are.
+_TRAVELLING = ("EMAN_HOME", "EMAN_DATA", "MLFLOW_TRACKING_URI", "EMAN_STORE_PATIENCE")
+
+#: What a job does not need of the project's folder.
+_EXCLUDED = [".git", ".venv", ".eman", "tests", "docs", "build", "*.egg-info", ".mypy_cache", ".ruff_cache"]
+
+
+def client(address: str) -> "JobSubmissionClient":
+    """A connection to a cluster's job server.
+
+    Raises:
+        UserError: Nothing answers there, it refuses the token, or it runs another version of Ray.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    import ray
+    from ray.job_submission import JobSubmissionClient
+
+    if urlparse(address).scheme not in ("http", "https"):
+        raise UserError(f"--address {address}: give the job server's address, such as http://127.0.0.1:8265.")
+    try:
+        connected = JobSubmissionClient(address)
+        found = connected._do_request("GET", "/api/version")
+        theirs = found.json().get("ray_version", "")
+    except Exception as error:
+        raise UserError(_refusal(address, error)) from error
+    if found.status_code in (401, 403):
+        raise UserError(_refusal(address, PermissionError("401")))
+    if theirs != ray.__version__:
+        raise UserError(
+            f"--address {address} runs Ray {theirs}, and this is Ray {ray.__version__}; install one version on both."
+        )
+    return connected
+
+
+def _refusal(address: str, error: Exception) -> str:
+    text = f"{type(error).__name__} {error}".lower()
+    if any(word in text for word in ("401", "403", "authenticat", "token", "unauthorized", "permission")):
+        return (
+            f"--address {address}: the cluster refuses the token; put the cluster's token into RAY_AUTH_TOKEN, or its "
+            f"file's path into RAY_AUTH_TOKEN_PATH (`ray get-auth-token` on the cluster prints it)."
+        )
+    return (
+        f"--address {address}: no Ray job server answers there; start a cluster with `ray start --head`, or see that "
+        f"the address and port (8265 by default) are right."
+    )
+
+
+def project_folder() -> Path:
+    """The folder that holds ``eman/``: what a job takes along."""
+    return Path(__file__).resolve().parent.parent
+
+
+def submit(connected: "JobSubmissionClient", address: str, arguments: Sequence[str], python: str | None) -> str:
+    """Submits ``eman sweep ARGUMENTS`` to run on the cluster; returns the job's id.
+
+    Raises:
+        UserError: The cluster does not take it.
+    """
+    if python is None:
+        local = urlparse(address).hostname in ("127.0.0.1", "localhost", "::1")
+        python = sys.executable if local else "python"
+    variables = {name: os.environ[name] for name in _TRAVELLING if os.environ.get(name)}
+    variables |= {"RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]}
+    command = [python, "-m", "eman", "sweep", *arguments, "--address", "auto"]
+    root = project_folder()
+    packages = root.parent if root.name == "eman" else root  # installed from a wheel, or a checkout
+    try:
+        return connected.submit_job(
+            entrypoint=shlex.join(command),
+            submission_id=f"eman-{new_id()}",
+            runtime_env={"working_dir": str(packages), "excludes": _EXCLUDED, "env_vars": variables},
+            metadata={"eman": __version__, "sweep": " ".join(arguments)},
+        )
+    except Exception as error:
+        raise UserError(_refusal(address, error)) from error
+
+
+def logs(connected: "JobSubmissionClient", job: str, *, follow: bool = True) -> Iterator[str]:
+    """A job's output, as it comes."""
+    _info(connected, job)
+    if not follow:
+        yield connected.get_job_logs(job)
+        return
+    stream = connected.tail_job_logs(job)
+    with asyncio.Runner() as runner:
+        while True:
+            try:
+                yield runner.run(anext(stream))  # type: ignore[arg-type]
+            except StopAsyncIteration:
+                return
+
+
+def exit_code(connected: "JobSubmissionClient", job: str) -> int:
+    """The exit code of the sweep behind a finished job."""
+    info = _info(connected, job)
+    if info.driver_exit_code is not None:
+        return int(info.driver_exit_code)
+    return 0 if info.status == "SUCCEEDED" else 1
+
+
+def listing(connected: "JobSubmissionClient") -> Iterator[str]:
+    """One line a job, the newest first."""
+    jobs = [job for job in connected.list_jobs() if (job.metadata or {}).get("eman")]
+    for job in sorted(jobs, key=lambda job: job.start_time or 0, reverse=True):
+        yield f"{job.submission_id}  {job.status.value:<10}{(job.metadata or {}).get('sweep', '')}"
+    if not jobs:
+        yield "no sweeps have been submitted to this cluster"
+
+
+def stop(connected: "JobSubmissionClient", job: str) -> None:
+    """Stops a job. What its sweep has finished is kept, and the same submission continues it."""
+    _info(connected, job)
+    connected.stop_job(job)
+
+
+def _info(connected: "JobSubmissionClient", job: str) -> Any:
+    try:
+        return connected.get_job_info(job)
+    except Exception as error:
+        known = ", ".join(j.submission_id or "" for j in connected.list_jobs()) or "none"
+        raise UserError(f"there is no job {job!r} on this cluster; there are: {known}.") from error

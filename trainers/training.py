@@ -1,0 +1,267 @@
+"""One run: its data, networks, optimizer and step, for all methods, on one worker or many.
+
+Shapes: N images of this worker's batch, A channels, H by W pixels.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from eman.platform.errors import UserError
+from eman.platform.spec import RunSpec
+from eman.trainers import augment, data, distributed, optim
+from eman.trainers.backbones import backbone_named
+from eman.trainers.ema import Teacher
+from eman.trainers.methods import method_named, scheme_of
+from eman.trainers.norm import batch_norms, convert_norm, reset_statistics, share_statistics
+
+
+def fast_bf16() -> bool:
+    """Whether bfloat16 is faster than float32 here: the CPU has instructions for it, or there is a GPU that has."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class _Views(nn.Module):
+    """Several passes of one network in one call, so that DDP sees one forward a step."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        return [self.network(x_NAHW) for x_NAHW in inputs]
+
+
+class Training:
+    """Everything that one run consists of, and its steps.
+
+    Attributes:
+        student: ``nn.Sequential`` of ``backbone`` and the method's heads.
+        teacher: Its teacher, or ``None`` where the method has none.
+        step: Steps taken so far.
+
+    Raises:
+        UserError: A name in the specification is unknown, or the workers do not divide the devices.
+    """
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec, self.method = spec, method_named(spec.method)
+        workers = distributed.workers()
+        if spec.devices % workers:
+            raise UserError(f"{workers} workers do not divide {spec.devices} devices; give a divisor of those.")
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        )
+        self.dataset = data.load(spec.dataset)
+        self.train, self.held_out = data.parts(self.dataset, spec.images, spec.held_out)
+        self.streams = self._streams()
+        first = self.streams[self.method.streams[-1]]
+        self.steps_per_epoch = max(1, len(first.split) // first.batch)
+        self.steps = self.steps_per_epoch * spec.epochs
+        self.step = 0
+        self._build()
+
+    def _streams(self) -> dict[str, data.Stream]:
+        spec, splits = self.spec, {"unlabelled": self.train}
+        sizes = {"unlabelled": spec.batch, "labelled": spec.labelled_batch or 0}
+        self.labelled: Tensor | None = None
+        if "labelled" in self.method.streams:
+            assert spec.label_fraction is not None and spec.label_set is not None
+            self.labelled = data.label_set(self.train.labels, spec.label_fraction, spec.label_set)
+            rest = torch.ones(len(self.train), dtype=torch.bool)
+            rest[self.labelled] = False
+            splits = {
+                "labelled": self.train.take(self.labelled),
+                "unlabelled": self.train.take(rest.nonzero()[:, 0]),
+            }  # "the rest" (Section 5.1)
+        for name in self.method.streams:
+            if len(splits[name]) < sizes[name] and name == "unlabelled":
+                raise UserError(
+                    f"batch is {sizes[name]}, and there are {len(splits[name])} {name} images; give a smaller "
+                    f"batch or more images."
+                )
+        return {
+            name: data.Stream(splits[name], sizes[name], spec.seed, number)
+            for number, name in enumerate(self.method.streams)
+        }
+
+    def _build(self) -> None:
+        spec, scheme = self.spec, scheme_of(self.spec)
+        backbone = backbone_named(spec.backbone)
+        channels = self.train.images.shape[1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            modules = OrderedDict(backbone=backbone.build(channels))
+            modules |= self.method.heads(spec, backbone.features, len(self.dataset.classes))
+            self.student = nn.Sequential(modules)
+        local = spec.devices // distributed.workers()
+        convert_norm(
+            self.student,
+            spec.student_norm,
+            devices=local,
+            proxy_momentum=spec.student_proxy_momentum,
+            device_statistics=spec.device_statistics,
+        )
+        self.student.to(self.device)
+        self.criterion = self.method.criterion(spec, torch.Generator().manual_seed(spec.seed)).to(self.device)
+        self.optimizer = optim.optimizer(spec, self.student)
+        self._passes = _Views(self.student)
+        self._ddp: nn.Module = (
+            DistributedDataParallel(self._passes, forward_sync_buffers=False)
+            if distributed.workers() > 1
+            else self._passes
+        )
+        self._initialize_statistics()
+        self.followed = self.method.followed(self.student)
+        self.teacher = (
+            Teacher(self.followed, scheme, spec.momentum if spec.momentum is not None else 0.0, seed=spec.seed).to(
+                self.device
+            )
+            if self.method.teacher
+            else None
+        )
+
+    @torch.no_grad()
+    def _initialize_statistics(self) -> None:
+        """Sets the running statistics by plain averages over some batches, so that short runs need not wait for the
+        initial values, 0 and 1, to fade. It happens before the teacher is copied and alike for every scheme.
+        """
+        if not self.spec.statistics_passes:
+            return
+        layers = list(batch_norms(self.student))
+        momenta = [layer.momentum for layer in layers]
+        reset_statistics(self.student)
+        for layer in layers:
+            layer.momentum = None
+        for step in range(self.spec.statistics_passes):
+            inputs = self._inputs(self._views(step)[0], self.method.student)
+            with self._autocast():
+                self._passes(*inputs)
+        share_statistics(self.student)
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
+            yield
+
+    def _views(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """This worker's views of a step's batch by name, each ``(N, A, H, W)``, and the labels of each stream."""
+        spec = self.spec
+        options = augment.ViewOptions(spec.crop_min, spec.blur_max or 0.0, spec.strong_ops or 0)
+        images: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        labels: dict[str, Tensor] = {}
+        for name, stream in self.streams.items():
+            index, epoch = stream.at(step)
+            mine = distributed.positions(stream.batch, spec.devices)
+            index, epoch = index[mine], epoch[mine]
+            split = stream.split
+            images[name] = (
+                split.images[index].to(self.device).float() / 255,
+                epoch.to(self.device),
+                split.ids[index].to(self.device),
+            )
+            labels[name] = split.labels[index].to(self.device)
+        views = {}
+        for number, (view, (stream_name, change)) in enumerate(self.method.views.items()):
+            x_NAHW, epoch, ids = images[stream_name]
+            draws = augment.Draws(spec.seed, epoch, ids, number)
+            views[view] = augment.normalize(
+                augment.VIEWS[change](x_NAHW, draws, options), self.dataset.mean, self.dataset.std
+            )
+        return views, labels
+
+    @staticmethod
+    def _inputs(views: dict[str, Tensor], passes: tuple[tuple[str, ...], ...]) -> list[Tensor]:
+        return [torch.cat([views[name] for name in names]) if len(names) > 1 else views[names[0]] for names in passes]
+
+    def train_step(self) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """One step; returns the loss, the method's other measures, and the student's first output."""
+        spec, method, teacher = self.spec, self.method, self.teacher
+        for group in self.optimizer.param_groups:
+            group["lr"] = optim.learning_rate(spec, self.step, self.steps_per_epoch)
+        momentum = method.momentum(spec.momentum or 0.0, self.step, self.steps)
+
+        def between() -> None:
+            share_statistics(self.student)
+            if teacher is not None and method.teacher_moves == "between":
+                teacher.update(self.followed, momentum)
+
+        views, labels = self._views(self.step)
+        student_inputs, teacher_inputs = self._inputs(views, method.student), self._inputs(views, method.teacher)
+        self.student.train()
+        with self._autocast():
+            if teacher is not None:
+                outputs_S, outputs_T = teacher.pair(self._ddp, student_inputs, teacher_inputs, between)
+            else:
+                outputs_S, outputs_T = self._ddp(*student_inputs), []
+                between()
+        loss, measures = self.criterion([y.float() for y in outputs_S], [y.float() for y in outputs_T], labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        if teacher is not None and method.teacher_moves == "after":
+            teacher.update(self.followed, momentum)
+        self.step += 1
+        return loss.detach(), measures, outputs_S[0].detach()
+
+    def momentum(self) -> float:
+        """M of Eq. (1) at the latest step."""
+        return self.method.momentum(self.spec.momentum or 0.0, max(self.step - 1, 0), self.steps)
+
+    def share_teacher_statistics(self) -> None:
+        """Gives worker 0 what a teacher that normalizes with its own batches has collected on all workers.
+
+        Such statistics take no part in training, so it is enough before they are saved or measured.
+        """
+        if self.teacher is not None and self.teacher.network is not None:
+            share_statistics(self.teacher.network)
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to continue as if nothing had happened. Randomness needs none: it is a function of the
+        step.
+        """
+        return {
+            "step": self.step,
+            "spec": self.spec.fields(),
+            "student": self.student.state_dict(),
+            "teacher": self.teacher.state_dict() if self.teacher is not None else None,
+            "criterion": self.criterion.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state`."""
+        self.step = state["step"]
+        self.student.load_state_dict(state["student"])
+        if self.teacher is not None:
+            self.teacher.load_state_dict(state["teacher"])
+        self.criterion.load_state_dict(state["criterion"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def networks(self) -> dict[str, Any]:
+        """Weights of both networks, for evaluation."""
+        network = None if self.teacher is None else self.teacher.network
+        return {
+            "spec": self.spec.fields(),
+            "step": self.step,
+            "student": self.student.state_dict(),
+            "teacher": None if network is None else network.state_dict(),
+        }
+
+
+def feature_std(output: Tensor) -> float:
+    """A collapse detector: the standard deviation over images of the normalized output, times the root of its width.
+
+    Near 1 for outputs spread evenly over the sphere, 0 when all images give the same output.
+    """
+    unit = torch.nn.functional.normalize(output.float(), dim=1)
+    return float(unit.std(0).square().sum().sqrt()) if len(unit) > 1 else 0.0
