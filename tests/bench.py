@@ -3,11 +3,14 @@
 Each comparison alternates its two sides, so that a machine whose speed drifts slows both.
 """
 
+import multiprocessing
 import platform  # noqa: TID251
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
+from multiprocessing.connection import Connection
 
 import torch
 from PIL import Image
@@ -24,15 +27,29 @@ from eman.trainers.moco import projector
 from eman.trainers.training import Training, fast_bf16
 
 
-def medians(sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of each side, after a warm-up, the sides taking turns."""
+def medians(
+    sides: dict[str, Callable[[], None]],
+    rounds: int,
+    *,
+    warmup: int = 2,
+    pause: float = 0.0,
+    before: Mapping[str, Callable[[], None]] | None = None,
+) -> dict[str, float]:
+    """Median seconds of each side, after a warm-up, the sides taking turns.
+
+    ``pause`` seconds after each turn let its background workers come to rest, so that they do not slow the next side;
+    ``before`` is called ahead of a side's turn and not timed.
+    """
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for round_ in range(rounds + 2):
+    for round_ in range(rounds + warmup):
         for name, call in sides.items():
+            if before and name in before:
+                before[name]()
             started = time.perf_counter()
             call()
-            if round_ >= 2:
+            if round_ >= warmup:
                 times[name].append(time.perf_counter() - started)
+            time.sleep(pause)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -131,6 +148,11 @@ class _PerSample:
             target_a, target_b = self.teacher(a), self.teacher(b)
         return 4 - 2 * (similarity(self.student(a), target_b).mean() + similarity(self.student(b), target_a).mean())
 
+    def drain(self) -> None:
+        """Takes what the loader's workers have prepared while others were measured, so that it does not count."""
+        for _ in islice(self.batches, 4 if self.loader.num_workers else 0):
+            pass
+
     def run(self, steps: int) -> None:
         for a, b in islice(self.batches, steps):
             loss = self.step(a, b)
@@ -142,22 +164,57 @@ class _PerSample:
                     mine.copy_(mine * 0.99 + theirs * 0.01)
 
 
-def end_to_end(method: str, steps: int = 6) -> None:
-    """Images a second of training, ours with 32 devices and bf16 where the CPU has it, against the usual pipeline."""
-    ours = Training(QUICK.run(method, "eman"))
+def _train_on_command(method: str, connection: Connection) -> None:
+    """A process of a sweep: one thread, one run; trains as many steps as it is told."""
+    torch.set_num_threads(1)
+    training = Training(QUICK.run(method, "eman"))
+    while steps := connection.recv():
+        for _ in range(steps):
+            training.train_step()
+        connection.send(steps)
+
+
+class _SideBySide:
+    """Runs side by side, one a core, as a sweep trains them."""
+
+    def __init__(self, method: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connections = []
+        for _ in range(data.cores()):
+            ours, theirs = context.Pipe()
+            context.Process(target=_train_on_command, args=(method, theirs), daemon=True).start()
+            self.connections.append(ours)
+
+    def run(self, steps: int) -> None:
+        for connection in self.connections:
+            connection.send(steps)
+        for connection in self.connections:
+            if steps:
+                connection.recv()
+
+
+def end_to_end(method: str, steps: int = 12) -> None:
+    """Images a second of training: one run with all threads, and runs side by side, one a core, against the usual
+    pipeline with all cores. Ours simulate 32 devices, in bf16 where the CPU has it."""
+    ours, sweep = Training(QUICK.run(method, "eman")), _SideBySide(method)
 
     def run() -> None:
         for _ in range(steps):
             ours.train_step()
 
     usual = {f"PIL + DataLoader, {workers} workers": _PerSample(method, workers) for workers in (0, 2)}
-    found = medians({"ours": run, **{name: lambda p=p: p.run(steps) for name, p in usual.items()}}, 5)  # type: ignore[misc]
-    speed = {name: steps * ours.spec.batch / seconds for name, seconds in found.items()}
-    best = max(value for name, value in speed.items() if name != "ours")
+    sides: dict[str, Callable[[], None]] = {"one run": run, "side by side": partial(sweep.run, steps)}
+    sides |= {name: partial(pipeline.run, steps) for name, pipeline in usual.items()}
+    found = medians(sides, 5, warmup=1, pause=1.5, before={name: p.drain for name, p in usual.items()})
+    sweep.run(0)
+    images = steps * ours.spec.batch
+    speed = {name: images / seconds for name, seconds in found.items()}
+    speed["side by side"] *= data.cores()
+    best = max(value for name, value in speed.items() if name in usual)
     print(
         f"{method:<16} "
         + ", ".join(f"{name} {value:,.0f} images/s" for name, value in speed.items())
-        + f": {speed['ours'] / best:.1f}x the faster"
+        + f": {speed['one run'] / best:.1f}x and {speed['side by side'] / best:.1f}x the faster"
     )
 
 
@@ -171,7 +228,7 @@ def teachers() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
             teacher(images)
 
-    found = medians({name: lambda t=t: forward(t) for name, t in kinds.items()}, 40)  # type: ignore[misc]
+    found = medians({name: partial(forward, teacher) for name, teacher in kinds.items()}, 40)
     print(
         f"teacher forward  BN {1e3 * found['bn']:.1f} ms, EMAN {1e3 * found['eman']:.1f} ms: "
         f"{found['bn'] / found['eman']:.2f}x faster"

@@ -38,13 +38,15 @@ class MoCo(nn.Module):
         Then the keys join the queue.
         """
         query_NC, key_NC = F.normalize(student[0], dim=1), F.normalize(teacher[0], dim=1)
-        positive_N1 = (query_NC * key_NC).sum(1, keepdim=True)
-        negative_NK = query_NC @ self.queue_KC.clone().T  # a copy, since the queue changes before the backward pass
-        logits = torch.cat([positive_N1, negative_NK], 1) / self.temperature
-        target_N = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        # The cross-entropy of the positive among 1 + K logits, without building the N x (1 + K) matrix again and again:
+        # -log p = log(exp(l+) + sum_j exp(l_j)) - l+.
+        scaled_NC = query_NC / self.temperature
+        positive_N = (scaled_NC * key_NC).sum(1)
+        negative_NK = scaled_NC @ self.queue_KC.clone().T  # a copy, since the queue changes before the backward pass
+        loss_N = torch.logaddexp(positive_N, torch.logsumexp(negative_NK, 1)) - positive_N
+        right_N = (positive_N.detach() > negative_NK.detach().amax(1)).float()
         self.enqueue(key_NC)
-        right_N = (positive_N1.detach()[:, 0] > negative_NK.detach().amax(1)).float()
-        return F.cross_entropy(logits, target_N), {"contrast_accuracy": right_N.mean()}
+        return loss_N.mean(), {"contrast_accuracy": right_N.mean()}
 
     @torch.no_grad()
     def enqueue(self, key_NC: Tensor) -> None:
