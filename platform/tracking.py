@@ -95,12 +95,13 @@ class Store:
 
     Args:
         uri: Where; by default :func:`store_uri`.
+        patient: Wait for it, as :meth:`patiently` does, instead of giving up at once.
 
     Raises:
         UserError: It cannot be reached, or a newer version wrote it.
     """
 
-    def __init__(self, uri: str | None = None) -> None:
+    def __init__(self, uri: str | None = None, *, patient: bool = False) -> None:
         self.uri = uri or store_uri()
         if self.uri.startswith("sqlite:///"):
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ class Store:
 
         try:
             self.client: MlflowClient = MlflowClient(tracking_uri=self.uri)
-            self.experiment_id = self._experiment()
+            self.experiment_id = self.patiently(self._experiment) if patient else self._experiment()
         except MlflowException as error:
             raise UserError(self._trouble(error)) from error
         except Exception as error:  # drivers of databases raise kinds of their own
@@ -211,7 +212,9 @@ class Store:
             first = self._oldest(kind, key)
             if first is not None and first.run_id != run_id:  # two processes made it at once: the older one stands
                 self.client.delete_run(run_id)
-                raise BusyError(f"another process has begun {name}")
+                if kind != SWEEP:
+                    raise BusyError(f"another process has begun {name}")
+                run_id = first.run_id
             log = RunLog(self, run_id, 0)
             log.write(params=params)
             return log
@@ -222,7 +225,7 @@ class Store:
         log = RunLog(self, known.run_id, 0)
         log.write(tags=tags | {"eman.reason": ""})
         log.last_step = self._last_step(known.run_id)
-        if not self.local:
+        if not self.local and kind != SWEEP:
             time.sleep(_SETTLE_SECONDS)
             owner = self.patiently(lambda: self.client.get_run(known.run_id)).data.tags.get("eman.owner")
             if owner != tags["eman.owner"]:
@@ -267,7 +270,7 @@ class Store:
         for path in sorted(spool_folder().glob("*.jsonl")):
             with locked(path.with_suffix(".lock")) as mine:
                 if mine and path.exists():
-                    _deliver(self, path)
+                    self.patiently(lambda path=path: _deliver(self, path))  # type: ignore[misc]
                     count += 1
         return count
 

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from eman.evaluation import features, tables
@@ -23,7 +24,7 @@ from eman.sweeps.sweep import Sweep, check_data, work
 from eman.trainers.methods import method_named, run_title, scheme_of
 
 #: How often a launch goes over what is still missing, after processes or nodes were lost.
-ROUNDS = 6
+ROUNDS = 20
 
 #: Seconds between two looks at runs that another launch is at.
 _WAIT_SECONDS = 5.0
@@ -137,6 +138,7 @@ class _Launch:
                 self.progress.say("waiting for runs that another launch is at")
             waited = True
             time.sleep(_WAIT_SECONDS)
+            self.store.deliver()
         return waited
 
     def _train(self, specs: Sequence[RunSpec]) -> None:
@@ -368,11 +370,12 @@ def _finish(sweep: Sweep, store: Store, parent: RunLog, report: Report) -> None:
             f"{kind[k].name}: {kind[k].reason}" for k in specs if k in kind and kind[k].status == "failed"
         ]
     found = [(table, tables.values(table, results)) for table in sweep.tables]
-    for table, values in found:
-        store.client.log_text(parent.run_id, tables.markdown(table, values), f"table{table.number}.md")
-    store.client.log_text(parent.run_id, tables.render(found, "csv"), "tables.csv")
+    artifacts = {f"table{table.number}.md": tables.markdown(table, values) for table, values in found}
+    artifacts["tables.csv"] = tables.render(found, "csv")
     # An MLflow table, written whole: `log_table` would append to the one of an earlier, interrupted launch.
-    store.client.log_text(parent.run_id, tables.frame(found).to_json(orient="split", index=False), "tables.json")
+    artifacts["tables.json"] = tables.frame(found).to_json(orient="split", index=False)
+    for name, text in artifacts.items():
+        store.patiently(partial(store.client.log_text, parent.run_id, text, name))
     metrics = {
         "sweep/seconds": report.seconds,
         "sweep/trained": report.trained,

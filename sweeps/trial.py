@@ -30,7 +30,7 @@ OnEpochDone = Callable[[int, dict[str, float]], None]
 
 @lru_cache(maxsize=1)
 def _store(uri: str) -> Store:
-    return Store(uri)
+    return Store(uri, patient=True)
 
 
 @lru_cache(maxsize=2)
@@ -252,7 +252,7 @@ def train_on_workers(config: Config) -> dict[str, Any]:
     try:
         outcome: dict[str, Any] = trainer.fit().return_value
     except Exception as error:
-        record = Store(config["store"]).by_key(TRAINING).get(key)
+        record = _store(config["store"]).by_key(TRAINING).get(key)
         if record is not None and record.status == "failed":
             return {"status": "failed", "reason": record.reason, "seconds": 0.0}
         return {"status": "crashed", "reason": (str(error).splitlines() or [""])[0], "seconds": 0.0}

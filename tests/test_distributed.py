@@ -13,7 +13,7 @@ from torch import multiprocessing as mp
 
 from eman.sweeps.profiles import SMOKE
 from eman.trainers import distributed
-from eman.trainers.norm import DeviceBatchNorm, share_statistics
+from eman.trainers.norm import SCHEMES, DeviceBatchNorm, share_statistics
 from eman.trainers.training import Training
 
 DEVICES = 4
@@ -108,43 +108,69 @@ def test_running_statistics_are_shared(source: str, tmp_path: Path) -> None:
         torch.testing.assert_close(result, one)
 
 
-def _steps(fields: str, steps: int) -> dict[str, Any]:
-    from eman.platform.spec import RunSpec
+def _every_scheme(method: str, steps: int) -> dict[str, Any]:
+    """Losses and states of ``steps`` steps under each scheme of a method."""
+    found = {}
+    for scheme in SCHEMES:
+        if scheme == "default" and method != "fixmatch":
+            continue  # another scheme's name in this method
+        # A small rate: at the profile's, rounding errors of 1e-7 grow a hundredfold within a step (batch norm over four
+        # images, RandAugment's thresholds), on one worker as well as between numbers of workers.
+        training = Training(SMOKE.run(method, scheme).replace(lr=1e-3))
+        losses = []
+        for _ in range(steps):
+            loss, _, _ = training.train_step()
+            losses.append(float(distributed.mean_over_workers(loss.clone())))
+        training.share_teacher_statistics()
+        state = training.networks()
+        criterion = training.criterion.state_dict()
+        found[scheme] = {
+            "losses": torch.tensor(losses),
+            **{f"student.{name}": tensor for name, tensor in state["student"].items()},
+            **{f"teacher.{name}": tensor for name, tensor in (state["teacher"] or {}).items()},
+            **{f"criterion.{name}": tensor for name, tensor in criterion.items()},
+        }
+    return found
 
-    training = Training(RunSpec.from_fields(json.loads(fields)))
-    losses = []
-    for _ in range(steps):
-        loss, _, _ = training.train_step()
-        losses.append(float(distributed.mean_over_workers(loss.clone())))
-    state = training.networks()
-    return {"losses": losses, "student": state["student"], "teacher": state["teacher"] or {}}
 
-
-@pytest.mark.parametrize(
-    ("method", "scheme"),
-    [
-        ("fixmatch", "default"),
-        ("fixmatch", "eman"),
-        ("moco", "shufflebn"),
-        ("moco", "eman"),
-        ("moco", "teacher-pn-0.9"),
-        ("byol", "syncbn"),
-        ("byol", "eman"),
-    ],
-)
-def test_a_run_is_the_same_on_1_2_and_4_workers(method: str, scheme: str, tmp_path: Path) -> None:
-    fields = json.dumps(SMOKE.run(method, scheme).fields())
-    one = on_workers(1, tmp_path / "1", _steps, fields, 6)[0]
+@pytest.mark.parametrize("method", ["fixmatch", "moco", "byol"])
+def test_every_scheme_gives_the_same_run_on_1_2_and_4_workers(method: str, tmp_path: Path) -> None:
+    one = on_workers(1, tmp_path / "1", _every_scheme, method, 20)[0]
     for workers in (2, 4):
-        for result in on_workers(workers, tmp_path / str(workers), _steps, fields, 6):
-            # float32 sums in another order differ by about 1e-7 a step, which six steps of training amplify.
-            torch.testing.assert_close(
-                torch.tensor(result["losses"]), torch.tensor(one["losses"]), atol=2e-4, rtol=2e-4
-            )
-            for network in ("student", "teacher"):
-                for name, tensor in one[network].items():
-                    if network == "teacher" and "running" in name and scheme in ("shufflebn", "syncbn"):
-                        continue  # such a teacher normalizes with its batch; what it also collects is each worker's own
-                    torch.testing.assert_close(
-                        result[network][name], tensor, atol=2e-3, rtol=2e-3, msg=f"{name} on {workers} workers"
-                    )
+        for rank, result in enumerate(on_workers(workers, tmp_path / str(workers), _every_scheme, method, 20)):
+            for scheme, state in one.items():
+                for name, expected in state.items():
+                    where = f"{scheme}, {name}, worker {rank} of {workers}"
+                    near = TOLERANCES.get(scheme, 1e-4)
+                    torch.testing.assert_close(result[scheme][name], expected, atol=near, rtol=near, msg=where)
+
+
+#: What differs between numbers of workers is the order of float32 sums: about 2e-7 after 20 steps where it was printed.
+#: In a few schemes a step now and then amplifies that a hundredfold, on one worker as well, as a perturbation of the
+#: initial weights by 1e-7 shows: a group of GN or IN on these tiny maps can be almost constant, and so can a strong view
+#: that shares its statistics with others. A wrong group of images, a forgotten gradient or an unshared statistic shows
+#: in the first digit.
+TOLERANCES = {"gn": 1e-2, "in": 1e-2, "default": 1e-2}
+
+
+def _fit_some(fields: str, folder: str, stop_after: int | None) -> dict[str, Any]:
+    from eman.platform.spec import RunSpec
+    from eman.trainers.loop import fit
+
+    outcome = fit(RunSpec.from_fields(json.loads(fields)), folder=Path(folder), stop_after=stop_after)
+    networks = outcome.training.networks()
+    return {"student": networks["student"], "teacher": networks["teacher"], "loss": outcome.metrics.get("train/loss")}
+
+
+@pytest.mark.parametrize(("method", "scheme"), [("moco", "bn"), ("fixmatch", "eman")])
+def test_a_run_stopped_on_2_workers_goes_on_on_1_or_4(method: str, scheme: str, tmp_path: Path) -> None:
+    fields = json.dumps(SMOKE.run(method, scheme).replace(lr=1e-3, device_statistics="mean").fields())
+    whole = on_workers(1, tmp_path / "whole", _fit_some, fields, str(tmp_path / "w"), None)[0]
+    for workers in (1, 4):
+        folder = tmp_path / f"run{workers}"
+        on_workers(2, tmp_path / f"start{workers}", _fit_some, fields, str(folder), 20)
+        result = on_workers(workers, tmp_path / f"end{workers}", _fit_some, fields, str(folder), None)[0]
+        assert result["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+        for network in ("student", "teacher"):
+            for name, expected in whole[network].items():
+                torch.testing.assert_close(result[network][name], expected, atol=1e-3, rtol=1e-3, msg=name)

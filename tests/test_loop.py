@@ -1,5 +1,6 @@
 """The loop: the same key gives the same result, whatever interrupts it."""
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMAN_DISK_PATIENCE", "0")
     path = tmp_path / "x.pt"
     checkpoint.save(path, {"a": 1}, "key")
 
@@ -181,3 +183,53 @@ def test_labelled_images_are_not_among_the_unlabelled() -> None:
 def test_feature_std_sees_a_collapse() -> None:
     assert training_module.feature_std(torch.ones(8, 4)) == 0
     assert training_module.feature_std(torch.randn(512, 64)) == pytest.approx(1, abs=0.05)
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = SMOKE.run("moco", "eman")
+    whole = fit(spec)
+    fit(spec, folder=tmp_path, stop_after=5)
+    fit(spec, folder=tmp_path, stop_after=9)
+    newest = tmp_path / "resume.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    resumed = fit(spec, folder=tmp_path)
+    assert resumed.resumed_from == 5
+    assert "is damaged" in caplog.text
+    assert_same(whole.training, resumed.training)
+
+
+def test_an_altered_checkpoint_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    checkpoint.save(path, {"a": torch.arange(1000.0)}, "key")
+    raw = bytearray(path.read_bytes())
+    place = raw.index(torch.arange(1000.0).numpy().tobytes())
+    raw[place + 2000] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(checkpoint.DamagedError, match="is damaged"):
+        checkpoint.load(path, "key")
+
+
+def test_a_full_disk_costs_a_checkpoint_and_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel refuses files of more than 8 KB, as it refuses any on a full disk."""
+    spec = SMOKE.run("moco", "eman")
+    whole = fit(spec)
+    monkeypatch.setenv("EMAN_CHECKPOINT_SECONDS", "0")
+    monkeypatch.setenv("EMAN_DISK_PATIENCE", "60")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+
+    def later(step: int, _steps: int) -> None:
+        if step == 15:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    try:
+        outcome = fit(spec, folder=tmp_path, on_step=later)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "no checkpoint of" in caplog.text
+    assert_same(whole.training, outcome.training)
+    assert checkpoint.load(tmp_path / "last.pt", spec.key)["epoch"] == spec.epochs

@@ -1,12 +1,19 @@
 """The ledger: runs by key, no duplicates, refusals."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from eman.platform import tracking
-from eman.platform.errors import UserError
+from eman.platform.errors import BusyError, UserError
 from eman.platform.tracking import TRAINING, Store
 
 
@@ -81,3 +88,130 @@ def test_artifacts_lie_in_the_home_folder(home: Path) -> None:
     run = store.begin(TRAINING, "k", "name", params={}, tags={})
     store.client.log_text(run.run_id, "hello", "note.txt")
     assert [p.read_text() for p in (home / "artifacts").rglob("note.txt")] == ["hello"]
+
+
+class Server:
+    """An MLflow server over a SQLite file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [
+                *(str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1", "--workers", "1"),
+                *("--port", str(self.port), "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"),
+                *("--artifacts-destination", str(self.folder / "artifacts")),
+            ],
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.3)
+        raise RuntimeError("the server did not start")
+
+    def stop(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A real MLflow server on the loopback address, which a test can stop and start."""
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_what_is_logged_while_the_store_is_away_arrives_later(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking, "_AWAY_SECONDS", 0.0)
+    store = Store(server.uri)
+    run = store.begin(TRAINING, "k", "name", params={"lr": 1}, tags={})
+    other = store.begin(TRAINING, "k2", "name", params={}, tags={})
+    run.epoch(1, {"train/loss": 3.0})
+    server.stop()
+    run.epoch(2, {"train/loss": 2.0})
+    run.epoch(3, {"train/loss": 1.0})
+    other.finish({"test/top1": 50.0})  # its process ends while the store is away
+    assert len(list(tracking.spool_folder().glob("*.jsonl"))) == 2
+    server.start()
+    run.epoch(4, {"train/loss": 0.5})
+    history = store.client.get_metric_history(run.run_id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.5)]
+    assert store.by_key(TRAINING)["k2"].status == "running"
+    assert store.deliver() == 1
+    assert store.by_key(TRAINING)["k2"].status == "done"
+    assert not list(tracking.spool_folder().glob("*.jsonl"))
+
+
+def test_questions_wait_for_the_store_for_a_bounded_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("EMAN_STORE_PATIENCE", "1")
+    store = Store(server.uri)
+    server.stop()
+    with pytest.raises(UserError, match="It was waited for 1 s"):
+        store.records()
+    monkeypatch.setenv("EMAN_STORE_PATIENCE", "60")
+    threading.Timer(1.0, server.start).start()
+    assert store.records() == []
+
+
+def test_of_two_processes_that_take_up_a_run_one_goes_on(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(server.uri)
+    store.begin(TRAINING, "k", "name", params={}, tags={}).interrupt()
+    outcomes: list[str] = []
+
+    def take() -> None:
+        try:
+            Store(server.uri).begin(TRAINING, "k", "name", params={}, tags={})
+            outcomes.append("mine")
+        except BusyError:
+            outcomes.append("busy")
+
+    threads = [threading.Thread(target=take) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["busy", "mine"]
+    assert len(store.records()) == 1
+
+
+def test_a_run_on_another_host_is_left_alone_while_its_heart_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(tracking.socket, "gethostname", lambda: "elsewhere")
+        store.begin(TRAINING, "k", "name", params={}, tags={})
+    with pytest.raises(BusyError, match="running on elsewhere"):
+        store.begin(TRAINING, "k", "name", params={}, tags={})
+    now = time.time()
+    monkeypatch.setattr(tracking.time, "time", lambda: now + 1000)
+    store.begin(TRAINING, "k", "name", params={}, tags={})
+
+
+def test_locks_are_exclusive_and_die_with_their_holder(tmp_path: Path) -> None:
+    with tracking.locked(tmp_path / "lock") as first, tracking.locked(tmp_path / "lock") as second:
+        assert (first, second) == (True, False)
+    code = "import sys, time; from pathlib import Path; from eman.platform.tracking import locked\n"
+    code += "with locked(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline().strip() == "True"
+    with tracking.locked(tmp_path / "lock") as mine:
+        assert not mine
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with tracking.locked(tmp_path / "lock") as mine:
+        assert mine

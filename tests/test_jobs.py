@@ -1,0 +1,101 @@
+"""A sweep submitted as a job to a several-node cluster, over HTTP, with a token."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+EMAN = [sys.executable, "-m", "eman"]
+
+#: A head without CPUs and two nodes of one, until its input ends. Its own process, so that stopping it stops no other.
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={
+    "num_cpus": 0, "include_dashboard": True, "dashboard_port": 0, "dashboard_host": "127.0.0.1"})
+for _ in range(2):
+    cluster.add_node(num_cpus=1)
+print("READY", cluster.webui_url, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """The job server's address, and the environment of somebody who may use it."""
+    folder = tmp_path_factory.mktemp("jobs")
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": os.urandom(32).hex(),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "EMAN_HOME": str(folder),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    line = next((line for line in process.stdout if line.startswith("READY")), "")
+    assert line, "the cluster did not start"
+    yield f"http://{line.split()[1].removeprefix('http://')}", environment
+    process.stdin.close()
+    process.wait(timeout=60)
+    process.stdout.close()
+
+
+def call(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*EMAN, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=500
+    )
+
+
+GRID = ["grid", "--method", "moco", "--scheme", "bn,eman", "--profile", "smoke"]
+
+
+def test_a_submitted_sweep_runs_and_is_continued(cluster: tuple[str, dict[str, str]]) -> None:
+    address, environment = cluster
+    done = call(environment, "submit", *GRID, "--address", address)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 trained, 0 reused" in done.stdout
+    job = done.stderr.split("submitted ")[1].split(";")[0]
+    assert f"{job}  SUCCEEDED" in call(environment, "jobs", "--address", address).stdout
+    assert "BN / EMAN" in call(environment, "logs", job, "--no-follow", "--address", address).stdout
+    again = call(environment, "submit", *GRID, "--address", address)
+    assert "0 trained, 2 reused" in again.stdout
+    local = call(environment, "sweep", *GRID)
+    assert "0 trained, 2 reused" in local.stderr  # the table is there from the store, without the cluster
+
+
+def test_a_submission_too_large_for_the_cluster_ends_with_the_sweeps_exit_code(
+    cluster: tuple[str, dict[str, str]],
+) -> None:
+    address, environment = cluster
+    arguments = ["grid", "--method", "moco", "--scheme", "gn", "--profile", "smoke", "--workers", "4"]
+    done = call(environment, "submit", *arguments, "--address", address)
+    assert done.returncode == 2
+    assert "one run needs 4 CPU (4 workers), and the cluster has 2 CPU" in done.stdout
+
+
+def test_mistakes_are_one_line_and_code_2(cluster: tuple[str, dict[str, str]]) -> None:
+    address, environment = cluster
+    for changes, arguments, message in (
+        ({}, ["submit", "tabel1", "--address", address], "did you mean 'table1'"),
+        ({}, ["submit", "table1", "--address", "http://127.0.0.1:9"], "no Ray job server answers there"),
+        ({}, ["submit", "table1", "--address", "127.0.0.1:8265"], "give the job server's address"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, ["jobs", "--address", address], "refuses the token"),
+        ({}, ["logs", "nothing", "--address", address], "there is no job 'nothing'"),
+        ({}, ["stop", "nothing", "--address", address], "there is no job 'nothing'"),
+    ):
+        done = call({**environment, **changes}, *arguments)
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
