@@ -62,6 +62,7 @@ def draw(lines: Sequence[Line], store: Store, out: Path, caption: str) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     panels = list(dict.fromkeys(line.panel for line in lines))
     labels = list(dict.fromkeys(line.label for line in sorted(lines, key=lambda line: not line.highlighted)))
@@ -86,6 +87,7 @@ def draw(lines: Sequence[Line], store: Store, out: Path, caption: str) -> None:
                 )
         axis.set_title(panel)
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     figure.legend(

@@ -69,6 +69,8 @@ def cluster(
     if address is None:  # a cluster of our own: nobody else on this machine may use it
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    else:  # inside a submitted job, what workers inherit stands in the job's environment too; ours is to hold
+        os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
     warnings.filterwarnings("ignore", module="ray")
     import ray
 

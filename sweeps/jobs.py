@@ -3,6 +3,7 @@ it (``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH`` or ``~/.ray/auth_token``) and ne
 """
 
 import asyncio
+import logging
 import os
 import shlex
 import sys
@@ -35,6 +36,7 @@ def client(address: str) -> "JobSubmissionClient":
     import ray
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.ERROR)
     if urlparse(address).scheme not in ("http", "https"):
         raise UserError(f"--address {address}: give the job server's address, such as http://127.0.0.1:8265.")
     try:
