@@ -14,7 +14,7 @@ from eman.platform.home import data_folder, home_folder
 #: Set before Ray is imported. Reports are taken every 0.1 s instead of every 2 s; workers keep the driver's priority;
 #: nothing is sent home; Tune writes no logs of its own beside MLflow's; and trials, threads of one process, share
 #: one heap instead of leaving one behind each.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
@@ -29,7 +29,7 @@ _ENVIRONMENT = {
 }
 
 #: What workers inherit of the environment, beside the folders.
-_INHERITED = ("EMAN_CHECKPOINT_SECONDS", "EMAN_DISK_PATIENCE", "EMAN_STORE_PATIENCE", "MLFLOW_TRACKING_URI")
+INHERITED = ("EMAN_CHECKPOINT_SECONDS", "EMAN_DISK_PATIENCE", "EMAN_STORE_PATIENCE", "MLFLOW_TRACKING_URI")
 
 #: A trial that drives a TorchTrainer takes a grain of what every head node has instead of a CPU: holding a CPU that its
 #: own workers need would be a deadlock.
@@ -64,19 +64,19 @@ def cluster(
     Raises:
         UserError: The cluster does not answer.
     """
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if address is None:  # a cluster of our own: nobody else on this machine may use it
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    else:  # inside a submitted job, what workers inherit stands in the job's environment too; ours is to hold
-        os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
     warnings.filterwarnings("ignore", module="ray")
     import ray
 
-    variables = {name: os.environ[name] for name in _INHERITED if os.environ.get(name)}
+    variables = {name: os.environ[name] for name in INHERITED if os.environ.get(name)}
     variables |= {"EMAN_HOME": str(home_folder()), "EMAN_DATA": str(data_folder())}  # a worker's folder is another
-    variables |= {name: os.environ[name] for name in _ENVIRONMENT}
+    variables |= {name: os.environ[name] for name in ENVIRONMENT}
+    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):  # inside a submitted job, which has told its workers all of this
+        variables = {}
     try:
         if address is None:
             ray.init(
@@ -85,11 +85,14 @@ def cluster(
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                runtime_env={"env_vars": variables},
+                runtime_env={"env_vars": variables} if variables else None,
             )
         else:
             ray.init(
-                address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": variables}
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": variables} if variables else None,
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(

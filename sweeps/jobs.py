@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from eman import __version__
+from eman.platform.cluster import ENVIRONMENT, INHERITED
 from eman.platform.errors import UserError
 from eman.platform.tracking import new_id
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
-
-#: Environment variables that travel with a job: where its results, data and store are.
-_TRAVELLING = ("EMAN_HOME", "EMAN_DATA", "MLFLOW_TRACKING_URI", "EMAN_STORE_PATIENCE")
 
 #: What a job does not need of the project's folder.
 _EXCLUDED = [".git", ".venv", ".eman", "tests", "docs", "build", "*.egg-info", ".mypy_cache", ".ruff_cache"]
@@ -81,7 +79,8 @@ def submit(connected: "JobSubmissionClient", address: str, arguments: Sequence[s
     if python is None:
         local = urlparse(address).hostname in ("127.0.0.1", "localhost", "::1")
         python = sys.executable if local else "python"
-    variables = {name: os.environ[name] for name in _TRAVELLING if os.environ.get(name)}
+    travelling = ("EMAN_HOME", "EMAN_DATA", *INHERITED)
+    variables = ENVIRONMENT | {name: os.environ[name] for name in travelling if os.environ.get(name)}
     variables |= {"RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]}
     command = [python, "-m", "eman", "sweep", *arguments, "--address", "auto"]
     root = project_folder()

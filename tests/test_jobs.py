@@ -1,4 +1,4 @@
-"""A sweep submitted as a job to a several-node cluster, over HTTP, with a token."""
+"""A sweep submitted as a job to a cluster, over HTTP, with a token."""
 
 import os
 import subprocess
@@ -9,14 +9,13 @@ import pytest
 
 EMAN = [sys.executable, "-m", "eman"]
 
-#: A head without CPUs and two nodes of one, until its input ends. Its own process, so that stopping it stops no other.
+#: A cluster until its input ends: a process of its own, so that stopping it stops no other. One node, since nodes that
+#: share a machine share the folder of a job's files, and the first that is done with it deletes it for all.
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={
-    "num_cpus": 0, "include_dashboard": True, "dashboard_port": 0, "dashboard_host": "127.0.0.1"})
-for _ in range(2):
-    cluster.add_node(num_cpus=1)
+    "num_cpus": 2, "include_dashboard": True, "dashboard_port": 0, "dashboard_host": "127.0.0.1"})
 print("READY", cluster.webui_url, flush=True)
 sys.stdin.read()
 cluster.shutdown()
