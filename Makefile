@@ -4,7 +4,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data quickstart test lint bench chaos clean
+.PHONY: help install data quickstart test lint bench clean
 
 help:  ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,9 +38,6 @@ lint: install  ## Style and types
 
 bench: install  ## Benchmarks: medians and ratios
 	$(BIN)/python tests/bench.py
-
-chaos: install  ## A sweep disturbed by 20 faults must end with the tables of the undisturbed one
-	$(BIN)/python tests/chaos.py
 
 clean:  ## Remove the environment and caches; results in .eman stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
