@@ -145,8 +145,8 @@ def test_every_scheme_gives_the_same_run_on_1_2_and_4_workers(method: str, tmp_p
                     torch.testing.assert_close(result[scheme][name], expected, atol=near, rtol=near, msg=where)
 
 
-#: What differs between numbers of workers is the order of float32 sums: after 20 steps about 2e-7 in most losses, and at
-#: most 2.4e-4 in single weights. In a few schemes a step now and then amplifies that a hundredfold, on one worker as
+#: What differs between numbers of workers is the order of float32 sums: after 20 steps about 2e-7 in most losses, and
+#: at most 2.4e-4 in single weights. In a few schemes a step now and then amplifies that a hundredfold, on one worker as
 #: well, as a perturbation of the initial weights by 1e-7 shows: a group of GN or IN on these tiny maps can be almost
 #: constant, and so can a strong view that shares its statistics with others. A wrong group of images, a forgotten
 #: gradient or an unshared statistic shows in the first digit.
