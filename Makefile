@@ -4,7 +4,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data quickstart test lint bench clean
+.PHONY: help install data quickstart test lint chaos bench clean
 
 help:  ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ lint: install  ## Style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
+
+chaos: install  ## A sweep disturbed by twenty faults: minutes
+	$(BIN)/python tests/chaos.py
 
 bench: install  ## Benchmarks: medians and ratios
 	$(BIN)/python tests/bench.py

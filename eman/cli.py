@@ -122,7 +122,8 @@ def _workers(text: str | None) -> int | tuple[int, int] | str | None:
 @app.command()
 def sweep(
     what: Annotated[
-        list[str], typer.Argument(metavar="TABLE... | grid", help="Tables to fill (table1, table8), or grid.")
+        list[str],
+        typer.Argument(metavar="TABLE... | grid", help="Tables to fill (table1, table4, table5, table8), or grid."),
     ],
     profile: ProfileOption = "quick",
     seeds: SeedsOption = 1,
@@ -337,7 +338,7 @@ def train(
 
 @app.command()
 def table(
-    numbers: Annotated[list[str], typer.Argument(metavar="NUMBER...", help="Tables: 1, 8.")],
+    numbers: Annotated[list[str], typer.Argument(metavar="NUMBER...", help="Tables: 1, 4, 5, 8.")],
     profile: ProfileOption = "quick",
     seeds: SeedsOption = 1,
     set_: SetOption = None,

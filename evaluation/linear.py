@@ -9,6 +9,7 @@ Shapes: S label sets, n samples of a set, B samples of a batch, D features, K cl
 import torch
 from torch import Tensor
 
+from eman.evaluation.features import Features
 from eman.platform.errors import RunFailed
 from eman.platform.spec import EvalSpec
 from eman.trainers import data
@@ -25,6 +26,7 @@ def train(
     Returns:
         Weights ``(S, D, K)`` and biases ``(S, 1, K)``.
     """
+    assert spec.lr and spec.epochs and spec.batch and spec.milestones is not None
     sets, samples = sets_Sn.shape
     x_SnD = features_ND[sets_Sn]
     target_SnK = torch.nn.functional.one_hot(labels_N[sets_Sn], classes).float()
@@ -54,13 +56,7 @@ def accuracy(features_MD: Tensor, labels_M: Tensor, weight: Tensor, bias: Tensor
     return 100 * (best == labels_M.view(1, -1, 1)).any(2).double().mean(1)
 
 
-def evaluate(
-    spec: EvalSpec,
-    train_ND: Tensor,
-    train_labels_N: Tensor,
-    held_out: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-) -> dict[str, float]:
+def evaluate(spec: EvalSpec, found: Features) -> dict[str, float]:
     """One learning rate's result.
 
     Returns:
@@ -70,15 +66,15 @@ def evaluate(
     Raises:
         RunFailed: The classifier diverged.
     """
-    sets_Sn = torch.stack(
-        [data.label_set(train_labels_N, spec.label_fraction, number) for number in range(spec.label_sets)]
-    )
-    classes = int(train_labels_N.max()) + 1
-    weight, bias = train(train_ND, train_labels_N, sets_Sn, classes, spec)
-    top1_S = accuracy(*test, weight, bias, 1)
+    assert spec.label_fraction is not None and spec.label_sets is not None
+    labels_N = found.train_labels_N
+    sets_Sn = torch.stack([data.label_set(labels_N, spec.label_fraction, number) for number in range(spec.label_sets)])
+    weight, bias = train(found.train_ND, labels_N, sets_Sn, int(labels_N.max()) + 1, spec)
+    top1_S = accuracy(found.test_ND, found.test_labels_N, weight, bias, 1)
+    held_out_S = accuracy(found.held_out_ND, found.held_out_labels_N, weight, bias, 1)
     return {
         "linear/top1": float(top1_S.mean()),
-        "linear/top5": float(accuracy(*test, weight, bias, 5).mean()),
-        "linear/held_out_top1": float(accuracy(*held_out, weight, bias, 1).mean()),
+        "linear/top5": float(accuracy(found.test_ND, found.test_labels_N, weight, bias, 5).mean()),
+        "linear/held_out_top1": float(held_out_S.mean()),
         **{f"linear/top1_set{number}": float(value) for number, value in enumerate(top1_S)},
     }

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from eman.evaluation import features, knn
 from eman.platform import checkpoint
@@ -22,12 +22,12 @@ def monitor(training: Training) -> Metrics:
     """
     spec, dataset = training.spec, training.dataset
     bank, queries = _share(training.train, MONITOR_BANK), _share(training.held_out, MONITOR_QUERIES)
-    found: Metrics = {}
-    if training.method.classifier:
-        found["accuracy/top1"] = _accuracy(training.student, training, queries)
     backbone = training.student[0]
     bank_ND = features.outputs(backbone, bank, dataset, spec.precision)
     queries_MD = features.outputs(backbone, queries, dataset, spec.precision)
+    found: Metrics = {}
+    if training.method.classifier:
+        found["accuracy/top1"] = _accuracy(training, queries_MD, queries.labels)
     found["knn/top1"] = knn.top1(bank_ND, bank.labels, queries_MD, queries.labels)
     return found
 
@@ -40,40 +40,38 @@ def final(training: Training, folder: Path, best_epoch: int) -> Metrics:
         RunFailed: The features are not finite.
     """
     key, spec = training.spec.key, training.spec
-    found = _of_networks(training)
-    features_last = features.of_training(training)
-    features.store(features_last, features.path(folder, "student", "last"), key)
-    found["test/knn_top1"] = _knn(features_last)
-    features_best = features_last
-    if best_epoch != spec.epochs:
-        training.student.load_state_dict(checkpoint.load(folder / "best.pt", key)["student"])
-        features_best = features.of_training(training)
-        best = _of_networks(training)
+
+    def measured(selection: str) -> Metrics:
+        found = features.of_training(training)
+        features.store(found, features.path(folder, "student", selection), key)
+        return _of_student(training, found)
+
+    last, teacher = measured("last"), Metrics()
+    if training.method.classifier and training.teacher is not None and training.teacher.network is not None:
+        test = training.dataset.test
+        logits_NK = features.outputs(training.teacher.network, test, training.dataset, spec.precision)
+        teacher["test/teacher_top1"] = knn.percent(logits_NK.argmax(1), test.labels)
+    if best_epoch == spec.epochs:
+        best, path_best = last, features.path(folder, "student", "best")
+        path_best.unlink(missing_ok=True)
+        path_best.hardlink_to(features.path(folder, "student", "last"))
     else:
-        best = dict(found)
-    features.store(features_best, features.path(folder, "student", "best"), key)
-    found["test/knn_top1_best"] = _knn(features_best)
-    if "test/top1" in best:
-        found["test/top1_best"] = best["test/top1"]
-    return found
+        training.student.load_state_dict(checkpoint.load(folder / "best.pt", key)["student"])
+        best = measured("best")
+    return teacher | last | {f"{name}_best": value for name, value in best.items()}
 
 
-def _of_networks(training: Training) -> Metrics:
+def _of_student(training: Training, found: features.Features) -> Metrics:
+    """Test accuracies of the student as it is."""
+    knn_top1 = knn.top1(found.train_ND, found.train_labels_N, found.test_ND, found.test_labels_N)
     if not training.method.classifier:
-        return {}
-    found = {"test/top1": _accuracy(training.student, training, training.dataset.test)}
-    if training.teacher is not None and training.teacher.network is not None:
-        found["test/teacher_top1"] = _accuracy(training.teacher.network, training, training.dataset.test)
-    return found
+        return {"test/knn_top1": knn_top1}
+    return {"test/knn_top1": knn_top1, "test/top1": _accuracy(training, found.test_ND, found.test_labels_N)}
 
 
-def _accuracy(network: nn.Module, training: Training, split: data.Split) -> float:
-    logits_NK = features.outputs(network, split, training.dataset, training.spec.precision)
-    return knn.percent(logits_NK.argmax(1), split.labels)
-
-
-def _knn(found: features.Features) -> float:
-    return knn.top1(found.train_ND, found.train_labels_N, found.test_ND, found.test_labels_N)
+def _accuracy(training: Training, features_ND: Tensor, labels_N: Tensor) -> float:
+    logits_NK = features.logits(training.student, features_ND, training.spec.precision)
+    return knn.percent(logits_NK.argmax(1), labels_N)
 
 
 def _share(split: data.Split, share: float) -> data.Split:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eman.evaluation import significance
 from eman.platform.spec import EvalSpec, RunSpec
 from eman.platform.tracking import EVALUATION, TRAINING, Record, Status, Store
 
@@ -36,7 +37,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: the mean over its wanted results (one a seed)."""
+    """A cell of a table: the mean over its wanted results (one a seed), none where the paper quotes others' work."""
 
     table: int
     row: str
@@ -47,12 +48,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper, at a profile."""
+    """A table of the paper, at a profile.
+
+    Attributes:
+        contrasts: Pairs of rows whose difference is tested in each column, the first minus the second.
+        side: What stands above the row titles.
+    """
 
     number: int
     title: str
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = ()
+    contrasts: tuple[tuple[str, str], ...] = ()
+    side: str = "student / teacher"
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -67,17 +75,34 @@ class Table:
 
 @dataclass(frozen=True)
 class Value:
-    """What a cell says: mean over seeds in percent, sample standard deviation, number of seeds, status."""
+    """What a cell says.
+
+    Attributes:
+        value: Mean over seeds in percent.
+        spread: Sample standard deviation.
+        interval: Student's 95 % interval of the mean.
+        by_seed: The single results.
+        status: Of all results together.
+        reason: Why one failed.
+    """
 
     cell: Cell
     value: float | None
     spread: float | None
-    n: int
+    interval: tuple[float, float] | None
+    by_seed: Mapping[int, float]
     status: Status
     reason: str = ""
 
+    @property
+    def n(self) -> int:
+        """Number of seeds with a result."""
+        return len(self.by_seed)
+
     def text(self) -> str:
         """For a person: a number, or the truth about why there is none."""
+        if not self.cell.wanted:
+            return "-"
         if self.value is None:
             return self.status
         spread = f" ±{self.spread:.1f}" if self.spread is not None else ""
@@ -112,7 +137,7 @@ class Results:
                 return None, *_state(record)
         if not done:
             return None, *_state(records[0])
-        best = max(done, key=lambda record: record.metrics[wanted.select_by])
+        best = done[0] if len(done) == 1 else max(done, key=lambda record: record.metrics[wanted.select_by])
         return best.metrics[wanted.metric], "done", ""
 
 
@@ -128,12 +153,20 @@ _WORST_FIRST: tuple[Status, ...] = ("running", "missing", "failed")
 def value_of(cell: Cell, results: Results) -> Value:
     """A cell's value from what the store holds. A cell is done when all of its results are."""
     found = [results.one(wanted) for wanted in cell.wanted]
-    values = [value for value, _, _ in found if value is not None]
+    if not cell.wanted:
+        return Value(cell, None, None, None, {}, "published")
+    by_seed = {
+        wanted.run.seed: value for wanted, (value, _, _) in zip(cell.wanted, found, strict=True) if value is not None
+    }
     states = [state for _, state, _ in found]
     status: Status = next((s for s in _WORST_FIRST if s in states), "done")
     reason = next((reason for _, state, reason in found if state == "failed"), "")
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return Value(cell, statistics.fmean(values) if values else None, spread, len(values), status, reason)
+    numbers = list(by_seed.values())
+    mean = statistics.fmean(numbers) if numbers else None
+    spread = statistics.stdev(numbers) if len(numbers) > 1 else None
+    half = significance.half_width(numbers)
+    interval = None if mean is None or half is None else (mean - half, mean + half)
+    return Value(cell, mean, spread, interval, by_seed, status, reason)
 
 
 def values(table: Table, results: Results) -> list[Value]:
@@ -144,7 +177,7 @@ def values(table: Table, results: Results) -> list[Value]:
 # Output ---------------------------------------------------------------------------------------------------------------
 
 FORMATS = ("text", "markdown", "latex", "csv", "parquet")
-LONG_COLUMNS = ("table", "row", "column", "value", "spread", "n", "status", "paper")
+LONG_COLUMNS = ("table", "row", "column", "value", "spread", "low", "high", "n", "status", "paper")
 
 
 def _grid(table: Table, found: Sequence[Value]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -160,14 +193,55 @@ def _grid(table: Table, found: Sequence[Value]) -> list[tuple[str, list[tuple[st
     return grid
 
 
-def _failures(found: Sequence[Value]) -> list[str]:
-    return [f"{value.cell.row}, {value.cell.column}: {value.reason}" for value in found if value.reason]
+def _below(table: Table, found: Sequence[Value]) -> list[str]:
+    """What stands under a table: its notes, what its seeds allow one to say, and what failed."""
+    failed = [f"failed: {value.cell.row}, {value.cell.column}: {value.reason}" for value in found if value.reason]
+    return [*table.notes, *_said(table, found), *failed]
+
+
+def _said(table: Table, found: Sequence[Value]) -> list[str]:
+    """One line a column: the table's contrasts, and how its order agrees with the paper's."""
+    if not table.contrasts:
+        return []
+    if max((value.n for value in found), default=0) < 2:
+        return ["One seed: nothing can be said about differences between rows; --seeds 3 allows it."]
+    by_place = {(value.cell.row, value.cell.column): value for value in found}
+    lines = []
+    for column in table.columns:
+        parts = []
+        for rows in table.contrasts:
+            pair = [by_place.get((row, column)) for row in rows]
+            shown = significance.difference(*(value.by_seed if value else {} for value in pair))
+            if shown is not None:
+                parts.append(
+                    f"{rows[0]} minus {rows[1]} {shown.mean:+.1f} ±{shown.half_width:.1f} (p = {shown.p:.3f}, "
+                    f"{shown.n} seeds): {shown.verdict}"
+                )
+        ranked = [value for value in found if value.cell.column == column and value.value is not None]
+        tau = significance.kendall([v.value or 0.0 for v in ranked], [_published(v.cell.paper) for v in ranked])
+        if tau is not None:
+            parts.append(f"Kendall's tau with the paper's column {tau:+.2f} over {len(ranked)} rows")
+        if parts:
+            lines.append(f"{column}: {'; '.join(parts)}.")
+    if lines:
+        lines.append(
+            "Differences are means over seeds with 95 % intervals, tested by a paired t-test; ±x.x in a cell is the "
+            "sample standard deviation. A row that failed in the paper ranks lowest."
+        )
+    return lines
+
+
+def _published(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def text(table: Table, found: Sequence[Value]) -> str:
     """Plain text with aligned columns; the paper's number stands behind ours, in parentheses."""
     grid = _grid(table, found)
-    first = max(len(row) for row in ["student / teacher", *table.rows])
+    first = max(len(row) for row in [table.side, *table.rows])
     cells = [[f"{ours} ({paper})" for ours, paper in row] for _, row in grid]
     widths = [max([len(column), *(len(row[i]) for row in cells)]) for i, column in enumerate(table.columns)]
     rule = "-" * (first + sum(widths) + 3 * len(widths))
@@ -175,21 +249,19 @@ def text(table: Table, found: Sequence[Value]) -> str:
         f"Table {table.number}. {table.title}",
         "ours (paper)",
         rule,
-        "   ".join(
-            ["student / teacher".ljust(first), *(c.rjust(w) for c, w in zip(table.columns, widths, strict=True))]
-        ),
+        "   ".join([table.side.ljust(first), *(c.rjust(w) for c, w in zip(table.columns, widths, strict=True))]),
         rule,
     ]
     lines += [
         "   ".join([title.ljust(first), *(c.rjust(w) for c, w in zip(row, widths, strict=True))])
         for (title, _), row in zip(grid, cells, strict=True)
     ]
-    return "\n".join([*lines, rule, *table.notes, *(f"failed: {line}" for line in _failures(found))])
+    return "\n".join([*lines, rule, *_below(table, found)])
 
 
 def markdown(table: Table, found: Sequence[Value]) -> str:
     """A table for a README."""
-    head = ["student / teacher", *(f"{c} | paper" for c in table.columns)]
+    head = [table.side, *(f"{c} | paper" for c in table.columns)]
     lines = [
         f"**Table {table.number}. {table.title}**",
         "",
@@ -200,8 +272,7 @@ def markdown(table: Table, found: Sequence[Value]) -> str:
         "| " + " | ".join([row, *(f"{ours} | {paper}" for ours, paper in cells)]) + " |"
         for row, cells in _grid(table, found)
     ]
-    notes = [*table.notes, *(f"failed: {line}" for line in _failures(found))]
-    return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip()
+    return "\n".join([*lines, "", *(f"{note}  " for note in _below(table, found))]).rstrip()
 
 
 _LATEX = str.maketrans(
@@ -214,12 +285,12 @@ def latex(table: Table, found: Sequence[Value]) -> str:
     lines = [
         r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
         r"\toprule",
-        " & ".join(["student / teacher", *table.columns]).translate(_LATEX).replace(r"\& ", "& ") + r" \\",
+        " & ".join([table.side, *table.columns]).translate(_LATEX).replace(r"\& ", "& ") + r" \\",
         r"\midrule",
     ]
     for row, cells in _grid(table, found):
         lines.append(" & ".join([row.translate(_LATEX), *(f"{o} ({p})".translate(_LATEX) for o, p in cells)]) + r" \\")
-    notes = [f"% {note.translate(_LATEX)}" for note in table.notes]
+    notes = [f"% {note.translate(_LATEX)}" for note in _below(table, found)]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *notes])
 
 
@@ -228,11 +299,17 @@ def frame(tables: Sequence[tuple[Table, Sequence[Value]]]) -> "pd.DataFrame":
     import pandas as pd
 
     rows = [
-        (table.number, v.cell.row, v.cell.column, v.value, v.spread, v.n, v.status, v.cell.paper)
+        (
+            *(table.number, v.cell.row, v.cell.column, v.value, v.spread),
+            *(v.interval or (None, None)),
+            *(v.n, v.status, v.cell.paper),
+        )
         for table, found in tables
         for v in found
     ]
-    return pd.DataFrame(rows, columns=list(LONG_COLUMNS)).astype({"value": "float64", "spread": "float64"})
+    return pd.DataFrame(rows, columns=list(LONG_COLUMNS)).astype(
+        dict.fromkeys(("value", "spread", "low", "high"), "float64")
+    )
 
 
 def render(tables: Sequence[tuple[Table, Sequence[Value]]], form: str) -> str:

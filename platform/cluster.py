@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import warnings
 from collections.abc import Iterator
@@ -94,15 +95,31 @@ def cluster(
                 logging_level=logging.ERROR,
                 runtime_env={"env_vars": variables} if variables else None,
             )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0][:120]}). Start one "
-            f"with `ray start --head`, or leave --address out to use this machine."
-        ) from error
+    except Exception as error:  # gRPC, authentication and versions raise kinds of their own
+        raise UserError(refusal(f"--address {address}" if address else "this machine's Ray", error)) from error
     try:
         yield current_resources()
     finally:
         ray.shutdown()
+
+
+def refusal(address: str, error: Exception, what: str = "Ray cluster") -> str:
+    """Why a cluster cannot be used, and what to do, in one line."""
+    text, below = f"{type(error).__name__}: {error}", error.__cause__
+    whole = f"{text} {type(below).__name__}: {below}"  # Ray keeps the reason below what it raises
+    versions = re.findall(r"(Ray|Python): (\S+)", whole)[:4]
+    if "ersion mismatch" in whole and len(versions) == 4:
+        theirs, ours = (" and ".join(" ".join(pair) for pair in half) for half in (versions[:2], versions[2:]))
+        return f"{address} runs {theirs}, and this is {ours}; install the same versions on both."
+    if re.search(r"\b40[13]\b|authenticat|invalidauthtoken|unauthorized|permissionerror", whole, re.IGNORECASE):
+        return (
+            f"{address}: the cluster refuses the token; put the cluster's token into RAY_AUTH_TOKEN, or its file's "
+            f"path into RAY_AUTH_TOKEN_PATH (`ray get-auth-token` on the cluster prints it)."
+        )
+    return (
+        f"{address}: no {what} answers there ({text.splitlines()[0][:120]}); start one with `ray start --head`, "
+        f"see that address and port are right, or leave --address out to use this machine."
+    )
 
 
 def current_resources() -> Resources:

@@ -1,7 +1,10 @@
 """Errors a person can act on: one line that says what was given, what is allowed and what to do next."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -32,3 +35,14 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
         if near
         else f"unknown {kind} {given!r}. Allowed: {', '.join(names)}."
     )
+
+
+def named(kind: str, name: str, entries: Mapping[str, T]) -> T:
+    """The entry of that name.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name not in entries:
+        raise unknown(kind, name, entries)
+    return entries[name]

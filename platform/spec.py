@@ -22,7 +22,9 @@ EVALUATION_VERSION = 1
 DEVICE_STATISTICS = ("device0", "mean")
 OPTIMIZERS = ("sgd", "lars")
 SCHEDULES = ("cosine", "step")
-PRECISIONS = ("bf16", "float32")
+PRECISIONS = ("bf16", "float32", "float64")
+NETWORKS = ("student", "teacher")
+SELECTIONS = ("last", "best")
 
 
 def _digest(payload: Mapping[str, Any]) -> str:
@@ -189,7 +191,8 @@ class RunSpec(_Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSpec(_Spec):
-    """An evaluation of one training run on frozen features (Section 5.2), at one learning rate.
+    """An evaluation of one training run (Section 5.2). Fields that default to ``None`` are those of single protocols,
+    whose entries in ``eman.evaluation.protocols`` hold their values.
 
     Raises:
         UserError: A field is out of its range.
@@ -199,19 +202,31 @@ class EvalSpec(_Spec):
     protocol: str = "linear"
     network: str = "student"
     selection: str = "last"
-    label_fraction: float = 0.1
-    label_sets: int = 3  # five at 1 %, three at 10 % (Section 5.2)
-    lr: float = 30.0
-    epochs: int = 50
-    milestones: tuple[float, ...] = (0.6, 0.8)  # 30 and 40 of 50 epochs
-    batch: int = 256
     seed: int = 0
+    # linear
+    lr: float | None = None
+    epochs: int | None = None
+    milestones: tuple[float, ...] | None = None
+    batch: int | None = None
+    label_fraction: float | None = None
+    label_sets: int | None = None  # linear, lowshot
+    # knn
+    k: int | None = None
+    temperature: float | None = None  # None: every neighbour has one vote
+    # retrieval
+    top: int | None = None
+    # lowshot
+    shots: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        for name in ("lr", "epochs", "batch", "label_sets"):
+        if self.milestones is not None:
+            object.__setattr__(self, "milestones", tuple(self.milestones))
+        for name in ("lr", "epochs", "batch", "label_sets", "k", "temperature", "top", "shots"):
             _positive(name, getattr(self, name))
         _share("label_fraction", self.label_fraction, positive=True)
+        for name, allowed in (("network", NETWORKS), ("selection", SELECTIONS)):
+            if getattr(self, name) not in allowed:
+                raise unknown(name, getattr(self, name), allowed)
 
     @property
     def key(self) -> str:

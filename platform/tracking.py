@@ -5,8 +5,6 @@ Only worker 0 of a training writes, in batches.
 """
 
 import contextlib
-import fcntl
-import json
 import logging
 import os
 import platform as machine  # noqa: TID251
@@ -17,13 +15,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from eman.platform import spool
 from eman.platform.errors import BusyError, UserError
 from eman.platform.home import home_folder
+from eman.platform.lock import locked
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -54,7 +54,7 @@ for _name, _value in (
     os.environ.setdefault(_name, _value)
 
 
-Status = Literal["done", "failed", "running", "missing"]
+Status = Literal["done", "failed", "running", "missing", "published"]
 
 
 @dataclass(frozen=True)
@@ -103,20 +103,30 @@ class Store:
 
     def __init__(self, uri: str | None = None, *, patient: bool = False) -> None:
         self.uri = uri or store_uri()
-        if self.uri.startswith("sqlite:///"):
-            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client: MlflowClient = MlflowClient(tracking_uri=self.uri)
-            self.experiment_id = self.patiently(self._experiment) if patient else self._experiment()
+            with self._alone():
+                self.client: MlflowClient = MlflowClient(tracking_uri=self.uri)
+                self.experiment_id = self.patiently(self._experiment) if patient else self._experiment()
         except MlflowException as error:
             raise UserError(self._trouble(error)) from error
         except Exception as error:  # drivers of databases raise kinds of their own
             raise UserError(self._trouble(error)) from error
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps other processes from making the same file's tables at the same moment."""
+        if not self.local:
+            yield
+            return
+        path = Path(self.uri.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.with_name(f"{path.name}.lock"), wait=True):
+            yield
 
     def _trouble(self, error: Exception) -> str:
         if isinstance(error, UserError):
@@ -141,11 +151,14 @@ class Store:
     def _experiment(self) -> str:
         experiment = self.client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            local = self.local
-            location = (home_folder() / "artifacts").as_uri() if local else None
-            return self.client.create_experiment(
-                EXPERIMENT, artifact_location=location, tags={"eman.store_version": str(STORE_VERSION)}
-            )
+            location = (home_folder() / "artifacts").as_uri() if self.local else None
+            tags = {"eman.store_version": str(STORE_VERSION)}
+            try:
+                return self.client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
+            except Exception:  # somebody else may have made it just now
+                experiment = self.client.get_experiment_by_name(EXPERIMENT)
+                if experiment is None:
+                    raise
         written = int(experiment.tags.get("eman.store_version", STORE_VERSION))
         if written > STORE_VERSION:
             raise UserError(
@@ -187,11 +200,21 @@ class Store:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         parent: str | None = None,
+        again: bool = False,
     ) -> "RunLog":
         """Makes the run with this key, or takes up the one that is there.
 
+        Args:
+            kind: Kind of run.
+            key: Its key.
+            name: For people.
+            params: Parameters, written once.
+            tags: Tags, written each time.
+            parent: Run under which it is shown.
+            again: Take up a training or an evaluation that is done, too.
+
         Raises:
-            BusyError: Another process is at this run.
+            BusyError: Another process is at this run, or has just done it.
         """
         tags = {
             "eman.kind": kind,
@@ -218,6 +241,8 @@ class Store:
             log = RunLog(self, run_id, 0)
             log.write(params=params)
             return log
+        if known.status == "done" and kind != SWEEP and not again:
+            raise BusyError(f"{name} is done already")
         if known.status == "running" and kind != SWEEP and known.tags.get("eman.host") != tags["eman.host"]:
             # On this host the lock of the run's folder has told already; another host tells by its heartbeat.
             raise BusyError(f"{name} is running on {known.tags.get('eman.host')}")
@@ -236,6 +261,14 @@ class Store:
     def local(self) -> bool:
         """Whether the store is a file, which only processes that share this disk can reach."""
         return self.uri.startswith("sqlite:///")
+
+    def taken(self, kind: str, key: str) -> bool:
+        """Whether a run is done, or another host is at it."""
+        known = self._oldest(kind, key)
+        if known is None:
+            return False
+        elsewhere = known.tags.get("eman.host") != socket.gethostname()
+        return known.status == "done" or (known.status == "running" and elsewhere)
 
     def _oldest(self, kind: str, key: str) -> Record | None:
         return min(self.records(kind, key), key=lambda record: (record.start, record.run_id), default=None)
@@ -266,13 +299,11 @@ class Store:
 
     def deliver(self) -> int:
         """Writes what processes that have ended had to keep on disk; returns the number of runs that it was for."""
-        count = 0
-        for path in sorted(spool_folder().glob("*.jsonl")):
-            with locked(path.with_suffix(".lock")) as mine:
-                if mine and path.exists():
-                    self.patiently(lambda path=path: _deliver(self, path))  # type: ignore[misc]
-                    count += 1
-        return count
+        spools = spool.kept()
+        return sum(
+            self.patiently(lambda kept=kept: kept.deliver(partial(_send, self, kept.run_id)))  # type: ignore[misc]
+            for kept in spools
+        )
 
 
 def _is_away(error: Exception) -> bool:
@@ -299,7 +330,7 @@ class RunLog:
         self.store, self.run_id, self.last_step = store, run_id, last_step
         self._beaten = time.monotonic()
         self._quiet_until = 0.0
-        self._spool = spool_folder() / f"{run_id}.jsonl"
+        self._spool = spool.Spool(run_id)
 
     def write(
         self,
@@ -319,18 +350,15 @@ class RunLog:
         }
         if time.monotonic() >= self._quiet_until:
             try:
-                if self._spool.exists():
-                    with locked(self._spool.with_suffix(".lock"), wait=True):
-                        _deliver(self.store, self._spool)
+                self._spool.deliver(partial(_send, self.store, self.run_id), wait=True)
                 _send(self.store, self.run_id, entry)
                 return True
             except Exception as error:
                 if not _is_away(error):
                     raise
-                log.warning("the store does not answer; run %s is logged to %s meanwhile", self.run_id, self._spool)
+                log.warning("the store does not answer; run %s is logged to %s", self.run_id, self._spool.path)
                 self._quiet_until = time.monotonic() + _AWAY_SECONDS
-        with locked(self._spool.with_suffix(".lock"), wait=True), self._spool.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        self._spool.append(entry)
         return False
 
     def tag(self, tags: Mapping[str, str]) -> None:
@@ -365,11 +393,6 @@ class RunLog:
         self.write(status="KILLED")
 
 
-def spool_folder() -> Path:
-    """Where runs keep what the store could not take."""
-    return home_folder() / "spool"
-
-
 def _send(store: Store, run_id: str, entry: Mapping[str, Any]) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
@@ -380,34 +403,6 @@ def _send(store: Store, run_id: str, entry: Mapping[str, Any]) -> None:
         store.client.log_batch(run_id, metrics, params, tags)
     if entry["status"] is not None:
         store.client.set_terminated(run_id, entry["status"])
-
-
-def _deliver(store: Store, spool: Path) -> None:
-    """Writes a spool's entries in order. What was written twice stands once: time stamps travel with the values."""
-    if not spool.exists():
-        return
-    for line in spool.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # a line that a kill cut short
-            _send(store, spool.stem, json.loads(line))
-    spool.unlink()
-
-
-@contextlib.contextmanager
-def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Holds a lock file, and says whether it could; the kernel frees it when its holder dies.
-
-    Args:
-        path: The file.
-        wait: Wait while somebody else holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
-            yield False
-            return
-        yield True
 
 
 def _record(run: "Run") -> Record:

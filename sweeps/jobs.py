@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from eman import __version__
-from eman.platform.cluster import ENVIRONMENT, INHERITED
+from eman.platform.cluster import ENVIRONMENT, INHERITED, refusal
 from eman.platform.errors import UserError
 from eman.platform.tracking import new_id
 
@@ -53,16 +53,7 @@ def client(address: str) -> "JobSubmissionClient":
 
 
 def _refusal(address: str, error: Exception) -> str:
-    text = f"{type(error).__name__} {error}".lower()
-    if any(word in text for word in ("401", "403", "authenticat", "token", "unauthorized", "permission")):
-        return (
-            f"--address {address}: the cluster refuses the token; put the cluster's token into RAY_AUTH_TOKEN, or its "
-            f"file's path into RAY_AUTH_TOKEN_PATH (`ray get-auth-token` on the cluster prints it)."
-        )
-    return (
-        f"--address {address}: no Ray job server answers there; start a cluster with `ray start --head`, or see that "
-        f"the address and port (8265 by default) are right."
-    )
+    return refusal(f"--address {address}", error, "Ray job server")
 
 
 def project_folder() -> Path:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from eman.evaluation import features, tables
+from eman.evaluation.protocols import eval_title
 from eman.evaluation.tables import Results
 from eman.platform.cluster import DRIVER_RESOURCES, Resources, cluster
 from eman.platform.errors import UserError
@@ -104,6 +105,7 @@ class _Launch:
         self.sweep, self.store, self.options = sweep, store, options
         self.progress, self.report = progress, report
         self.titles = {key: run_title(spec) for key, spec in sweep.trainings.items()}
+        self.gone: set[str] = set()  # trainings that are done and whose folder is gone
 
     def run(self, parent: RunLog, resources: Resources) -> None:
         """Goes over what is missing until nothing is, or nothing more can be done."""
@@ -126,7 +128,8 @@ class _Launch:
         trainings, evaluations = self.sweep.missing(results, self.options.retries)
         ready = [s for s in evaluations if s.run in results.trainings and results.trainings[s.run].status == "done"]
         # An evaluation needs its run's features; a run whose folder is gone is trained again.
-        gone = {s.run for s in ready if not features.path(run_folder(s.run), s.network, s.selection).exists()}
+        gone = {s.run for s in ready if not features.available(run_folder(s.run), s.network, s.selection)}
+        self.gone = gone
         trainings += [self.sweep.trainings[key] for key in sorted(gone)]
         return trainings, [s for s in ready if s.run not in gone]
 
@@ -150,7 +153,12 @@ class _Launch:
             chosen = sorted((s for s in specs if (workers[s.key] != 1) == several), key=work, reverse=True)
             tasks = [
                 trial.training_config(
-                    s, self.store, profile=self.sweep.profile.name, parent=self.parent.run_id, workers=workers[s.key]
+                    s,
+                    self.store,
+                    profile=self.sweep.profile.name,
+                    parent=self.parent.run_id,
+                    workers=workers[s.key],
+                    again=s.key in self.gone,
                 )
                 | {"resources": per_worker}
                 for s in chosen
@@ -175,11 +183,11 @@ class _Launch:
             self._interrupted(TRAINING, RunSpec.from_fields(config["spec"]).key)
 
     def _evaluate(self, specs: Sequence[EvalSpec]) -> None:
-        """Learning-rate grids on cached features; the chosen rate's result also goes to the training's own run."""
+        """Evaluations on cached features; the result that tables print also goes to the training's own run."""
         results = Results.read(self.store)
-        self.progress.start("evaluation", {f"{self.titles[s.run]} · lr {s.lr:g}": 1.0 for s in specs}, lines=6)
+        self.progress.start("evaluation", {f"{self.titles[s.run]} · {eval_title(s)}": 1.0 for s in specs}, lines=6)
         tasks: list[trial.Config] = []
-        for spec in sorted(specs, key=lambda s: (s.run, s.lr)):
+        for spec in sorted(specs, key=lambda s: (s.run, eval_title(s))):
             run = self.sweep.trainings[spec.run]
             tags = {"profile": self.sweep.profile.name, "method": method_named(run.method).title}
             tasks.append(
@@ -188,19 +196,21 @@ class _Launch:
                     "store": self.store.uri,
                     "parent": results.trainings[spec.run].run_id,
                     "title": self.titles[spec.run],
-                    "label": f"{self.titles[spec.run]} · lr {spec.lr:g}",
+                    "label": f"{self.titles[spec.run]} · {eval_title(spec)}",
                     "tags": tags | {"scheme": scheme_of(run).title},
                 }
             )
         each = {"CPU": 1.0}
         self._tune(trial.evaluate_trial, tasks, each, self._evaluated, concurrent=self._side_by_side(each))
         done = Results.read(self.store)
-        chosen = {item.run.key: item for item in self.sweep.wanted if item.evaluations}
-        for key in {spec.run for spec in specs}:
-            value, status, _ = done.one(chosen[key])
+        fresh = {spec.key for spec in specs}
+        for item in dict.fromkeys(self.sweep.wanted):
+            if fresh.isdisjoint(spec.key for spec in item.evaluations):
+                continue
+            value, status, _ = done.one(item)
             if status == "done" and value is not None:
-                record, epochs = done.trainings[key], self.sweep.trainings[key].epochs
-                RunLog(self.store, record.run_id, epochs).write({chosen[key].metric: value}, epochs)
+                record, epochs = done.trainings[item.run.key], item.run.epochs
+                RunLog(self.store, record.run_id, epochs).write({item.metric: value}, epochs)
 
     def _evaluated(self, config: trial.Config, outcome: dict[str, Any]) -> None:
         if outcome["status"] == "done":

@@ -59,4 +59,6 @@ def scheme_table(
         if len(seeds) == 1
         else f"Mean and sample standard deviation over seeds {', '.join(map(str, seeds))}."
     )
-    return Table(number, title, tuple(cells), (*profile.notes(), seeds_note))
+    eman = SCHEMES["eman"].title
+    contrasts = tuple((eman, SCHEMES[other].title) for other in ("bn", "default"))
+    return Table(number, title, tuple(cells), (*profile.notes(), seeds_note), contrasts)

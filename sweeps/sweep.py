@@ -10,7 +10,7 @@ from eman.evaluation.tables import Cell, Results, Table, Wanted
 from eman.platform.errors import UserError, unknown
 from eman.platform.spec import EvalSpec, RunSpec
 from eman.platform.tracking import Record
-from eman.sweeps import table1, table8
+from eman.sweeps import table1, table4, table5, table8
 from eman.sweeps.profiles import Profile, check_rates
 from eman.sweeps.schemes import wanted
 from eman.trainers import data
@@ -25,7 +25,12 @@ class TableMaker(Protocol):
         """The table at a profile."""
 
 
-TABLES: dict[str, TableMaker] = {"table1": table1.table, "table8": table8.table}
+TABLES: dict[str, TableMaker] = {
+    "table1": table1.table,
+    "table4": table4.table,
+    "table5": table5.table,
+    "table8": table8.table,
+}
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, cast
 
-from eman.evaluation import features, linear, measure
+from eman.evaluation import features, measure
+from eman.evaluation.protocols import eval_title, protocol_named
 from eman.platform import checkpoint
 from eman.platform.errors import BusyError, RunFailed, UserError
 from eman.platform.home import home_folder, run_folder
+from eman.platform.lock import locked
 from eman.platform.spec import EvalSpec, RunSpec
-from eman.platform.tracking import EVALUATION, TRAINING, RunLog, Store, locked, new_id
+from eman.platform.tracking import EVALUATION, TRAINING, RunLog, Store, new_id
 from eman.trainers import data, distributed
 from eman.trainers.loop import OnStep, fit
 from eman.trainers.methods import method_named, run_title, scheme_of
@@ -35,7 +37,7 @@ def _store(uri: str) -> Store:
 
 @lru_cache(maxsize=2)
 def _features(run: str, network: str, selection: str) -> features.Features:
-    return features.read(features.path(run_folder(run), network, selection), run)
+    return features.of_run(run_folder(run), run, network, selection)
 
 
 def check_workers(workers: Workers | None, devices: int) -> None:
@@ -56,14 +58,17 @@ def divisor(devices: int, most: int) -> int:
     return max(number for number in range(1, max(most, 1) + 1) if devices % number == 0)
 
 
-def training_config(spec: RunSpec, store: Store, *, profile: str, parent: str | None, workers: Workers) -> Config:
-    """What a trial needs to know of a training, in plain values."""
+def training_config(
+    spec: RunSpec, store: Store, *, profile: str, parent: str | None, workers: Workers, again: bool = False
+) -> Config:
+    """What a trial needs to know of a training, in plain values. ``again``: train it although it is done."""
     return {
         "spec": spec.fields(),
         "store": store.uri,
         "profile": profile,
         "parent": parent,
         "workers": workers,
+        "again": again,
         "title": run_title(spec),
         "label": run_title(spec),
     }
@@ -148,26 +153,18 @@ def begin_training(spec: RunSpec, config: Config) -> RunLog:
         tags=tags,
         parent=config["parent"],
         params={**spec.fields(), "scheme": scheme.title},
+        again=config["again"],
     )
 
 
 def evaluate_run(config: Config) -> dict[str, Any]:
-    """One linear evaluation at one learning rate, from cached features to its entry in the store."""
+    """One evaluation, from cached features to its entry in the store."""
     spec = EvalSpec.from_fields(config["spec"])
-    name = f"linear · {config['title']} · lr {spec.lr:g}"
+    name = f"{config['title']} · {eval_title(spec)}"
     found: dict[str, float] = {}
 
     def work() -> float:
-        features_of = _features(spec.run, spec.network, spec.selection)
-        found.update(
-            linear.evaluate(
-                spec,
-                features_of.train_ND,
-                features_of.train_labels_N,
-                (features_of.held_out_ND, features_of.held_out_labels_N),
-                (features_of.test_ND, features_of.test_labels_N),
-            )
-        )
+        found.update(protocol_named(spec.protocol).evaluate(spec, _features(spec.run, spec.network, spec.selection)))
         log.finish(found)
         return 0.0
 
@@ -206,7 +203,7 @@ def train_trial(config: Config) -> None:
 
 
 def evaluate_trial(config: Config) -> None:
-    """A Tune trial: one linear evaluation."""
+    """A Tune trial: one evaluation."""
     from ray import tune
 
     _one_thread()
@@ -247,8 +244,8 @@ def train_on_workers(config: Config) -> dict[str, Any]:
         ),
     )
     with locked(run_folder(key) / "lock") as mine:  # rank 0 takes it later; this spares starting workers in vain
-        if not mine:
-            return {"status": "elsewhere", "reason": "another process of this machine is at it", "seconds": 0.0}
+        if not mine or (_store(config["store"]).taken(TRAINING, key) and not config["again"]):
+            return {"status": "elsewhere", "reason": "another process is at it, or has done it", "seconds": 0.0}
     try:
         outcome: dict[str, Any] = trainer.fit().return_value
     except Exception as error:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from eman.sweeps.profiles import QUICK
+from eman.sweeps.profiles import MINI
 from eman.trainers import data
 from eman.trainers.backbones import SmallResNet
 from eman.trainers.byol import projector_and_predictor
@@ -55,7 +55,7 @@ def medians(
 
 def teacher_update() -> None:
     """One fused update against the usual loop over two state dicts."""
-    training = Training(QUICK.run("moco", "eman"))
+    training = Training(MINI.run("moco", "eman"))
     teacher, student = training.teacher, training.student
     assert teacher is not None
     assert teacher.network is not None
@@ -107,7 +107,7 @@ class _PerSample:
     """The usual way: PIL and a DataLoader, float32, stock batch norm on the whole batch, an EMA loop in Python."""
 
     def __init__(self, method: str, loader_workers: int) -> None:
-        self.spec = QUICK.run(method, "bn")
+        self.spec = MINI.run(method, "bn")
         dataset = data.load(self.spec.dataset)
         blurs = {"moco": ((0.5, 0), (0.5, 0)), "byol": ((1.0, 0), (0.1, 0.2))}[method]
         pairs = _Pairs(dataset.train, *(_transforms(*blur) for blur in blurs))
@@ -167,7 +167,7 @@ class _PerSample:
 def _train_on_command(method: str, connection: Connection) -> None:
     """A process of a sweep: one thread, one run; trains as many steps as it is told."""
     torch.set_num_threads(1)
-    training = Training(QUICK.run(method, "eman"))
+    training = Training(MINI.run(method, "eman"))
     while steps := connection.recv():
         for _ in range(steps):
             training.train_step()
@@ -196,7 +196,7 @@ class _SideBySide:
 def end_to_end(method: str, steps: int = 12) -> None:
     """Images a second of training: one run with all threads, and runs side by side, one a core, against the usual
     pipeline with all cores. Ours simulate 32 devices, in bf16 where the CPU has it."""
-    ours, sweep = Training(QUICK.run(method, "eman")), _SideBySide(method)
+    ours, sweep = Training(MINI.run(method, "eman")), _SideBySide(method)
 
     def run() -> None:
         for _ in range(steps):
@@ -222,7 +222,7 @@ def teachers() -> None:
     """A forward pass of a BN teacher and of an EMAN teacher."""
     torch.manual_seed(0)
     images = torch.randn(256, 1, 28, 28)
-    kinds = {name: Teacher(Training(QUICK.run("moco", name)).student, name) for name in ("bn", "eman")}
+    kinds = {name: Teacher(Training(MINI.run("moco", name)).student, name) for name in ("bn", "eman")}
 
     def forward(teacher: Teacher) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):

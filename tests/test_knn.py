@@ -21,6 +21,26 @@ def test_predictions_are_scikit_learns(k: int, monkeypatch: pytest.MonkeyPatch) 
     assert np.array_equal(knn.predict(bank, labels, queries, k).numpy(), theirs.predict(unit(queries).numpy()))
 
 
+@pytest.mark.parametrize("temperature", [0.07, 0.001])
+def test_a_weighted_vote_is_scikit_learns(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 5, (300,), generator=generator)
+    bank = torch.randn(300, 6, generator=generator) + torch.nn.functional.one_hot(labels, 6)
+    queries = torch.randn(100, 6, generator=generator)
+    unit = torch.nn.functional.normalize
+
+    def weights(distance: np.ndarray) -> np.ndarray:  # of unit vectors: cosine = 1 - d^2 / 2
+        cosine = 1 - distance**2 / 2
+        return np.exp((cosine - cosine.max(1, keepdims=True)) / temperature)
+
+    theirs = KNeighborsClassifier(50, weights=weights, algorithm="brute")
+    theirs.fit(unit(bank).double().numpy(), labels.numpy())
+    ours = knn.predict(bank, labels, queries, 50, temperature).numpy()
+    assert np.array_equal(ours, theirs.predict(unit(queries).double().numpy()))
+    with pytest.raises(UserError, match="temperature is -1"):
+        knn.predict(bank, labels, queries, 50, -1.0)
+
+
 def test_a_tie_goes_to_the_smallest_class() -> None:
     bank = torch.tensor([[1.0, 0.0], [1.0, 0.01]])
     assert knn.predict(bank, torch.tensor([3, 1]), torch.tensor([[1.0, 0.0]]), k=2).tolist() == [1]

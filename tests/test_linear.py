@@ -6,8 +6,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from eman.evaluation import linear
+from eman.evaluation.features import Features
+from eman.evaluation.protocols import make_eval
 from eman.platform.errors import RunFailed
-from eman.platform.spec import EvalSpec
 from eman.trainers import data
 from eman.trainers.data import epoch_order
 
@@ -20,7 +21,7 @@ def problem(n: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_training_is_torchs_sgd_for_every_label_set() -> None:
     features, labels = problem()
-    spec = EvalSpec(run="x", lr=0.3, epochs=10, batch=32, label_sets=2)
+    spec = make_eval("linear", "x", lr=0.3, epochs=10, batch=32, label_sets=2)
     sets = torch.stack([data.stratified(labels, 100, seed) for seed in range(2)])
     weight, bias = linear.train(features, labels, sets, 4, spec)
     for number in range(2):
@@ -44,10 +45,9 @@ def test_training_is_torchs_sgd_for_every_label_set() -> None:
 
 def test_a_long_training_comes_near_scikit_learns_optimum() -> None:
     features, labels = problem(1000)
-    spec = EvalSpec(run="x", lr=0.3, epochs=60, label_sets=1, label_fraction=0.5)
-    result = linear.evaluate(
-        spec, features[:600], labels[:600], (features[600:], labels[600:]), (features[600:], labels[600:])
-    )
+    spec = make_eval("linear", "x", lr=0.3, epochs=60, label_sets=1, label_fraction=0.5)
+    first, rest = (features[:600], labels[:600]), (features[600:], labels[600:])
+    result = linear.evaluate(spec, Features(*first, *rest, *rest))
     chosen = data.label_set(labels[:600], 0.5, 0)
     optimum = LogisticRegression(C=1e4, max_iter=500).fit(features[chosen].numpy(), labels[chosen].numpy())
     theirs = 100 * optimum.score(features[600:].numpy(), labels[600:].numpy())
@@ -58,11 +58,8 @@ def test_a_long_training_comes_near_scikit_learns_optimum() -> None:
 def test_a_label_sets_mean_is_reported_with_its_parts() -> None:
     features, labels = problem()
     result = linear.evaluate(
-        EvalSpec(run="x", lr=0.5, label_sets=3, label_fraction=0.2),
-        features,
-        labels,
-        (features, labels),
-        (features, labels),
+        make_eval("linear", "x", lr=0.5, label_sets=3, label_fraction=0.2),
+        Features(features, labels, *2 * (features, labels)),
     )
     parts = [result[f"linear/top1_set{n}"] for n in range(3)]
     assert result["linear/top1"] == pytest.approx(sum(parts) / 3)
@@ -74,9 +71,6 @@ def test_divergence_is_a_failure_and_no_number() -> None:
     features, labels = problem()
     with pytest.raises(RunFailed, match="diverged"):
         linear.evaluate(
-            EvalSpec(run="x", lr=1e30, label_fraction=0.2),
-            features * 1e10,
-            labels,
-            (features, labels),
-            (features, labels),
+            make_eval("linear", "x", lr=1e30, label_fraction=0.2),
+            Features(features * 1e10, labels, *2 * (features, labels)),
         )

@@ -1,6 +1,8 @@
 """Planning, and a whole smoke sweep on a real Ray cluster with a real store."""
 
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +43,18 @@ def test_46_cells_stand_on_35_trainings(profile: Profile) -> None:
     assert plan(["table8", "table1"], profile).key == sweep.key
 
 
+def test_tables_4_and_5_share_their_networks_with_table_1() -> None:
+    sweep = plan(["table4", "table5"], SMOKE)
+    assert (sweep.cells, len(sweep.trainings), len(sweep.evaluations)) == (11 * 3 + 9 * 5, 7, 7 * 7)
+    assert len(plan(["table1", "table4"], SMOKE).trainings) == len(plan(["table1"], SMOKE).trainings) + 3
+    by_row = {cell.row: cell.wanted for cell in sweep.tables[0].cells}
+    assert by_row["InstDisc"] == ()
+    assert by_row["MoCo (800 epochs)"][0].run.epochs == 4 * by_row["MoCo (200 epochs)"][0].run.epochs
+    assert by_row["Supervised (90 epochs)"][0].run.label_fraction == 1
+    assert ("MoCo-EMAN (800 epochs)", "MoCo (800 epochs)") in sweep.tables[0].contrasts
+    assert len(sweep.tables[0].contrasts) == 3
+
+
 def test_overrides_reach_every_run() -> None:
     sweep = plan(["table1"], SMOKE, overrides={"epochs": 5})
     assert {spec.epochs for spec in sweep.trainings.values()} == {5}
@@ -67,7 +81,7 @@ def test_mistakes_are_named_before_anything_runs() -> None:
 
 
 def test_work_grows_with_images_and_passes() -> None:
-    assert work(QUICK.run("byol", "eman")) > work(QUICK.run("byol", "eman", overrides={"epochs": 2}))
+    assert work(QUICK.run("byol", "eman")) > work(QUICK.run("byol", "eman", overrides={"epochs": 1}))
     assert work(IMAGENET.run("moco", "eman")) > 1000 * work(SMOKE.run("moco", "eman"))
 
 
@@ -131,6 +145,21 @@ def test_the_store_tells_the_whole_story(swept: Path, monkeypatch: pytest.Monkey
     assert len(store.client.load_table(store.experiment_id, "tables.json", [sweeps[0].run_id])) == 46
 
 
+def test_tables_4_and_5_are_filled_from_the_same_networks(swept: Path, tmp_path: Path) -> None:
+    home = shutil.copytree(swept, tmp_path / "home")
+    done = run("sweep", "table4", "table5", "--profile", "smoke", home=home)
+    assert "3 trained, 4 reused, 49 evaluations, 0 failed" in done.stderr
+    csv = run("table", "4", "5", "--profile", "smoke", "--format", "csv", home=home).stdout
+    frame = pd.read_csv(io.StringIO(csv))
+    assert frame["status"].value_counts().to_dict() == {"done": 56, "published": 22}
+    assert frame.loc[frame["status"] == "done", "value"].between(0, 100).all()
+    # Table 4's kNN is what the run itself has measured on the test images.
+    store = Store(f"sqlite:///{home / 'mlflow.db'}")
+    for record in store.records(TRAINING):
+        if "knn/test_top1" in record.metrics:
+            assert record.metrics["knn/test_top1"] == record.metrics["test/knn_top1"]
+
+
 def test_given_again_it_trains_nothing(swept: Path) -> None:
     started = time.monotonic()
     done = run("sweep", "table1", "table8", "--profile", "smoke", home=swept)
@@ -172,3 +201,38 @@ def test_an_interrupted_sweep_keeps_what_is_finished_and_continues(tmp_path: Pat
     reused = int(done.stderr.split(" reused")[0].split()[-1])
     assert reused >= 1
     assert "BN / EMAN" in done.stdout
+
+
+GRID = ["sweep", "grid", "--method", "moco", "--scheme", "bn,eman,gn,ln", "--profile", "smoke"]
+
+
+def test_two_launches_at_once_share_the_work(tmp_path: Path) -> None:
+    launches = [
+        subprocess.Popen(
+            [*EMAN, *GRID],
+            env={**os.environ, "EMAN_HOME": str(tmp_path)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    ended = [launch.communicate(timeout=300) for launch in launches]
+    assert [launch.returncode for launch in launches] == [0, 0], ended
+    trained = [int(err.split(" trained, ")[0].split()[-1]) for _, err in ended]
+    assert sum(trained) == 4
+    assert ended[0][0] == ended[1][0]  # both print the whole table
+    assert "missing" not in ended[0][0]
+    store = Store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for kind, count in ((TRAINING, 4), (EVALUATION, 12)):
+        assert [record.status for record in store.records(kind)] == ["done"] * count
+    for record in store.records(TRAINING):
+        assert len(store.client.get_metric_history(record.run_id, "train/loss")) == 2
+
+
+def test_workers_may_be_a_range(tmp_path: Path) -> None:
+    arguments = ["sweep", "grid", "--method", "byol", "--scheme", "syncbn", "--profile", "smoke"]
+    done = run(*arguments, "--workers", "1-2", home=tmp_path)
+    assert "1 trained, 0 reused, 3 evaluations, 0 failed" in done.stderr
+    record = Store(f"sqlite:///{tmp_path / 'mlflow.db'}").records(TRAINING)[0]
+    assert record.tags["eman.workers"] == "(1, 2)"

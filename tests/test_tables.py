@@ -1,12 +1,14 @@
 """Tables from a store that was filled by hand, in every format."""
 
 import io
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from scipy import stats
 
-from eman.evaluation import paper, tables
+from eman.evaluation import paper, significance, tables
 from eman.evaluation.tables import Results
 from eman.platform.tracking import EVALUATION, TRAINING, Store
 from eman.sweeps.profiles import SMOKE
@@ -21,17 +23,17 @@ def fill(store: Store, seeds: int = 2) -> None:
     for seed in range(seeds):
         for scheme, value in (("bn", 60.0), ("eman", 70.0)):
             run = SMOKE.run("fixmatch", scheme, seed)
-            store.begin(TRAINING, run.key, "x", params={}, tags={}).finish({"test/top1": value + seed})
+            store.begin(TRAINING, run.key, "x", params={}, tags={}, again=True).finish({"test/top1": value + seed})
         run = SMOKE.run("moco", "eman", seed)
-        store.begin(TRAINING, run.key, "x", params={}, tags={}).finish({"test/knn_top1": 1.0})
+        store.begin(TRAINING, run.key, "x", params={}, tags={}, again=True).finish({"test/knn_top1": 1.0})
         for spec, held_out, test in zip(SMOKE.evaluations(run), (50.0, 52.0, 51.0), (90.0, 55.0, 80.0), strict=True):
-            store.begin(EVALUATION, spec.key, "x", params={}, tags={}).finish(
+            store.begin(EVALUATION, spec.key, "x", params={}, tags={}, again=True).finish(
                 {"linear/top1": test, "linear/held_out_top1": held_out}
             )
-    store.begin(TRAINING, SMOKE.run("moco", "bn").key, "x", params={}, tags={}).fail(
+    store.begin(TRAINING, SMOKE.run("moco", "bn").key, "x", params={}, tags={}, again=True).fail(
         "the loss is not finite in epoch 1"
     )
-    store.begin(TRAINING, SMOKE.run("byol", "bn").key, "x", params={}, tags={})
+    store.begin(TRAINING, SMOKE.run("byol", "bn").key, "x", params={}, tags={}, again=True)
 
 
 def values(seeds: int = 2) -> dict[tuple[str, str], tables.Value]:
@@ -46,6 +48,7 @@ def test_cells_are_means_over_seeds_with_the_truth_about_the_rest() -> None:
     cell = found["BN / EMAN", "FixMatch"]
     assert (cell.value, cell.n, cell.status) == (70.5, 2, "done")
     assert cell.spread == pytest.approx(0.70711, abs=1e-4)
+    assert cell.interval == pytest.approx((70.5 - 12.7062 * 0.5, 70.5 + 12.7062 * 0.5), abs=1e-3)
     assert found["BN / EMAN", "MoCo"].value == 55.0  # the rate that the held-out images chose, not the best on test
     assert found["BN / BN", "BYOL"].status == "running"
     assert found["GN / GN", "MoCo"].status == "missing"
@@ -62,7 +65,7 @@ def test_a_rate_that_diverges_is_out_of_the_running() -> None:
     store = Store()
     fill(store, 1)
     best = SMOKE.evaluations(SMOKE.run("moco", "eman"))[1]
-    store.begin(EVALUATION, best.key, "x", params={}, tags={}).fail("the linear classifier diverged")
+    store.begin(EVALUATION, best.key, "x", params={}, tags={}, again=True).fail("the linear classifier diverged")
     table = TABLES["table1"](SMOKE, range(1))
     found = {(v.cell.row, v.cell.column): v for v in tables.values(table, Results.read(store))}
     assert found["BN / EMAN", "MoCo"].value == 80.0
@@ -76,6 +79,36 @@ def filled() -> list[tuple[tables.Table, list[tables.Value]]]:
     return [(table, tables.values(table, results)) for table in plan(["table1", "table8"], SMOKE, 2).tables]
 
 
+def test_seeds_decide_what_is_said(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
+    text = tables.render(filled, "text")
+    assert "FixMatch: BN / EMAN minus BN / BN +10.0 ±0.0 (p = 0.000, 2 seeds): higher; Kendall's tau" in text
+    assert "Kendall's tau with the paper's column +1.00 over 2 rows." in text
+    results = Results.read(Store())
+    alone = [(table, tables.values(table, results)) for table in plan(["table1"], SMOKE, 1).tables]
+    said = "One seed: nothing can be said about differences between rows"
+    assert said in tables.render(alone, "text")
+    assert said not in text
+    assert said in tables.render(alone, "markdown")
+
+
+def test_differences_are_those_of_the_textbook() -> None:
+    first, second = {0: 61.0, 1: 63.5, 2: 62.0, 5: 1.0}, {0: 60.0, 1: 61.0, 2: 61.5, 7: 9.0}
+    found = significance.difference(first, second)
+    assert found is not None
+    paired = stats.ttest_rel([61.0, 63.5, 62.0], [60.0, 61.0, 61.5])
+    interval = paired.confidence_interval(0.95)
+    assert (found.n, found.mean) == (3, pytest.approx(4 / 3))
+    assert found.p == pytest.approx(paired.pvalue)
+    assert found.mean - found.half_width == pytest.approx(interval.low)
+    assert found.verdict == "no difference shown"
+    assert significance.difference({0: 1.0}, {0: 2.0}) is None
+    equal = significance.difference(first, first)
+    assert equal is not None
+    assert (equal.p, equal.verdict) == (1.0, "no difference shown")
+    assert significance.kendall([1, 2, 3, 4], [10, 30, 20, 40]) == pytest.approx(4 / 6)
+    assert significance.kendall([1, 1], [1, 2]) is None
+
+
 def test_text_and_markdown(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
     text = tables.render(filled, "text")
     assert "70.5 ±0.7 (69.2)" in text
@@ -84,6 +117,16 @@ def test_text_and_markdown(filled: list[tuple[tables.Table, list[tables.Value]]]
     markdown = tables.render(filled, "markdown")
     assert "| BN / EMAN | 70.5 ±0.7 | 69.2 | 55.0 ±0.0 | 55.8 | missing | 56.2 |" in markdown
     assert "failed: BN / BN, MoCo: the loss is not finite in epoch 1" in markdown
+
+
+def test_quoted_rows_have_the_papers_number_alone() -> None:
+    results = Results.read(Store())
+    found = [(table, tables.values(table, results)) for table in plan(["table4", "table5"], SMOKE).tables]
+    text = tables.render(found, "text")
+    assert re.search(r"InstDisc +- \(46.5\) +- \(-\) +- \(-\)", text)
+    assert re.search(r"MoCo-EMAN \(200 epochs\) +missing \(58.0\)", text)
+    assert "network" in text
+    assert re.search(r"SwAV \(800 epochs\) +- \(23.5\)", text)
 
 
 def test_latex_is_balanced_and_escaped(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
@@ -97,7 +140,7 @@ def test_latex_is_balanced_and_escaped(filled: list[tuple[tables.Table, list[tab
 
 def test_csv_is_long_form(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
     frame = pd.read_csv(io.StringIO(tables.render(filled, "csv")), dtype={"paper": str})
-    assert list(frame.columns) == ["table", "row", "column", "value", "spread", "n", "status", "paper"]
+    assert list(frame.columns) == list(tables.LONG_COLUMNS)
     assert len(frame) == 46
     assert set(frame["status"]) == {"done", "failed", "running", "missing"} - {"failed"} | set(frame["status"])
     one = frame[(frame["table"] == 8) & (frame["row"] == "BN / EMAN") & (frame["column"] == "FixMatch")].iloc[0]

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from eman.platform import tracking
+from eman.platform import spool, tracking
 from eman.platform.errors import BusyError, UserError
+from eman.platform.lock import locked
 from eman.platform.tracking import TRAINING, Store
 
 
@@ -144,7 +145,7 @@ def test_what_is_logged_while_the_store_is_away_arrives_later(server: Server, mo
     run.epoch(2, {"train/loss": 2.0})
     run.epoch(3, {"train/loss": 1.0})
     other.finish({"test/top1": 50.0})  # its process ends while the store is away
-    assert len(list(tracking.spool_folder().glob("*.jsonl"))) == 2
+    assert len(spool.kept()) == 2
     server.start()
     run.epoch(4, {"train/loss": 0.5})
     history = store.client.get_metric_history(run.run_id, "train/loss")
@@ -152,7 +153,7 @@ def test_what_is_logged_while_the_store_is_away_arrives_later(server: Server, mo
     assert store.by_key(TRAINING)["k2"].status == "running"
     assert store.deliver() == 1
     assert store.by_key(TRAINING)["k2"].status == "done"
-    assert not list(tracking.spool_folder().glob("*.jsonl"))
+    assert not spool.kept()
 
 
 def test_questions_wait_for_the_store_for_a_bounded_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,17 +202,17 @@ def test_a_run_on_another_host_is_left_alone_while_its_heart_beats(monkeypatch: 
 
 
 def test_locks_are_exclusive_and_die_with_their_holder(tmp_path: Path) -> None:
-    with tracking.locked(tmp_path / "lock") as first, tracking.locked(tmp_path / "lock") as second:
+    with locked(tmp_path / "lock") as first, locked(tmp_path / "lock") as second:
         assert (first, second) == (True, False)
-    code = "import sys, time; from pathlib import Path; from eman.platform.tracking import locked\n"
+    code = "import sys, time; from pathlib import Path; from eman.platform.lock import locked\n"
     code += "with locked(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline().strip() == "True"
-    with tracking.locked(tmp_path / "lock") as mine:
+    with locked(tmp_path / "lock") as mine:
         assert not mine
     holder.kill()
     holder.wait()
     holder.stdout.close()
-    with tracking.locked(tmp_path / "lock") as mine:
+    with locked(tmp_path / "lock") as mine:
         assert mine

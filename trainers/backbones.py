@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from eman.platform.errors import unknown
+from eman.platform.errors import named
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,4 @@ BACKBONES = {
 
 def backbone_named(name: str) -> Backbone:
     """The entry of that name; raises :class:`~eman.platform.errors.UserError` if there is none."""
-    if name not in BACKBONES:
-        raise unknown("backbone", name, BACKBONES)
-    return BACKBONES[name]
+    return named("backbone", name, BACKBONES)

@@ -263,6 +263,21 @@ def label_set(labels: Tensor, fraction: float, number: int) -> Tensor:
     return stratified(labels, round(fraction * len(labels)), 1_000 + number)
 
 
+def shots(labels: Tensor, count: int, number: int) -> Tensor:
+    """Places of ``count`` samples a class, drawn by the number of the set (Section 5.2, low-shot classification).
+
+    Raises:
+        UserError: A class has fewer.
+    """
+    sizes = torch.bincount(labels)
+    if int(sizes.min()) < count:
+        raise UserError(
+            f"{count} samples a class were asked for, and class {int(sizes.argmin())} has {int(sizes.min())}; give "
+            f"fewer."
+        )
+    return stratified(labels, count * len(sizes), 2_000 + number)
+
+
 def fingerprint(index: Tensor) -> str:
     """A short hash of a label set, for the record."""
     return hashlib.sha256(index.numpy().astype("<i8").tobytes()).hexdigest()[:12]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eman.platform.errors import UserError, unknown
+from eman.platform.errors import UserError, named
 from eman.platform.spec import RunSpec
 from eman.trainers import byol, fixmatch, moco, optim, supervised
 from eman.trainers.norm import SCHEMES, Scheme, check_names, scheme_named
@@ -164,9 +164,7 @@ _SPECIAL = (
 
 def method_named(name: str) -> Method:
     """The entry of that name; raises :class:`~eman.platform.errors.UserError` if there is none."""
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    return METHODS[name]
+    return named("method", name, METHODS)
 
 
 def resolve_scheme(method: str, scheme: str) -> Scheme:

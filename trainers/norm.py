@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eman.platform.errors import UserError, unknown
+from eman.platform.errors import UserError, named, unknown
 from eman.trainers import distributed
 
 
@@ -90,9 +90,7 @@ def scheme_named(name: str) -> Scheme:
     Raises:
         UserError: There is none.
     """
-    if name not in SCHEMES:
-        raise unknown("scheme", name, SCHEMES)
-    return SCHEMES[name]
+    return named("scheme", name, SCHEMES)
 
 
 class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -169,6 +167,11 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Vectors ``(N, C)`` and maps ``(N, C, S...)`` are both welcome."""
 
 
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: statistics are not taken in half precision."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class _SyncBatchNorm(torch.autograd.Function):
     """Batch normalization over all workers: one gather forward, one reduction backward."""
 
@@ -176,10 +179,10 @@ class _SyncBatchNorm(torch.autograd.Function):
     def forward(ctx, x, weight_C, bias_C, eps):  # type: ignore[no-untyped-def]
         axes = [0, *range(2, x.dim())]
         shape = [1, -1, *[1] * (x.dim() - 2)]
-        x32 = x.float()
+        x32 = _wide(x)
         count = x.numel() // x.shape[1]
         local_var_C, local_mean_C = torch.var_mean(x32, axes, correction=0)
-        parts = [torch.empty(2, x.shape[1], device=x.device) for _ in range(distributed.workers())]
+        parts = [x32.new_empty(2, x.shape[1]) for _ in range(distributed.workers())]
         dist.all_gather(parts, torch.stack([local_mean_C, local_var_C]))
         mean_WC, var_WC = torch.stack(parts).unbind(1)
         mean_C = mean_WC.mean(0)
@@ -196,7 +199,7 @@ class _SyncBatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_y, _mean, _var):  # type: ignore[no-untyped-def]
         normalized, weight_C, inverse_C = ctx.saved_tensors
-        grad = grad_y.float()
+        grad = _wide(grad_y)
         grad_bias_C = grad.sum(ctx.axes)
         grad_weight_C = (grad * normalized).sum(ctx.axes)
         sums = torch.stack([grad_bias_C, grad_weight_C])
@@ -286,7 +289,7 @@ def batch_norms(module: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]:
 
 def batch_statistics(layer: nn.modules.batchnorm._BatchNorm, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and unbiased variance of a layer's input, as the layer's own training mode would have kept them."""
-    x = x.detach().float()
+    x = _wide(x.detach())
     axes = [0, *range(2, x.dim())]
     devices, sync, source = (
         (layer.devices, layer.sync, layer.device_statistics)

@@ -59,6 +59,7 @@ class Training:
         self.device = (
             torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         )
+        self.dtype = torch.float64 if spec.precision == "float64" else torch.float32
         self.dataset = data.load(spec.dataset)
         self.train, self.held_out = data.parts(self.dataset, spec.images, spec.held_out)
         self.streams = self._streams()
@@ -109,8 +110,9 @@ class Training:
             proxy_momentum=spec.student_proxy_momentum,
             device_statistics=spec.device_statistics,
         )
-        self.student.to(self.device)
-        self.criterion = self.method.criterion(spec, torch.Generator().manual_seed(spec.seed)).to(self.device)
+        self.student.to(self.device, self.dtype)
+        self.criterion = self.method.criterion(spec, torch.Generator().manual_seed(spec.seed))
+        self.criterion.to(self.device, self.dtype)
         self.optimizer = optim.optimizer(spec, self.student)
         self._passes = _Views(self.student)
         self._ddp: nn.Module = (
@@ -174,9 +176,8 @@ class Training:
         for number, (view, (stream_name, change)) in enumerate(self.method.views.items()):
             x_NAHW, epoch, ids = images[stream_name]
             draws = augment.Draws(spec.seed, epoch, ids, number)
-            views[view] = augment.normalize(
-                augment.VIEWS[change](x_NAHW, draws, options), self.dataset.mean, self.dataset.std
-            )
+            changed = augment.VIEWS[change](x_NAHW, draws, options)
+            views[view] = augment.normalize(changed, self.dataset.mean, self.dataset.std).to(self.dtype)
         return views, labels
 
     @staticmethod
@@ -204,7 +205,8 @@ class Training:
             else:
                 outputs_S, outputs_T = self._ddp(*student_inputs), []
                 between()
-        loss, measures = self.criterion([y.float() for y in outputs_S], [y.float() for y in outputs_T], labels)
+        outputs_S, outputs_T = ([y.to(self.dtype) for y in outputs] for outputs in (outputs_S, outputs_T))
+        loss, measures = self.criterion(outputs_S, outputs_T, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -1,0 +1,73 @@
+"""What several seeds allow one to say: intervals, paired differences between schemes, agreement with the paper's order.
+
+Runs are paired by seed: two schemes share a seed's initial weights, label set, batches and views, so that the
+difference within a seed varies less than either value.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+#: Coverage of every interval.
+CONFIDENCE = 0.95
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Half the width of Student's 95 % interval for the mean, ``t s / sqrt(n)``; ``None`` for fewer than two values."""
+    if len(values) < 2:
+        return None
+    from scipy import stats
+
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of means, paired by seed.
+
+    Attributes:
+        mean: Of the differences.
+        half_width: Half the width of its 95 % interval.
+        p: Of the paired t-test of no difference.
+        n: Number of pairs.
+    """
+
+    mean: float
+    half_width: float
+    p: float
+    n: int
+
+    @property
+    def verdict(self) -> str:
+        """In one word, at the 5 % level."""
+        if self.p >= 1 - CONFIDENCE:
+            return "no difference shown"
+        return "higher" if self.mean > 0 else "lower"
+
+
+def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
+    """``first`` minus ``second``, both by seed; ``None`` with fewer than two seeds in common.
+
+    Where all differences are equal, p is 1 if they are 0 and 0 otherwise.
+    """
+    pairs = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+    width = half_width(pairs)
+    if width is None:
+        return None
+    mean = statistics.fmean(pairs)
+    if statistics.stdev(pairs) == 0:
+        return Difference(mean, 0.0, float(mean == 0), len(pairs))
+    from scipy import stats
+
+    return Difference(mean, width, float(stats.ttest_1samp(pairs, 0.0).pvalue), len(pairs))
+
+
+def kendall(ours: Sequence[float], papers: Sequence[float]) -> float | None:
+    """Kendall's tau-b between two columns, row by row; ``None`` where one has fewer than two distinct values."""
+    if len(set(ours)) < 2 or len(set(papers)) < 2:
+        return None
+    from scipy import stats
+
+    return float(stats.kendalltau(ours, papers).statistic)

@@ -1,0 +1,24 @@
+"""The short form of `make chaos`: a small sweep, a few faults, and the undisturbed sweep's numbers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.timeout(900)
+def test_a_disturbed_sweep_gives_the_undisturbed_numbers() -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, str(Path(__file__).with_name("chaos.py")), "--seed", "1", "--minutes", "8"),
+            *("--sweep", "grid --method moco,byol --scheme bn,eman,syncbn", "--epochs", "4", "--faults", "6"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=880,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "runs lost          0" in done.stdout
+    assert "tables identical   yes" in done.stdout

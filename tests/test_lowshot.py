@@ -1,0 +1,53 @@
+"""Low-shot classification against plain scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.preprocessing import normalize
+from sklearn.svm import LinearSVC
+
+from eman.evaluation import lowshot
+from eman.evaluation.features import Features
+from eman.evaluation.protocols import make_eval
+from eman.platform.errors import UserError
+from eman.trainers import data
+
+
+def splits() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for count in (200, 90, 120):
+        labels = torch.randint(0, 4, (count,), generator=generator)
+        centres = 1.5 * torch.nn.functional.one_hot(labels, 10)
+        found.append((torch.randn(count, 10, generator=generator) + centres, labels))
+    return found
+
+
+def test_shots_are_balanced_and_differ_between_sets() -> None:
+    labels = splits()[0][1]
+    first, second = data.shots(labels, 3, 0), data.shots(labels, 3, 1)
+    assert torch.bincount(labels[first]).tolist() == [3, 3, 3, 3]
+    assert first.tolist() != second.tolist()
+    assert first.tolist() == data.shots(labels, 3, 0).tolist()
+    with pytest.raises(UserError, match="500 samples a class were asked for, and class"):
+        data.shots(labels, 500, 0)
+
+
+@pytest.mark.filterwarnings("ignore:Liblinear failed to converge")
+def test_the_cost_that_held_out_images_choose_gives_scikit_learns_number() -> None:
+    train, held_out, test = splits()
+    means = {}
+    for cost in (0.03125, 1.0, 32.0):
+        accuracy = []
+        for number in range(3):
+            index = data.shots(train[1], 4, number)
+            model = LinearSVC(C=cost, random_state=number)
+            model.fit(normalize(train[0][index].numpy()).astype(np.float64), train[1][index].numpy())
+            accuracy.append([100 * model.score(normalize(x.numpy()), y.numpy()) for x, y in (held_out, test)])
+        means[cost] = np.mean(accuracy, 0)
+    best = max(means, key=lambda cost: means[cost][0])
+    features = Features(*train, *held_out, *test)
+    found = lowshot.evaluate(make_eval("lowshot", "x", shots=4, label_sets=3), features, tuple(means))
+    assert found["lowshot/k4_cost"] == best
+    assert found["lowshot/k4_held_out_top1"] == pytest.approx(means[best][0], abs=0.4)  # features are rounded once more
+    assert found["lowshot/k4_top1"] == pytest.approx(means[best][1], abs=0.4)
