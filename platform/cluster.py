@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import secrets
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,6 +90,7 @@ def cluster(
                 runtime_env={"env_vars": variables} if variables else None,
             )
         else:
+            knock(address)
             ray.init(
                 address=address,
                 log_to_driver=False,
@@ -101,6 +103,21 @@ def cluster(
         yield current_resources()
     finally:
         ray.shutdown()
+
+
+def knock(address: str, patience: float = 10.0) -> None:
+    """Connects to a cluster's port and hangs up: Ray itself tries for minutes before it says that nobody listens.
+
+    Args:
+        address: ``HOST:PORT`` or ``ray://HOST:PORT``; anything else, such as ``auto``, is left to Ray.
+        patience: Seconds to wait for an answer.
+
+    Raises:
+        OSError: Nobody answers there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=patience).close()
 
 
 def refusal(address: str, error: Exception, what: str = "Ray cluster") -> str:
