@@ -331,10 +331,10 @@ def _workers(spec: RunSpec, sweep: Sweep, options: Options, resources: Resources
     most = max(1, math.floor(resources.cpus / (options.cpus or 1.0)))
     wanted = most
     if options.workers is None:
-        wanted = {
-            sweep.profile.run(method, scheme, spec.seed).key: count
-            for (method, scheme), count in sweep.profile.workers.items()
-        }.get(spec.key, 1)
+        wanted = 1
+        for (method, scheme), count in sweep.profile.workers.items():
+            if spec.method == method and scheme_of(spec) == scheme_of(sweep.profile.run(method, scheme)):
+                wanted = count
     return trial.divisor(spec.devices, min(wanted, most))
 
 

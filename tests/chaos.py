@@ -29,9 +29,12 @@ EMAN = [sys.executable, "-m", "eman"]
 #: Titles of Ray's processes.
 WORKER, TRIAL = "ray::RayTrainWorker", "ray::ImplicitFunc"
 
-#: Faults, and how often each is drawn: cheap ones more often. Few runs have several workers; while one does, a fault of
-#: theirs is likely.
-FAULTS = {"worker": 12, "trial": 4, "driver": 2, "node": 2, "store": 2, "disk": 4, "checkpoint": 3}
+#: Faults, and how often each is drawn: cheap ones more often.
+FAULTS = {"worker": 4, "trial": 4, "driver": 2, "node": 2, "store": 2, "disk": 4, "checkpoint": 3}
+
+#: Faults kept for the workers of a Ray Train run: few runs have several, they live for seconds, and the lottery would
+#: hardly ever strike them.
+KEPT = 2
 
 #: What a fault needs a process of.
 NEEDS = {"worker": WORKER, "trial": TRIAL, "disk": TRIAL, "checkpoint": TRIAL}
@@ -114,6 +117,11 @@ class Chaos:
         )
         log.close()
 
+    def left(self, faults: int) -> int:
+        """How many of that many faults may strike now: some are kept until there are workers."""
+        kept = max(0, KEPT - self.injected["worker"]) if "worker" in self.weights else 0
+        return faults - sum(self.injected.values()) - (0 if self._processes(WORKER) else kept)
+
     def strike(self) -> None:
         """One of the faults that can strike now."""
         there = {title: bool(self._processes(title)) for title in (WORKER, TRIAL)}
@@ -121,7 +129,7 @@ class Chaos:
         if not weights:
             return
         name = self.random.choices(list(weights), list(weights.values()))[0]
-        if "worker" in weights and not self.injected["worker"]:
+        if "worker" in weights and self.injected["worker"] < KEPT:
             name = "worker"  # the chance may not come again
         started = time.monotonic()
         if getattr(self, f"_{name}")():
@@ -221,7 +229,7 @@ class Chaos:
         assert self.driver is not None
         while time.monotonic() < deadline:
             self._pause(self.random.uniform(3, 9))
-            if self.driver.poll() is None and sum(self.injected.values()) < faults:
+            if self.driver.poll() is None and self.left(faults) > 0:
                 self.strike()
             if self.driver.poll() is not None:
                 repeated.update(self.watch())
@@ -231,10 +239,14 @@ class Chaos:
         raise RuntimeError(f"not done after {minutes:g} minutes")
 
     def _pause(self, seconds: float) -> None:
-        """Waits, but not beyond the driver's end."""
+        """Waits, but not beyond the driver's end, and hardly when a worker is there that has to be struck."""
         assert self.driver is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.driver.wait(seconds)
+        deadline = time.monotonic() + seconds
+        while self.driver.poll() is None and time.monotonic() < deadline:
+            if "worker" in self.weights and self.injected["worker"] < KEPT and self._processes(WORKER):
+                time.sleep(self.random.uniform(0, 3))  # while it joins, in its first epochs, in later ones
+                return
+            time.sleep(0.2)
 
     def stop(self) -> None:
         """Everything that was started, by its own process."""
