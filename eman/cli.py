@@ -44,7 +44,20 @@ class PlanFormat(StrEnum):
     json = "json"
 
 
-_SWEEPING = "Options of every sweep"
+class Network(StrEnum):
+    """Which network is evaluated."""
+
+    student = "student"
+    teacher = "teacher"
+
+
+class Selection(StrEnum):
+    """Which epoch's networks are evaluated."""
+
+    last = "last"
+    best = "best"
+
+
 _GRID = "Options of `eman sweep grid`"
 
 ProfileOption = Annotated[str, typer.Option(help="Scale: smoke (seconds), quick (minutes), mini (hours), imagenet.")]
@@ -69,6 +82,12 @@ CpusOption = Annotated[float | None, typer.Option(help="CPUs of each process of 
 GpusOption = Annotated[float | None, typer.Option(help="GPUs of each process of a run; 0.25 lets four share one.")]
 RetriesOption = Annotated[int, typer.Option(help="How often a run that failed is tried again.")]
 WaitOption = Annotated[float, typer.Option(help="Seconds to wait for a cluster that grows to have room for one run.")]
+NetworkOption = Annotated[
+    Network, typer.Option(help="Which network is evaluated; a run without a teacher of its own: its student.")
+]
+SelectionOption = Annotated[
+    Selection, typer.Option(help="After which epoch: the last, or the best on the held-out images.")
+]
 AddressOption = Annotated[str | None, typer.Option(help="Address of a running Ray cluster; default: this machine.")]
 
 
@@ -123,10 +142,12 @@ def _workers(text: str | None) -> int | tuple[int, int] | str | None:
 def sweep(
     what: Annotated[
         list[str],
-        typer.Argument(metavar="TABLE... | grid", help="Tables to fill (table1, table4, table5, table8), or grid."),
+        typer.Argument(metavar="TABLE... | grid", help="Tables to fill (table1 to table8), or grid."),
     ],
     profile: ProfileOption = "quick",
     seeds: SeedsOption = 1,
+    network: NetworkOption = Network.student,
+    selection: SelectionOption = Selection.last,
     workers: WorkersOption = None,
     address: AddressOption = None,
     retries: RetriesOption = 1,
@@ -171,6 +192,8 @@ def sweep(
             _list(scheme),
             overrides=overrides,
             seeds=seeds,
+            network=network.value,
+            selection=selection.value,
             eman_momenta=_numbers("--eman-momentum", eman_momentum),
             linear_lr=_numbers("--linear-lr", linear_lr),
         )
@@ -178,7 +201,7 @@ def sweep(
         given = [flag for flag, value in grid_flags.items() if value]
         if given:
             raise UserError(f"{', '.join(given)} belongs to `eman sweep grid`; tables say themselves what they need.")
-        planned = plan(what, chosen, seeds, overrides)
+        planned = plan(what, chosen, seeds, overrides, network=network.value, selection=selection.value)
     if dry_run:
         _print_plan(planned, form)
         return
@@ -190,8 +213,6 @@ def sweep(
 
 
 def _print_plan(planned: Any, form: PlanFormat) -> None:
-    from eman.trainers.methods import run_title
-
     summary = {
         "cells": planned.cells,
         "runs": len(planned.trainings),
@@ -206,7 +227,7 @@ def _print_plan(planned: Any, form: PlanFormat) -> None:
         f"{planned.profile.name}"
     )
     for key, spec in planned.trainings.items():
-        print(f"  {key}  {run_title(spec)}  ({spec.epochs} epochs)")
+        print(f"  {key}  {planned.titles[key]}  ({spec.epochs} epochs)")
 
 
 def _launch(planned: Any, options: Any) -> None:
@@ -231,16 +252,20 @@ def _launch(planned: Any, options: Any) -> None:
     )
 
 
-def _print_tables(planned: Any, store: Any, form: Format, out: Path | None) -> None:
+def _print_tables(planned: Any, store: Any, form: Format, out: Path | None, other: str = "paper") -> None:
     from eman.evaluation import tables
     from eman.evaluation.tables import Results
+    from eman.platform.tracking import existing_store
 
-    results = Results.read(store)
-    found = [(table, tables.values(table, results)) for table in planned.tables]
+    results, shown = Results.read(store), planned.tables
+    if other != "paper":
+        theirs = Results.read(existing_store(other))
+        shown = [tables.against(table, theirs, other) for table in shown]
+    found = [(table, tables.values(table, results)) for table in shown]
     if form is Format.parquet:
         if out is None:
             raise UserError("--format parquet needs --out FILE.")
-        tables.write_parquet(found, out)
+        tables.write_parquet(found, results, out)
         return
     text = tables.render(found, form.value)
     if out is None:
@@ -337,23 +362,111 @@ def train(
 
 
 @app.command()
+def evaluate(
+    run: Annotated[
+        str, typer.Argument(help="Key of a finished run, or its beginning; `eman status --runs` lists them.")
+    ],
+    protocol: Annotated[str, typer.Option(help="linear, finetune, knn, retrieval or lowshot.")] = "knn",
+    network: NetworkOption = Network.student,
+    selection: SelectionOption = Selection.last,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Override a field of the evaluation, for example `--set k=5`."
+        ),
+    ] = None,
+) -> None:
+    """Evaluate one run in the foreground and print its numbers; the store keeps them.
+
+    - `eman evaluate 3f2a --protocol linear --set lr=0.5 --set label_fraction=0.01 --set label_sets=5`
+    - `eman evaluate 3f2a --protocol knn --set k=200 --set temperature=0.07 --network teacher`
+    """
+    from eman.platform.spec import EvalSpec, parse_fields
+    from eman.platform.tracking import Store
+    from eman.sweeps.foreground import evaluate_in_foreground
+
+    fields = {"network": network.value, "selection": selection.value, **parse_fields(set_ or [], EvalSpec)}
+    for line in evaluate_in_foreground(run, Store(), protocol, fields):
+        print(line)
+
+
+@app.command()
 def table(
-    numbers: Annotated[list[str], typer.Argument(metavar="NUMBER...", help="Tables: 1, 4, 5, 8.")],
+    numbers: Annotated[list[str], typer.Argument(metavar="NUMBER...", help="Tables: 1 to 8.")],
     profile: ProfileOption = "quick",
     seeds: SeedsOption = 1,
+    network: NetworkOption = Network.student,
+    selection: SelectionOption = Selection.last,
     set_: SetOption = None,
+    against: Annotated[
+        str,
+        typer.Option(metavar="paper|STORE", help="What stands beside each number: the paper's, or another store's."),
+    ] = "paper",
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.text,
     out: Annotated[Path | None, typer.Option(help="Write to this file instead.")] = None,
 ) -> None:
-    """Print tables from what the store holds, each number beside the paper's."""
-    from eman.platform.spec import parse_fields
+    """Print tables from what the store holds, each number beside the paper's or another store's.
+
+    - `eman table 1 8 --profile quick`
+    - `eman table 2 --seeds 3 --network teacher --format latex --out table2.tex`
+    - `eman table 1 --against ../elsewhere/.eman`
+    """
     from eman.platform.tracking import Store
+
+    planned = _planned(numbers, profile, seeds, set_, network, selection)
+    _print_tables(planned, Store(), form, out, against)
+
+
+def _planned(
+    names: list[str],
+    profile: str,
+    seeds: int,
+    overrides: list[str] | None,
+    network: Network = Network.student,
+    selection: Selection = Selection.last,
+) -> Any:
+    from eman.platform.spec import parse_fields
     from eman.sweeps.profiles import profile_named
     from eman.sweeps.sweep import plan
 
-    names = [number if number.startswith("table") else f"table{number}" for number in numbers]
-    planned = plan(names, profile_named(profile), seeds, parse_fields(set_ or []))
-    _print_tables(planned, Store(), form, out)
+    tables = [name if name.startswith("table") else f"table{name}" for name in names]
+    fields = parse_fields(overrides or [])
+    return plan(tables, profile_named(profile), seeds, fields, network=network.value, selection=selection.value)
+
+
+@app.command(name="plan")
+def plan_(
+    tables: Annotated[
+        list[str], typer.Argument(metavar="TABLE...", help="Tables: table1 to table8, or their numbers.")
+    ],
+    profile: ProfileOption = "imagenet",
+    seeds: SeedsOption = 1,
+    set_: SetOption = None,
+    throughput: Annotated[
+        str | None,
+        typer.Option(
+            "--images-per-second",
+            metavar="N | METHOD=N,...",
+            help="Training speed of one GPU (or of one process); default: the median that the store has measured.",
+        ),
+    ] = None,
+    form: Annotated[PlanFormat, typer.Option("--format", help="How to print it.")] = PlanFormat.text,
+) -> None:
+    """Say what a sweep would cost before anything runs: trainings, evaluations, epochs, images, storage, hours.
+
+    - `eman plan table2 --profile imagenet --images-per-second moco=1340,byol=900,supervised=2500`
+    """
+    from eman.platform.tracking import Store
+    from eman.sweeps.cost import cost_of, measured, parse_throughput
+
+    planned = _planned(tables, profile, seeds, set_)
+    speeds = parse_throughput(throughput) if throughput else measured(Store(), planned)
+    cost = cost_of(planned, speeds)
+    if form is PlanFormat.json:
+        print(json.dumps(cost.summary()))
+        return
+    for line in cost.lines():
+        print(line)
 
 
 @app.command()
@@ -367,23 +480,23 @@ def figure(
     """Draw Figure 3, accuracy along training, from what the store holds."""
     from eman.evaluation.figures import draw
     from eman.platform.errors import unknown
-    from eman.platform.spec import parse_fields
     from eman.platform.tracking import Store
-    from eman.sweeps.figure3 import lines
-    from eman.sweeps.profiles import profile_named
+    from eman.sweeps.figure3 import caption, lines
 
     if number.removeprefix("figure") != "3":
         raise unknown("figure", number, ["3"])
-    caption = f"profile {profile}, {'seed 0' if seeds == 1 else f'mean of seeds 0 to {seeds - 1}'}, held-out images"
-    draw(lines(profile_named(profile), range(seeds), parse_fields(set_ or [])), Store(), out, caption)
+    scope = _planned(["1"], profile, seeds, set_).scope
+    draw(lines(scope), Store(), out, caption(scope))
 
 
 @app.command()
-def status() -> None:
+def status(
+    runs: Annotated[bool, typer.Option("--runs", help="List the trainings one by one, with their keys.")] = False,
+) -> None:
     """What the store holds: sweeps, and runs by state, profile and method."""
-    from eman.sweeps.status import status_lines
+    from eman.sweeps.status import run_lines, status_lines
 
-    for line in status_lines():
+    for line in run_lines() if runs else status_lines():
         print(line)
 
 

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from eman.platform import checkpoint
-from eman.platform.errors import RunFailed, UserError
-from eman.platform.spec import RunSpec
+from eman.platform.errors import RunFailed
 from eman.trainers import augment, data
-from eman.trainers.training import Training
 
 #: Images in one forward pass: activations that fit a core's cache. It changes no result.
 CHUNK = 256
@@ -61,6 +59,17 @@ def logits(classifier: nn.Sequential, features_ND: Tensor, precision: str) -> Te
 
 
 @dataclass(frozen=True)
+class Splits:
+    """What a run is evaluated on: its training images, those put aside (the test images where there are none), and its
+    data set with the test images.
+    """
+
+    dataset: data.DataSet
+    train: data.Split
+    held_out: data.Split
+
+
+@dataclass(frozen=True)
 class Features:
     """Features and labels of a run's splits. ``held_out`` is the test split where the run puts nothing aside."""
 
@@ -72,25 +81,25 @@ class Features:
     test_labels_N: Tensor
 
 
-def of_training(training: Training, network: str = "student") -> Features:
-    """Features of the student's or the teacher's backbone.
+def compute(backbone: nn.Module, splits: Splits, precision: str) -> Features:
+    """Features of all splits.
 
     Raises:
         RunFailed: They are not finite.
     """
-    module = training.student if network == "student" else training.teacher and training.teacher.network
-    assert isinstance(module, nn.Sequential)
-    backbone = module[0]
-    splits = (training.train, training.held_out, training.dataset.test)
-    features = [outputs(backbone, split, training.dataset, training.spec.precision) for split in splits[:2]]
-    features.append(
-        features[1]
-        if splits[1] is splits[2]
-        else outputs(backbone, splits[2], training.dataset, training.spec.precision)
-    )
-    if not all(torch.isfinite(part).all() for part in features):
-        raise RunFailed("the features are not finite")
-    return Features(*(tensor for part, split in zip(features, splits, strict=True) for tensor in (part, split.labels)))
+    parts = [outputs(backbone, split, splits.dataset, precision) for split in (splits.train, splits.held_out)]
+    same = splits.held_out is splits.dataset.test
+    parts.append(parts[1] if same else outputs(backbone, splits.dataset.test, splits.dataset, precision))
+    if not all(torch.isfinite(part).all() for part in parts):
+        raise RunFailed("collapsed: the features are not finite")
+    labels = (split.labels for split in (splits.train, splits.held_out, splits.dataset.test))
+    return Features(*(tensor for pair in zip(parts, labels, strict=True) for tensor in pair))
+
+
+def spread(features_ND: Tensor) -> float:
+    """How far features lie from their mean, as a share of how far they lie from 0: 0 when all images give the same."""
+    x = features_ND.double()
+    return float((x - x.mean(0)).square().mean().sqrt() / x.square().mean().sqrt().clamp(min=1e-30))
 
 
 def path(folder: Path, network: str, selection: str) -> Path:
@@ -107,30 +116,3 @@ def read(where: Path, key: str) -> Features:
     """Reads what :func:`store` wrote; raises :class:`~eman.platform.errors.UserError` if it is missing or damaged."""
     content = checkpoint.load(where, key)
     return Features(**{name: content[name] for name in Features.__dataclass_fields__})
-
-
-def available(folder: Path, network: str, selection: str) -> bool:
-    """Whether :func:`of_run` can give a run's features."""
-    return path(folder, network, selection).exists() or (folder / f"{selection}.pt").exists()
-
-
-def of_run(folder: Path, run: str, network: str = "student", selection: str = "last") -> Features:
-    """A finished run's features: those that are kept, else computed from its networks, and kept.
-
-    Raises:
-        UserError: The run has no such network, or what is kept of it is damaged.
-        RunFailed: The features are not finite.
-    """
-    where = path(folder, network, selection)
-    if where.exists():
-        return read(where, run)
-    saved = checkpoint.load(folder / f"{selection}.pt", run)
-    if saved[network] is None:
-        raise UserError(f"run {run} has no {network} network of its own; evaluate its student.")
-    training = Training(RunSpec.from_fields(saved["spec"]))
-    module = training.student if network == "student" else training.teacher and training.teacher.network
-    assert isinstance(module, nn.Module)
-    module.load_state_dict(saved[network])
-    found = of_training(training, network)
-    store(found, where, run)
-    return found

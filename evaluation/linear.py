@@ -1,80 +1,165 @@
-"""Linear evaluation on frozen features (Section 5.2): a classifier on a share of the labels, over several label sets.
+"""Linear evaluation of a frozen backbone (Section 5.2): a classifier on a share of the labels, over several label sets.
 
 SGD with momentum 0.9, no weight decay, batch 256, 50 epochs, rate divided by 10 at epochs 30 and 40, weights drawn from
-N(0, 0.01), biases 0, no normalization of the features. The classifiers of all label sets train side by side.
+N(0, 0.01), biases 0, no normalization of the features. ``views`` says what is classified: ``augmented`` images (random
+resized crop and flip, as in the official code) or the ``cached`` features of the images as they are, which costs one
+pass over the data in all. The classifiers of all learning rates and label sets train side by side on the same features.
 
-Shapes: S label sets, n samples of a set, B samples of a batch, D features, K classes, M test samples.
+Shapes: S label sets, L learning rates, n samples of a set, B samples of a batch, D features, K classes, M test samples.
 """
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from eman.evaluation.features import Features
+from eman.evaluation.features import evaluating
+from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed
 from eman.platform.spec import EvalSpec
-from eman.trainers import data
+from eman.trainers import augment, data
 from eman.trainers.data import epoch_order
 
 SGD_MOMENTUM = 0.9
 
+#: Features of samples, ``(S, B) -> (S, B, D)``, in an epoch.
+FeaturesOf = Callable[[Tensor, int], Tensor]
+
 
 def train(
-    features_ND: Tensor, labels_N: Tensor, sets_Sn: Tensor, classes: int, spec: EvalSpec
+    features_of: FeaturesOf,
+    features: int,
+    labels_N: Tensor,
+    sets_Sn: Tensor,
+    classes: int,
+    spec: EvalSpec,
+    rates: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
-    """Trains one classifier a label set with the plain cross-entropy gradient.
+    """Trains one classifier a label set and learning rate with the plain cross-entropy gradient.
+
+    Args:
+        features_of: Gives the features of a batch of samples.
+        features: D.
+        labels_N: Classes of all samples.
+        sets_Sn: The samples of each label set.
+        classes: K.
+        spec: What the classifiers have in common.
+        rates: Their learning rates.
 
     Returns:
-        Weights ``(S, D, K)`` and biases ``(S, 1, K)``.
+        Weights ``(L, S, D, K)`` and biases ``(L, S, 1, K)``. A classifier that diverges is not finite, alone.
     """
-    assert spec.lr and spec.epochs and spec.batch and spec.milestones is not None
+    assert spec.epochs and spec.batch and spec.milestones is not None
     sets, samples = sets_Sn.shape
-    x_SnD = features_ND[sets_Sn]
-    target_SnK = torch.nn.functional.one_hot(labels_N[sets_Sn], classes).float()
+    wide = len(rates) * classes
     generator = torch.Generator().manual_seed(spec.seed)
-    weight = torch.randn(1, features_ND.shape[1], classes, generator=generator).mul(0.01).repeat(sets, 1, 1)
-    bias = torch.zeros(sets, 1, classes)
-    velocity_w, velocity_b = torch.zeros_like(weight), torch.zeros_like(bias)
+    start_DK = torch.randn(features, classes, generator=generator).mul(0.01)
+    weight_SDX = start_DK.repeat(sets, 1, len(rates))  # X: the classes under each rate, side by side
+    bias_S1X = torch.zeros(sets, 1, wide)
+    velocity_w, velocity_b = torch.zeros_like(weight_SDX), torch.zeros_like(bias_S1X)
     drops = [share * spec.epochs for share in spec.milestones]
     for epoch in range(spec.epochs):
-        rate = spec.lr * 0.1 ** sum(epoch >= drop for drop in drops)
+        fall = 0.1 ** sum(epoch >= drop for drop in drops)
+        rate_X = torch.tensor([-rate * fall for rate in rates]).repeat_interleave(classes)
         for batch in epoch_order(samples, spec.seed, 0, epoch).split(spec.batch):
-            x_SBD = x_SnD[:, batch]
-            error_SBK = (torch.softmax(torch.baddbmm(bias, x_SBD, weight), 2) - target_SnK[:, batch]) / len(batch)
-            velocity_w.mul_(SGD_MOMENTUM).baddbmm_(x_SBD.transpose(1, 2), error_SBK)
-            velocity_b.mul_(SGD_MOMENTUM).add_(error_SBK.sum(1, keepdim=True))
-            weight.sub_(velocity_w, alpha=rate)
-            bias.sub_(velocity_b, alpha=rate)
-    return weight, bias
+            index_SB = sets_Sn[:, batch]
+            x_SBD = features_of(index_SB, epoch)
+            logits_SBLK = torch.baddbmm(bias_S1X, x_SBD, weight_SDX).unflatten(2, (len(rates), classes))
+            error_SBLK = torch.softmax(logits_SBLK, 3)
+            place_SBLK = labels_N[index_SB].view(sets, -1, 1, 1).expand(-1, -1, len(rates), 1)
+            error_SBLK.scatter_add_(3, place_SBLK, error_SBLK.new_full((), -1.0).expand(place_SBLK.shape))
+            error_SBX = error_SBLK.flatten(2).div_(len(batch))
+            velocity_w.mul_(SGD_MOMENTUM).baddbmm_(x_SBD.transpose(1, 2), error_SBX)
+            velocity_b.mul_(SGD_MOMENTUM).add_(error_SBX.sum(1, keepdim=True))
+            weight_SDX.addcmul_(velocity_w, rate_X)
+            bias_S1X.addcmul_(velocity_b, rate_X)
+    weights, biases = (x.unflatten(2, (len(rates), classes)).permute(2, 0, 1, 3) for x in (weight_SDX, bias_S1X))
+    return weights, biases
 
 
 def accuracy(features_MD: Tensor, labels_M: Tensor, weight: Tensor, bias: Tensor, top: int) -> Tensor:
-    """Top-``top`` accuracy of each label set's classifier in percent, ``(S,)``."""
-    logits_SMK = features_MD.unsqueeze(0) @ weight + bias
-    if not torch.isfinite(logits_SMK).all():
-        raise RunFailed("the linear classifier diverged")
-    best = logits_SMK.topk(min(top, logits_SMK.shape[2]), dim=2).indices
-    return 100 * (best == labels_M.view(1, -1, 1)).any(2).double().mean(1)
-
-
-def evaluate(spec: EvalSpec, found: Features) -> dict[str, float]:
-    """One learning rate's result.
-
-    Returns:
-        ``linear/top1`` and ``linear/top5`` on the test split, and ``linear/held_out_top1``, by which a rate is chosen;
-        each the mean over label sets, in percent; ``linear/top1_set0`` and so on for the single sets.
+    """Top-``top`` accuracy of each label set's classifier in percent, ``(S,)``.
 
     Raises:
         RunFailed: The classifier diverged.
     """
+    logits_SMK = features_MD.unsqueeze(0) @ weight + bias
+    if not torch.isfinite(logits_SMK).all():
+        raise RunFailed("the linear classifier diverged")
+    return top_accuracy(logits_SMK, labels_M, top)
+
+
+def top_accuracy(logits_SMK: Tensor, labels_M: Tensor, top: int) -> Tensor:
+    """Share of samples whose class is among the ``top`` best, in percent, ``(S,)``."""
+    best = logits_SMK.topk(min(top, logits_SMK.shape[-1]), dim=-1).indices
+    return 100 * (best == labels_M.view(1, -1, 1)).any(2).double().mean(1)
+
+
+def label_sets(labels_N: Tensor, spec: EvalSpec) -> Tensor:
+    """The samples of each label set, ``(S, n)``; raises :class:`UserError` if a class would get none."""
     assert spec.label_fraction is not None and spec.label_sets is not None
-    labels_N = found.train_labels_N
-    sets_Sn = torch.stack([data.label_set(labels_N, spec.label_fraction, number) for number in range(spec.label_sets)])
-    weight, bias = train(found.train_ND, labels_N, sets_Sn, int(labels_N.max()) + 1, spec)
-    top1_S = accuracy(found.test_ND, found.test_labels_N, weight, bias, 1)
-    held_out_S = accuracy(found.held_out_ND, found.held_out_labels_N, weight, bias, 1)
+    return torch.stack([data.label_set(labels_N, spec.label_fraction, number) for number in range(spec.label_sets)])
+
+
+def prefix(spec: EvalSpec) -> str:
+    """What the names of an evaluation's results begin with, for example ``linear/10pct_``."""
+    return f"{spec.protocol}/{100 * (spec.label_fraction or 1):g}pct_"
+
+
+def results(spec: EvalSpec, top1_S: Tensor, top5_S: Tensor, held_out_S: Tensor) -> dict[str, float]:
+    """Metrics of classifiers on single label sets: means, and the single sets."""
+    name = prefix(spec)
     return {
-        "linear/top1": float(top1_S.mean()),
-        "linear/top5": float(accuracy(found.test_ND, found.test_labels_N, weight, bias, 5).mean()),
-        "linear/held_out_top1": float(held_out_S.mean()),
-        **{f"linear/top1_set{number}": float(value) for number, value in enumerate(top1_S)},
+        f"{name}top1": float(top1_S.mean()),
+        f"{name}top5": float(top5_S.mean()),
+        f"{name}held_out_top1": float(held_out_S.mean()),
+        **{f"{name}top1_set{number}": float(value) for number, value in enumerate(top1_S)},
     }
+
+
+def augmented(trained: Trained, spec: EvalSpec) -> FeaturesOf:
+    """Features of randomly cropped and flipped training images, another view in every epoch."""
+    assert spec.crop_min is not None
+    backbone, splits, precision = trained.backbone(), trained.splits, trained.spec.precision
+    options = augment.ViewOptions(spec.crop_min, 0.0, 0)
+    dtype = next(backbone.parameters()).dtype
+
+    def features_of(index_SB: Tensor, epoch: int) -> Tensor:
+        sets, flat = index_SB.shape[0], index_SB.flatten()
+        with evaluating(backbone, precision) as device:
+            draws = augment.Draws(spec.seed, torch.full_like(flat, epoch), splits.train.ids[flat], 0)
+            x_NAHW = augment.weak(splits.train.images[flat].to(device).float() / 255, draws, options)
+            x_NAHW = augment.normalize(x_NAHW, splits.dataset.mean, splits.dataset.std).to(dtype)
+            return backbone(x_NAHW).float().cpu().unflatten(0, (sets, -1))  # type: ignore[no-any-return]
+
+    return features_of
+
+
+def evaluate(specs: Sequence[EvalSpec], trained: Trained) -> list[dict[str, float] | RunFailed]:
+    """The results of several learning rates of one evaluation.
+
+    Returns:
+        For each rate ``linear/10pct_top1`` and ``linear/10pct_top5`` (of 10 % of the labels) on the test images, and
+        ``linear/10pct_held_out_top1``, by which a rate is chosen; each the mean over label sets, in percent;
+        ``linear/10pct_top1_set0`` and so on for the single sets. Or why there is none.
+
+    Raises:
+        RunFailed: The run has collapsed.
+        UserError: A label set would leave a class with no sample.
+    """
+    spec, found = specs[0], trained.features
+    assert all(s.lr is not None for s in specs)
+    features_of = augmented(trained, spec) if spec.views == "augmented" else lambda index, epoch: found.train_ND[index]
+    labels_N = found.train_labels_N
+    sets_Sn = label_sets(labels_N, spec)
+    classes, features = int(labels_N.max()) + 1, found.train_ND.shape[1]
+    weights, biases = train(features_of, features, labels_N, sets_Sn, classes, spec, [s.lr or 0.0 for s in specs])
+    out: list[dict[str, float] | RunFailed] = []
+    for one, weight, bias in zip(specs, weights, biases, strict=True):
+        try:
+            held_out_S = accuracy(found.held_out_ND, found.held_out_labels_N, weight, bias, 1)
+            top1_S, top5_S = (accuracy(found.test_ND, found.test_labels_N, weight, bias, top) for top in (1, 5))
+            out.append(results(one, top1_S, top5_S, held_out_S))
+        except RunFailed as error:
+            out.append(error)
+    return out

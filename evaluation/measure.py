@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eman.evaluation import features, knn
+from eman.evaluation import features, knn, linear
 from eman.platform import checkpoint
 from eman.trainers import data
 from eman.trainers.loop import Metrics
@@ -33,40 +33,55 @@ def monitor(training: Training) -> Metrics:
 
 
 def final(training: Training, folder: Path, best_epoch: int) -> Metrics:
-    """Test accuracies of the last and of the best epoch's networks, in percent; the features of both are kept in
-    ``folder`` for later evaluations.
+    """Test accuracies of the last and of the best epoch's networks, in percent; the student's features of both are
+    kept in ``folder`` for later evaluations.
 
     Raises:
         RunFailed: The features are not finite.
     """
     key, spec = training.spec.key, training.spec
+    splits = features.Splits(training.dataset, training.train, training.held_out)
 
     def measured(selection: str) -> Metrics:
-        found = features.of_training(training)
+        backbone = training.student[0]
+        found = features.compute(backbone, splits, spec.precision)
         features.store(found, features.path(folder, "student", selection), key)
-        return _of_student(training, found)
+        return _of_student(training, found) | _of_teacher(training)
 
-    last, teacher = measured("last"), Metrics()
-    if training.method.classifier and training.teacher is not None and training.teacher.network is not None:
-        test = training.dataset.test
-        logits_NK = features.outputs(training.teacher.network, test, training.dataset, spec.precision)
-        teacher["test/teacher_top1"] = knn.percent(logits_NK.argmax(1), test.labels)
+    last = measured("last")
     if best_epoch == spec.epochs:
         best, path_best = last, features.path(folder, "student", "best")
         path_best.unlink(missing_ok=True)
         path_best.hardlink_to(features.path(folder, "student", "last"))
     else:
-        training.student.load_state_dict(checkpoint.load(folder / "best.pt", key)["student"])
+        saved = checkpoint.load(folder / "best.pt", key)
+        training.student.load_state_dict(saved["student"])
+        if training.teacher is not None and training.teacher.network is not None:
+            training.teacher.network.load_state_dict(saved["teacher"])
         best = measured("best")
-    return teacher | last | {f"{name}_best": value for name, value in best.items()}
+    return last | {f"{name}_best": value for name, value in best.items()}
 
 
 def _of_student(training: Training, found: features.Features) -> Metrics:
     """Test accuracies of the student as it is."""
-    knn_top1 = knn.top1(found.train_ND, found.train_labels_N, found.test_ND, found.test_labels_N)
-    if not training.method.classifier:
-        return {"test/knn_top1": knn_top1}
-    return {"test/knn_top1": knn_top1, "test/top1": _accuracy(training, found.test_ND, found.test_labels_N)}
+    metrics = {"test/knn_top1": knn.top1(found.train_ND, found.train_labels_N, found.test_ND, found.test_labels_N)}
+    if training.method.classifier:
+        logits_NK = features.logits(training.student, found.test_ND, training.spec.precision)
+        metrics |= _tops("test/", logits_NK, found.test_labels_N)
+    return metrics
+
+
+def _of_teacher(training: Training) -> Metrics:
+    """Test accuracies of a teacher that classifies."""
+    if not training.method.classifier or training.teacher is None or training.teacher.network is None:
+        return {}
+    test = training.dataset.test
+    logits_NK = features.outputs(training.teacher.network, test, training.dataset, training.spec.precision)
+    return _tops("test/teacher_", logits_NK, test.labels)
+
+
+def _tops(name: str, logits_NK: Tensor, labels_N: Tensor) -> Metrics:
+    return {f"{name}top{top}": float(linear.top_accuracy(logits_NK.unsqueeze(0), labels_N, top)[0]) for top in (1, 5)}
 
 
 def _accuracy(training: Training, features_ND: Tensor, labels_N: Tensor) -> float:

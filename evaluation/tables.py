@@ -5,8 +5,8 @@ that MLflow holds. Nothing else feeds a table.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,7 @@ class Table:
     Attributes:
         contrasts: Pairs of rows whose difference is tested in each column, the first minus the second.
         side: What stands above the row titles.
+        beside: What stands beside each of our numbers.
     """
 
     number: int
@@ -61,6 +62,7 @@ class Table:
     notes: tuple[str, ...] = ()
     contrasts: tuple[tuple[str, str], ...] = ()
     side: str = "student / teacher"
+    beside: str = "paper"
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -121,24 +123,42 @@ class Results:
         """Everything that the store has."""
         return cls(store.by_key(TRAINING), store.by_key(EVALUATION))
 
+    def done(self, key: str) -> bool:
+        """Whether a training is done."""
+        return key in self.trainings and self.trainings[key].status == "done"
+
+    def state(self, run: RunSpec) -> tuple[Status, str]:
+        """Status of a training, and the reason of a failure: its own, or that of the run that it starts from."""
+        if run.key not in self.trainings and run.init is not None and not self.done(run.init.key):
+            status, reason = self.state(run.init)
+            if status == "failed":
+                return status, f"the run that it starts from failed: {reason}"
+        return _state(self.trainings.get(run.key))
+
     def one(self, wanted: Wanted) -> tuple[float | None, Status, str]:
         """A single result: its value if it is done, its status, and the reason of a failure."""
         training = self.trainings.get(wanted.run.key)
         if training is None or training.status != "done":
-            return None, *_state(training)
+            return None, *self.state(wanted.run)
         if not wanted.evaluations:
             found = training.metrics.get(wanted.metric)
             return (found, "done", "") if found is not None else (None, "missing", "")
         records = [self.evaluations.get(spec.key) for spec in wanted.evaluations]
-        # A learning rate that diverges is out of the running; the others still give a number.
-        done = [record for record in records if record is not None and record.status == "done"]
         for record in records:
             if record is None or record.status in ("running", "missing"):
                 return None, *_state(record)
-        if not done:
-            return None, *_state(records[0])
-        best = done[0] if len(done) == 1 else max(done, key=lambda record: record.metrics[wanted.select_by])
-        return best.metrics[wanted.metric], "done", ""
+        best = self.chosen(wanted)
+        return (None, *_state(records[0])) if best is None else (best.metrics[wanted.metric], "done", "")
+
+    def chosen(self, wanted: Wanted) -> Record | None:
+        """The evaluation that gives a result: the best by ``select_by``. A learning rate that diverges is out of the
+        running; the others still give a number.
+        """
+        records = [self.evaluations.get(spec.key) for spec in wanted.evaluations]
+        done = [record for record in records if record is not None and record.status == "done"]
+        if len(done) < 2:
+            return done[0] if done else None
+        return max(done, key=lambda record: record.metrics[wanted.select_by])
 
 
 def _state(record: Record | None) -> tuple[Status, str]:
@@ -172,6 +192,18 @@ def value_of(cell: Cell, results: Results) -> Value:
 def values(table: Table, results: Results) -> list[Value]:
     """Every cell's value."""
     return [value_of(cell, results) for cell in table.cells]
+
+
+def against(table: Table, results: Results, name: str) -> Table:
+    """The same table with another store's numbers in place of the paper's.
+
+    Args:
+        table: A table.
+        results: What the other store holds.
+        name: What to call it.
+    """
+    cells = tuple(replace(cell, paper=value_of(cell, results).text()) for cell in table.cells)
+    return replace(table, cells=cells, beside=name)
 
 
 # Output ---------------------------------------------------------------------------------------------------------------
@@ -220,20 +252,21 @@ def _said(table: Table, found: Sequence[Value]) -> list[str]:
         ranked = [value for value in found if value.cell.column == column and value.value is not None]
         tau = significance.kendall([v.value or 0.0 for v in ranked], [_published(v.cell.paper) for v in ranked])
         if tau is not None:
-            parts.append(f"Kendall's tau with the paper's column {tau:+.2f} over {len(ranked)} rows")
+            whose = "the paper's" if table.beside == "paper" else f"{table.beside}'s"
+            parts.append(f"Kendall's tau with {whose} column {tau:+.2f} over {len(ranked)} rows")
         if parts:
             lines.append(f"{column}: {'; '.join(parts)}.")
     if lines:
         lines.append(
             "Differences are means over seeds with 95 % intervals, tested by a paired t-test; ±x.x in a cell is the "
-            "sample standard deviation. A row that failed in the paper ranks lowest."
+            "sample standard deviation. A row that failed there ranks lowest."
         )
     return lines
 
 
 def _published(text: str) -> float:
     try:
-        return float(text)
+        return float(text.split(maxsplit=1)[0].rstrip("*"))
     except ValueError:
         return 0.0
 
@@ -247,7 +280,7 @@ def text(table: Table, found: Sequence[Value]) -> str:
     rule = "-" * (first + sum(widths) + 3 * len(widths))
     lines = [
         f"Table {table.number}. {table.title}",
-        "ours (paper)",
+        f"ours ({table.beside})",
         rule,
         "   ".join([table.side.ljust(first), *(c.rjust(w) for c, w in zip(table.columns, widths, strict=True))]),
         rule,
@@ -261,7 +294,7 @@ def text(table: Table, found: Sequence[Value]) -> str:
 
 def markdown(table: Table, found: Sequence[Value]) -> str:
     """A table for a README."""
-    head = [table.side, *(f"{c} | paper" for c in table.columns)]
+    head = [table.side, *(f"{c} | {table.beside}" for c in table.columns)]
     lines = [
         f"**Table {table.number}. {table.title}**",
         "",
@@ -295,7 +328,7 @@ def latex(table: Table, found: Sequence[Value]) -> str:
 
 
 def frame(tables: Sequence[tuple[Table, Sequence[Value]]]) -> "pd.DataFrame":
-    """Long form: one row a cell, with the columns of :data:`LONG_COLUMNS`."""
+    """Long form: one row a cell, with the columns of :data:`LONG_COLUMNS`; ``paper`` is what stands beside."""
     import pandas as pd
 
     rows = [
@@ -320,10 +353,43 @@ def render(tables: Sequence[tuple[Table, Sequence[Value]]], form: str) -> str:
     return "\n\n".join(make(table, found) for table, found in tables)
 
 
-def write_parquet(tables: Sequence[tuple[Table, Sequence[Value]]], path: Path) -> None:
-    """Long form, with the keys behind each cell."""
+#: Columns of the Parquet form beside the long one's: where each number comes from.
+PROVENANCE = ("keys", "evaluations", "seeds", "network", "selection", "profile", "git", "beside")
+
+
+def write_parquet(tables: Sequence[tuple[Table, Sequence[Value]]], results: Results, path: Path) -> None:
+    """Long form, with the provenance of each cell: keys of its runs and of the evaluations that were chosen, seeds,
+    network and selection, profile, and the git revisions that trained it.
+    """
     long = frame(tables)
-    long["keys"] = [",".join(wanted.run.key for wanted in v.cell.wanted) for _, found in tables for v in found]
+    rows = [_provenance(value.cell, table, results) for table, found in tables for value in found]
+    for column, values in zip(PROVENANCE, zip(*rows, strict=True), strict=True):
+        long[column] = values
     temporary = path.with_name(f".{path.name}.tmp")
     long.to_parquet(temporary, index=False)
     temporary.replace(path)
+
+
+def _provenance(cell: Cell, table: Table, results: Results) -> tuple[str, ...]:
+    def listed(values: Iterable[str]) -> str:
+        return ",".join(dict.fromkeys(value for value in values if value))
+
+    records = [results.trainings[w.run.key] for w in cell.wanted if w.run.key in results.trainings]
+    chosen = [results.chosen(wanted) for wanted in cell.wanted]
+    evaluations = [spec for wanted in cell.wanted for spec in wanted.evaluations]
+    by_metric = [
+        ("teacher" if "teacher" in w.metric else "student", "best" if w.metric.endswith("_best") else "last")
+        for w in cell.wanted
+        if not w.evaluations
+    ]
+    made = [(spec.network, spec.selection) for spec in evaluations] or by_metric
+    return (
+        listed(wanted.run.key for wanted in cell.wanted),
+        listed(record.key for record in chosen if record is not None),
+        listed(str(wanted.run.seed) for wanted in cell.wanted),
+        listed(network for network, _ in made),
+        listed(selection for _, selection in made),
+        listed(record.tags.get("profile", "") for record in records),
+        listed(record.tags.get("eman.git", "") for record in records),
+        table.beside,
+    )

@@ -25,6 +25,7 @@ SCHEDULES = ("cosine", "step")
 PRECISIONS = ("bf16", "float32", "float64")
 NETWORKS = ("student", "teacher")
 SELECTIONS = ("last", "best")
+VIEWS = ("cached", "augmented")
 
 
 def _digest(payload: Mapping[str, Any]) -> str:
@@ -35,8 +36,9 @@ def _digest(payload: Mapping[str, Any]) -> str:
 @dataclass(frozen=True, kw_only=True)
 class _Spec:
     def fields(self) -> dict[str, Any]:
-        """The fields that count, by name: those that are not ``None``."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        """The fields that count, by name: those that are not ``None``; plain values, also inside."""
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {k: v.fields() if isinstance(v, _Spec) else v for k, v in found.items() if v is not None}
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -45,7 +47,7 @@ class _Spec:
         for name in fields:
             if name not in names:
                 raise unknown("field", name, names)
-        return cls(**fields)
+        return cls(**{k: cls.from_fields(v) if isinstance(v, Mapping) else v for k, v in fields.items()})
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
@@ -76,6 +78,7 @@ class RunSpec(_Spec):
     device_statistics: str = "device0"  # whose running statistics the student keeps: "device0" or "mean"
     statistics_passes: int = 0  # forward passes that set the statistics before the first step
     # Networks
+    init: "RunSpec | None" = None  # the run whose student's backbone this one starts from (Section 5.3)
     backbone: str = "resnet50"
     precision: str = "float32"
     # Optimization
@@ -177,6 +180,11 @@ class RunSpec(_Spec):
                 f"warmup_epochs is {self.warmup_epochs}, longer than the run of {self.epochs} epochs; "
                 f"give at most {self.epochs}."
             )
+        if self.init is not None and self.init.backbone != self.backbone:
+            raise UserError(
+                f"backbone is {self.backbone!r}, and the run to start from has {self.init.backbone!r}; the two must be "
+                f"the same."
+            )
         if (self.schedule == "step") != (self.milestones is not None):
             raise UserError(
                 f"schedule is {self.schedule!r} and milestones are {self.milestones}; milestones belong to "
@@ -187,6 +195,11 @@ class RunSpec(_Spec):
     def key(self) -> str:
         """Sixteen hexadecimal digits that stand for this run and for no other."""
         return _digest({"training_version": TRAINING_VERSION, **self.fields()})
+
+    @property
+    def lineage(self) -> tuple["RunSpec", ...]:
+        """The runs that have to be there before this one, the first one first, and this one."""
+        return (*(self.init.lineage if self.init else ()), self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,13 +216,17 @@ class EvalSpec(_Spec):
     network: str = "student"
     selection: str = "last"
     seed: int = 0
-    # linear
-    lr: float | None = None
+    # linear, finetune
+    lr: float | None = None  # linear: the classifier's; finetune: the encoder's
+    head_lr: float | None = None  # finetune: the classifier's
     epochs: int | None = None
     milestones: tuple[float, ...] | None = None
     batch: int | None = None
+    weight_decay: float | None = None  # finetune
     label_fraction: float | None = None
-    label_sets: int | None = None  # linear, lowshot
+    label_sets: int | None = None  # and lowshot
+    views: str | None = None  # linear: of "cached" features, or of "augmented" images
+    crop_min: float | None = None  # smallest share of the image that a random resized crop may take
     # knn
     k: int | None = None
     temperature: float | None = None  # None: every neighbour has one vote
@@ -221,11 +238,12 @@ class EvalSpec(_Spec):
     def __post_init__(self) -> None:
         if self.milestones is not None:
             object.__setattr__(self, "milestones", tuple(self.milestones))
-        for name in ("lr", "epochs", "batch", "label_sets", "k", "temperature", "top", "shots"):
+        for name in ("lr", "head_lr", "epochs", "batch", "label_sets", "k", "temperature", "top", "shots"):
             _positive(name, getattr(self, name))
-        _share("label_fraction", self.label_fraction, positive=True)
-        for name, allowed in (("network", NETWORKS), ("selection", SELECTIONS)):
-            if getattr(self, name) not in allowed:
+        for name in ("label_fraction", "crop_min"):
+            _share(name, getattr(self, name), positive=True)
+        for name, allowed in (("network", NETWORKS), ("selection", SELECTIONS), ("views", VIEWS)):
+            if getattr(self, name) is not None and getattr(self, name) not in allowed:
                 raise unknown(name, getattr(self, name), allowed)
 
     @property
@@ -258,6 +276,8 @@ def _parse(name: str, text: str, hint: Any) -> Any:
     if text.lower() == "none" and type(None) in get_args(hint):
         return None
     kind = options[0]
+    if kind is RunSpec:
+        raise UserError(f"{name} cannot be set by hand: it is another run; a table's row says which.")
     try:
         if kind in (int, float, str):
             return kind(text)

@@ -86,6 +86,21 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home_folder() / 'mlflow.db'}"
 
 
+def existing_store(where: str) -> "Store":
+    """A store that must be there already: its URI, a work folder, or a SQLite file.
+
+    Raises:
+        UserError: There is none.
+    """
+    if "://" not in where:
+        path = Path(where).expanduser()
+        path = path / "mlflow.db" if path.is_dir() else path
+        if not path.is_file():
+            raise UserError(f"{where} holds no MLflow store; give a work folder, a SQLite file or a server's address.")
+        where = f"sqlite:///{path.resolve()}"
+    return Store(where)
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 

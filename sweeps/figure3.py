@@ -1,24 +1,21 @@
 """Figure 3: training curves of the schemes, per method."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from eman.evaluation.figures import Line
 from eman.sweeps import table1
-from eman.sweeps.profiles import Profile
 from eman.sweeps.schemes import METHODS
+from eman.sweeps.scope import Scope
 from eman.trainers.methods import method_named
 from eman.trainers.norm import SCHEMES
 
 
-def lines(profile: Profile, seeds: Sequence[int], overrides: Mapping[str, Any] | None = None) -> tuple[Line, ...]:
+def lines(scope: Scope) -> tuple[Line, ...]:
     """One line for each cell of Table 1. A scheme that is the method's default under another name is drawn once."""
     made: dict[tuple[str, str], Line] = {}
     for method in METHODS:
         entry = method_named(method)
         metric = "accuracy/top1" if entry.classifier else "knn/top1"
         for scheme in table1.ROWS:
-            runs = tuple(profile.run(method, scheme, seed, overrides) for seed in seeds)
+            runs = tuple(scope.run(method, scheme, seed) for seed in scope.seeds)
             made.setdefault(
                 (method, runs[0].key),
                 Line(
@@ -30,3 +27,9 @@ def lines(profile: Profile, seeds: Sequence[int], overrides: Mapping[str, Any] |
                 ),
             )
     return tuple(made.values())
+
+
+def caption(scope: Scope) -> str:
+    """What stands beneath the figure."""
+    seeds = "seed 0" if len(scope.seeds) == 1 else f"mean of seeds {scope.seeds[0]} to {scope.seeds[-1]}"
+    return f"profile {scope.profile.name}, {seeds}, held-out images"

@@ -1,15 +1,18 @@
 """One run in the foreground: ``eman train``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from eman.evaluation.protocols import eval_title, make_eval
 from eman.platform.cluster import cluster
 from eman.platform.errors import UserError
 from eman.platform.home import run_folder
 from eman.platform.spec import RunSpec
-from eman.platform.tracking import TRAINING, Store
+from eman.platform.tracking import EVALUATION, TRAINING, Record, Store
 from eman.sweeps import trial
 from eman.sweeps.profiles import Profile
 from eman.sweeps.sweep import check_data
@@ -45,6 +48,55 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: Profile, worker
         raise UserError(f"{title} failed: {outcome['reason']}")
     yield _summary(store.by_key(TRAINING)[spec.key].metrics)
     yield f"networks: {run_folder(spec.key)}"
+
+
+def evaluate_in_foreground(start: str, store: Store, protocol: str, fields: Mapping[str, Any]) -> Iterator[str]:
+    """Evaluates one finished run and yields lines for a person.
+
+    Args:
+        start: Key of the run, or how it begins.
+        store: Where it is, and where the evaluation goes.
+        protocol: A name in :data:`~eman.evaluation.protocols.PROTOCOLS`.
+        fields: EvalSpec fields that override the paper's values.
+
+    Raises:
+        UserError: There is no such run, it is not done, or the evaluation failed.
+    """
+    record = _found(start, store.by_key(TRAINING))
+    spec = make_eval(protocol, record.key, **fields)
+    title = f"{record.name} · {eval_title(spec)}"
+    known = store.by_key(EVALUATION).get(spec.key)
+    if known is not None and known.status == "done":
+        yield f"{title} ({spec.key}) is done already"
+        metrics = known.metrics
+    else:
+        tags = {name: record.tags[name] for name in ("profile", "method", "scheme") if name in record.tags}
+        config = {"specs": [spec.fields()], "store": store.uri, "parent": record.run_id, "title": record.name}
+        outcome = trial.evaluate_runs(config | {"tags": tags})
+        if outcome["status"] != "done":
+            raise UserError(f"{title} failed: {outcome['reason']}")
+        yield f"{title} ({spec.key})"
+        metrics = outcome["outcomes"][spec.key]["metrics"]
+    for name, value in metrics.items():
+        yield f"  {name} {value:.2f}"
+
+
+def _found(start: str, records: Mapping[str, Record]) -> Record:
+    matching = [record for key, record in records.items() if key.startswith(start)]
+    if len(matching) != 1:
+        keys = [record.key for record in matching] or get_close_matches(start, records, n=3, cutoff=0.0)
+        what = "several runs begin so" if matching else "there is no such run"
+        named = ", ".join(f"{key} ({records[key].name})" for key in keys[:3])
+        raise UserError(
+            f"run {start!r}: {what}{f'; nearest: {named}' if named else ''}. `eman status --runs` lists them."
+        )
+    [record] = matching
+    if record.status != "done":
+        reason = f" ({record.reason})" if record.reason else ""
+        raise UserError(
+            f"run {record.key} ({record.name}) is {record.status}{reason}; only finished runs are evaluated."
+        )
+    return record
 
 
 def _here(spec: RunSpec, config: trial.Config) -> dict[str, object]:

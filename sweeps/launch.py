@@ -1,28 +1,33 @@
 """Launching: runs what a sweep lacks on Ray with Ray Tune, survives what happens meanwhile, and fills its tables."""
 
+import contextlib
 import json
 import logging
 import math
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from eman.evaluation import features, tables
-from eman.evaluation.protocols import eval_title
+from eman.evaluation import tables
+from eman.evaluation.figures import draw
+from eman.evaluation.protocols import group_title, protocol_named, together
 from eman.evaluation.tables import Results
+from eman.evaluation.trained import Trained
 from eman.platform.cluster import DRIVER_RESOURCES, Resources, cluster
 from eman.platform.errors import UserError
 from eman.platform.home import home_folder, run_folder
 from eman.platform.spec import EvalSpec, RunSpec
 from eman.platform.tracking import EVALUATION, SWEEP, TRAINING, RunLog, Store, new_id
-from eman.sweeps import trial
+from eman.sweeps import figure3, trial
 from eman.sweeps.progress import Progress
-from eman.sweeps.sweep import Sweep, check_data, work
-from eman.trainers.methods import method_named, run_title, scheme_of
+from eman.sweeps.sweep import Sweep, check_data, training_images, work
+from eman.trainers.methods import method_named, scheme_of
 
 #: How often a launch goes over what is still missing, after processes or nodes were lost.
 ROUNDS = 20
@@ -104,7 +109,6 @@ class _Launch:
     def __init__(self, sweep: Sweep, store: Store, options: Options, progress: Progress, report: Report) -> None:
         self.sweep, self.store, self.options = sweep, store, options
         self.progress, self.report = progress, report
-        self.titles = {key: run_title(spec) for key, spec in sweep.trainings.items()}
         self.gone: set[str] = set()  # trainings that are done and whose folder is gone
 
     def run(self, parent: RunLog, resources: Resources) -> None:
@@ -116,7 +120,9 @@ class _Launch:
             if trainings:
                 self._train(trainings)
                 self.store.deliver()
-                _, evaluations = self._todo()
+                trainings, evaluations = self._todo()
+            if trainings:
+                continue  # those that start from the ones just done, and those that were lost
             if evaluations:
                 self._evaluate(evaluations)
             if not any(self._todo()) and not self._wait_for_others():
@@ -126,12 +132,15 @@ class _Launch:
         """Trainings to carry out now, and evaluations whose training is done."""
         results = Results.read(self.store)
         trainings, evaluations = self.sweep.missing(results, self.options.retries)
-        ready = [s for s in evaluations if s.run in results.trainings and results.trainings[s.run].status == "done"]
-        # An evaluation needs its run's features; a run whose folder is gone is trained again.
-        gone = {s.run for s in ready if not features.available(run_folder(s.run), s.network, s.selection)}
-        self.gone = gone
-        trainings += [self.sweep.trainings[key] for key in sorted(gone)]
-        return trainings, [s for s in ready if s.run not in gone]
+        ready = [s for s in evaluations if results.done(s.run)]
+        # An evaluation needs its run's networks, and so does a run that starts from them; a run whose folder is gone is
+        # trained again.
+        starts = [spec.init.key for spec in trainings if spec.init and results.done(spec.init.key)]
+        self.gone = {s.run for s in ready if not Trained(s.run, run_folder(s.run), s.network, s.selection).available}
+        self.gone |= {key for key in starts if not Trained(key, run_folder(key)).available}
+        trainings += [self.sweep.trainings[key] for key in sorted(self.gone)]
+        can = [s for s in trainings if not s.init or (results.done(s.init.key) and s.init.key not in self.gone)]
+        return can, [s for s in ready if s.run not in self.gone]
 
     def _wait_for_others(self) -> bool:
         """Waits while other launches are at runs of this sweep; returns whether there were any."""
@@ -146,7 +155,7 @@ class _Launch:
 
     def _train(self, specs: Sequence[RunSpec]) -> None:
         """Trains the runs of several workers one after the other, then all others side by side, the long ones first."""
-        self.progress.start("training", {self.titles[spec.key]: work(spec) for spec in specs})
+        self.progress.start("training", {self.sweep.titles[spec.key]: work(spec) for spec in specs})
         workers = {spec.key: _workers(spec, self.sweep, self.options, self.resources) for spec in specs}
         per_worker = _per_worker(self.options, self.resources)
         for several in (True, False):
@@ -159,6 +168,7 @@ class _Launch:
                     parent=self.parent.run_id,
                     workers=workers[s.key],
                     again=s.key in self.gone,
+                    title=self.sweep.titles[s.key],
                 )
                 | {"resources": per_worker}
                 for s in chosen
@@ -183,20 +193,22 @@ class _Launch:
             self._interrupted(TRAINING, RunSpec.from_fields(config["spec"]).key)
 
     def _evaluate(self, specs: Sequence[EvalSpec]) -> None:
-        """Evaluations on cached features; the result that tables print also goes to the training's own run."""
+        """Evaluations in groups; the result that tables print also goes to the training's own run."""
         results = Results.read(self.store)
-        self.progress.start("evaluation", {f"{self.titles[s.run]} · {eval_title(s)}": 1.0 for s in specs}, lines=6)
+        groups = {f"{self.sweep.titles[g[0].run]} · {group_title(g)}": g for g in together(specs)}
+        costs = {title: self._cost(group) for title, group in groups.items()}
+        self.progress.start("evaluation", costs, lines=12)
         tasks: list[trial.Config] = []
-        for spec in sorted(specs, key=lambda s: (s.run, eval_title(s))):
-            run = self.sweep.trainings[spec.run]
+        for label, group in sorted(groups.items(), key=lambda item: -costs[item[0]]):
+            run = self.sweep.trainings[group[0].run]
             tags = {"profile": self.sweep.profile.name, "method": method_named(run.method).title}
             tasks.append(
                 {
-                    "spec": spec.fields(),
+                    "specs": [spec.fields() for spec in group],
                     "store": self.store.uri,
-                    "parent": results.trainings[spec.run].run_id,
-                    "title": self.titles[spec.run],
-                    "label": f"{self.titles[spec.run]} · {eval_title(spec)}",
+                    "parent": results.trainings[run.key].run_id,
+                    "title": self.sweep.titles[run.key],
+                    "label": label,
                     "tags": tags | {"scheme": scheme_of(run).title},
                 }
             )
@@ -207,16 +219,24 @@ class _Launch:
         for item in dict.fromkeys(self.sweep.wanted):
             if fresh.isdisjoint(spec.key for spec in item.evaluations):
                 continue
+            if any((spec.network, spec.selection) != ("student", "last") for spec in item.evaluations):
+                continue  # their numbers bear the same names; they stand on the evaluations' runs
             value, status, _ = done.one(item)
             if status == "done" and value is not None:
                 record, epochs = done.trainings[item.run.key], item.run.epochs
                 RunLog(self.store, record.run_id, epochs).write({item.metric: value}, epochs)
 
+    def _cost(self, group: Sequence[EvalSpec]) -> float:
+        """Relative cost of evaluations that are carried out together: images through the network, in thousands."""
+        entry, run = protocol_named(group[0].protocol), self.sweep.trainings[group[0].run]
+        return 1.0 + sum(entry.images(spec, training_images(run)) for spec in group) / 1000
+
     def _evaluated(self, config: trial.Config, outcome: dict[str, Any]) -> None:
-        if outcome["status"] == "done":
-            self.report.evaluated += 1
-        elif outcome["status"] == "crashed":
-            self._interrupted(EVALUATION, EvalSpec.from_fields(config["spec"]).key)
+        outcomes = outcome.get("outcomes", {})
+        self.report.evaluated += sum(found["status"] == "done" for found in outcomes.values())
+        if outcome["status"] == "crashed":
+            for fields in config["specs"]:
+                self._interrupted(EVALUATION, EvalSpec.from_fields(fields).key)
 
     def _interrupted(self, kind: str, key: str) -> None:
         """A process of ours is gone: what it was at can be taken up at once."""
@@ -375,10 +395,14 @@ def _room(options: Options, resources: Resources) -> Resources:
 def _finish(sweep: Sweep, store: Store, parent: RunLog, report: Report) -> None:
     """Stores tables and figures of merit on the sweep's run, and lists what failed."""
     results = Results.read(store)
-    for kind, specs in ((results.trainings, sweep.trainings), (results.evaluations, sweep.evaluations)):
-        report.failed += [
-            f"{kind[k].name}: {kind[k].reason}" for k in specs if k in kind and kind[k].status == "failed"
-        ]
+    for key, spec in sweep.trainings.items():
+        status, reason = results.state(spec)
+        if status == "failed":
+            report.failed.append(f"{sweep.titles[key]}: {reason}")
+    known = results.evaluations
+    report.failed += [
+        f"{known[k].name}: {known[k].reason}" for k in sweep.evaluations if k in known and known[k].status == "failed"
+    ]
     found = [(table, tables.values(table, results)) for table in sweep.tables]
     artifacts = {f"table{table.number}.md": tables.markdown(table, values) for table, values in found}
     artifacts["tables.csv"] = tables.render(found, "csv")
@@ -386,6 +410,11 @@ def _finish(sweep: Sweep, store: Store, parent: RunLog, report: Report) -> None:
     artifacts["tables.json"] = tables.frame(found).to_json(orient="split", index=False)
     for name, text in artifacts.items():
         store.patiently(partial(store.client.log_text, parent.run_id, text, name))
+    if any(table.number == 1 for table in sweep.tables):
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(UserError):  # nothing to draw yet
+            picture = Path(folder) / "figure3.png"
+            draw(figure3.lines(sweep.scope), store, picture, figure3.caption(sweep.scope))
+            store.patiently(partial(store.client.log_artifact, parent.run_id, str(picture)))
     metrics = {
         "sweep/seconds": report.seconds,
         "sweep/trained": report.trained,

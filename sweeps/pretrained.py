@@ -1,95 +1,146 @@
-"""What Tables 4 and 5 have in common: pretrained networks down the side, by the paper's names for them."""
+"""What the tables of pretrained networks have in common: networks down the side, by the paper's names for them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from eman.evaluation import paper
-from eman.evaluation.protocols import make_eval
 from eman.evaluation.tables import Cell, Table, Wanted
 from eman.platform.spec import RunSpec
-from eman.sweeps.profiles import Profile
+from eman.sweeps.scope import Scope
+from eman.trainers.backbones import WIDE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A pretraining.
+
+    Attributes:
+        title: The paper's name.
+        method, scheme: What it is trained by.
+        times: Its length in units of the profile's pretraining; the paper's 800 epochs are four times 200.
+        wide: Twice the channels in every layer.
+        labelled: Supervised by this share of the labels.
+    """
+
+    title: str
+    method: str
+    scheme: str = "default"
+    times: int = 1
+    wide: bool = False
+    labelled: float | None = None
+
+    def run(self, scope: Scope, seed: int) -> RunSpec:
+        """Its training."""
+        profile = scope.profile
+        fields = dict(profile.fully_supervised if self.labelled == 1 else profile.pretraining.get(self.method, {}))
+        spec = scope.run(self.method, self.scheme, seed, **fields)
+        spec = spec.replace(epochs=self.times * spec.epochs)
+        if self.wide:
+            spec = spec.replace(backbone=spec.backbone + WIDE)
+        return spec if self.labelled is None else spec.replace(label_fraction=self.labelled)
+
+    def baseline(self, others: Sequence["Network"]) -> "Network | None":
+        """The same pretraining without EMAN, if this one has it."""
+        for other in others:
+            alike = (other.method, other.times, other.wide) == (self.method, self.times, self.wide)
+            if alike and (self.scheme, other.scheme) == ("eman", "default"):
+                return other
+        return None
+
+
+SUPERVISED = Network(title="Supervised", method="supervised", labelled=1.0)
+MOCO = Network(title="MoCo", method="moco")
+MOCO_EMAN = Network(title="MoCo-EMAN", method="moco", scheme="eman")
+MOCO_2X = Network(title="MoCo (2×)", method="moco", wide=True)
+MOCO_EMAN_2X = Network(title="MoCo-EMAN (2×)", method="moco", scheme="eman", wide=True)
+MOCO_800 = Network(title="MoCo (800)", method="moco", times=4)
+MOCO_EMAN_800 = Network(title="MoCo-EMAN (800)", method="moco", scheme="eman", times=4)
+BYOL = Network(title="BYOL", method="byol")
+BYOL_EMAN = Network(title="BYOL-EMAN", method="byol", scheme="eman")
+
+#: One row's result in one column, for a seed; ``None``: it is the paper's alone.
+Result = Callable[[Scope, int], Wanted]
 
 
 @dataclass(frozen=True)
-class Network:
-    """A row: a pretraining of ours, or (``method`` is ``None``) one that the paper quotes from others."""
+class Row:
+    """A row: its title, the title in the paper's own table, its network (``None``: others' work, quoted)."""
 
-    row: str
-    method: str | None = None
-    scheme: str = "default"
-    times: int = 1  # length in units of the profile's
-    fully_supervised: bool = False
+    title: str
+    network: Network | None = None
+    paper: str = ""
 
-    def run(self, profile: Profile, seed: int, overrides: Mapping[str, Any] | None) -> RunSpec | None:
-        """Its training at a profile."""
-        if self.method is None:
-            return None
-        fields = {"label_fraction": 1.0, **profile.fully_supervised} if self.fully_supervised else {}
-        spec = profile.run(self.method, self.scheme, seed, {**fields, **(overrides or {})})
-        return spec.replace(epochs=self.times * spec.epochs)
-
-
-#: The rows that both tables have. 800 epochs are four times 200.
-OURS = (
-    Network("Supervised (90 epochs)", "supervised", fully_supervised=True),
-    Network("MoCo (200 epochs)", "moco"),
-    Network("MoCo-EMAN (200 epochs)", "moco", "eman"),
-    Network("MoCo (800 epochs)", "moco", times=4),
-    Network("MoCo-EMAN (800 epochs)", "moco", "eman", times=4),
-    Network("BYOL (200 epochs)", "byol"),
-    Network("BYOL-EMAN (200 epochs)", "byol", "eman"),
-)
-
-#: Each EMAN row against its baseline.
-CONTRASTS = tuple(
-    (eman.row, base.row)
-    for base in OURS
-    for eman in OURS
-    if (eman.method, eman.times, eman.scheme, base.scheme) == (base.method, base.times, "eman", "default")
-)
+    @property
+    def published(self) -> str:
+        """The paper's title."""
+        return self.paper or self.title
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: a metric of one evaluation."""
+    """A column: its title, and its result for a network."""
 
     title: str
-    protocol: str
-    fields: Mapping[str, Any]
-    metric: str
+    wanted: Callable[[Scope, Network, int], Wanted]
+
+
+def result(protocol: str, metric: str, **fields: int) -> Callable[[Scope, Network, int], Wanted]:
+    """A column's result: a metric of one evaluation."""
+
+    def wanted(scope: Scope, network: Network, seed: int) -> Wanted:
+        return scope.result(network.run(scope, seed), protocol, metric, **fields)
+
+    return wanted
+
+
+#: The rows that Tables 4 and 5 share.
+OURS = (
+    Row("Supervised (90 epochs)", SUPERVISED),
+    Row("MoCo (200 epochs)", MOCO),
+    Row("MoCo-EMAN (200 epochs)", MOCO_EMAN),
+    Row("MoCo (800 epochs)", MOCO_800),
+    Row("MoCo-EMAN (800 epochs)", MOCO_EMAN_800),
+    Row("BYOL (200 epochs)", BYOL),
+    Row("BYOL-EMAN (200 epochs)", BYOL_EMAN),
+)
+
+QUOTED = "Rows with - are others' work, as the paper quotes it."
 
 
 def pretrained_table(
     number: int,
     title: str,
-    networks: Sequence[Network],
+    rows: Sequence[Row],
     columns: Sequence[Column],
-    about: str,
-    profile: Profile,
-    seeds: Sequence[int],
-    overrides: Mapping[str, Any] | None,
-    prefix: str = "",
+    about: Sequence[str],
+    scope: Scope,
 ) -> Table:
-    """A table of networks by evaluations. ``prefix`` stands before the row titles in the paper's own table."""
-    cells, epochs = [], {}
-    for network in networks:
-        runs = [run for seed in seeds if (run := network.run(profile, seed, overrides)) is not None]
-        if runs:
-            epochs[network.row] = runs[0].epochs
+    """A table of networks by evaluations."""
+    cells = []
+    for row in rows:
         for column in columns:
-            wanted = tuple(
-                Wanted(run, (make_eval(column.protocol, run.key, **column.fields),), column.metric) for run in runs
+            network = row.network
+            wanted = tuple(column.wanted(scope, network, seed) for seed in scope.seeds) if network else ()
+            cells.append(
+                Cell(number, row.title, column.title, paper.value(number, row.published, column.title), wanted)
             )
-            published = paper.value(number, prefix + network.row, column.title)
-            cells.append(Cell(number, network.row, column.title, published, wanted))
-    lengths = ", ".join(f"{row} {count}" for row, count in epochs.items())
-    notes = (
-        *profile.about_notes(),
-        about,
-        f"Epochs here: {lengths}.",
-        f"Network: the student after the last epoch. Seeds: {', '.join(map(str, seeds))}.",
-        "Rows with - are others' work, as the paper quotes it.",
-    )
-    contrasts = tuple(pair for pair in CONTRASTS if all(row in epochs for row in pair))
-    return Table(number, title, tuple(cells), notes, contrasts, "network")
+    notes = (*scope.profile.about_notes(), *about, lengths(scope, rows), *scope.notes())
+    return Table(number, title, tuple(cells), notes, contrasts(rows), "network")
+
+
+def lengths(scope: Scope, rows: Sequence[Row]) -> str:
+    """A note: how long the pretrainings are here."""
+    epochs = {row.network.title: row.network.run(scope, scope.seeds[0]).epochs for row in rows if row.network}
+    return f"Epochs here: {', '.join(f'{title} {count}' for title, count in epochs.items())}."
+
+
+def contrasts(rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
+    """Each EMAN row against its baseline, within one kind of evaluation: what a title has in brackets."""
+    found = []
+    for row in rows:
+        kind = row.title.partition("[")[2]
+        peers = {r.network: r.title for r in rows if r.network and r.title.partition("[")[2] == kind}
+        base = row.network.baseline(list(peers)) if row.network else None
+        if base is not None:
+            found.append((row.title, peers[base]))
+    return tuple(found)

@@ -100,6 +100,6 @@ class Progress:
 def _outcome(result: Mapping[str, Any]) -> str:
     if result["status"] != "done":
         return f"{result['status']}: {result['reason']}"
-    if "linear/top1" in result:
-        return f"linear top-1 {result['linear/top1']:.1f}"
+    if "said" in result:
+        return str(result["said"])
     return f"done in {duration(result['seconds'])}"

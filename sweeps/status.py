@@ -35,6 +35,17 @@ def status_lines() -> list[str]:
     return lines
 
 
+def run_lines() -> list[str]:
+    """The trainings of the store, one a line: key, state, name, profile."""
+    records = sorted(Store().records(TRAINING), key=lambda record: (record.tags.get("profile", ""), record.name))
+    width = max((len(record.name) for record in records), default=0)
+    return [
+        f"{record.key}  {record.status:8}  {record.name:{width}}  {record.tags.get('profile', '')}"
+        + (f"  ({record.reason})" if record.reason else "")
+        for record in records
+    ]
+
+
 def data_lines() -> list[str]:
     """One line a data set."""
     lines = []

@@ -1,36 +1,38 @@
 """Planning: from tables, or from a grid of one's own, to the distinct trainings and evaluations behind them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from eman.evaluation.tables import Cell, Results, Table, Wanted
 from eman.platform.errors import UserError, unknown
 from eman.platform.spec import EvalSpec, RunSpec
 from eman.platform.tracking import Record
-from eman.sweeps import table1, table4, table5, table8
+from eman.sweeps import table1, table2, table3, table4, table5, table6, table7, table8
 from eman.sweeps.profiles import Profile, check_rates
-from eman.sweeps.schemes import wanted
+from eman.sweeps.scope import Scope
 from eman.trainers import data
-from eman.trainers.methods import method_named, resolve_scheme, scheme_of
+from eman.trainers.methods import method_named, resolve_scheme, run_title, scheme_of
 from eman.trainers.norm import TEACHER_NORMS
 
-
-class TableMaker(Protocol):
-    """What a table's file offers."""
-
-    def __call__(self, profile: Profile, seeds: Sequence[int], overrides: Mapping[str, Any] | None = None) -> Table:
-        """The table at a profile."""
-
-
-TABLES: dict[str, TableMaker] = {
+#: The paper's tables by name: each file turns a scope into cells.
+TABLES: dict[str, Callable[[Scope], Table]] = {
     "table1": table1.table,
+    "table2": table2.table,
+    "table3": table3.table,
     "table4": table4.table,
     "table5": table5.table,
+    "table6": table6.table,
+    "table7": table7.table,
     "table8": table8.table,
 }
+
+
+#: Fields that tell a person why two runs with one title differ; others follow from these.
+_TELLING = ("backbone", "epochs", "label_fraction", "lr")
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,18 @@ class Sweep:
 
     Attributes:
         name: What it was asked for, for people.
-        profile: Its profile.
+        scope: At which scale.
         tables: Its tables.
     """
 
     name: str
-    profile: Profile
+    scope: Scope
     tables: tuple[Table, ...]
+
+    @property
+    def profile(self) -> Profile:
+        """Its profile."""
+        return self.scope.profile
 
     @cached_property
     def wanted(self) -> tuple[Wanted, ...]:
@@ -59,8 +66,22 @@ class Sweep:
 
     @cached_property
     def trainings(self) -> dict[str, RunSpec]:
-        """The distinct trainings by key."""
-        return {item.run.key: item.run for item in self.wanted}
+        """The distinct trainings by key, each after the one that it starts from."""
+        return {run.key: run for item in self.wanted for run in item.run.lineage}
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """A readable name for each training, by key; where two would share one, what tells them apart is added."""
+        titles = {key: run_title(spec) for key, spec in self.trainings.items()}
+        counts = Counter(titles.values())
+        alike = {title: [k for k, t in titles.items() if t == title] for title, count in counts.items() if count > 1}
+        for keys in alike.values():
+            fields = [{**self.trainings[key].fields(), "init": ""} for key in keys]
+            names = [name for name in fields[0] if len({str(found.get(name)) for found in fields}) > 1]
+            names = [name for name in names if name in _TELLING] or names[:1]
+            for key, found in zip(keys, fields, strict=True):
+                titles[key] += "".join(f" · {name} {found.get(name)}" for name in names)
+        return titles
 
     @cached_property
     def evaluations(self) -> dict[str, EvalSpec]:
@@ -92,7 +113,15 @@ def _open(record: Record | None, retries: int) -> bool:
     return record.status == "failed" and record.failures <= retries
 
 
-def plan(names: Sequence[str], profile: Profile, seeds: int = 1, overrides: Mapping[str, Any] | None = None) -> Sweep:
+def plan(
+    names: Sequence[str],
+    profile: Profile,
+    seeds: int = 1,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    network: str = "student",
+    selection: str = "last",
+) -> Sweep:
     """The sweep behind some tables.
 
     Args:
@@ -100,6 +129,8 @@ def plan(names: Sequence[str], profile: Profile, seeds: int = 1, overrides: Mapp
         profile: The scale.
         seeds: Seeds 0 to ``seeds - 1``.
         overrides: RunSpec fields for every run.
+        network: Which network is evaluated.
+        selection: Which epoch's.
 
     Raises:
         UserError: A name is unknown, or a run cannot be specified.
@@ -107,12 +138,14 @@ def plan(names: Sequence[str], profile: Profile, seeds: int = 1, overrides: Mapp
     for name in names:
         if name not in TABLES:
             raise unknown("table", name, [*TABLES, "grid"])
-    _check_seeds(seeds)
-    return Sweep(
-        " + ".join(names),
-        profile,
-        tuple(TABLES[name](profile, range(seeds), overrides) for name in dict.fromkeys(names)),
-    )
+    scope = _scope(profile, seeds, overrides, network, selection)
+    return Sweep(" + ".join(names), scope, tuple(TABLES[name](scope) for name in dict.fromkeys(names)))
+
+
+def _scope(profile: Profile, seeds: int, overrides: Mapping[str, Any] | None, network: str, selection: str) -> Scope:
+    if seeds < 1:
+        raise UserError(f"--seeds {seeds}: give 1 or more.")
+    return Scope(profile=profile, seeds=range(seeds), overrides=overrides or {}, network=network, selection=selection)
 
 
 def plan_grid(
@@ -124,13 +157,15 @@ def plan_grid(
     linear_lr: Sequence[float] = (),
     seeds: int = 1,
     overrides: Mapping[str, Any] | None = None,
+    network: str = "student",
+    selection: str = "last",
 ) -> Sweep:
     """A grid of one's own: methods x schemes x EMAN momenta (for the schemes that have one) x seeds.
 
     Raises:
         UserError: A name is unknown, a value out of range, or a run cannot be specified.
     """
-    _check_seeds(seeds)
+    scope = _scope(profile, seeds, overrides, network, selection)
     check_rates(tuple(linear_lr))
     cells: dict[tuple[str, str], Cell] = {}
     for method in methods:
@@ -138,15 +173,19 @@ def plan_grid(
             averaged = TEACHER_NORMS[resolve_scheme(method, scheme).teacher].statistics == "average"
             momenta: Sequence[float | None] = eman_momenta if averaged and eman_momenta else [None]
             for momentum in momenta:
-                changes = dict(overrides or {}) | ({} if momentum is None else {"eman_momentum": momentum})
-                items = tuple(
-                    wanted(profile, method, scheme, seed, changes, tuple(linear_lr) or None) for seed in range(seeds)
-                )
+                fields = {} if momentum is None else {"eman_momentum": momentum}
+                runs = [scope.run(method, scheme, seed, **fields) for seed in scope.seeds]
+                items = tuple(scope.standard(run, tuple(linear_lr) or None) for run in runs)
                 row = scheme_of(items[0].run).title
                 cells[row, method] = Cell(0, row, method_named(method).title, "-", items)
     rows = dict.fromkeys(row for row, _ in cells)
     ordered = tuple(cells[row, method] for row in rows for method in dict.fromkeys(methods) if (row, method) in cells)
-    return Sweep("grid", profile, (Table(0, "Grid", ordered, profile.notes()),))
+    return Sweep("grid", scope, (Table(0, "Grid", ordered, (*profile.notes(), *scope.notes())),))
+
+
+def training_images(spec: RunSpec) -> int:
+    """Images that a run is trained on, with or without labels."""
+    return spec.images or data.TRAINING_IMAGES.get(spec.dataset, 100_000) - spec.held_out
 
 
 def work(spec: RunSpec) -> float:
@@ -157,17 +196,12 @@ def work(spec: RunSpec) -> float:
     def images(passes: tuple[tuple[str, ...], ...]) -> int:
         return sum(sizes[method.views[name][0]] for names in passes for name in names)
 
-    samples = spec.images or data.TRAINING_IMAGES.get(spec.dataset, 100_000) - spec.held_out
+    samples = training_images(spec)
     stream = "unlabelled" if "unlabelled" in method.streams else "labelled"
     if stream == "labelled":
         samples = round(samples * (spec.label_fraction or 1))
     steps = spec.epochs * max(1, samples // sizes[stream])
     return steps * (3.0 * images(method.student) + images(method.teacher))
-
-
-def _check_seeds(seeds: int) -> None:
-    if seeds < 1:
-        raise UserError(f"--seeds {seeds}: give 1 or more.")
 
 
 def check_data(profile: Profile) -> None:

@@ -1,24 +1,27 @@
 """Table 5: low-shot classification, the rows on the data set of the pretraining (ImageNet in the paper)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 from eman.evaluation.tables import Table
-from eman.sweeps.pretrained import OURS, Column, Network, pretrained_table
-from eman.sweeps.profiles import Profile
+from eman.sweeps.pretrained import OURS, QUOTED, Column, Row, pretrained_table, result
+from eman.sweeps.scope import Scope
 
-NETWORKS = (OURS[0], Network("PCL (200 epochs)"), Network("SwAV (800 epochs)"), *OURS[1:])
+ROWS = tuple(
+    replace(row, paper=f"ImageNet: {row.title}")
+    for row in (OURS[0], Row("PCL (200 epochs)"), Row("SwAV (800 epochs)"), *OURS[1:])
+)
 
-SHOTS = (1, 2, 4, 8, 16)
-COLUMNS = tuple(Column(f"k={k}", "lowshot", {"shots": k}, f"lowshot/k{k}_top1") for k in SHOTS)
+COLUMNS = tuple(
+    Column(f"k={shots}", result("lowshot", f"lowshot/k{shots}_top1", shots=shots)) for shots in (1, 2, 4, 8, 16)
+)
 
 ABOUT = (
     "Linear SVMs on k images a class, mean of 5 sets, C from 2^-5 to 2^5 chosen on images put aside. The paper's "
-    "numbers are its ImageNet rows; VOC2007 and iNaturalist need data sets that this version cannot read."
+    "numbers are its ImageNet rows; VOC2007 and iNaturalist need data sets that this version cannot read.",
+    QUOTED,
 )
 
 
-def table(profile: Profile, seeds: Sequence[int], overrides: Mapping[str, Any] | None = None) -> Table:
-    """The table at a profile."""
-    title = "Low-shot classification"
-    return pretrained_table(5, title, NETWORKS, COLUMNS, ABOUT, profile, seeds, overrides, prefix="ImageNet: ")
+def table(scope: Scope) -> Table:
+    """The table at a scale."""
+    return pretrained_table(5, "Low-shot classification", ROWS, COLUMNS, ABOUT, scope)

@@ -1,11 +1,8 @@
 """Table 8: the ablations, EMAN's momentum and proxy norms."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from eman.evaluation.tables import Table
-from eman.sweeps.profiles import Profile
 from eman.sweeps.schemes import scheme_table
+from eman.sweeps.scope import Scope
 
 ROWS = (
     "default",
@@ -20,6 +17,6 @@ ROWS = (
 )
 
 
-def table(profile: Profile, seeds: Sequence[int], overrides: Mapping[str, Any] | None = None) -> Table:
-    """The table at a profile."""
-    return scheme_table(8, "Ablations: EMAN momentum and proxy norms (PN)", ROWS, profile, seeds, overrides)
+def table(scope: Scope) -> Table:
+    """The table at a scale."""
+    return scheme_table(8, "Ablations: EMAN momentum and proxy norms (PN)", ROWS, scope)

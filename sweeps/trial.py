@@ -7,12 +7,12 @@ A training on one worker runs inside its Tune trial, whose process goes on to th
 import contextlib
 import shutil
 import traceback
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, cast
 
-from eman.evaluation import features, measure
-from eman.evaluation.protocols import eval_title, protocol_named
+from eman.evaluation import measure, protocols
+from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
 from eman.platform.errors import BusyError, RunFailed, UserError
 from eman.platform.home import home_folder, run_folder
@@ -36,8 +36,8 @@ def _store(uri: str) -> Store:
 
 
 @lru_cache(maxsize=2)
-def _features(run: str, network: str, selection: str) -> features.Features:
-    return features.of_run(run_folder(run), run, network, selection)
+def _trained(run: str, network: str, selection: str) -> Trained:
+    return Trained(run, run_folder(run), network, selection)
 
 
 def check_workers(workers: Workers | None, devices: int) -> None:
@@ -59,7 +59,14 @@ def divisor(devices: int, most: int) -> int:
 
 
 def training_config(
-    spec: RunSpec, store: Store, *, profile: str, parent: str | None, workers: Workers, again: bool = False
+    spec: RunSpec,
+    store: Store,
+    *,
+    profile: str,
+    parent: str | None,
+    workers: Workers,
+    again: bool = False,
+    title: str | None = None,
 ) -> Config:
     """What a trial needs to know of a training, in plain values. ``again``: train it although it is done."""
     return {
@@ -69,8 +76,8 @@ def training_config(
         "parent": parent,
         "workers": workers,
         "again": again,
-        "title": run_title(spec),
-        "label": run_title(spec),
+        "title": title or run_title(spec),
+        "label": title or run_title(spec),
     }
 
 
@@ -149,40 +156,64 @@ def begin_training(spec: RunSpec, config: Config) -> RunLog:
     return _store(config["store"]).begin(
         TRAINING,
         spec.key,
-        run_title(spec),
+        config["title"],
         tags=tags,
         parent=config["parent"],
-        params={**spec.fields(), "scheme": scheme.title},
+        params={**spec.fields(), **({"init": spec.init.key} if spec.init else {}), "scheme": scheme.title},
         again=config["again"],
     )
 
 
-def evaluate_run(config: Config) -> dict[str, Any]:
-    """One evaluation, from cached features to its entry in the store."""
-    spec = EvalSpec.from_fields(config["spec"])
-    name = f"{config['title']} · {eval_title(spec)}"
-    found: dict[str, float] = {}
+def evaluate_runs(config: Config) -> dict[str, Any]:
+    """Evaluations that belong together, each to its entry in the store.
 
-    def work() -> float:
-        found.update(protocol_named(spec.protocol).evaluate(spec, _features(spec.run, spec.network, spec.selection)))
-        log.finish(found)
-        return 0.0
+    Returns:
+        ``status`` (the worst one) and ``reason``, ``outcomes`` by key, and ``said``, the best result in words.
+    """
+    specs = [EvalSpec.from_fields(fields) for fields in config["specs"]]
+    first, logs, outcomes = specs[0], dict[str, RunLog](), dict[str, dict[str, Any]]()
+    with locked(run_folder(first.run) / f"{protocols.group_key(first)}.lock") as mine:
+        for spec in specs:
+            try:
+                if not mine:
+                    raise BusyError("another process of this machine is at it")
+                logs[spec.key] = _store(config["store"]).begin(
+                    EVALUATION,
+                    spec.key,
+                    f"{config['title']} · {protocols.eval_title(spec)}",
+                    params=spec.fields(),
+                    parent=config["parent"],
+                    tags={**config["tags"], "eman.run": spec.run},
+                )
+            except BusyError as error:
+                outcomes[spec.key] = {"status": "elsewhere", "reason": str(error)}
+        todo = [spec for spec in specs if spec.key in logs]
+        if todo:
+            for spec, result in zip(todo, _results(todo), strict=True):
+                outcomes[spec.key] = _outcome_of(partial(_finish, result, logs[spec.key]), logs[spec.key])
+                if isinstance(result, dict):
+                    outcomes[spec.key]["metrics"] = result
+    found = [outcomes[spec.key] for spec in specs]
+    worst = next((outcome for outcome in found if outcome["status"] != "done"), found[0])
+    best = max((next(iter(o["metrics"].items()))[::-1] for o in found if "metrics" in o), default=None)
+    said = f"{best[1]} {best[0]:.1f}" if best else ""
+    return {"status": worst["status"], "reason": worst["reason"], "outcomes": outcomes, "said": said}
 
-    with locked(run_folder(spec.run) / f"{spec.key}.lock") as mine:
-        if not mine:
-            return {"status": "elsewhere", "reason": "another process of this machine is at it"}
-        try:
-            log = _store(config["store"]).begin(
-                EVALUATION,
-                spec.key,
-                name,
-                params=spec.fields(),
-                parent=config["parent"],
-                tags={**config["tags"], "eman.run": spec.run},
-            )
-        except BusyError as error:
-            return {"status": "elsewhere", "reason": str(error)}
-        return _outcome_of(work, log) | found
+
+def _results(specs: Sequence[EvalSpec]) -> Sequence[dict[str, float] | Exception]:
+    """One result each, or why there is none."""
+    first = specs[0]
+    try:
+        return protocols.evaluate(specs, _trained(first.run, first.network, first.selection))
+    except Exception as error:
+        return [error] * len(specs)
+
+
+def _finish(result: dict[str, float] | Exception, log: RunLog) -> float:
+    if isinstance(result, Exception):
+        raise result
+    log.finish(result)
+    return 0.0
 
 
 # Ray ------------------------------------------------------------------------------------------------------------------
@@ -203,11 +234,11 @@ def train_trial(config: Config) -> None:
 
 
 def evaluate_trial(config: Config) -> None:
-    """A Tune trial: one evaluation."""
+    """A Tune trial: evaluations that belong together, a grid of learning rates for example."""
     from ray import tune
 
     _one_thread()
-    tune.report({"share": 1.0, **evaluate_run(config["task"])})
+    tune.report({"share": 1.0, **evaluate_runs(config["task"])})
 
 
 def _one_thread() -> None:

@@ -26,6 +26,9 @@ import psutil
 
 EMAN = [sys.executable, "-m", "eman"]
 
+#: The head of the cluster.
+HEAD = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0, "dashboard_host": "127.0.0.1"}
+
 #: Titles of Ray's processes.
 WORKER, TRIAL = "ray::RayTrainWorker", "ray::ImplicitFunc"
 
@@ -73,13 +76,17 @@ class Chaos:
         }
 
     def start(self) -> None:
-        """Server and cluster: a head without CPUs, and nodes of one CPU each."""
+        """Server and cluster: a head without CPUs, and nodes of one CPU each.
+
+        The head has a dashboard, as clusters do: without one, Ray Train cannot see that a controller has died, and its
+        workers' CPUs stay taken.
+        """
         (self.folder / "home").mkdir(parents=True)
         self.start_server()
         os.environ.update(self.environment)  # before Ray reads it
         from ray.cluster_utils import Cluster
 
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self.cluster = Cluster(initialize_head=True, head_node_args=HEAD)
         self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(3)]
 
     def start_server(self) -> None:

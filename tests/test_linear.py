@@ -1,16 +1,24 @@
-"""Linear evaluation against torch.optim.SGD and scikit-learn."""
+"""Linear evaluation and finetuning against torch.optim.SGD on stock modules, and scikit-learn."""
+
+from pathlib import Path
 
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from eman.evaluation import linear
-from eman.evaluation.features import Features
-from eman.evaluation.protocols import make_eval
-from eman.platform.errors import RunFailed
-from eman.trainers import data
+from eman.evaluation import finetune, linear, measure
+from eman.evaluation.features import Features, spread
+from eman.evaluation.protocols import evaluate, group_title, make_eval, together
+from eman.evaluation.trained import Trained
+from eman.platform import checkpoint
+from eman.platform.errors import RunFailed, UserError
+from eman.platform.home import run_folder
+from eman.sweeps.profiles import SMOKE
+from eman.trainers import augment, data
+from eman.trainers.backbones import BACKBONES
 from eman.trainers.data import epoch_order
+from eman.trainers.loop import fit
 
 
 def problem(n: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
@@ -19,58 +27,219 @@ def problem(n: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(n, 6, generator=generator) + 2 * torch.nn.functional.one_hot(labels, 6), labels
 
 
-def test_training_is_torchs_sgd_for_every_label_set() -> None:
+def of_features(features: Features) -> Trained:
+    """A run whose features are these."""
+    trained = Trained("x", Path("nowhere"))
+    trained.__dict__["features"] = features
+    return trained
+
+
+def test_training_is_torchs_sgd_for_every_label_set_and_rate() -> None:
     features, labels = problem()
-    spec = make_eval("linear", "x", lr=0.3, epochs=10, batch=32, label_sets=2)
+    spec = make_eval("linear", "x", epochs=10, batch=32, label_sets=2)
     sets = torch.stack([data.stratified(labels, 100, seed) for seed in range(2)])
-    weight, bias = linear.train(features, labels, sets, 4, spec)
-    for number in range(2):
-        layer = nn.Linear(6, 4)
-        start = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0)) * 0.01
-        with torch.no_grad():
-            layer.weight.copy_(start[0].T)
-            layer.bias.zero_()
-        optimizer = torch.optim.SGD(layer.parameters(), lr=spec.lr, momentum=0.9)
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 8], 0.1)
-        x, y = features[sets[number]], labels[sets[number]]
-        for epoch in range(10):
-            for batch in epoch_order(100, 0, 0, epoch).split(32):
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(layer(x[batch]), y[batch]).backward()
-                optimizer.step()
-            schedule.step()
-        torch.testing.assert_close(weight[number], layer.weight.T, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(bias[number, 0], layer.bias, atol=1e-4, rtol=1e-4)
+    rates = (0.3, 0.05)
+    weights, biases = linear.train(lambda index, epoch: features[index], 6, labels, sets, 4, spec, rates)
+    for rate, weight, bias in zip(rates, weights, biases, strict=True):
+        for number in range(2):
+            layer = nn.Linear(6, 4)
+            start = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0)) * 0.01
+            with torch.no_grad():
+                layer.weight.copy_(start[0].T)
+                layer.bias.zero_()
+            optimizer = torch.optim.SGD(layer.parameters(), lr=rate, momentum=0.9)
+            schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 8], 0.1)
+            x, y = features[sets[number]], labels[sets[number]]
+            for epoch in range(10):
+                for batch in epoch_order(100, 0, 0, epoch).split(32):
+                    optimizer.zero_grad()
+                    nn.functional.cross_entropy(layer(x[batch]), y[batch]).backward()
+                    optimizer.step()
+                schedule.step()
+            torch.testing.assert_close(weight[number], layer.weight.T, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(bias[number, 0], layer.bias, atol=1e-4, rtol=1e-4)
+
+
+def cached(**fields: object) -> dict[str, object]:
+    return {"views": "cached", **fields}
 
 
 def test_a_long_training_comes_near_scikit_learns_optimum() -> None:
     features, labels = problem(1000)
-    spec = make_eval("linear", "x", lr=0.3, epochs=60, label_sets=1, label_fraction=0.5)
+    spec = make_eval("linear", "x", **cached(lr=0.3, epochs=60, label_sets=1, label_fraction=0.5))
     first, rest = (features[:600], labels[:600]), (features[600:], labels[600:])
-    result = linear.evaluate(spec, Features(*first, *rest, *rest))
+    [result] = linear.evaluate([spec], of_features(Features(*first, *rest, *rest)))
+    assert isinstance(result, dict)
     chosen = data.label_set(labels[:600], 0.5, 0)
     optimum = LogisticRegression(C=1e4, max_iter=500).fit(features[chosen].numpy(), labels[chosen].numpy())
     theirs = 100 * optimum.score(features[600:].numpy(), labels[600:].numpy())
-    assert result["linear/top1"] == pytest.approx(theirs, abs=2)
-    assert result["linear/top1"] == result["linear/held_out_top1"] == result["linear/top1_set0"]
+    top1 = result["linear/50pct_top1"]
+    assert top1 == pytest.approx(theirs, abs=2)
+    assert top1 == result["linear/50pct_held_out_top1"] == result["linear/50pct_top1_set0"]
 
 
 def test_a_label_sets_mean_is_reported_with_its_parts() -> None:
     features, labels = problem()
-    result = linear.evaluate(
-        make_eval("linear", "x", lr=0.5, label_sets=3, label_fraction=0.2),
-        Features(features, labels, *2 * (features, labels)),
-    )
-    parts = [result[f"linear/top1_set{n}"] for n in range(3)]
-    assert result["linear/top1"] == pytest.approx(sum(parts) / 3)
-    assert result["linear/top5"] == 100  # four classes
+    spec = make_eval("linear", "x", **cached(lr=0.5, label_sets=3, label_fraction=0.2))
+    [result] = linear.evaluate([spec], of_features(Features(features, labels, *2 * (features, labels))))
+    assert isinstance(result, dict)
+    parts = [result[f"linear/20pct_top1_set{n}"] for n in range(3)]
+    assert result["linear/20pct_top1"] == pytest.approx(sum(parts) / 3)
+    assert result["linear/20pct_top5"] == 100  # four classes
     assert len(set(parts)) > 1
 
 
-def test_divergence_is_a_failure_and_no_number() -> None:
+def test_a_rate_that_diverges_leaves_the_others_alone() -> None:
     features, labels = problem()
-    with pytest.raises(RunFailed, match="diverged"):
-        linear.evaluate(
-            make_eval("linear", "x", lr=1e30, label_fraction=0.2),
-            Features(features * 1e10, labels, *2 * (features, labels)),
+    found = of_features(Features(features, labels, *2 * (features, labels)))
+    specs = [make_eval("linear", "x", **cached(lr=lr, label_fraction=0.2)) for lr in (1e38, 0.5)]
+    bad, good = linear.evaluate(specs, found)
+    assert isinstance(bad, RunFailed)
+    assert "diverged" in str(bad)
+    assert [good] == linear.evaluate(specs[1:], found)
+
+
+def test_evaluations_that_differ_in_the_rate_alone_go_together() -> None:
+    specs = [make_eval("linear", run, **cached(lr=lr)) for run in ("a", "b") for lr in (1.0, 2.0)]
+    specs += [make_eval("linear", "a", **cached(lr=1.0, label_fraction=0.5)), make_eval("knn", "a")]
+    groups = together(specs)
+    assert [len(group) for group in groups] == [2, 2, 1, 1]
+    assert [group_title(group) for group in groups[1:]] == [
+        "linear · 10 % · 2 of lr",
+        "linear · 50 % · lr 1",
+        "kNN · k 20",
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A short MoCo run on digits."""
+    spec = SMOKE.run("moco", "eman")
+    folder = tmp_path_factory.mktemp("run")
+    outcome = fit(spec, folder=folder, monitor=measure.monitor)
+    measure.final(outcome.training, folder, outcome.best_epoch)
+    return Trained(spec.key, folder)
+
+
+def stock(run: Trained, network: str = "student") -> nn.Module:
+    """Its backbone with PyTorch's own norms."""
+    backbone = BACKBONES["small"].build(1)
+    state = checkpoint.load(run.folder / "last.pt", run.run)[network]
+    backbone.load_state_dict({k[9:]: v for k, v in state.items() if k.startswith("backbone.")})
+    return backbone
+
+
+def images(run: Trained, index: torch.Tensor, epoch: int) -> torch.Tensor:
+    """Cropped and flipped images of an epoch, one at a time."""
+    split, dataset = run.splits.train, run.splits.dataset
+    views = []
+    for place in index.tolist():
+        draws = augment.Draws(0, torch.tensor([epoch]), split.ids[[place]], 0)
+        view = augment.weak(split.images[[place]].float() / 255, draws, augment.ViewOptions(0.08, 0.0, 0))
+        views.append(augment.normalize(view, dataset.mean, dataset.std))
+    return torch.cat(views)
+
+
+def test_augmented_features_are_those_of_fresh_crops_and_leave_the_network_as_it_is(run: Trained) -> None:
+    spec = make_eval("linear", run.run, lr=0.5, epochs=2, label_sets=2)
+    assert spec.views == "augmented"
+    features_of = linear.augmented(run, spec)
+    index = torch.tensor([[3, 5, 900], [7, 3, 11]])
+    backbone = stock(run).eval()
+    for epoch in (0, 1):
+        found = features_of(index, epoch)
+        for row, expected in zip(found, index, strict=True):
+            with torch.no_grad():
+                torch.testing.assert_close(row, backbone(images(run, expected, epoch)), atol=1e-4, rtol=1e-4)
+    assert not torch.equal(features_of(index, 0), features_of(index, 1))
+    before = {name: value.clone() for name, value in run.backbone().state_dict().items()}
+    [result] = linear.evaluate([spec], run)
+    assert isinstance(result, dict)
+    assert result["linear/10pct_top1"] > 10
+    for name, value in run.backbone().state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_finetuning_is_torchs_sgd_with_two_rates_on_stock_modules(run: Trained) -> None:
+    spec = make_eval("finetune", run.run, lr=0.01, head_lr=0.1, epochs=3, milestones=(0.7,), batch=32)
+    index = data.label_set(run.splits.train.labels, 0.05, 0)
+    network = finetune.train(run, index, spec)
+    backbone, head = stock(run), nn.Linear(64, 10)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(10, 64, generator=torch.Generator().manual_seed(0)) * 0.01)
+        head.bias.zero_()
+    model = nn.Sequential(backbone, head)
+    optimizer = torch.optim.SGD(
+        [{"params": backbone.parameters(), "lr": 0.01}, {"params": head.parameters(), "lr": 0.1}],
+        momentum=0.9,
+        weight_decay=1e-4,
+    )
+    for epoch in range(3):
+        if epoch == 2:
+            for group in optimizer.param_groups:
+                group["lr"] /= 10
+        for batch in epoch_order(len(index), 0, 0, epoch).split(32):
+            loss = nn.functional.cross_entropy(
+                model(images(run, index[batch], epoch)), run.splits.train.labels[index[batch]]
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for ours, theirs in zip(network.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3)
+
+
+def test_finetuning_reports_every_rate_and_its_best_network_learns(run: Trained) -> None:
+    fields = {"label_fraction": 1.0, "label_sets": 1, "epochs": 4}
+    specs = [make_eval("finetune", run.run, lr=lr, **fields) for lr in (1e-4, 1e-2)]
+    slow, fast = evaluate(specs, run)
+    assert isinstance(slow, dict)
+    assert isinstance(fast, dict)
+    assert 30 < slow["finetune/100pct_top1"] < fast["finetune/100pct_top1"]
+    assert fast["finetune/100pct_top1"] <= fast["finetune/100pct_top5"] <= 100
+
+
+def test_teacher_and_best_epoch_can_be_asked_for(run: Trained) -> None:
+    teacher = Trained(run.run, run.folder, "teacher", "last")
+    with torch.no_grad():
+        x = augment.normalize(
+            run.splits.train.images[:9].float() / 255, run.splits.dataset.mean, run.splits.dataset.std
         )
+        torch.testing.assert_close(teacher.features.train_ND[:9], stock(run, "teacher").eval()(x), atol=1e-4, rtol=1e-4)
+    assert not torch.equal(teacher.features.train_ND, run.features.train_ND)
+    assert Trained(run.run, run.folder, "student", "best").available
+    spec = SMOKE.run("fixmatch", "default")
+    fit(spec, folder=run_folder(spec.key), monitor=measure.monitor)
+    with pytest.raises(UserError, match="has no teacher network of its own"):
+        _ = Trained(spec.key, run_folder(spec.key), "teacher").features
+
+
+def test_a_collapsed_run_is_reported_as_collapsed(run: Trained, tmp_path: Path) -> None:
+    saved = checkpoint.load(run.folder / "last.pt", run.run)
+    for name, value, message in (
+        ("flat", 0.0, "all images give the same features"),
+        ("nan", float("nan"), "finite"),
+    ):
+        student = {k: torch.full_like(v, value) if k.endswith("bn2.weight") else v for k, v in saved["student"].items()}
+        student = {k: torch.zeros_like(v) if "downsample" in k and "weight" in k else v for k, v in student.items()}
+        checkpoint.save(tmp_path / name / "last.pt", saved | {"student": student}, run.run)
+        for spec in (make_eval("knn", run.run), make_eval("finetune", run.run, label_sets=1)):
+            with pytest.raises(RunFailed, match=f"collapsed.*{message}"):
+                evaluate([spec], Trained(run.run, tmp_path / name))
+    assert spread(run.features.train_ND) > 0.1
+
+
+def test_another_backbones_checkpoint_is_refused(run: Trained, tmp_path: Path) -> None:
+    saved = checkpoint.load(run.folder / "last.pt", run.run)
+    saved["spec"]["backbone"] = "small-2x"
+    checkpoint.save(tmp_path / "last.pt", saved, run.run)
+    with pytest.raises(UserError, match="does not hold a backbone 'small-2x' as built here"):
+        Trained(run.run, tmp_path).backbone()
+
+
+def test_too_few_labels_are_named(run: Trained) -> None:
+    for protocol in ("linear", "finetune"):
+        with pytest.raises(UserError, match="1 labelled samples leave some of the 10 classes with none"):
+            evaluate([make_eval(protocol, run.run, label_fraction=0.001)], run)
+    with pytest.raises(UserError, match="k is 5000, and there are"):
+        evaluate([make_eval("knn", run.run, k=5000)], run)

@@ -51,3 +51,28 @@ def test_the_cost_that_held_out_images_choose_gives_scikit_learns_number() -> No
     assert found["lowshot/k4_cost"] == best
     assert found["lowshot/k4_held_out_top1"] == pytest.approx(means[best][0], abs=0.4)  # features are rounded once more
     assert found["lowshot/k4_top1"] == pytest.approx(means[best][1], abs=0.4)
+
+
+def test_several_classes_an_image_are_one_svm_each_and_mean_average_precision() -> None:
+    generator = torch.Generator().manual_seed(1)
+    parts = []
+    for count in (300, 80, 150):
+        labels = (torch.rand(count, 3, generator=generator) < 0.3).long()
+        parts.append((torch.randn(count, 8, generator=generator) + 2 * torch.nn.functional.pad(labels, (0, 5)), labels))
+    found = lowshot.evaluate(
+        make_eval("lowshot", "x", shots=4, label_sets=2), Features(*parts[0], *parts[1], *parts[2]), (1.0,)
+    )
+    values = []
+    for number in range(2):
+        for label, index in enumerate(lowshot.shots_of_several(parts[0][1], 4, number)):
+            target = parts[0][1][index, label].numpy()
+            assert (target.sum(), len(target)) == (4, 12)
+            x = normalize(parts[0][0][index].numpy()).astype(np.float64)
+            model = LinearSVC(C=1.0, random_state=number).fit(x, target)
+            order = np.argsort(-model.decision_function(normalize(parts[2][0].numpy())))
+            hits = parts[2][1][order, label].numpy()
+            precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+            values.append(100 * precision[hits == 1].mean())
+    assert found["lowshot/k4_map"] == pytest.approx(np.mean(values), abs=0.3)
+    with pytest.raises(UserError, match="500 images of class 0 were asked for"):
+        lowshot.shots_of_several(parts[0][1], 500, 0)

@@ -5,12 +5,16 @@ Shapes: B images, A channels of an image, H by W pixels, D features.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from eman.platform.errors import named
+from eman.platform.errors import UserError, named
+
+#: What the backbone's part of a network's state begins with.
+PREFIX = "backbone."
 
 
 @dataclass(frozen=True)
@@ -22,17 +26,19 @@ class Backbone:
 
 
 class SmallResNet(nn.Module):
-    """Three basic blocks after a stem of stride 2: about 78,000 parameters, 64 features.
+    """Three basic blocks after a stem of stride 2: about 78,000 parameters, 64 features at width 16.
 
-    ``(B, A, H, W) -> (B, 64)``. Made for 28-pixel images on a CPU core.
+    ``(B, A, H, W) -> (B, 4 width)``. Made for 28-pixel images on a CPU core.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, width: int = 16) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
+            nn.Conv2d(channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
-        self.blocks = nn.Sequential(_block(16, 16, 1), _block(16, 32, 2), _block(32, 64, 2))
+        self.blocks = nn.Sequential(
+            _block(width, width, 1), _block(width, 2 * width, 2), _block(2 * width, 4 * width, 2)
+        )
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -52,16 +58,35 @@ def _block(inputs: int, outputs: int, stride: int) -> nn.Module:
     return block
 
 
-def _torchvision(name: str, *, small_images: bool) -> Callable[[int], nn.Module]:
-    """Torchvision's ResNet without its classifier; for small images with a 3x3 stem of stride 1 and no max pooling."""
+class _Wide(resnet.ResNet):  # type: ignore[misc]
+    """Torchvision's ResNet with ``factor`` times the channels in every layer (torchvision's own wide ResNets widen the
+    inner convolutions of a bottleneck alone).
+    """
+
+    def __init__(self, block: Any, layers: list[int], factor: int) -> None:
+        self.factor = factor
+        super().__init__(block, layers)
+        self.conv1 = nn.Conv2d(3, 64 * factor, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64 * factor)
+
+    def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
+        if planes == 64:  # the first: what comes from the stem
+            self.inplanes *= self.factor
+        return cast("nn.Sequential", super()._make_layer(block, planes * self.factor, *args, **kwargs))
+
+
+def _torchvision(block: type[nn.Module], layers: list[int], *, width: int, small: bool) -> Callable[[int], nn.Module]:
+    """Torchvision's ResNet without its classifier, ``width`` times as wide in all layers, its output included; for
+    small images with a 3x3 stem of stride 1 and no max pooling.
+    """
 
     def build(channels: int) -> nn.Module:
-        network: Any = getattr(resnet, name)()
-        if small_images:
-            network.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
+        network: Any = resnet.ResNet(cast("Any", block), layers) if width == 1 else _Wide(block, layers, width)
+        if small:
+            network.conv1 = nn.Conv2d(channels, 64 * width, 3, 1, 1, bias=False)
             network.maxpool = nn.Identity()
         elif channels != 3:
-            network.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+            network.conv1 = nn.Conv2d(channels, 64 * width, 7, 2, 3, bias=False)
         network.fc = nn.Identity()
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         assert isinstance(network, nn.Module)
@@ -70,12 +95,25 @@ def _torchvision(name: str, *, small_images: bool) -> Callable[[int], nn.Module]
     return build
 
 
+_LAYERS: dict[str, tuple[type[nn.Module], list[int], int]] = {
+    "resnet18": (resnet.BasicBlock, [2, 2, 2, 2], 512),
+    "resnet34": (resnet.BasicBlock, [3, 4, 6, 3], 512),
+    "resnet50": (resnet.Bottleneck, [3, 4, 6, 3], 2048),
+    "resnet101": (resnet.Bottleneck, [3, 4, 23, 3], 2048),
+}
+
+#: What the name of a backbone with twice the channels in every layer ends with ("2x width" in Table 2).
+WIDE = "-2x"
+
+#: Backbones by name; ``-small`` has the stem for small images.
 BACKBONES = {
     "small": Backbone(64, SmallResNet),
+    "small" + WIDE: Backbone(128, lambda channels: SmallResNet(channels, 32)),
     **{
-        name + suffix: Backbone(features, _torchvision(name, small_images=small))
-        for name, features in (("resnet18", 512), ("resnet34", 512), ("resnet50", 2048))
-        for suffix, small in (("", False), ("-small", True))
+        name + stem + suffix: Backbone(width * features, _torchvision(block, layers, width=width, small=small))
+        for name, (block, layers, features) in _LAYERS.items()
+        for small, stem in ((False, ""), (True, "-small"))
+        for width, suffix in ((1, ""), (2, WIDE))
     },
 }
 
@@ -83,3 +121,22 @@ BACKBONES = {
 def backbone_named(name: str) -> Backbone:
     """The entry of that name; raises :class:`~eman.platform.errors.UserError` if there is none."""
     return named("backbone", name, BACKBONES)
+
+
+def load_backbone(network: nn.Module, state: dict[str, Any], name: str, path: Path) -> None:
+    """Loads the backbone's part of a network's state.
+
+    Args:
+        network: The backbone.
+        state: State of a whole network, ``backbone`` and heads.
+        name: Name of the backbone, for the error.
+        path: Where the state comes from, for the error.
+
+    Raises:
+        UserError: The state is another backbone's.
+    """
+    try:
+        network.load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)})
+    except RuntimeError as error:
+        difference = " ".join(str(error).split())[:160]
+        raise UserError(f"checkpoint {path} does not hold a backbone {name!r} as built here: {difference}") from None

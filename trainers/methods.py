@@ -242,4 +242,5 @@ def _same(a: Scheme, b: Scheme) -> bool:
 
 def run_title(spec: RunSpec) -> str:
     """A readable name, for example ``moco · BN / EMAN · seed 0``."""
-    return f"{spec.method} · {scheme_of(spec).title} · seed {spec.seed}"
+    start = f" · from {spec.init.method} {scheme_of(spec.init).title}" if spec.init else ""
+    return f"{spec.method} · {scheme_of(spec).title}{start} · seed {spec.seed}"

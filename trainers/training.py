@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from eman.platform import checkpoint
 from eman.platform.errors import UserError
+from eman.platform.home import run_folder
 from eman.platform.spec import RunSpec
 from eman.trainers import augment, data, distributed, optim
-from eman.trainers.backbones import backbone_named
+from eman.trainers.backbones import backbone_named, load_backbone
 from eman.trainers.ema import Teacher
 from eman.trainers.methods import method_named, scheme_of
 from eman.trainers.norm import batch_norms, convert_norm, reset_statistics, share_statistics
@@ -48,7 +50,8 @@ class Training:
         step: Steps taken so far.
 
     Raises:
-        UserError: A name in the specification is unknown, or the workers do not divide the devices.
+        UserError: A name in the specification is unknown, the workers do not divide the devices, or the run to start
+            from is not there.
     """
 
     def __init__(self, spec: RunSpec) -> None:
@@ -102,6 +105,10 @@ class Training:
             modules = OrderedDict(backbone=backbone.build(channels))
             modules |= self.method.heads(spec, backbone.features, len(self.dataset.classes))
             self.student = nn.Sequential(modules)
+        if spec.init is not None:
+            path = run_folder(spec.init.key) / "last.pt"
+            saved = checkpoint.load(path, spec.init.key)
+            load_backbone(self.student[0], saved["student"], spec.backbone, path)
         local = spec.devices // distributed.workers()
         convert_norm(
             self.student,

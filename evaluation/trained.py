@@ -1,0 +1,99 @@
+"""A finished run as evaluations see it: one of its networks at one of its selections, and the features it gives."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from eman.evaluation import features
+from eman.evaluation.features import Features, Splits
+from eman.platform import checkpoint
+from eman.platform.errors import RunFailed, UserError
+from eman.platform.spec import RunSpec
+from eman.trainers import data
+from eman.trainers.backbones import backbone_named, load_backbone
+from eman.trainers.norm import convert_norm
+
+#: Least :func:`~eman.evaluation.features.spread` of features that carry anything: bfloat16 rounds to about this.
+COLLAPSED = 1e-3
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's network, read when first asked for and kept.
+
+    Attributes:
+        run: Key of the training.
+        folder: Where it keeps its files.
+        network: ``"student"`` or ``"teacher"``.
+        selection: ``"last"`` or ``"best"``.
+    """
+
+    run: str
+    folder: Path
+    network: str = "student"
+    selection: str = "last"
+
+    @property
+    def available(self) -> bool:
+        """Whether its networks are still there."""
+        return self._checkpoint.exists()
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / f"{self.selection}.pt"
+
+    @cached_property
+    def _saved(self) -> dict[str, Any]:
+        return checkpoint.load(self._checkpoint, self.run)
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        """Its specification."""
+        return RunSpec.from_fields(self._saved["spec"])
+
+    @cached_property
+    def splits(self) -> Splits:
+        """What it is evaluated on."""
+        dataset = data.load(self.spec.dataset)
+        return Splits(dataset, *data.parts(dataset, self.spec.images, self.spec.held_out))
+
+    def backbone(self) -> nn.Module:
+        """A fresh copy of its backbone, all images of a batch on one device.
+
+        Raises:
+            UserError: The run has no such network, or the checkpoint holds another backbone.
+        """
+        state = self._saved[self.network]
+        if state is None:
+            raise UserError(f"run {self.run} has no {self.network} network of its own; evaluate its student.")
+        spec = self.spec
+        entry = backbone_named(spec.backbone)
+        network = convert_norm(entry.build(self.splits.train.images.shape[1]), spec.student_norm)
+        load_backbone(network, state, spec.backbone, self._checkpoint)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return network.to(device, torch.float64 if spec.precision == "float64" else torch.float32)
+
+    @cached_property
+    def features(self) -> Features:
+        """Its features: those that are kept, else computed, and kept.
+
+        Raises:
+            UserError: See :meth:`backbone`.
+            RunFailed: The run has collapsed.
+        """
+        where = features.path(self.folder, self.network, self.selection)
+        if where.exists():
+            found = features.read(where, self.run)
+        else:
+            found = features.compute(self.backbone(), self.splits, self.spec.precision)
+            features.store(found, where, self.run)
+        share = features.spread(found.train_ND)
+        if share < COLLAPSED:
+            raise RunFailed(
+                f"collapsed: all images give the same features, but for {100 * share:.2g} % of their length"
+            )
+        return found

@@ -1,0 +1,193 @@
+"""What a sweep costs, before it runs: trainings, evaluations, epochs, images, storage, hours."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from eman.evaluation.protocols import protocol_named
+from eman.platform.errors import UserError
+from eman.platform.spec import RunSpec
+from eman.platform.tracking import TRAINING, Store
+from eman.sweeps.sweep import Sweep, training_images
+from eman.trainers.backbones import backbone_named
+from eman.trainers.methods import METHODS, method_named
+
+#: Copies of the weights that a run keeps: student and teacher, after the last and after the best epoch.
+NETWORKS_KEPT = 4
+
+#: Test images by data set, whose features are kept too.
+TEST_IMAGES = {"digits": 454, "fashion-mnist": 10_000, "imagenet": 50_000}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of run in a sweep.
+
+    Attributes:
+        name: Method, backbone.
+        runs: How many.
+        epochs, images: Over all of them; images of a step count once, however many views are made of them.
+        storage: Bytes of networks and features.
+        speed: Images a second in one process; ``None``: unknown.
+    """
+
+    name: str
+    runs: int
+    epochs: int
+    images: int
+    storage: int
+    speed: float | None
+
+    @property
+    def hours(self) -> float | None:
+        """On one GPU, or in one process."""
+        return None if self.speed is None else self.images / self.speed / 3600
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a sweep costs."""
+
+    sweep: Sweep
+    trainings: tuple[Part, ...]
+    evaluations: tuple[Part, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values."""
+        parts = (*self.trainings, *self.evaluations)
+        hours = [part.hours for part in parts]
+        return {
+            "profile": self.sweep.profile.name,
+            "cells": self.sweep.cells,
+            "runs": len(self.sweep.trainings),
+            "evaluations": len(self.sweep.evaluations),
+            "epochs": sum(part.epochs for part in self.trainings),
+            "images": sum(part.images for part in parts),
+            "storage_bytes": sum(part.storage for part in parts),
+            "hours": None if None in hours else sum(hour for hour in hours if hour is not None),
+        }
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        found = self.summary()
+        width = max(len(part.name) for part in (*self.trainings, *self.evaluations))
+        lines = [
+            f"{self.sweep.name} at profile {found['profile']}: {found['cells']} cells, {found['runs']} trainings, "
+            f"{found['evaluations']} evaluations"
+        ]
+        for title, parts in (("trainings", self.trainings), ("evaluations", self.evaluations)):
+            if parts:
+                lines.append(title)
+            for part in parts:
+                hours = "hours unknown" if part.hours is None else f"{part.hours:,.4g} h at {part.speed:,.0f} images/s"
+                epochs = f"{part.epochs:,} epochs, " if part.epochs else ""
+                lines.append(
+                    f"  {part.name:{width}}  {part.runs:>4} x  {epochs}{part.images / 1e6:,.3g} M images, {hours}"
+                )
+        total = "unknown" if found["hours"] is None else f"{found['hours']:,.4g} on one GPU (or in one process)"
+        lines.append(
+            f"in all {found['images'] / 1e6:,.4g} M images, {found['storage_bytes'] / 2**30:,.2f} GiB of networks and "
+            f"features, hours: {total}"
+        )
+        if found["hours"] is None:
+            lines.append("Give --images-per-second METHOD=N,..., or train a run of the kind: its speed is then known.")
+        if any(part.images for part in self.evaluations):
+            lines.append("Evaluations that send images through a network count at the speed of its pretraining.")
+        return lines
+
+
+def parse_throughput(text: str) -> dict[str, float]:
+    """``1340`` for all methods, or ``moco=1340,byol=900``.
+
+    Raises:
+        UserError: It is neither.
+    """
+    try:
+        if "=" not in text:
+            return dict.fromkeys(METHODS, _positive(text))
+        pairs = (part.split("=") for part in text.split(","))
+        return {method: _positive(value) for name, value in pairs if (method := name.strip()) and method_named(method)}
+    except ValueError:
+        raise UserError(f"--images-per-second {text}: give a number, or METHOD=NUMBER with commas between.") from None
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise ValueError(text)
+    return value
+
+
+def measured(store: Store, sweep: Sweep) -> dict[str, float]:
+    """Median images a second of the store's finished runs, by method and backbone, as :func:`cost_of` wants them."""
+    kinds = {_kind(spec): spec for spec in sweep.trainings.values()}
+    found = defaultdict(list)
+    for record in store.records(TRAINING):
+        for kind, spec in kinds.items():
+            like = {name: str(getattr(spec, name)) for name in ("method", "backbone", "dataset", "precision")}
+            if record.status == "done" and like.items() <= record.params.items():
+                found[kind].append(record.metrics.get("train/images_per_second", 0.0))
+    return {kind: speed for kind, values in found.items() if (speed := statistics.median(values))}
+
+
+def _kind(spec: RunSpec) -> str:
+    return f"{method_named(spec.method).title}, {spec.backbone}"
+
+
+def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
+    """The cost of a sweep.
+
+    Args:
+        sweep: What would run.
+        speeds: Images a second, by method or by "method's title, backbone".
+    """
+
+    def speed(spec: RunSpec) -> float | None:
+        return speeds.get(_kind(spec), speeds.get(spec.method))
+
+    kinds: dict[str, list[RunSpec]] = defaultdict(list)
+    for spec in sweep.trainings.values():
+        kinds[_kind(spec)].append(spec)
+    trainings = tuple(
+        Part(
+            name,
+            len(specs),
+            sum(spec.epochs for spec in specs),
+            sum(spec.epochs * _images_of_an_epoch(spec) for spec in specs),
+            sum(_storage(spec) for spec in specs),
+            speed(specs[0]),
+        )
+        for name, specs in sorted(kinds.items())
+    )
+    evaluations: dict[tuple[str, str], list[int]] = defaultdict(list)
+    runs = {}
+    for evaluation in sweep.evaluations.values():
+        run, entry = sweep.trainings[evaluation.run], protocol_named(evaluation.protocol)
+        place = f"{entry.title} of {_kind(run)}", _kind(run)
+        runs[place] = run
+        evaluations[place].append(entry.images(evaluation, training_images(run)))
+    parts = tuple(
+        Part(place[0], len(images), 0, sum(images), 0, speed(runs[place]) if sum(images) else 1.0)
+        for place, images in sorted(evaluations.items())
+    )
+    return Cost(sweep, trainings, parts)
+
+
+def _images_of_an_epoch(spec: RunSpec) -> int:
+    samples = training_images(spec)
+    if "unlabelled" in method_named(spec.method).streams:
+        return samples
+    return round(samples * (spec.label_fraction or 1))
+
+
+def _storage(spec: RunSpec) -> int:
+    entry = backbone_named(spec.backbone)
+    with torch.device("meta"):
+        parameters = sum(tensor.numel() for tensor in entry.build(3).state_dict().values())
+    held_out = spec.held_out or TEST_IMAGES.get(spec.dataset, 0)
+    images = training_images(spec) + TEST_IMAGES.get(spec.dataset, 0) + (held_out if spec.held_out else 0)
+    return int(4 * (NETWORKS_KEPT * parameters + 2 * images * entry.features))
