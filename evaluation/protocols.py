@@ -24,7 +24,7 @@ class Protocol:
         shown: Those that tell one evaluation of a run from another, in its title.
         grid: The field that is searched, if any; evaluations that differ in it alone are carried out together.
         evaluate: From specifications that differ in ``grid`` alone, and a run, to one result each.
-        images: How many images go through the network for one specification, given the run's training images; the
+        images: How many images go through the network for such specifications, given the run's training images; the
             features of all images are not counted, which all protocols share.
     """
 
@@ -33,7 +33,7 @@ class Protocol:
     shown: tuple[str, ...]
     grid: str = ""
     evaluate: Callable[[Sequence[EvalSpec], Trained], list[Result]]
-    images: Callable[[EvalSpec, int], int] = lambda spec, images: 0
+    images: Callable[[Sequence[EvalSpec], int], int] = lambda specs, images: 0
 
 
 def _of_features(evaluate: Callable[[EvalSpec, Features], dict[str, float]]) -> Callable[..., list[Result]]:
@@ -76,7 +76,8 @@ PROTOCOLS = {
         shown=("label_fraction", "views", "lr"),
         grid="lr",
         evaluate=linear.evaluate,
-        images=lambda spec, images: _labelled_images(spec, images) if spec.views == "augmented" else 0,
+        # All rates share a pass.
+        images=lambda specs, images: _labelled_images(specs[0], images) if specs[0].views == "augmented" else 0,
     ),
     "finetune": Protocol(
         title="finetune",
@@ -94,7 +95,7 @@ PROTOCOLS = {
         shown=("label_fraction", "lr"),
         grid="lr",
         evaluate=finetune.evaluate,
-        images=_labelled_images,
+        images=lambda specs, images: sum(_labelled_images(spec, images) for spec in specs),
     ),
     "knn": Protocol(
         title="kNN",

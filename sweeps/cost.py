@@ -1,5 +1,6 @@
 """What a sweep costs, before it runs: trainings, evaluations, epochs, images, storage, hours."""
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 
-from eman.evaluation.protocols import protocol_named
+from eman.evaluation.protocols import protocol_named, together
 from eman.platform.errors import UserError
 from eman.platform.spec import RunSpec
 from eman.platform.tracking import TRAINING, Store
@@ -83,6 +84,9 @@ class Cost:
             if parts:
                 lines.append(title)
             for part in parts:
+                if not part.images:
+                    lines.append(f"  {part.name:{width}}  {part.runs:>4} x  on cached features")
+                    continue
                 hours = "hours unknown" if part.hours is None else f"{part.hours:,.4g} h at {part.speed:,.0f} images/s"
                 epochs = f"{part.epochs:,} epochs, " if part.epochs else ""
                 lines.append(
@@ -163,18 +167,18 @@ def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
         )
         for name, specs in sorted(kinds.items())
     )
-    evaluations: dict[tuple[str, str], list[int]] = defaultdict(list)
+    evaluations: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     runs = {}
-    for evaluation in sweep.evaluations.values():
-        run, entry = sweep.trainings[evaluation.run], protocol_named(evaluation.protocol)
+    for group in together(list(sweep.evaluations.values())):
+        run, entry = sweep.trainings[group[0].run], protocol_named(group[0].protocol)
         place = f"{entry.title} of {_kind(run)}", _kind(run)
         runs[place] = run
-        evaluations[place].append(entry.images(evaluation, training_images(run)))
-    parts = tuple(
-        Part(place[0], len(images), 0, sum(images), 0, speed(runs[place]) if sum(images) else 1.0)
-        for place, images in sorted(evaluations.items())
-    )
-    return Cost(sweep, trainings, parts)
+        evaluations[place].append((len(group), entry.images(group, training_images(run))))
+    parts = []
+    for place, found in sorted(evaluations.items()):
+        count, images = (sum(numbers) for numbers in zip(*found, strict=True))
+        parts.append(Part(place[0], count, 0, images, 0, speed(runs[place]) if images else math.inf))
+    return Cost(sweep, trainings, tuple(parts))
 
 
 def _images_of_an_epoch(spec: RunSpec) -> int:

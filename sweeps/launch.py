@@ -229,7 +229,7 @@ class _Launch:
     def _cost(self, group: Sequence[EvalSpec]) -> float:
         """Relative cost of evaluations that are carried out together: images through the network, in thousands."""
         entry, run = protocol_named(group[0].protocol), self.sweep.trainings[group[0].run]
-        return 1.0 + sum(entry.images(spec, training_images(run)) for spec in group) / 1000
+        return 1.0 + entry.images(group, training_images(run)) / 1000
 
     def _evaluated(self, config: trial.Config, outcome: dict[str, Any]) -> None:
         outcomes = outcome.get("outcomes", {})

@@ -27,6 +27,7 @@ class Profile:
         finetune_lr: Grid of the encoder's learning rate when finetuning (Section 5.2).
         head_lr: Learning rate of the new classifier when finetuning, at a share of the labels. The paper has 1.0 at 1 %
             and 0.1 at 10 %, and gives none at 100 %.
+        finetune_epochs: Epochs of finetuning at a share of the labels.
         protocols: EvalSpec fields by protocol that differ from the paper's.
         stand_in: A momentum of the paper's rows (m of Eq. (9), alpha of Eq. (4)) and the value that plays its part in
             shorter runs. A number that is absent stands for itself.
@@ -47,6 +48,7 @@ class Profile:
     label_sets: Mapping[float, int] = field(default_factory=lambda: {0.01: 5, 0.1: 3, 1.0: 1})
     finetune_lr: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
     head_lr: Mapping[float, float] = field(default_factory=lambda: {0.01: 1.0, 0.1: 0.1, 1.0: 0.1})
+    finetune_epochs: Mapping[float, int] = field(default_factory=lambda: {0.01: 50, 0.1: 50, 1.0: 50})
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stand_in: Mapping[float, float] = field(default_factory=dict)
     fully_supervised: Mapping[str, Any] = field(default_factory=dict)
@@ -173,7 +175,8 @@ SMOKE = Profile(
     linear_lr={"moco": (0.5, 1.0, 2.0), "byol": (0.5, 1.0, 2.0)},
     label_sets={0.01: 2, 0.1: 3, 1.0: 1},
     finetune_lr=(0.001, 0.01),
-    protocols={**_CACHED, "finetune": {"epochs": 2, "milestones": (0.5,)}},
+    protocols={**_CACHED, "finetune": {"batch": 32}},
+    finetune_epochs={0.01: 6, 0.1: 4, 1.0: 2},
     stand_in={0.999: 0.95, 0.99999: 0.999},
     fully_supervised={"labelled_batch": 64},
     from_pretrained={**_FROM_PRETRAINED, "lr": 0.005},
@@ -236,8 +239,9 @@ QUICK = Profile(
     # The paper's grids divided by 30 (MoCo) and multiplied by 2.5 (BYOL): 64 features instead of 2,048.
     linear_lr={"moco": (0.5, 1.0, 2.0), "byol": (0.5, 1.0, 2.0)},
     stand_in={0.999: 0.99, 0.99999: 0.9999},
-    # Fifty epochs of few images are short; at 100 % they would outlast the pretraining.
-    protocols={**_CACHED, "finetune": {"epochs": 10}},
+    # Batches that 1 % of the images fill. Fifty epochs of all images would outlast the pretraining.
+    protocols={**_CACHED, "finetune": {"batch": 32}},
+    finetune_epochs={0.01: 50, 0.1: 20, 1.0: 4},
     fully_supervised={"labelled_batch": 128, "epochs": 4},
     from_pretrained={**_FROM_PRETRAINED, "lr": 0.006},
     workers={("byol", "syncbn"): 2},  # so that every quick sweep also trains by DDP
@@ -256,7 +260,8 @@ MINI = Profile(
     },
     linear_lr={"moco": (0.5, 1.0, 2.0), "byol": (0.5, 1.0, 2.0)},
     stand_in={0.999: 0.99, 0.99999: 0.9999},
-    protocols={**_CACHED, "finetune": {"epochs": 20}},
+    protocols={**_CACHED, "finetune": {"batch": 64}},
+    finetune_epochs={0.01: 50, 0.1: 50, 1.0: 10},
     fully_supervised={"labelled_batch": 256, "epochs": 14},
     from_pretrained={**_FROM_PRETRAINED, "lr": 0.006},
 )

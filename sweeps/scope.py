@@ -61,7 +61,7 @@ class Scope:
         profile = self.profile
         fields: dict[str, Any] = {"label_fraction": fraction, "label_sets": profile.label_sets[fraction]}
         if protocol == "finetune":
-            fields["head_lr"] = profile.head_lr[fraction]
+            fields |= {"head_lr": profile.head_lr[fraction], "epochs": profile.finetune_epochs[fraction]}
             rates = rates or profile.finetune_lr
         evaluations = tuple(
             self.evaluation(run, protocol, lr=rate, **fields) for rate in rates or profile.linear_lr[run.method]

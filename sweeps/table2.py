@@ -1,6 +1,6 @@
 """Table 2: linear evaluation and finetuning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from eman.evaluation import paper
@@ -80,17 +80,23 @@ def table(scope: Scope) -> Table:
 def about(scope: Scope) -> tuple[str, ...]:
     """How the two protocols were carried out."""
     profile = scope.profile
-    sets = ", ".join(f"{profile.label_sets[fraction]} at {100 * fraction:g} %" for fraction in FRACTIONS)
+    sets = _by_fraction(profile.label_sets)
     run = pretrained.MOCO.run(scope, scope.seeds[0])
-    lines = []
-    for protocol, rates in (("linear", profile.linear_lr["moco"]), ("finetune", profile.finetune_lr)):
-        spec = scope.labelled(run, protocol, 0.1).evaluations[0]
-        shown = ", ".join(f"{rate:g}" for rate in rates)
-        views = f" of {spec.views} {'features' if spec.views == 'cached' else 'images'}" if spec.views else ""
-        lines.append(f"{protocol}{views}: {spec.epochs} epochs, batch {spec.batch}, rates {{{shown}}} (MoCo)")
-    heads = ", ".join(f"{profile.head_lr[fraction]:g} at {100 * fraction:g} %" for fraction in FRACTIONS)
+    linear, finetune = (scope.labelled(run, kind, 0.1).evaluations[0] for kind in ("linear", "finetune"))
+    grids = "; ".join(f"{method} {{{_listed(rates)}}}" for method, rates in profile.linear_lr.items())
+    views = "cached features" if linear.views == "cached" else "randomly cropped images"
     chosen = "images put aside" if profile.common.get("held_out") else "the test images, as in the paper"
     return (
-        f"{'; '.join(lines)}; rates of the new classifier when finetuning: {heads}.",
+        f"Linear: on {views}, {linear.epochs} epochs, batch {linear.batch}, rate from {grids}.",
+        f"Finetuning: {_by_fraction(profile.finetune_epochs)} epochs, batch {finetune.batch}, encoder's rate from "
+        f"{{{_listed(profile.finetune_lr)}}}, the classifier's {_by_fraction(profile.head_lr)}.",
         f"Label sets averaged: {sets}. Rates chosen on {chosen}.",
     )
+
+
+def _listed(rates: Sequence[float]) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates)
+
+
+def _by_fraction(values: Mapping[float, float]) -> str:
+    return ", ".join(f"{values[fraction]:g} at {100 * fraction:g} %" for fraction in FRACTIONS)

@@ -1,7 +1,7 @@
 """Table 6: FixMatch from nothing, from MoCo and from MoCo-EMAN, and trained three times as long."""
 
 from eman.evaluation import paper
-from eman.evaluation.tables import Cell, Table
+from eman.evaluation.tables import Cell, Table, Wanted
 from eman.platform.spec import RunSpec
 from eman.sweeps import pretrained, table2
 from eman.sweeps.pretrained import Network
@@ -55,9 +55,10 @@ def table(scope: Scope) -> Table:
             for top in table2.TOPS:
                 column = table2.labels(fraction, top)
                 published = paper.value(6, title(*row), column)
+                wanted: tuple[Wanted, ...] = ()
                 if published != "-":
                     wanted = tuple(scope.classified(run(scope, seed, *row, fraction), top) for seed in scope.seeds)
-                    cells.append(Cell(6, title(*row), column, published, wanted))
+                cells.append(Cell(6, title(*row), column, published, wanted))
     return Table(6, "FixMatch", tuple(cells), notes(scope), contrasts(), "FixMatch")
 
 

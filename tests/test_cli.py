@@ -38,7 +38,10 @@ def test_frozen_options(capsys: pytest.CaptureFixture[str]) -> None:
             "--set",
         ),
         ("train",): ("--scheme", "--profile", "--seed", "--set", "--workers"),
-        ("table",): ("--profile", "--format", "--out", "--seeds"),
+        ("table",): ("--profile", "--format", "--out", "--seeds", "--network", "--selection", "--against"),
+        ("evaluate",): ("--protocol", "--network", "--selection", "--set"),
+        ("plan",): ("--profile", "--seeds", "--images-per-second", "--format"),
+        ("figure",): ("--out", "--profile", "--seeds"),
         ("ui",): ("--port",),
         ("status",): (),
         ("doctor",): (),
@@ -71,6 +74,13 @@ def test_frozen_options(capsys: pytest.CaptureFixture[str]) -> None:
         (["table", "9"], "unknown table 'table9'"),
         (["table", "1", "--format", "parquet"], "needs --out"),
         (["table", "1", "--format", "excel"], "excel"),
+        (["table", "1", "--network", "techer"], "teacher"),
+        (["table", "1", "--against", "nowhere"], "nowhere holds no MLflow store"),
+        (["plan", "table1", "--images-per-second", "fast"], "give a number, or METHOD=NUMBER"),
+        (["plan", "table1", "--images-per-second", "mocco=5"], "did you mean 'moco'"),
+        (["evaluate", "abc"], "there is no such run"),
+        (["evaluate", "abc", "--set", "kk=5"], "unknown field 'kk'"),
+        (["sweep", "table6", "--set", "init=abc"], "init cannot be set by hand"),
         (["data", "fetch", "mnist"], "did you mean 'fashion-mnist'"),
         (["--store", "http://127.0.0.1:9", "table", "1"], "cannot be reached"),
         (["trian"], "trian"),
@@ -107,6 +117,54 @@ def test_training_in_the_foreground_and_again(capsys: pytest.CaptureFixture[str]
         "features-student-best.pt",
     }
     assert "is done already" in call(capsys, *arguments)[1]
+
+
+def test_a_finished_run_is_evaluated_in_the_foreground(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "train", "moco", "--scheme", "eman", "--set", "epochs=1")[0] == 0
+    assert call(capsys, "train", "moco", "--scheme", "bn", "--set", "lr=1e30", "--set", "epochs=1")[0] == 2
+    listed = call(capsys, "status", "--runs")[1].splitlines()
+    [key] = [line.split()[0] for line in listed if "done" in line]
+    [failed] = [line.split()[0] for line in listed if "failed" in line]
+    code, out, _ = call(capsys, "evaluate", key[:6], "--protocol", "knn", "--set", "k=5", "--network", "teacher")
+    assert code == 0
+    assert "kNN · k 5 · teacher" in out
+    assert "knn/test_top1" in out
+    again = call(capsys, "evaluate", key, "--protocol", "knn", "--set", "k=5", "--network", "teacher")[1]
+    assert "is done already" in again
+    assert out.splitlines()[1:] == again.splitlines()[1:]
+    for arguments, message in (
+        ([key[:-1] + "-"], f"nearest: {key}"),
+        ([""], f"several runs begin so; nearest: {listed[0].split()[0]}"),
+        ([failed], "is failed (the loss is not finite in epoch 1); only finished runs are evaluated"),
+        ([key, "--set", "k=9999"], "k is 9999, and there are"),
+        ([key, "--protocol", "linear", "--set", "k=5"], "k is not a field of linear"),
+        ([key, "--protocol", "liner"], "did you mean 'linear'"),
+        ([key, "--protocol", "lowshot", "--set", "shots=900"], "900 samples a class were asked for, and class"),
+    ):
+        code, _, err = call(capsys, "evaluate", *arguments)
+        assert code == 2
+        assert message in err
+        assert err.count("\n") == 1
+
+
+def test_a_plan_says_what_a_table_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = ["plan", "table2", "--profile", "imagenet"]
+    code, out, _ = call(capsys, *plan, "--format", "json")
+    assert code == 0
+    found = json.loads(out)
+    assert (found["cells"], found["runs"], found["hours"]) == (102, 11, None)
+    # Pretraining: MoCo 200 and 800 epochs, 200 at twice the width, BYOL 200, each with and without EMAN. Supervised: 90
+    # epochs of all labels, 100 of 1 % and of 10 %.
+    assert found["epochs"] == 2 * (200 + 800 + 200 + 200) + 90 + 100 + 100
+    speeds = ["--images-per-second", "moco=1000,byol=1000,supervised=1000", "--format", "json"]
+    assert json.loads(call(capsys, *plan, *speeds)[1])["hours"] == pytest.approx(found["images"] / 1000 / 3600)
+    images = 1_281_167
+    labelled = 50 * (5 * round(0.01 * images) + 3 * round(0.1 * images) + images)
+    evaluated = 8 * (labelled + 3 * labelled)  # linear: three rates share a pass; finetuning: three rates of their own
+    pretrained = 2 * (200 + 800 + 200 + 200) * images
+    supervised = 90 * images + 100 * (round(0.01 * images) + round(0.1 * images))
+    assert found["images"] == pretrained + supervised + evaluated
+    assert "hours: unknown" in call(capsys, *plan)[1]
 
 
 def test_doctor_and_data(capsys: pytest.CaptureFixture[str]) -> None:

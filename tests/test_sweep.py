@@ -55,6 +55,37 @@ def test_tables_4_and_5_share_their_networks_with_table_1() -> None:
     assert len(sweep.tables[0].contrasts) == 3
 
 
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
+def test_fixmatch_starts_from_runs_of_the_other_tables(profile: Profile) -> None:
+    sweep = plan(["table6"], profile)
+    runs = list(sweep.trainings.values())
+    starts = {spec.init.key for spec in runs if spec.init is not None}
+    assert len(starts) == 2
+    assert starts < plan(["table2"], profile).trainings.keys()
+    assert len(runs) == 14 + 2
+    for place, spec in enumerate(runs):
+        assert spec.init is None or spec.init in runs[:place]
+    assert len(set(sweep.titles.values())) == len(runs)
+    by_row = {(cell.row, cell.column): cell.wanted for cell in sweep.tables[0].cells}
+    short, long = (by_row[f"EMAN from MoCo, {times}×", "10% labels top-1"][0].run for times in (1, 3))
+    assert (long.epochs, long.schedule) == (3 * short.epochs, "cosine")
+    assert by_row["baseline from None, 1×", "1% labels top-1"] == ()
+
+
+def test_the_papers_lengths_at_the_papers_scale() -> None:
+    sweep = plan(["table1", "table2", "table6"], IMAGENET)
+    epochs = {(spec.method, spec.epochs, spec.backbone) for spec in sweep.trainings.values()}
+    assert epochs == {
+        *(("moco", length, "resnet50") for length in (100, 200, 800)),  # Table 1; Tables 2 to 6
+        *(("byol", length, "resnet50") for length in (50, 200)),
+        *(("fixmatch", length, "resnet50") for length in (50, 100, 150, 300)),
+        *(("supervised", length, "resnet50") for length in (90, 100)),
+        ("moco", 200, "resnet50-2x"),
+    }
+    spec = next(iter(sweep.evaluations.values()))
+    assert (spec.views, spec.epochs, spec.batch, spec.milestones) == ("augmented", 50, 256, (0.6, 0.8))
+
+
 def test_overrides_reach_every_run() -> None:
     sweep = plan(["table1"], SMOKE, overrides={"epochs": 5})
     assert {spec.epochs for spec in sweep.trainings.values()} == {5}
@@ -141,7 +172,7 @@ def test_the_store_tells_the_whole_story(swept: Path, monkeypatch: pytest.Monkey
         "train/pseudo_label_accuracy",
     } <= set(fixmatch.metrics)
     names = {a.path for a in store.client.list_artifacts(sweeps[0].run_id)}
-    assert {"table1.md", "table8.md", "tables.csv", "tables.json"} <= names
+    assert {"table1.md", "table8.md", "tables.csv", "tables.json", "figure3.png"} <= names
     assert len(store.client.load_table(store.experiment_id, "tables.json", [sweeps[0].run_id])) == 46
 
 
@@ -158,6 +189,65 @@ def test_tables_4_and_5_are_filled_from_the_same_networks(swept: Path, tmp_path:
     for record in store.records(TRAINING):
         if "knn/test_top1" in record.metrics:
             assert record.metrics["knn/test_top1"] == record.metrics["test/knn_top1"]
+
+
+def test_tables_2_and_6_whole_and_what_stands_on_them(swept: Path, tmp_path: Path) -> None:
+    home = shutil.copytree(swept, tmp_path / "home")
+    names = ["table2", "table3", "table6", "table7"]
+    sweep = plan(names, SMOKE)
+    known = plan(["table1", "table8"], SMOKE)
+    new, evaluations = (
+        sweep.trainings.keys() - known.trainings.keys(),
+        sweep.evaluations.keys() - known.evaluations.keys(),
+    )
+    parent = SMOKE.run("moco", "eman").key
+    shutil.rmtree(home / "runs" / parent)  # FixMatch starts from it, and it is evaluated: it is trained again
+    done = run("sweep", *names, "--profile", "smoke", home=home)
+    assert (
+        f"{len(new) + 1} trained, {len(sweep.trainings) - len(new)} reused, {len(evaluations)} evaluations"
+        in done.stderr
+    )
+    assert ", 0 failed" in done.stderr
+    frame = pd.read_csv(
+        io.StringIO(run("table", "2", "3", "6", "7", "--profile", "smoke", "--format", "csv", home=home).stdout)
+    )
+    assert set(frame["status"]) == {"done", "published"}
+    value = frame.set_index(["table", "row", "column"])["value"]
+    for column in ("1% labels top-1", "10% labels top-5"):
+        assert value[7, "FixMatch-EMAN", column] == value[6, "EMAN from MoCo-EMAN, 3×", column]
+        assert value[3, "MoCo-EMAN (res50, 800 epochs)", column] == value[2, "MoCo-EMAN (800) [finetune]", column]
+    assert (
+        value[3, "BYOL-EMAN (res50, 200 epochs)", "1% labels top-1"]
+        == value[2, "BYOL-EMAN [linear]", "1% labels top-1"]
+    )
+    top1, top5 = (frame[frame["column"].str.endswith(f"top-{top}")]["value"].dropna().to_numpy() for top in (1, 5))
+    assert (top1 <= top5).all()
+    store = Store(f"sqlite:///{home / 'mlflow.db'}")
+    records = store.by_key(TRAINING)
+    started = [record for record in records.values() if "init" in record.params]
+    assert len(started) == 10
+    for record in started:
+        assert records[record.params["init"]].end < record.start
+
+
+def test_the_teacher_and_the_best_epoch_can_be_asked_for(swept: Path, tmp_path: Path) -> None:
+    home = shutil.copytree(swept, tmp_path / "home")
+    asked = ["--network", "teacher", "--selection", "best"]
+    done = run("sweep", "table1", "--profile", "smoke", *asked, home=home)
+    assert "0 trained, 19 reused, 36 evaluations, 0 failed" in done.stderr  # MoCo's and BYOL's defaults are rows, too
+    frames = [
+        pd.read_csv(io.StringIO(run("table", "1", "--profile", "smoke", "--format", "csv", *flags, home=home).stdout))
+        for flags in ([], asked)
+    ]
+    assert set(frames[1]["status"]) == {"done"}
+    same = frames[0]["value"] == frames[1]["value"]
+    assert not same.all()
+    text = run("table", "1", "--profile", "smoke", *asked, home=home).stdout
+    assert "Network: the teacher after the best epoch (the student where a run has no other network)" in text
+    store = Store(f"sqlite:///{home / 'mlflow.db'}")
+    fixmatch = store.by_key(TRAINING)[SMOKE.run("fixmatch", "eman").key]
+    row = (frames[1]["row"] == "BN / EMAN") & (frames[1]["column"] == "FixMatch")
+    assert frames[1].loc[row, "value"].item() == pytest.approx(fixmatch.metrics["test/teacher_top1_best"], abs=1e-4)
 
 
 def test_given_again_it_trains_nothing(swept: Path) -> None:
