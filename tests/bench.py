@@ -6,6 +6,7 @@ Each comparison alternates its two sides, so that a machine whose speed drifts s
 import multiprocessing
 import platform  # noqa: TID251
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -164,9 +165,11 @@ class _PerSample:
                     mine.copy_(mine * 0.99 + theirs * 0.01)
 
 
-def _train_on_command(method: str, connection: Connection) -> None:
-    """A process of a sweep: one thread, one run; trains as many steps as it is told."""
+def _train_on_command(method: str, connection: Connection, rank: int, meet: str) -> None:
+    """A process with one thread; trains as many steps as it is told, alone or as one of a run's workers."""
     torch.set_num_threads(1)
+    if meet:
+        torch.distributed.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=data.cores())
     training = Training(MINI.run(method, "eman"))
     while steps := connection.recv():
         for _ in range(steps):
@@ -174,15 +177,16 @@ def _train_on_command(method: str, connection: Connection) -> None:
         connection.send(steps)
 
 
-class _SideBySide:
-    """Runs side by side, one a core, as a sweep trains them."""
+class _Processes:
+    """One process a core: the workers of one run, or runs side by side, as a sweep trains them."""
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, *, together: bool) -> None:
         context = multiprocessing.get_context("spawn")
         self.connections = []
-        for _ in range(data.cores()):
+        meet = f"{tempfile.mkdtemp(prefix='bench')}/meet" if together else ""
+        for rank in range(data.cores()):
             ours, theirs = context.Pipe()
-            context.Process(target=_train_on_command, args=(method, theirs), daemon=True).start()
+            context.Process(target=_train_on_command, args=(method, theirs, rank, meet), daemon=True).start()
             self.connections.append(ours)
 
     def run(self, steps: int) -> None:
@@ -194,19 +198,26 @@ class _SideBySide:
 
 
 def end_to_end(method: str, steps: int = 12) -> None:
-    """Images a second of training: one run with all threads, and runs side by side, one a core, against the usual
-    pipeline with all cores. Ours simulate 32 devices, in bf16 where the CPU has it."""
-    ours, sweep = Training(MINI.run(method, "eman")), _SideBySide(method)
+    """Images a second of training: one run in one process with all threads, one run with a worker a core, and runs
+    side by side, one a core, against the usual pipeline with all cores. Ours simulate 32 devices, in bf16 where the CPU
+    has it."""
+    ours = Training(MINI.run(method, "eman"))
+    workers, sweep = (_Processes(method, together=together) for together in (True, False))
 
     def run() -> None:
         for _ in range(steps):
             ours.train_step()
 
     usual = {f"PIL + DataLoader, {workers} workers": _PerSample(method, workers) for workers in (0, 2)}
-    sides: dict[str, Callable[[], None]] = {"one run": run, "side by side": partial(sweep.run, steps)}
+    sides: dict[str, Callable[[], None]] = {
+        "one process": run,
+        f"{data.cores()} workers": partial(workers.run, steps),
+        "side by side": partial(sweep.run, steps),
+    }
     sides |= {name: partial(pipeline.run, steps) for name, pipeline in usual.items()}
     found = medians(sides, 5, warmup=1, pause=1.5, before={name: p.drain for name, p in usual.items()})
-    sweep.run(0)
+    for processes in (workers, sweep):
+        processes.run(0)
     images = steps * ours.spec.batch
     speed = {name: images / seconds for name, seconds in found.items()}
     speed["side by side"] *= data.cores()
@@ -214,7 +225,9 @@ def end_to_end(method: str, steps: int = 12) -> None:
     print(
         f"{method:<16} "
         + ", ".join(f"{name} {value:,.0f} images/s" for name, value in speed.items())
-        + f": {speed['one run'] / best:.1f}x and {speed['side by side'] / best:.1f}x the faster"
+        + ": "
+        + ", ".join(f"{speed[name] / best:.1f}x" for name in speed if name not in usual)
+        + " the faster of these"
     )
 
 
