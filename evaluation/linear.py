@@ -51,30 +51,36 @@ def train(
     """
     assert spec.epochs and spec.batch and spec.milestones is not None
     sets, samples = sets_Sn.shape
-    wide = len(rates) * classes
     generator = torch.Generator().manual_seed(spec.seed)
-    start_DK = torch.randn(features, classes, generator=generator).mul(0.01)
-    weight_SDX = start_DK.repeat(sets, 1, len(rates))  # X: the classes under each rate, side by side
-    bias_S1X = torch.zeros(sets, 1, wide)
-    velocity_w, velocity_b = torch.zeros_like(weight_SDX), torch.zeros_like(bias_S1X)
+    start_KD = torch.randn(features, classes, generator=generator).mul(0.01).T
+    # Classes before rates before samples: softmax over the middle of a tensor is several times as fast as over its end.
+    weight_SXD = start_KD.unsqueeze(1).expand(-1, len(rates), -1).flatten(0, 1).repeat(sets, 1, 1)  # X: K x L
+    bias_SX1 = torch.zeros(sets, classes * len(rates), 1)
+    velocity_w, velocity_b = torch.zeros_like(weight_SXD), torch.zeros_like(bias_SX1)
     drops = [share * spec.epochs for share in spec.milestones]
     for epoch in range(spec.epochs):
         fall = 0.1 ** sum(epoch >= drop for drop in drops)
-        rate_X = torch.tensor([-rate * fall for rate in rates]).repeat_interleave(classes)
+        rate_X1 = torch.tensor([-rate * fall for rate in rates]).repeat(classes).unsqueeze(1)
         for batch in epoch_order(samples, spec.seed, 0, epoch).split(spec.batch):
-            index_SB = sets_Sn[:, batch]
+            index_SB = sets_Sn.index_select(1, batch)
             x_SBD = features_of(index_SB, epoch)
-            logits_SBLK = torch.baddbmm(bias_S1X, x_SBD, weight_SDX).unflatten(2, (len(rates), classes))
-            error_SBLK = torch.softmax(logits_SBLK, 3)
-            place_SBLK = labels_N[index_SB].view(sets, -1, 1, 1).expand(-1, -1, len(rates), 1)
-            error_SBLK.scatter_add_(3, place_SBLK, error_SBLK.new_full((), -1.0).expand(place_SBLK.shape))
-            error_SBX = error_SBLK.flatten(2).div_(len(batch))
-            velocity_w.mul_(SGD_MOMENTUM).baddbmm_(x_SBD.transpose(1, 2), error_SBX)
-            velocity_b.mul_(SGD_MOMENTUM).add_(error_SBX.sum(1, keepdim=True))
-            weight_SDX.addcmul_(velocity_w, rate_X)
-            bias_S1X.addcmul_(velocity_b, rate_X)
-    weights, biases = (x.unflatten(2, (len(rates), classes)).permute(2, 0, 1, 3) for x in (weight_SDX, bias_S1X))
+            logits_SXB = torch.baddbmm(bias_SX1, weight_SXD, x_SBD.transpose(1, 2))
+            error_SKLB = torch.softmax(logits_SXB.unflatten(1, (classes, len(rates))), 1)
+            label_SB = labels_N.index_select(0, index_SB.flatten()).view(sets, -1)
+            place_SKLB = label_SB.view(sets, 1, 1, -1).expand(-1, -1, len(rates), -1)
+            error_SKLB.scatter_add_(1, place_SKLB, error_SKLB.new_full((), -1.0).expand(place_SKLB.shape))
+            error_SXB = error_SKLB.flatten(1, 2).div_(len(batch))
+            velocity_w.mul_(SGD_MOMENTUM).baddbmm_(error_SXB, x_SBD)
+            velocity_b.mul_(SGD_MOMENTUM).add_(error_SXB.sum(2, keepdim=True))
+            weight_SXD.addcmul_(velocity_w, rate_X1)
+            bias_SX1.addcmul_(velocity_b, rate_X1)
+    weights, biases = (x.unflatten(1, (classes, len(rates))).permute(2, 0, 3, 1) for x in (weight_SXD, bias_SX1))
     return weights, biases
+
+
+def rows(x_ND: Tensor, index_SB: Tensor) -> Tensor:
+    """``x_ND[index_SB]``, in half the time."""
+    return x_ND.index_select(0, index_SB.flatten()).view(*index_SB.shape, -1)
 
 
 def accuracy(features_MD: Tensor, labels_M: Tensor, weight: Tensor, bias: Tensor, top: int) -> Tensor:
@@ -117,6 +123,10 @@ def results(spec: EvalSpec, top1_S: Tensor, top5_S: Tensor, held_out_S: Tensor) 
     }
 
 
+def _cached(x_ND: Tensor, index_SB: Tensor, _epoch: int) -> Tensor:
+    return rows(x_ND, index_SB)
+
+
 def augmented(trained: Trained, spec: EvalSpec) -> FeaturesOf:
     """Features of randomly cropped and flipped training images, another view in every epoch."""
     assert spec.crop_min is not None
@@ -149,7 +159,9 @@ def evaluate(specs: Sequence[EvalSpec], trained: Trained) -> list[dict[str, floa
     """
     spec, found = specs[0], trained.features
     assert all(s.lr is not None for s in specs)
-    features_of = augmented(trained, spec) if spec.views == "augmented" else lambda index, epoch: found.train_ND[index]
+    features_of = (
+        augmented(trained, spec) if spec.views == "augmented" else lambda index, epoch: rows(found.train_ND, index)
+    )
     labels_N = found.train_labels_N
     sets_Sn = label_sets(labels_N, spec)
     classes, features = int(labels_N.max()) + 1, found.train_ND.shape[1]
