@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,27 @@ import typer
 from typer.exceptions import TyperException
 
 from eman import __version__
+from eman.options import (
+    GRID_PANEL,
+    AddressOption,
+    CpusOption,
+    Format,
+    GpusOption,
+    Network,
+    NetworkOption,
+    PlanFormat,
+    ProfileOption,
+    RetriesOption,
+    SeedsOption,
+    Selection,
+    SelectionOption,
+    SetOption,
+    WaitOption,
+    WorkersOption,
+    parse_list,
+    parse_numbers,
+    parse_workers,
+)
 from eman.platform.errors import UserError
 
 app = typer.Typer(
@@ -25,70 +45,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, and getting them.")
 app.add_typer(data_app, name="data")
-
-
-class Format(StrEnum):
-    """Output formats of a table."""
-
-    text = "text"
-    markdown = "markdown"
-    latex = "latex"
-    csv = "csv"
-    parquet = "parquet"
-
-
-class PlanFormat(StrEnum):
-    """Output formats of a plan."""
-
-    text = "text"
-    json = "json"
-
-
-class Network(StrEnum):
-    """Which network is evaluated."""
-
-    student = "student"
-    teacher = "teacher"
-
-
-class Selection(StrEnum):
-    """Which epoch's networks are evaluated."""
-
-    last = "last"
-    best = "best"
-
-
-_GRID = "Options of `eman sweep grid`"
-
-ProfileOption = Annotated[str, typer.Option(help="Scale: smoke (seconds), quick (minutes), mini (hours), imagenet.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="FIELD=VALUE",
-        help="Override a field of the run, for example `--set epochs=2`; may be repeated.",
-    ),
-]
-SeedsOption = Annotated[int, typer.Option(help="Number of seeds; each cell is their mean.")]
-WorkersOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|MIN-MAX|auto",
-        help="Processes of one run (DDP through Ray Train): a number; two numbers between which Ray may change it; or "
-        "auto, as many as the cluster has room for. Changes speed, never results.",
-    ),
-]
-CpusOption = Annotated[float | None, typer.Option(help="CPUs of each process of a run; 0.5 lets two share one.")]
-GpusOption = Annotated[float | None, typer.Option(help="GPUs of each process of a run; 0.25 lets four share one.")]
-RetriesOption = Annotated[int, typer.Option(help="How often a run that failed is tried again.")]
-WaitOption = Annotated[float, typer.Option(help="Seconds to wait for a cluster that grows to have room for one run.")]
-NetworkOption = Annotated[
-    Network, typer.Option(help="Which network is evaluated; a run without a teacher of its own: its student.")
-]
-SelectionOption = Annotated[
-    Selection, typer.Option(help="After which epoch: the last, or the best on the held-out images.")
-]
-AddressOption = Annotated[str | None, typer.Option(help="Address of a running Ray cluster; default: this machine.")]
 
 
 @app.callback()
@@ -111,33 +67,6 @@ def _common(
             os.environ[name] = value
 
 
-def _list(text: str | None) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()] if text else []
-
-
-def _numbers(flag: str, text: str | None) -> list[float]:
-    try:
-        return [float(part) for part in _list(text)]
-    except ValueError:
-        raise UserError(
-            f"{flag} {text}: give numbers with commas between them, for example {flag} 0.9,0.999."
-        ) from None
-
-
-def _workers(text: str | None) -> int | tuple[int, int] | str | None:
-    if text is None or text == "auto":
-        return text
-    try:
-        numbers = [int(part) for part in text.split("-")]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1:
-        return numbers[0]
-    if len(numbers) == 2:
-        return numbers[0], numbers[1]
-    raise UserError(f"--workers {text}: give a number, two with a hyphen between them (1-4), or auto.")
-
-
 @app.command()
 def sweep(
     what: Annotated[
@@ -157,14 +86,14 @@ def sweep(
     set_: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
     form: Annotated[PlanFormat, typer.Option("--format", help="Format of --dry-run.")] = PlanFormat.text,
-    method: Annotated[str | None, typer.Option(help="grid: methods, with commas.", rich_help_panel=_GRID)] = None,
-    scheme: Annotated[str | None, typer.Option(help="grid: schemes, with commas.", rich_help_panel=_GRID)] = None,
+    method: Annotated[str | None, typer.Option(help="grid: methods, with commas.", rich_help_panel=GRID_PANEL)] = None,
+    scheme: Annotated[str | None, typer.Option(help="grid: schemes, with commas.", rich_help_panel=GRID_PANEL)] = None,
     eman_momentum: Annotated[
-        str | None, typer.Option(help="grid: EMAN momenta m of Eq. (9), with commas.", rich_help_panel=_GRID)
+        str | None, typer.Option(help="grid: EMAN momenta m of Eq. (9), with commas.", rich_help_panel=GRID_PANEL)
     ] = None,
     linear_lr: Annotated[
         str | None,
-        typer.Option(help="grid: learning rates of the linear evaluation, with commas.", rich_help_panel=_GRID),
+        typer.Option(help="grid: learning rates of the linear evaluation, with commas.", rich_help_panel=GRID_PANEL),
     ] = None,
 ) -> None:
     """Run every training and evaluation behind some tables, or a grid of your own, and print the tables.
@@ -188,14 +117,14 @@ def sweep(
             raise UserError("a grid needs --method and --scheme, for example --method moco --scheme bn,eman.")
         planned = plan_grid(
             chosen,
-            _list(method),
-            _list(scheme),
+            parse_list(method),
+            parse_list(scheme),
             overrides=overrides,
             seeds=seeds,
             network=network.value,
             selection=selection.value,
-            eman_momenta=_numbers("--eman-momentum", eman_momentum),
-            linear_lr=_numbers("--linear-lr", linear_lr),
+            eman_momenta=parse_numbers("--eman-momentum", eman_momentum),
+            linear_lr=parse_numbers("--linear-lr", linear_lr),
         )
     else:
         given = [flag for flag, value in grid_flags.items() if value]
@@ -208,7 +137,8 @@ def sweep(
     from eman.sweeps.launch import Options
 
     _launch(
-        planned, Options(workers=_workers(workers), cpus=cpus, gpus=gpus, retries=retries, address=address, wait=wait)
+        planned,
+        Options(workers=parse_workers(workers), cpus=cpus, gpus=gpus, retries=retries, address=address, wait=wait),
     )
 
 
@@ -357,7 +287,7 @@ def train(
 
     chosen = profile_named(profile)
     spec = chosen.run(method, scheme, seed, parse_fields(set_ or []))
-    for line in train_in_foreground(spec, Store(), profile=chosen, workers=_workers(workers) or 1):
+    for line in train_in_foreground(spec, Store(), profile=chosen, workers=parse_workers(workers) or 1):
         print(line)
 
 

@@ -87,14 +87,16 @@ class Cost:
                 if not part.images:
                     lines.append(f"  {part.name:{width}}  {part.runs:>4} x  on cached features")
                     continue
-                hours = "hours unknown" if part.hours is None else f"{part.hours:,.4g} h at {part.speed:,.0f} images/s"
+                hours = (
+                    "hours unknown" if part.hours is None else f"{_short(part.hours)} h at {part.speed:,.0f} images/s"
+                )
                 epochs = f"{part.epochs:,} epochs, " if part.epochs else ""
                 lines.append(
                     f"  {part.name:{width}}  {part.runs:>4} x  {epochs}{part.images / 1e6:,.3g} M images, {hours}"
                 )
-        total = "unknown" if found["hours"] is None else f"{found['hours']:,.4g} on one GPU (or in one process)"
+        total = "unknown" if found["hours"] is None else f"{_short(found['hours'])} on one GPU (or in one process)"
         lines.append(
-            f"in all {found['images'] / 1e6:,.4g} M images, {found['storage_bytes'] / 2**30:,.2f} GiB of networks and "
+            f"in all {_short(found['images'] / 1e6)} M images, {_short(found['storage_bytes'] / 2**30)} GiB of networks and "
             f"features, hours: {total}"
         )
         if found["hours"] is None:
@@ -102,6 +104,12 @@ class Cost:
         if any(part.images for part in self.evaluations):
             lines.append("Evaluations that send images through a network count at the speed of its pretraining.")
         return lines
+
+
+def _short(value: float) -> str:
+    """Three figures, without an exponent."""
+    places = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
+    return f"{value:,.{places}f}"
 
 
 def parse_throughput(text: str) -> dict[str, float]:

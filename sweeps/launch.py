@@ -223,8 +223,13 @@ class _Launch:
                 continue  # their numbers bear the same names; they stand on the evaluations' runs
             value, status, _ = done.one(item)
             if status == "done" and value is not None:
-                record, epochs = done.trainings[item.run.key], item.run.epochs
-                RunLog(self.store, record.run_id, epochs).write({item.metric: value}, epochs)
+                record, epochs, best = done.trainings[item.run.key], item.run.epochs, done.chosen(item)
+                metrics = {item.metric: value}
+                grid = protocol_named(item.evaluations[0].protocol).grid
+                if grid and best is not None:  # linear/10pct_lr: the rate that the held-out images chose
+                    name = item.select_by.replace("held_out_top1", grid)
+                    metrics[name] = float(best.params[grid])
+                RunLog(self.store, record.run_id, epochs).write(metrics, epochs)
 
     def _cost(self, group: Sequence[EvalSpec]) -> float:
         """Relative cost of evaluations that are carried out together: images through the network, in thousands."""
