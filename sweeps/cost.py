@@ -92,12 +92,12 @@ class Cost:
                 )
                 epochs = f"{part.epochs:,} epochs, " if part.epochs else ""
                 lines.append(
-                    f"  {part.name:{width}}  {part.runs:>4} x  {epochs}{part.images / 1e6:,.3g} M images, {hours}"
+                    f"  {part.name:{width}}  {part.runs:>4} x  {epochs}{_short(part.images / 1e6)} M images, {hours}"
                 )
         total = "unknown" if found["hours"] is None else f"{_short(found['hours'])} on one GPU (or in one process)"
         lines.append(
-            f"in all {_short(found['images'] / 1e6)} M images, {_short(found['storage_bytes'] / 2**30)} GiB of networks and "
-            f"features, hours: {total}"
+            f"in all {_short(found['images'] / 1e6)} M images, {_short(found['storage_bytes'] / 2**30)} GiB of networks "
+            f"and features, hours: {total}"
         )
         if found["hours"] is None:
             lines.append("Give --images-per-second METHOD=N,..., or train a run of the kind: its speed is then known.")
