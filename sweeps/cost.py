@@ -95,10 +95,8 @@ class Cost:
                     f"  {part.name:{width}}  {part.runs:>4} x  {epochs}{_short(part.images / 1e6)} M images, {hours}"
                 )
         total = "unknown" if found["hours"] is None else f"{_short(found['hours'])} on one GPU (or in one process)"
-        lines.append(
-            f"in all {_short(found['images'] / 1e6)} M images, {_short(found['storage_bytes'] / 2**30)} GiB of networks "
-            f"and features, hours: {total}"
-        )
+        storage = f"{_short(found['storage_bytes'] / 2**30)} GiB of networks and features"
+        lines.append(f"in all {_short(found['images'] / 1e6)} M images, {storage}, hours: {total}")
         if found["hours"] is None:
             lines.append("Give --images-per-second METHOD=N,..., or train a run of the kind: its speed is then known.")
         if any(part.images for part in self.evaluations):
