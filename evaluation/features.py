@@ -102,9 +102,9 @@ def spread(features_ND: Tensor) -> float:
     return float((x - x.mean(0)).square().mean().sqrt() / x.square().mean().sqrt().clamp(min=1e-30))
 
 
-def path(folder: Path, network: str, selection: str) -> Path:
-    """Where a run keeps the features of a network and a selection."""
-    return folder / f"features-{network}-{selection}.pt"
+def path(folder: Path, network: str, selection: str, dataset: str | None = None) -> Path:
+    """Where a run keeps the features of a network and a selection, on another data set than its own if one is named."""
+    return folder / f"features-{network}-{selection}{f'-{dataset}' if dataset else ''}.pt"
 
 
 def store(features: Features, where: Path, key: str) -> None:

@@ -150,7 +150,7 @@ def eval_title(spec: EvalSpec) -> str:
     entry = protocol_named(spec.protocol)
     shown = [_shown(name, getattr(spec, name)) for name in entry.shown if getattr(spec, name) is not None]
     other = [value for value in (spec.network, spec.selection) if value not in ("student", "last")]
-    return " · ".join([entry.title, *filter(None, shown), *other])
+    return " · ".join([entry.title, *filter(None, shown), *other, *([f"on {spec.dataset}"] if spec.dataset else [])])
 
 
 def _shown(name: str, value: Any) -> str:

@@ -1,6 +1,6 @@
 """A finished run as evaluations see it: one of its networks at one of its selections, and the features it gives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,14 @@ class Trained:
         folder: Where it keeps its files.
         network: ``"student"`` or ``"teacher"``.
         selection: ``"last"`` or ``"best"``.
+        dataset: What it is evaluated on; ``None``: what it was trained on.
     """
 
     run: str
     folder: Path
     network: str = "student"
     selection: str = "last"
+    dataset: str | None = None
 
     @property
     def available(self) -> bool:
@@ -57,9 +59,25 @@ class Trained:
 
     @cached_property
     def splits(self) -> Splits:
-        """What it is evaluated on."""
-        dataset = data.load(self.spec.dataset)
-        return Splits(dataset, *data.parts(dataset, self.spec.images, self.spec.held_out))
+        """What it is evaluated on; of another data set than the run's, all training images that are not put aside,
+        their pixels scaled as those that the run was trained on.
+
+        Raises:
+            UserError: Images of the other data set have another number of channels.
+        """
+        spec = self.spec
+        own = data.load(spec.dataset)
+        if self.dataset in (None, spec.dataset):
+            return Splits(own, *data.parts(own, spec.images, spec.held_out))
+        other = data.load(self.dataset)
+        channels = [dataset.train.images.shape[1] for dataset in (own, other)]
+        if channels[0] != channels[1]:
+            raise UserError(
+                f"run {self.run} was trained on images of {channels[0]} channels ({own.name}), and those of "
+                f"{other.name} have {channels[1]}; give a data set of {channels[0]}."
+            )
+        other = replace(other, mean=own.mean, std=own.std)
+        return Splits(other, *data.parts(other, None, spec.held_out))
 
     def backbone(self) -> nn.Module:
         """A fresh copy of its backbone, all images of a batch on one device.
@@ -85,7 +103,7 @@ class Trained:
             UserError: See :meth:`backbone`.
             RunFailed: The run has collapsed.
         """
-        where = features.path(self.folder, self.network, self.selection)
+        where = features.path(self.folder, self.network, self.selection, self.dataset)
         if where.exists():
             found = features.read(where, self.run)
         else:

@@ -212,6 +212,7 @@ class EvalSpec(_Spec):
     """
 
     run: str  # key of the training run
+    dataset: str | None = None  # what it is evaluated on; None: what it was trained on
     protocol: str = "linear"
     network: str = "student"
     selection: str = "last"

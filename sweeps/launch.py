@@ -110,23 +110,34 @@ class _Launch:
         self.sweep, self.store, self.options = sweep, store, options
         self.progress, self.report = progress, report
         self.gone: set[str] = set()  # trainings that are done and whose folder is gone
+        self.left = ROUNDS
+        self.leaking = False
 
-    def run(self, parent: RunLog, resources: Resources) -> None:
-        """Goes over what is missing until nothing is, or nothing more can be done."""
-        self.parent, self.resources = parent, resources
-        for _ in range(ROUNDS):
+    def run(self, parent: RunLog, resources: Resources) -> bool:
+        """Goes over what is missing until nothing is, or nothing more can be done.
+
+        Returns:
+            Whether that is so. If not, the cluster has to be joined anew: a Ray Train controller that dies while its
+            workers start leaves their placement group behind, whose CPUs are free again when the job that made it ends.
+        """
+        self.parent, self.resources, self.leaking = parent, resources, False
+        while self.left:
+            self.left -= 1
             self.store.deliver()
             trainings, evaluations = self._todo()
             if trainings:
                 self._train(trainings)
                 self.store.deliver()
                 trainings, evaluations = self._todo()
+            if self.leaking:
+                return False
             if trainings:
                 continue  # those that start from the ones just done, and those that were lost
             if evaluations:
                 self._evaluate(evaluations)
             if not any(self._todo()) and not self._wait_for_others():
                 break
+        return True
 
     def _todo(self) -> tuple[list[RunSpec], list[EvalSpec]]:
         """Trainings to carry out now, and evaluations whose training is done."""
@@ -190,6 +201,7 @@ class _Launch:
             self.report.trained += 1
             self.report.training_seconds += outcome["seconds"] * _most(config["workers"])
         elif outcome["status"] == "crashed":
+            self.leaking |= config["workers"] != 1
             self._interrupted(TRAINING, RunSpec.from_fields(config["spec"]).key)
 
     def _evaluate(self, specs: Sequence[EvalSpec]) -> None:
@@ -219,7 +231,7 @@ class _Launch:
         for item in dict.fromkeys(self.sweep.wanted):
             if fresh.isdisjoint(spec.key for spec in item.evaluations):
                 continue
-            if any((spec.network, spec.selection) != ("student", "last") for spec in item.evaluations):
+            if any((s.network, s.selection, s.dataset) != ("student", "last", None) for s in item.evaluations):
                 continue  # their numbers bear the same names; they stand on the evaluations' runs
             value, status, _ = done.one(item)
             if status == "done" and value is not None:
@@ -333,16 +345,18 @@ def run_sweep(
             params={},
             tags={"profile": sweep.profile.name, "mlflow.note.content": f"eman sweep {sweep.name}"},
         )
-        with cluster(options.address) as found:
-            resources = _room(options, found)
-            report.cores = resources.cpus
-            try:
-                _Launch(sweep, store, options, progress, report).run(parent, resources)
-            except KeyboardInterrupt:
-                report.interrupted = True
-                for record in store.records(TRAINING):
-                    if record.status == "running" and record.key in sweep.trainings:
-                        RunLog(store, record.run_id, 0).interrupt()
+        launch, through = _Launch(sweep, store, options, progress, report), False
+        while not through:
+            with cluster(options.address) as found:
+                resources = _room(options, found)
+                report.cores = resources.cpus
+                try:
+                    through = launch.run(parent, resources)
+                except KeyboardInterrupt:
+                    through = report.interrupted = True
+                    for record in store.records(TRAINING):
+                        if record.status == "running" and record.key in sweep.trainings:
+                            RunLog(store, record.run_id, 0).interrupt()
         report.seconds = time.monotonic() - started
         store.deliver()
         _finish(sweep, store, parent, report)

@@ -1,10 +1,8 @@
 """What the tables of pretrained networks have in common: networks down the side, by the paper's names for them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eman.evaluation import paper
-from eman.evaluation.tables import Cell, Table, Wanted
 from eman.platform.spec import RunSpec
 from eman.sweeps.scope import Scope
 from eman.trainers.backbones import WIDE
@@ -58,39 +56,13 @@ MOCO_EMAN_800 = Network(title="MoCo-EMAN (800)", method="moco", scheme="eman", t
 BYOL = Network(title="BYOL", method="byol")
 BYOL_EMAN = Network(title="BYOL-EMAN", method="byol", scheme="eman")
 
-#: One row's result in one column, for a seed; ``None``: it is the paper's alone.
-Result = Callable[[Scope, int], Wanted]
-
 
 @dataclass(frozen=True)
 class Row:
-    """A row: its title, the title in the paper's own table, its network (``None``: others' work, quoted)."""
+    """A row: the paper's title, and its network (``None``: others' work, quoted)."""
 
     title: str
     network: Network | None = None
-    paper: str = ""
-
-    @property
-    def published(self) -> str:
-        """The paper's title."""
-        return self.paper or self.title
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its title, and its result for a network."""
-
-    title: str
-    wanted: Callable[[Scope, Network, int], Wanted]
-
-
-def result(protocol: str, metric: str, **fields: int) -> Callable[[Scope, Network, int], Wanted]:
-    """A column's result: a metric of one evaluation."""
-
-    def wanted(scope: Scope, network: Network, seed: int) -> Wanted:
-        return scope.result(network.run(scope, seed), protocol, metric, **fields)
-
-    return wanted
 
 
 #: The rows that Tables 4 and 5 share.
@@ -105,27 +77,6 @@ OURS = (
 )
 
 QUOTED = "Rows with - are others' work, as the paper quotes it."
-
-
-def pretrained_table(
-    number: int,
-    title: str,
-    rows: Sequence[Row],
-    columns: Sequence[Column],
-    about: Sequence[str],
-    scope: Scope,
-) -> Table:
-    """A table of networks by evaluations."""
-    cells = []
-    for row in rows:
-        for column in columns:
-            network = row.network
-            wanted = tuple(column.wanted(scope, network, seed) for seed in scope.seeds) if network else ()
-            cells.append(
-                Cell(number, row.title, column.title, paper.value(number, row.published, column.title), wanted)
-            )
-    notes = (*scope.profile.about_notes(), *about, lengths(scope, rows), *scope.notes())
-    return Table(number, title, tuple(cells), notes, contrasts(rows), "network")
 
 
 def lengths(scope: Scope, rows: Sequence[Row]) -> str:

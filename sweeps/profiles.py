@@ -12,6 +12,21 @@ from eman.trainers.training import fast_bf16
 
 
 @dataclass(frozen=True, kw_only=True)
+class LowShot:
+    """A block of Table 5.
+
+    Attributes:
+        dataset: Its data set; ``None``: that of the profile.
+        several: Whether an image has several classes.
+        pretrained: RunSpec fields by method of networks that are pretrained on it; empty: the profile's networks serve.
+    """
+
+    dataset: str | None = None
+    several: bool = False
+    pretrained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """A scale.
 
@@ -35,6 +50,7 @@ class Profile:
         pretraining: RunSpec fields by method of the pretrained networks of Tables 2 to 6, where they are not those of
             Table 1.
         semi_supervised: RunSpec fields of Table 6's FixMatch at a share of the labels.
+        low_shot: Blocks of Table 5 by the paper's name; the first is the data set of the pretraining, whatever it is.
         from_pretrained: RunSpec fields of a FixMatch that starts from a pretrained network (Section 5.3).
         workers: Runs that are trained by several workers unless ``--workers`` says otherwise, by (method, scheme).
     """
@@ -54,6 +70,7 @@ class Profile:
     fully_supervised: Mapping[str, Any] = field(default_factory=dict)
     pretraining: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     semi_supervised: Mapping[float, Mapping[str, Any]] = field(default_factory=dict)
+    low_shot: Mapping[str, LowShot] = field(default_factory=lambda: {"ImageNet": LowShot()})
     from_pretrained: Mapping[str, Any] = field(default_factory=dict)
     workers: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
@@ -281,6 +298,12 @@ IMAGENET = Profile(
     pretraining={method: {"epochs": 200, "warmup_epochs": 10.0} for method in ("moco", "byol")},
     # Section 5.3: 50 epochs at 1 %, 100 at 10 %.
     semi_supervised={0.01: {"epochs": 50}, 0.1: {"epochs": 100}},
+    # ImageNet's networks serve VOC2007; iNaturalist has networks of its own, of 1,000 and 200 epochs (Section 5.2).
+    low_shot={
+        "ImageNet": LowShot(),
+        "VOC2007": LowShot(dataset="voc2007", several=True),
+        "iNaturalist": LowShot(dataset="inaturalist", pretrained={"moco": {"epochs": 1000}, "byol": {"epochs": 200}}),
+    },
     from_pretrained={"lr": 0.003},
 )
 

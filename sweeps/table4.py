@@ -1,24 +1,34 @@
 """Table 4: kNN classification and image retrieval."""
 
-from eman.evaluation.tables import Table
-from eman.sweeps.pretrained import OURS, QUOTED, Column, Row, pretrained_table, result
+from eman.evaluation import paper
+from eman.evaluation.tables import Cell, Table, Wanted
+from eman.sweeps import pretrained
+from eman.sweeps.pretrained import OURS, QUOTED, Row
 from eman.sweeps.scope import Scope
 
 ROWS = (*OURS, *(Row(name) for name in ("InstDisc", "LA", "PCL (200 epochs)", "SwAV (800 epochs)")))
 
-COLUMNS = (
-    Column("kNN top-1", result("knn", "knn/test_top1")),
-    Column("retrieval mAP", result("retrieval", "retrieval/map")),
-    Column("retrieval recall", result("retrieval", "retrieval/recall")),
-)
+#: Columns: protocol and metric.
+COLUMNS = {
+    "kNN top-1": ("knn", "knn/test_top1"),
+    "retrieval mAP": ("retrieval", "retrieval/map"),
+    "retrieval recall": ("retrieval", "retrieval/recall"),
+}
 
 ABOUT = (
     "kNN: k = 20, one vote each. Retrieval: mean average precision and recall of the 1,000 nearest. The bank is the "
-    "training images, the queries are the test images.",
-    QUOTED,
+    "training images, the queries are the test images."
 )
 
 
 def table(scope: Scope) -> Table:
     """The table at a scale."""
-    return pretrained_table(4, "kNN classification and image retrieval", ROWS, COLUMNS, ABOUT, scope)
+    cells = []
+    for row in ROWS:
+        runs = [row.network.run(scope, seed) for seed in scope.seeds] if row.network else []
+        for column, (protocol, metric) in COLUMNS.items():
+            wanted: tuple[Wanted, ...] = tuple(scope.result(run, protocol, metric) for run in runs)
+            cells.append(Cell(4, row.title, column, paper.value(4, row.title, column), wanted))
+    notes = (*scope.profile.about_notes(), ABOUT, QUOTED, pretrained.lengths(scope, ROWS), *scope.notes())
+    title = "kNN classification and image retrieval"
+    return Table(4, title, tuple(cells), notes, pretrained.contrasts(ROWS), "network")

@@ -36,8 +36,8 @@ def _store(uri: str) -> Store:
 
 
 @lru_cache(maxsize=2)
-def _trained(run: str, network: str, selection: str) -> Trained:
-    return Trained(run, run_folder(run), network, selection)
+def _trained(run: str, network: str, selection: str, dataset: str | None) -> Trained:
+    return Trained(run, run_folder(run), network, selection, dataset)
 
 
 def check_workers(workers: Workers | None, devices: int) -> None:
@@ -204,7 +204,7 @@ def _results(specs: Sequence[EvalSpec]) -> Sequence[dict[str, float] | Exception
     """One result each, or why there is none."""
     first = specs[0]
     try:
-        return protocols.evaluate(specs, _trained(first.run, first.network, first.selection))
+        return protocols.evaluate(specs, _trained(first.run, first.network, first.selection, first.dataset))
     except Exception as error:
         return [error] * len(specs)
 

@@ -76,11 +76,7 @@ class Chaos:
         }
 
     def start(self) -> None:
-        """Server and cluster: a head without CPUs, and nodes of one CPU each.
-
-        The head has a dashboard, as clusters do: without one, Ray Train cannot see that a controller has died, and its
-        workers' CPUs stay taken.
-        """
+        """Server and cluster: a head without CPUs, and nodes of one CPU each."""
         (self.folder / "home").mkdir(parents=True)
         self.start_server()
         os.environ.update(self.environment)  # before Ray reads it

@@ -1,5 +1,6 @@
 """Linear evaluation and finetuning against torch.optim.SGD on stock modules, and scikit-learn."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from eman.evaluation import finetune, linear, measure
 from eman.evaluation.features import Features, spread
-from eman.evaluation.protocols import evaluate, group_title, make_eval, together
+from eman.evaluation.protocols import eval_title, evaluate, group_title, make_eval, together
 from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
@@ -17,7 +18,7 @@ from eman.platform.home import run_folder
 from eman.sweeps.profiles import SMOKE
 from eman.trainers import augment, data
 from eman.trainers.backbones import BACKBONES
-from eman.trainers.data import epoch_order
+from eman.trainers.data import Split, epoch_order
 from eman.trainers.loop import fit
 
 
@@ -212,6 +213,29 @@ def test_teacher_and_best_epoch_can_be_asked_for(run: Trained) -> None:
     fit(spec, folder=run_folder(spec.key), monitor=measure.monitor)
     with pytest.raises(UserError, match="has no teacher network of its own"):
         _ = Trained(spec.key, run_folder(spec.key), "teacher").features
+
+
+def test_a_run_is_evaluated_on_other_data_with_its_own_pixel_scale(
+    run: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = data.load("digits")
+    inverted = Split(255 - digits.train.images, digits.train.labels, digits.train.ids)
+    other = replace(digits, name="inverted", train=inverted, mean=(0.9,), std=(0.1,))
+    colour = replace(other, train=replace(inverted, images=inverted.images.expand(-1, 3, -1, -1)))
+    for name, dataset in (("inverted", other), ("colour", replace(colour, name="colour"))):
+        monkeypatch.setitem(data.DATASETS, name, lambda folder, dataset=dataset: dataset)
+    found = Trained(run.run, run.folder, dataset="inverted")
+    assert len(found.features.train_ND) == len(digits.train) - run.spec.held_out
+    index = found.splits.train.ids[:5]
+    with torch.no_grad():
+        x = augment.normalize(inverted.images[index].float() / 255, digits.mean, digits.std)
+        torch.testing.assert_close(found.features.train_ND[:5], stock(run).eval()(x), atol=1e-4, rtol=1e-4)
+    assert run.features.train_ND.shape[1] == found.features.train_ND.shape[1]
+    again = Trained(run.run, run.folder, dataset="inverted")
+    assert torch.equal(again.features.test_ND, found.features.test_ND)
+    assert "on inverted" in eval_title(make_eval("knn", run.run, dataset="inverted"))
+    with pytest.raises(UserError, match=r"trained on images of 1 channels \(digits\), and those of colour have 3"):
+        _ = Trained(run.run, run.folder, dataset="colour").features
 
 
 def test_a_collapsed_run_is_reported_as_collapsed(run: Trained, tmp_path: Path) -> None:

@@ -72,6 +72,18 @@ def test_fixmatch_starts_from_runs_of_the_other_tables(profile: Profile) -> None
     assert by_row["baseline from None, 1×", "1% labels top-1"] == ()
 
 
+def test_the_papers_low_shot_table_has_three_blocks() -> None:
+    sweep = plan(["table5"], IMAGENET)
+    assert sweep.cells == 5 * (9 + 6 + 4)
+    by_row = {cell.row: cell.wanted for cell in sweep.tables[0].cells if cell.column == "k=4"}
+    [voc], [imagenet] = (by_row[f"{name}: MoCo (200 epochs)"] for name in ("VOC2007", "ImageNet"))
+    assert voc.run == imagenet.run  # the domain is similar: ImageNet's network
+    assert (voc.evaluations[0].dataset, voc.metric) == ("voc2007", "lowshot/k4_map")
+    [inat] = by_row["iNaturalist: MoCo (1000 epochs)"]
+    assert (inat.run.dataset, inat.run.epochs, inat.evaluations[0].dataset) == ("inaturalist", 1000, None)
+    assert ("iNaturalist: BYOL-EMAN (200 epochs)", "iNaturalist: BYOL (200 epochs)") in sweep.tables[0].contrasts
+
+
 def test_the_papers_lengths_at_the_papers_scale() -> None:
     sweep = plan(["table1", "table2", "table6"], IMAGENET)
     epochs = {(spec.method, spec.epochs, spec.backbone) for spec in sweep.trainings.values()}
