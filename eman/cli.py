@@ -273,6 +273,7 @@ def train(
     scheme: Annotated[str, typer.Option(help="A scheme, for example bn, syncbn, shufflebn, eman.")] = "default",
     profile: ProfileOption = "smoke",
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    init: Annotated[str | None, typer.Option(metavar="RUN", help="Start from this finished run's backbone.")] = None,
     workers: WorkersOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -282,11 +283,14 @@ def train(
     """
     from eman.platform.spec import parse_fields
     from eman.platform.tracking import Store
-    from eman.sweeps.foreground import train_in_foreground
+    from eman.sweeps.foreground import start_of, train_in_foreground
     from eman.sweeps.profiles import profile_named
 
     chosen = profile_named(profile)
-    spec = chosen.run(method, scheme, seed, parse_fields(set_ or []))
+    start = start_of(init, Store()) if init is not None else None
+    fields = {**(chosen.from_pretrained if start else {}), **parse_fields(set_ or [])}
+    spec = chosen.run(method, scheme, seed, fields | ({"backbone": start.backbone} if start else {}))
+    spec = spec.replace(init=start)
     for line in train_in_foreground(spec, Store(), profile=chosen, workers=parse_workers(workers) or 1):
         print(line)
 
@@ -318,6 +322,46 @@ def evaluate(
     fields = {"network": network.value, "selection": selection.value, **parse_fields(set_ or [], EvalSpec)}
     for line in evaluate_in_foreground(run, Store(), protocol, fields):
         print(line)
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A checkpoint: a PyTorch file of tensors.")],
+    layout: Annotated[str, typer.Option("--as", help="moco, byol or fixmatch: the official code's; torchvision.")],
+    scheme: Annotated[str, typer.Option(help="The scheme that it was trained with.")] = "default",
+    dataset: Annotated[str, typer.Option(help="The data set that it was trained on.")] = "imagenet",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not list the tensors.")] = False,
+) -> None:
+    """Take in a network from elsewhere: every evaluation takes it, and training may start from it.
+
+    - `eman import moco_eman_r50_200ep.pth.tar --as moco --scheme eman`
+    """
+    from eman.platform.tracking import Store
+    from eman.sweeps.exchange import take_in
+
+    for line in take_in(file, layout, Store(), scheme=scheme, dataset=dataset):
+        if not (quiet and line.startswith("  ")):
+            print(line)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="Key of a finished run, or its beginning.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    form: Annotated[str, typer.Option("--format", help="torchvision or safetensors.")] = "torchvision",
+    network: NetworkOption = Network.student,
+    selection: SelectionOption = Selection.last,
+) -> None:
+    """Write a run's backbone for others.
+
+    - `eman export 3f2a --format torchvision --out resnet50.pth`
+    """
+    from eman.platform.tracking import TRAINING, Store
+    from eman.sweeps.exchange import give_out
+    from eman.sweeps.foreground import found_run
+
+    record = found_run(run, Store().by_key(TRAINING))
+    print(give_out(record, form, out, network=network.value, selection=selection.value))
 
 
 @app.command()

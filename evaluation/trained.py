@@ -66,17 +66,18 @@ class Trained:
             UserError: Images of the other data set have another number of channels.
         """
         spec = self.spec
-        own = data.load(spec.dataset)
         if self.dataset in (None, spec.dataset):
+            own = data.load(spec.dataset)
             return Splits(own, *data.parts(own, spec.images, spec.held_out))
+        mean, std = data.pixel_scale(spec.dataset)
         other = data.load(self.dataset)
-        channels = [dataset.train.images.shape[1] for dataset in (own, other)]
-        if channels[0] != channels[1]:
+        channels = other.train.images.shape[1]
+        if len(mean) != channels:
             raise UserError(
-                f"run {self.run} was trained on images of {channels[0]} channels ({own.name}), and those of "
-                f"{other.name} have {channels[1]}; give a data set of {channels[0]}."
+                f"run {self.run} was trained on images of {len(mean)} channels ({spec.dataset}), and those of "
+                f"{other.name} have {channels}; give a data set of {len(mean)}."
             )
-        other = replace(other, mean=own.mean, std=own.std)
+        other = replace(other, mean=mean, std=std)
         return Splits(other, *data.parts(other, None, spec.held_out))
 
     def backbone(self) -> nn.Module:

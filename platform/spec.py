@@ -79,6 +79,7 @@ class RunSpec(_Spec):
     statistics_passes: int = 0  # forward passes that set the statistics before the first step
     # Networks
     init: "RunSpec | None" = None  # the run whose student's backbone this one starts from (Section 5.3)
+    source: str | None = None  # digest of the file that it was imported from; None: it was trained here
     backbone: str = "resnet50"
     precision: str = "float32"
     # Optimization

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eman.evaluation.protocols import eval_title, make_eval
+from eman.evaluation.trained import Trained
 from eman.platform.cluster import cluster
 from eman.platform.errors import UserError
 from eman.platform.home import run_folder
@@ -62,7 +63,7 @@ def evaluate_in_foreground(start: str, store: Store, protocol: str, fields: Mapp
     Raises:
         UserError: There is no such run, it is not done, or the evaluation failed.
     """
-    record = _found(start, store.by_key(TRAINING))
+    record = found_run(start, store.by_key(TRAINING))
     spec = make_eval(protocol, record.key, **fields)
     title = f"{record.name} · {eval_title(spec)}"
     known = store.by_key(EVALUATION).get(spec.key)
@@ -81,7 +82,18 @@ def evaluate_in_foreground(start: str, store: Store, protocol: str, fields: Mapp
         yield f"  {name} {value:.2f}"
 
 
-def _found(start: str, records: Mapping[str, Record]) -> Record:
+def start_of(start: str, store: Store) -> RunSpec:
+    """The specification of the finished run to start from, by how its key begins.
+
+    Raises:
+        UserError: There is no such run, or its networks are gone.
+    """
+    record = found_run(start, store.by_key(TRAINING))
+    return Trained(record.key, run_folder(record.key)).spec
+
+
+def found_run(start: str, records: Mapping[str, Record]) -> Record:
+    """The finished training whose key begins so; raises :class:`UserError`, with the nearest, if there is none."""
     matching = [record for key, record in records.items() if key.startswith(start)]
     if len(matching) != 1:
         keys = [record.key for record in matching] or get_close_matches(start, records, n=3, cutoff=0.0)

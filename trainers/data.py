@@ -206,6 +206,14 @@ def load(name: str) -> DataSet:
     return _load(name, data_folder())
 
 
+def pixel_scale(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of a set's training pixels; ImageNet's are the usual ones, without its images."""
+    if name == "imagenet":
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    dataset = load(name)
+    return dataset.mean, dataset.std
+
+
 def stratified(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tensor:
     """Places of ``count`` samples with as equal class shares as ``count`` allows, in ascending order.
 
