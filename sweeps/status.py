@@ -51,7 +51,7 @@ def data_lines() -> list[str]:
     lines = []
     for name in data.DATASETS:
         try:
-            lines.append(f"{name:<15}{data.load(name).describe()}")
+            lines.append(f"{name:<15}{data.load(name, download=False).describe()}")
         except UserError as error:
             lines.append(f"{name:<15}not here: {error}")
     return lines

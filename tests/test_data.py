@@ -1,10 +1,15 @@
 """Data sets, subsets and orders."""
 
 import gzip
+import hashlib
+import pickle
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torchvision import datasets
 
 from eman.platform.errors import UserError
 from eman.trainers import data
@@ -100,6 +105,51 @@ def test_a_file_that_is_absent_beside_others_is_named(folder: Path) -> None:
     (folder / "t10k-labels-idx1-ubyte").write_bytes(b"x")
     with pytest.raises(UserError, match="lacks train-images-idx3-ubyte"):
         data.load("fashion-mnist")
+
+
+def cifar(folder: Path, kind: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray[Any, Any]]:
+    """Files in CIFAR's own layout, with random images, and torchvision told their MD5s."""
+    place = folder / kind.base_folder
+    place.mkdir()
+    random, labels, images = np.random.default_rng(0), {}, {}
+    for attribute in ("train_list", "test_list"):
+        listed = []
+        for name, _ in getattr(kind, attribute):
+            images[name] = random.integers(0, 256, (40, 3 * 32 * 32), dtype=np.uint8)
+            labels[name] = [int(n) % 10 for n in range(40)]
+            raw = pickle.dumps({"data": images[name], "labels" if "batch" in name else "fine_labels": labels[name]})
+            (place / name).write_bytes(raw)
+            listed.append([name, hashlib.md5(raw, usedforsecurity=False).hexdigest()])
+        monkeypatch.setattr(kind, attribute, listed)
+    meta = pickle.dumps({kind.meta["key"]: [f"class {n}" for n in range(10)]})
+    (place / kind.meta["filename"]).write_bytes(meta)
+    monkeypatch.setitem(kind.meta, "md5", hashlib.md5(meta, usedforsecurity=False).hexdigest())
+    return images
+
+
+@pytest.mark.parametrize(("name", "kind"), [("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)])
+def test_cifar_is_read_through_torchvisions_checks(
+    name: str, kind: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        UserError, match=f"{name} is not on this machine, and was not asked for.*unpack {kind.filename}"
+    ):
+        data.load(name, download=False)
+    images = cifar(tmp_path, kind, monkeypatch)
+    files = [file for file, _ in kind.train_list]
+    found = data.load(name)
+    assert found.train.images.shape == (40 * len(files), 3, 32, 32)
+    assert len(found.test) == 40
+    assert found.classes[3] == "class 3"
+    expected = images[files[0]][1].reshape(3, 32, 32)
+    assert np.array_equal(found.train.images[1].numpy(), expected)
+    assert found.train.labels[:11].tolist() == [*range(10), 0]
+    assert len(found.mean) == 3
+    data._load.cache_clear()
+    damaged = tmp_path / kind.base_folder / files[0]
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+    with pytest.raises(UserError, match=f"{files[0]} is missing, truncated or corrupt"):
+        data.load(name)
 
 
 def test_unknown_sets_are_refused() -> None:

@@ -10,7 +10,7 @@ import struct
 import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def _pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, .
     return tuple(means), tuple(stds)
 
 
-def _digits(_folder: Path) -> DataSet:
+def _digits(_folder: Path, _download: bool) -> DataSet:
     """scikit-learn's 1,797 digits of 8 x 8 pixels, each pixel shown as 2 x 2, so that a network of three stages still
     has a map to normalize at its end; every fourth sample of a class, from its first, is for testing.
     """
@@ -115,14 +115,14 @@ def _digits(_folder: Path) -> DataSet:
     )
 
 
-def _fashion_mnist(folder: Path) -> DataSet:
+def _fashion_mnist(folder: Path, download: bool) -> DataSet:
     """Fashion-MNIST from the data folder, from Debian's package, or downloaded by torchvision, in this order."""
     places = [folder / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST]
     for place in places:
         if any((place / (name + suffix)).exists() for name in FASHION_MNIST_FILES for suffix in ("", ".gz")):
             break
     else:
-        place = _download_fashion_mnist(folder)
+        place = _download_fashion_mnist(folder, download)
     arrays = [_read_idx(place, name, sha256) for name, sha256 in FASHION_MNIST_FILES.items()]
     images, labels, test_images, test_labels = (torch.from_numpy(array) for array in arrays)
     return _assemble(
@@ -135,10 +135,12 @@ def _fashion_mnist(folder: Path) -> DataSet:
     )
 
 
-def _download_fashion_mnist(folder: Path) -> Path:
+def _download_fashion_mnist(folder: Path, download: bool) -> Path:
     from torchvision.datasets import FashionMNIST
 
     try:
+        if not download:
+            raise OSError("not asked to")
         FashionMNIST(str(folder), download=True)
     except (RuntimeError, OSError, urllib.error.URLError) as error:
         raise UserError(
@@ -183,27 +185,73 @@ def _read_idx(place: Path, name: str, sha256: str) -> np.ndarray[Any, Any]:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape).copy()
 
 
-#: Training images of each set that a profile names, for planning without the data.
-TRAINING_IMAGES = {"digits": 1_343, "fashion-mnist": 60_000, "imagenet": 1_281_167}
+def _cifar(name: str, folder: Path, download: bool) -> DataSet:
+    """CIFAR-10 or CIFAR-100 by torchvision, which checks every file by its MD5, from the data folder or downloaded."""
+    from torchvision import datasets
+    from torchvision.datasets.utils import check_integrity
 
-#: Data sets by name; each loader takes the data folder.
-DATASETS: dict[str, Callable[[Path], DataSet]] = {"digits": _digits, "fashion-mnist": _fashion_mnist}
+    kind: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    place = folder / kind.base_folder
+    files = {file: (place / file, md5) for file, md5 in [*kind.train_list, *kind.test_list]}
+    if any(path.exists() for path, _ in files.values()):
+        bad = [path for path, md5 in files.values() if not check_integrity(str(path), md5)]
+        if bad:
+            raise UserError(
+                f"{bad[0]} is missing, truncated or corrupt (its MD5 differs); delete {place} and run "
+                f"`eman data fetch {name}`, or unpack {kind.filename} into {folder} again."
+            )
+        download = False
+    try:
+        train, test = (kind(str(folder), train=part, download=download) for part in (True, False))
+    except (RuntimeError, OSError, urllib.error.URLError) as error:
+        why = f"could not be downloaded ({_first_line(error)})" if download else "was not asked for"
+        raise UserError(
+            f"{name} is not on this machine, and {why}. Either unpack {kind.filename} into {folder}, or run `eman data "
+            f"fetch {name}` where the internet can be reached."
+        ) from error
+    parts = [
+        (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets, dtype=torch.int64))
+        for part in (train, test)
+    ]
+    return _assemble(name, *parts[0], *parts[1], tuple(train.classes))
+
+
+#: Training images of each set that a profile names, for planning without the data.
+TRAINING_IMAGES = {
+    "digits": 1_343,
+    "fashion-mnist": 60_000,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "imagenet": 1_281_167,
+}
+
+#: Data sets by name; each loader takes the data folder, and whether it may download.
+DATASETS: dict[str, Callable[[Path, bool], DataSet]] = {
+    "digits": _digits,
+    "fashion-mnist": _fashion_mnist,
+    "cifar10": partial(_cifar, "cifar10"),
+    "cifar100": partial(_cifar, "cifar100"),
+}
 
 
 @lru_cache(maxsize=2)
-def _load(name: str, folder: Path) -> DataSet:
-    return DATASETS[name](folder)
+def _load(name: str, folder: Path, download: bool) -> DataSet:
+    return DATASETS[name](folder, download)
 
 
-def load(name: str) -> DataSet:
+def load(name: str, *, download: bool = True) -> DataSet:
     """A data set by name, kept in memory for the next run of this process.
+
+    Args:
+        name: A name in :data:`DATASETS`.
+        download: Whether to get it if it is not there.
 
     Raises:
         UserError: There is no such set, or its files are missing, truncated or corrupt.
     """
     if name not in DATASETS:
         raise unknown("dataset", name, DATASETS)
-    return _load(name, data_folder())
+    return _load(name, data_folder(), download)
 
 
 def pixel_scale(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
