@@ -267,9 +267,12 @@ class Store:
         log.last_step = self._last_step(known.run_id)
         if not self.local and kind != SWEEP:
             time.sleep(_SETTLE_SECONDS)
-            owner = self.patiently(lambda: self.client.get_run(known.run_id)).data.tags.get("eman.owner")
-            if owner != tags["eman.owner"]:
+            now = self.patiently(lambda: self.client.get_run(known.run_id)).data.tags
+            # Who was slow to write sees itself as the owner, and that another has settled meanwhile.
+            settled = now.get("eman.settled") != known.tags.get("eman.settled")
+            if now.get("eman.owner") != tags["eman.owner"] or settled:
                 raise BusyError(f"another process has taken up {name}")
+            log.write(tags={"eman.settled": tags["eman.owner"]})
         return log
 
     @property

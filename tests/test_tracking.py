@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,19 +169,33 @@ def test_questions_wait_for_the_store_for_a_bounded_time(server: Server, monkeyp
     assert store.records() == []
 
 
-def test_of_two_processes_that_take_up_a_run_one_goes_on(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("slow", [0.0, 1.5])
+def test_of_two_processes_that_take_up_a_run_one_goes_on(
+    slow: float, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(server.uri)
     store.begin(TRAINING, "k", "name", params={}, tags={}).interrupt()
+    monkeypatch.setattr("socket.gethostname", lambda: threading.current_thread().name)  # each on a machine of its own
     outcomes: list[str] = []
+    both = threading.Barrier(2)
 
-    def take() -> None:
+    def take(delay: float) -> None:
+        mine = Store(server.uri)
+        update = mine.client.update_run
+
+        def late(*args: Any, **kwargs: Any) -> Any:  # between reading that the run is free and writing that it is not
+            both.wait()
+            time.sleep(delay)
+            return update(*args, **kwargs)
+
+        mine.client.update_run = late  # type: ignore[method-assign]
         try:
-            Store(server.uri).begin(TRAINING, "k", "name", params={}, tags={})
+            mine.begin(TRAINING, "k", "name", params={}, tags={})
             outcomes.append("mine")
         except BusyError:
             outcomes.append("busy")
 
-    threads = [threading.Thread(target=take) for _ in range(2)]
+    threads = [threading.Thread(target=take, args=(delay,)) for delay in (0.0, slow)]
     for thread in threads:
         thread.start()
     for thread in threads:
