@@ -5,6 +5,8 @@ import os
 import re
 import secrets
 import socket
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,18 +93,38 @@ def cluster(
             )
         else:
             knock(address)
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": variables} if variables else None,
-            )
+            with held_back():
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": variables} if variables else None,
+                )
     except Exception as error:  # gRPC, authentication and versions raise kinds of their own
         raise UserError(refusal(f"--address {address}" if address else "this machine's Ray", error)) from error
     try:
         yield current_resources()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Keeps what is written to standard error, also by C++, until it is known whether all is well: if not, the error
+    that is raised says it in one line.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+            sys.stderr.flush()
+            file.seek(0)
+            os.write(kept, file.read())
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def knock(address: str, patience: float = 10.0) -> None:
