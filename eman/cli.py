@@ -33,6 +33,7 @@ from eman.options import (
     parse_workers,
 )
 from eman.platform.errors import UserError
+from eman.platform.home import replacing
 
 app = typer.Typer(
     name="eman",
@@ -201,9 +202,8 @@ def _print_tables(planned: Any, store: Any, form: Format, out: Path | None, othe
     if out is None:
         print(text)
     else:
-        temporary = out.with_name(f".{out.name}.tmp")
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(out)
+        with replacing(out) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
 
 
 JobServer = Annotated[str, typer.Option(help="The cluster's job server, for example http://HOST:8265.")]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed
+from eman.platform.spec import EvalSpec
 from eman.trainers import augment, data
 
 #: Images in one forward pass: activations that fit a core's cache. It changes no result.
@@ -94,6 +95,23 @@ def compute(backbone: nn.Module, splits: Splits, precision: str) -> Features:
         raise RunFailed("collapsed: the features are not finite")
     labels = (split.labels for split in (splits.train, splits.held_out, splits.dataset.test))
     return Features(*(tensor for pair in zip(parts, labels, strict=True) for tensor in pair))
+
+
+def cropped(splits: Splits, index_N: Tensor, epoch: int, spec: EvalSpec, like: Tensor) -> Tensor:
+    """Training images randomly cropped and flipped, another view in every epoch, ``(N, A, H, W)``.
+
+    Args:
+        splits: Whose training images.
+        index_N: Places of the images.
+        epoch: Number of the epoch.
+        spec: Seed and smallest crop.
+        like: Device and type of the result.
+    """
+    assert spec.crop_min is not None
+    draws = augment.Draws(spec.seed, torch.full_like(index_N, epoch), splits.train.ids[index_N], 0)
+    images = splits.train.images[index_N].to(like.device).float() / 255
+    x_NAHW = augment.weak(images, draws, augment.ViewOptions(spec.crop_min, 0.0, 0))
+    return augment.normalize(x_NAHW, splits.dataset.mean, splits.dataset.std).to(like.dtype)
 
 
 def spread(features_ND: Tensor) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eman.platform.errors import UserError
+from eman.platform.home import replacing
 from eman.platform.spec import RunSpec
 from eman.platform.tracking import TRAINING, Store
 
@@ -101,7 +102,6 @@ def draw(lines: Sequence[Line], store: Store, out: Path, caption: str) -> None:
     )
     figure.text(0.5, 0.01, caption, ha="center", fontsize=7, color="0.35")
     figure.tight_layout(rect=(0, 0.17, 1, 1))
-    temporary = out.with_name(f".{out.stem}.tmp{out.suffix}")
-    figure.savefig(temporary, dpi=160)
+    with replacing(out) as temporary:
+        figure.savefig(temporary, dpi=160)
     plt.close(figure)
-    temporary.replace(out)

@@ -19,7 +19,7 @@ from eman.evaluation import features, linear
 from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed
 from eman.platform.spec import EvalSpec
-from eman.trainers import augment, data
+from eman.trainers import data
 from eman.trainers.data import epoch_order
 
 SGD_MOMENTUM = 0.9
@@ -37,7 +37,7 @@ def train(trained: Trained, index_n: Tensor, spec: EvalSpec) -> nn.Module:
         ``nn.Sequential`` of backbone and classifier.
     """
     assert spec.lr and spec.head_lr and spec.epochs and spec.batch
-    assert spec.milestones is not None and spec.weight_decay is not None and spec.crop_min is not None
+    assert spec.milestones is not None and spec.weight_decay is not None
     splits, precision = trained.splits, trained.spec.precision
     backbone = trained.backbone()
     parameter = next(backbone.parameters())
@@ -55,16 +55,13 @@ def train(trained: Trained, index_n: Tensor, spec: EvalSpec) -> nn.Module:
     optimizer = torch.optim.SGD(groups, momentum=SGD_MOMENTUM, weight_decay=spec.weight_decay, foreach=True)
     drops = [round(share * spec.epochs) for share in spec.milestones]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, 0.1)
-    options = augment.ViewOptions(spec.crop_min, 0.0, 0)
-    split = splits.train.take(index_n)
     for epoch in range(spec.epochs):
-        for batch in epoch_order(len(split), spec.seed, 0, epoch).split(spec.batch):
-            draws = augment.Draws(spec.seed, torch.full_like(batch, epoch), split.ids[batch], 0)
-            x_NAHW = augment.weak(split.images[batch].to(device).float() / 255, draws, options)
-            x_NAHW = augment.normalize(x_NAHW, splits.dataset.mean, splits.dataset.std).to(dtype)
+        for batch in epoch_order(len(index_n), spec.seed, 0, epoch).split(spec.batch):
+            place_N = index_n[batch]
+            x_NAHW = features.cropped(splits, place_N, epoch, spec, parameter)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits_NK = network(x_NAHW)
-            loss = F.cross_entropy(logits_NK.to(dtype), split.labels[batch].to(device))
+            loss = F.cross_entropy(logits_NK.to(dtype), splits.train.labels[place_N].to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

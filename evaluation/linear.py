@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from eman.evaluation.features import evaluating
+from eman.evaluation.features import cropped, evaluating
 from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed
 from eman.platform.spec import EvalSpec
-from eman.trainers import augment, data
+from eman.trainers import data
 from eman.trainers.data import epoch_order
 
 SGD_MOMENTUM = 0.9
@@ -123,23 +123,15 @@ def results(spec: EvalSpec, top1_S: Tensor, top5_S: Tensor, held_out_S: Tensor) 
     }
 
 
-def _cached(x_ND: Tensor, index_SB: Tensor, _epoch: int) -> Tensor:
-    return rows(x_ND, index_SB)
-
-
 def augmented(trained: Trained, spec: EvalSpec) -> FeaturesOf:
     """Features of randomly cropped and flipped training images, another view in every epoch."""
-    assert spec.crop_min is not None
-    backbone, splits, precision = trained.backbone(), trained.splits, trained.spec.precision
-    options = augment.ViewOptions(spec.crop_min, 0.0, 0)
-    dtype = next(backbone.parameters()).dtype
+    backbone, precision = trained.backbone(), trained.spec.precision
+    parameter = next(backbone.parameters())
 
     def features_of(index_SB: Tensor, epoch: int) -> Tensor:
         sets, flat = index_SB.shape[0], index_SB.flatten()
-        with evaluating(backbone, precision) as device:
-            draws = augment.Draws(spec.seed, torch.full_like(flat, epoch), splits.train.ids[flat], 0)
-            x_NAHW = augment.weak(splits.train.images[flat].to(device).float() / 255, draws, options)
-            x_NAHW = augment.normalize(x_NAHW, splits.dataset.mean, splits.dataset.std).to(dtype)
+        with evaluating(backbone, precision):
+            x_NAHW = cropped(trained.splits, flat, epoch, spec, parameter)
             return backbone(x_NAHW).float().cpu().unflatten(0, (sets, -1))  # type: ignore[no-any-return]
 
     return features_of

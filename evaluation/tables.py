@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eman.evaluation import significance
+from eman.platform.home import replacing
 from eman.platform.spec import EvalSpec, RunSpec
 from eman.platform.tracking import EVALUATION, TRAINING, Record, Status, Store
 
@@ -365,9 +366,8 @@ def write_parquet(tables: Sequence[tuple[Table, Sequence[Value]]], results: Resu
     rows = [_provenance(value.cell, table, results) for table, found in tables for value in found]
     for column, values in zip(PROVENANCE, zip(*rows, strict=True), strict=True):
         long[column] = values
-    temporary = path.with_name(f".{path.name}.tmp")
-    long.to_parquet(temporary, index=False)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        long.to_parquet(temporary, index=False)
 
 
 def _provenance(cell: Cell, table: Table, results: Results) -> tuple[str, ...]:

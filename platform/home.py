@@ -1,6 +1,8 @@
 """Where things are kept on this machine, by environment or by the documented default."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -17,3 +19,14 @@ def data_folder() -> Path:
 def run_folder(key: str) -> Path:
     """Checkpoints and cached features of the run with this key."""
     return home_folder() / "runs" / key
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write to; it takes the place of ``path`` when all is written, or goes."""
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

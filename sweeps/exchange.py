@@ -16,7 +16,7 @@ from torch import Tensor
 from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
 from eman.platform.errors import UserError, named, unknown
-from eman.platform.home import run_folder
+from eman.platform.home import replacing, run_folder
 from eman.platform.tracking import TRAINING, Record, Store
 from eman.sweeps.profiles import IMAGENET
 from eman.sweeps.trial import begin_training, training_config
@@ -193,20 +193,24 @@ def give_out(record: Record, form: str, out: Path, *, network: str = "student", 
     trained = Trained(record.key, run_folder(record.key), network, selection)
     name, backbone = trained.spec.backbone, trained.backbone()
     state: dict[str, Any] = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
-    temporary = out.with_name(f".{out.name}.tmp")
-    if form == "safetensors":
-        from safetensors.torch import save_file
+    if form == "torchvision":
+        state |= _zero_classifier(name, record.key)
+    with replacing(out) as temporary:
+        if form == "safetensors":
+            from safetensors.torch import save_file
 
-        save_file(state, temporary, {"run": record.key, "backbone": name, "network": network, "selection": selection})
-    else:
-        import torchvision
-
-        if not hasattr(torchvision.models, name):
-            raise UserError(
-                f"torchvision has no network {name!r}, which run {record.key} is; give --format safetensors."
-            )
-        like = getattr(torchvision.models, name)().fc
-        state |= {"fc.weight": torch.zeros_like(like.weight), "fc.bias": torch.zeros_like(like.bias)}
-        torch.save(state, temporary)
-    temporary.replace(out)
+            about = {"run": record.key, "backbone": name, "network": network, "selection": selection}
+            save_file(state, temporary, about)
+        else:
+            torch.save(state, temporary)
     return f"{out}: {len(state)} tensors of {name}, the {network} after the {selection} epoch of {record.name}"
+
+
+def _zero_classifier(name: str, run: str) -> dict[str, Tensor]:
+    import torchvision
+
+    if not hasattr(torchvision.models, name):
+        raise UserError(f"torchvision has no network {name!r}, which run {run} is; give --format safetensors.")
+    with torch.device("meta"):
+        like = getattr(torchvision.models, name)().fc
+    return {"fc.weight": torch.zeros(like.weight.shape), "fc.bias": torch.zeros(like.bias.shape)}
