@@ -34,6 +34,13 @@ def test_draws_are_uniform_and_independent() -> None:
     assert correlation.abs().max() < 0.06
 
 
+def test_draws_do_not_depend_on_how_many_are_asked_for_at_once() -> None:
+    ids = torch.arange(5)
+    whole = Draws(0, ids * 0, ids, 0)._draw(0, 100)
+    draws = Draws(0, ids * 0, ids, 0)
+    assert torch.equal(torch.cat([draws(number) for number in (1, 38, 2, 1, 20, 38)], 1), whole)
+
+
 def test_each_argument_gives_other_draws() -> None:
     base = draws(500)(1)[:, 0]
     for other in (draws(500, seed=1), draws(500, epoch=1), draws(500, view=1), draws(500, first=500)):

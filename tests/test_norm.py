@@ -12,6 +12,7 @@ from eman.trainers.norm import (
     batch_statistics,
     convert_norm,
     groups_for,
+    in_one_pass,
     reset_statistics,
 )
 
@@ -79,6 +80,27 @@ def test_running_statistics_follow_equation_4(source: str, alpha: float) -> None
     torch.testing.assert_close(bn.running_mean.double(), mean, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(bn.running_var.double(), var, atol=1e-6, rtol=1e-5)
     assert bn.num_batches_tracked == 3
+
+
+@pytest.mark.parametrize("kind", ["bn", "syncbn", "gn"])
+@pytest.mark.parametrize("source", ["device0", "mean"])
+def test_two_passes_in_one_are_two_passes(kind: str, source: str) -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(1)
+        plain = nn.Sequential(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 4, 3))
+        return convert_norm(plain, kind, devices=4, device_statistics=source).double()
+
+    together, apart = build(), build()
+    inputs = [torch.randn(16, 2, 7, 7, dtype=torch.float64) * (1 + n) for n in range(3)]
+    ys, expected = in_one_pass(together, inputs), [apart(x) for x in inputs]
+    for y, other in zip(ys, expected, strict=True):
+        torch.testing.assert_close(y, other)
+    (ys[0].sum() + (ys[2] ** 2).sum()).backward()
+    (expected[0].sum() + (expected[2] ** 2).sum()).backward()
+    for (name, mine), theirs in zip(together.named_parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, msg=name)
+    for (name, mine), theirs in zip(together.named_buffers(), apart.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs, msg=name)
 
 
 def test_one_device_is_pytorchs_batch_norm() -> None:

@@ -17,6 +17,9 @@ from torch import Tensor
 
 _MASK = (1 << 64) - 1
 
+#: Draws that are made at once: those of one self-supervised view.
+_BLOCK = 40
+
 
 def _signed(value: int) -> int:
     """A 64-bit pattern as the int64 that holds it."""
@@ -46,13 +49,19 @@ class Draws:
         key_B = _mix(epoch_B * 64 + view + _signed(seed * golden))
         self.key_B = _mix(key_B ^ (sample_B * golden))
         self.count = 0
+        self._block_BD = self._draw(0, _BLOCK)
+
+    def _draw(self, start: int, stop: int) -> Tensor:
+        counter = torch.arange(start + 1, stop + 1, device=self.key_B.device)
+        bits = _mix(self.key_B.unsqueeze(1) + counter * _signed(0xD1B54A32D192ED03))
+        return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)
 
     def __call__(self, number: int = 1) -> Tensor:
         """The next ``number`` draws of every sample: float32, ``(B, number)``."""
-        counter = torch.arange(self.count, self.count + number, device=self.key_B.device)
-        self.count += number
-        bits = _mix(self.key_B.unsqueeze(1) + (counter + 1) * _signed(0xD1B54A32D192ED03))
-        return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)
+        start, self.count = self.count, self.count + number
+        if self.count <= _BLOCK:
+            return self._block_BD[:, start : self.count]
+        return self._draw(start, self.count)
 
     def between(self, low: float, high: float) -> Tensor:
         """One draw from [low, high) for every sample: ``(B,)``."""

@@ -52,10 +52,17 @@ def _block(inputs: int, outputs: int, stride: int) -> nn.Module:
     shortcut = (
         None
         if stride == 1 and inputs == outputs
-        else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        else nn.Sequential(_Pointwise(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
     )
     block: nn.Module = resnet.BasicBlock(inputs, outputs, stride, shortcut)
     return block
+
+
+class _Pointwise(nn.Conv2d):
+    """A 1 by 1 convolution that drops the pixels it skips beforehand: half the time of the stock one on a CPU."""
+
+    def forward(self, x_BAHW: Tensor) -> Tensor:
+        return nn.functional.conv2d(x_BAHW[:, :, :: self.stride[0], :: self.stride[1]], self.weight)
 
 
 class _Wide(resnet.ResNet):  # type: ignore[misc]

@@ -239,7 +239,10 @@ class Teacher(nn.Module):
         outputs_S = student(*student_inputs)
         if between is not None:
             between()
-        return outputs_S, [self(x) for x in teacher_inputs]
+        if self.norm.own_batch or self.norm.statistics == "collect":
+            return outputs_S, [self(x) for x in teacher_inputs]
+        together: Tensor = self(torch.cat(list(teacher_inputs)))  # an affine map: an image's batch mates don't matter
+        return outputs_S, list(together.split([len(x) for x in teacher_inputs]))
 
 
 def _momentum(name: str, value: float) -> float:

@@ -4,7 +4,7 @@ Shapes: N samples on this worker, V devices on this worker, C channels, S spatia
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +100,9 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
     normalized with that device's statistics. One call on the view ``(N/V, V*C, ...)`` serves all devices without a
     copy. With ``sync`` the statistics are those of all devices of all workers, on any backend.
 
+    Where a batch holds the samples of P ``passes`` through the network, interleaved (:func:`in_one_pass`), each pass
+    has statistics of its own, as if they had come one after the other.
+
     The running statistics follow PyTorch's convention: the variance that enters Eq. (4) is the unbiased one, as in the
     official code; Eq. (2) normalizes with the biased one. They follow device 0's statistics, which is what DDP's
     buffer broadcast gives the official code, or the mean over devices. Workers other than 0 learn device 0's through
@@ -126,6 +129,7 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
     ) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.devices, self.sync, self.device_statistics = devices, sync, device_statistics
+        self.passes = 1
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, devices={self.devices}, sync={self.sync}, {self.device_statistics}"
@@ -133,38 +137,56 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        if self.sync and distributed.workers() > 1:
-            y, mean_C, var_C = _SyncBatchNorm.apply(x, self.weight, self.bias, self.eps)
-            self._move(mean_C, var_C)
-            return y  # type: ignore[no-any-return]
-        groups = 1 if self.sync else self.devices
+        groups = self.passes if self.sync else self.passes * self.devices
         samples, channels = x.shape[:2]
         if samples % groups:
             raise ValueError(f"a batch of {samples} samples cannot be spread evenly over {groups} devices")
-        # With momentum 1, batch_norm leaves the batch's own statistics in the two buffers that it is given.
-        mean = self.weight.new_zeros(groups * channels)
-        var = self.weight.new_ones(groups * channels)
-        weight, bias = (p if groups == 1 else p.repeat(groups) for p in (self.weight, self.bias))
+        weight, bias = (p if groups == 1 else p.expand(groups, -1).reshape(-1) for p in (self.weight, self.bias))
         view = x.reshape(samples // groups, groups * channels, *x.shape[2:])
-        y = F.batch_norm(view, mean, var, weight, bias, True, 1.0, self.eps).view(x.shape)
-        if self.device_statistics == "mean":
-            self._move(mean.view(groups, channels).mean(0), var.view(groups, channels).mean(0))
+        if self.sync and distributed.workers() > 1:
+            y, mean, var = _SyncBatchNorm.apply(view, weight, bias, self.eps)
         else:
-            self._move(mean[:channels], var[:channels])
-        return y
+            # With momentum 1, batch_norm leaves the batch's own statistics in the two buffers that it is given.
+            mean, var = weight.new_zeros(len(weight)), weight.new_ones(len(weight))
+            y = F.batch_norm(view, mean, var, weight, bias, True, 1.0, self.eps)
+        self._move(mean.view(-1, self.passes, channels), var.view(-1, self.passes, channels))
+        # Nothing else holds this output, so it need not be a view, on which an in-place ReLU would cost two copies.
+        return torch.ops.aten._unsafe_view(y, x.shape)  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def _move(self, mean_C: Tensor, var_C: Tensor) -> None:
-        """Eq. (4)."""
+    def _move(self, mean_VPC: Tensor, var_VPC: Tensor) -> None:
+        """Eq. (4), once for each of the P passes."""
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
-        weight = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean_C, weight)
-        self.running_var.lerp_(var_C, weight)
+        of_all = self.device_statistics == "mean"
+        mean_PC, var_PC = (s_VPC.mean(0) if of_all else s_VPC[0] for s_VPC in (mean_VPC, var_VPC))
+        for mean_C, var_C in zip(mean_PC, var_PC, strict=True):
+            self.num_batches_tracked.add_(1)
+            weight = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean_C, weight)
+            self.running_var.lerp_(var_C, weight)
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
         """Vectors ``(N, C)`` and maps ``(N, C, S...)`` are both welcome."""
+
+
+def in_one_pass(network: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """What ``[network(x) for x in inputs]`` gives, by one larger pass.
+
+    Args:
+        network: Its batch norms are :class:`DeviceBatchNorm`.
+        inputs: P of them, of equal shape, first axis N.
+    """
+    if len(inputs) == 1:
+        return [network(inputs[0])]
+    layers = [layer for layer in network.modules() if isinstance(layer, DeviceBatchNorm)]
+    for layer in layers:
+        layer.passes = len(inputs)
+    try:
+        y: Tensor = network(torch.stack(list(inputs), 1).flatten(0, 1))
+    finally:
+        for layer in layers:
+            layer.passes = 1
+    return list(y.unflatten(0, (-1, len(inputs))).unbind(1))
 
 
 def _wide(x: Tensor) -> Tensor:

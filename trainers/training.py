@@ -20,7 +20,7 @@ from eman.trainers import augment, data, distributed, optim
 from eman.trainers.backbones import backbone_named, load_backbone
 from eman.trainers.ema import Teacher
 from eman.trainers.methods import method_named, scheme_of
-from eman.trainers.norm import batch_norms, convert_norm, reset_statistics, share_statistics
+from eman.trainers.norm import batch_norms, convert_norm, in_one_pass, reset_statistics, share_statistics
 
 
 def fast_bf16() -> bool:
@@ -38,7 +38,7 @@ class _Views(nn.Module):
         self.network = network
 
     def forward(self, *inputs: Tensor) -> list[Tensor]:
-        return [self.network(x_NAHW) for x_NAHW in inputs]
+        return in_one_pass(self.network, inputs)
 
 
 class Training:
