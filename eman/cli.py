@@ -57,7 +57,9 @@ def _common(
             help="Work folder: results, checkpoints, features. Default: .eman in the current folder.",
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option(envvar="EMAN_DATA", help="Data folder. Default: ~/.cache/eman.")] = None,
+    data: Annotated[
+        str | None, typer.Option(envvar="EMAN_DATA", help="Data folder, by path or URI. Default: ~/.cache/eman.")
+    ] = None,
     store: Annotated[
         str | None,
         typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store. Default: a SQLite file in the work folder."),
@@ -512,6 +514,53 @@ def data_fetch(name: Annotated[str, typer.Argument(help="A data set's name.")]) 
 
     loaded = load(name)
     print(f"{loaded.name}: {loaded.describe()}, hash {loaded.hash}")
+
+
+@data_app.command("shard")
+def data_shard(
+    name: Annotated[str, typer.Argument(help="The name by which runs will ask for it.")],
+    source: Annotated[
+        str | None,
+        typer.Option(help="Folder of images, by path or URI; or the name of a set that is held in memory."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder to write to, by path or URI. Default: NAME in the data folder.")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Images a shard. Default: about 256 MiB of them.")] = None,
+) -> None:
+    """Write a set as Parquet shards, from which training streams. Run again, it goes on where it stopped.
+
+    - `eman data shard imagenet --source /data/imagenet --out s3://bucket/data/imagenet`
+    - `EMAN_DATA=s3://bucket/data eman sweep table1 --profile imagenet` then reads them
+    """
+    from eman.trainers.sharding import info, shard
+
+    shard(name, source, out, print, rows=rows)
+    for line in info(out or name):
+        print(line)
+
+
+@data_app.command("verify")
+def data_verify(
+    where: Annotated[str, typer.Argument(help="Folder of shards, by path or URI, or a set's name.")],
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image, too.")] = False,
+) -> None:
+    """Read every shard, and compare counts and checksums with those written down."""
+    from eman.trainers.sharding import place_of
+    from eman.trainers.shards import verify
+
+    for line in verify(place_of(where), decode=decode):
+        print(line)
+    print("all is well")
+
+
+@data_app.command("info")
+def data_info(where: Annotated[str, typer.Argument(help="Folder of shards, by path or URI, or a set's name.")]) -> None:
+    """Say what shards hold."""
+    from eman.trainers.sharding import info
+
+    for line in info(where):
+        print(line)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from eman.platform import checkpoint
 from eman.platform.errors import RunFailed
 from eman.platform.spec import EvalSpec
 from eman.trainers import augment, data
+from eman.trainers.stored import StoredSplit
 
 #: Images in one forward pass: activations that fit a core's cache. It changes no result.
 CHUNK = 256
@@ -34,12 +35,12 @@ def evaluating(network: nn.Module, precision: str) -> Iterator[torch.device]:
             module.training = mode
 
 
-def outputs(network: nn.Module, split: data.Split, dataset: data.DataSet, precision: str) -> Tensor:
+def outputs(network: nn.Module, split: data.AnySplit, dataset: data.DataSet, precision: str) -> Tensor:
     """A network's output in evaluation mode for a whole split, float32, ``(N, D)``."""
     dtype = next(network.parameters()).dtype
     with evaluating(network, precision) as device:
         parts = []
-        for images in split.images.split(CHUNK):
+        for images in split.batches(CHUNK):
             x_NAHW = augment.normalize(images.to(device).float() / 255, dataset.mean, dataset.std)
             parts.append(network(x_NAHW.to(dtype)).float().cpu())
         return torch.cat(parts)
@@ -66,8 +67,8 @@ class Splits:
     """
 
     dataset: data.DataSet
-    train: data.Split
-    held_out: data.Split
+    train: data.AnySplit
+    held_out: data.AnySplit
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,16 @@ def cropped(splits: Splits, index_N: Tensor, epoch: int, spec: EvalSpec, like: T
         like: Device and type of the result.
     """
     assert spec.crop_min is not None
-    draws = augment.Draws(spec.seed, torch.full_like(index_N, epoch), splits.train.ids[index_N], 0)
-    images = splits.train.images[index_N].to(like.device).float() / 255
-    x_NAHW = augment.weak(images, draws, augment.ViewOptions(spec.crop_min, 0.0, 0))
+    split, options = splits.train, augment.ViewOptions(spec.crop_min, 0.0, 0, splits.train.cropped)
+
+    def draws() -> augment.Draws:
+        return augment.Draws(spec.seed, torch.full_like(index_N, epoch), split.ids[index_N], 0)
+
+    if isinstance(split, StoredSplit) and split.cropped:
+        images_NAHW = split.crops(index_N, draws(), spec.crop_min)
+    else:
+        images_NAHW = split.read(index_N)
+    x_NAHW = augment.weak(images_NAHW.to(like.device).float() / 255, draws(), options)
     return augment.normalize(x_NAHW, splits.dataset.mean, splits.dataset.std).to(like.dtype)
 
 

@@ -81,7 +81,7 @@ def evaluate(specs: Sequence[EvalSpec], trained: Trained) -> list[dict[str, floa
         RunFailed: The run has collapsed.
         UserError: A label set would leave a class with no sample.
     """
-    sets_Sn = linear.label_sets(trained.features.train_labels_N, specs[0])  # asking for features finds a collapse
+    sets_Sn = linear.label_sets(trained, specs[0])  # asking for features finds a collapse
     out: list[dict[str, float] | RunFailed] = []
     for spec in specs:
         try:
@@ -97,7 +97,7 @@ def _measured(trained: Trained, network: nn.Module) -> tuple[Any, ...]:
     """Top-1 and top-5 on the test images, top-1 on those put aside."""
     splits, precision = trained.splits, trained.spec.precision
 
-    def logits(split: data.Split) -> Tensor:
+    def logits(split: data.AnySplit) -> Tensor:
         found = features.outputs(network, split, splits.dataset, precision)
         if not torch.isfinite(found).all():
             raise RunFailed("the finetuned network diverged")

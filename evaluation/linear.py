@@ -101,9 +101,17 @@ def top_accuracy(logits_SMK: Tensor, labels_M: Tensor, top: int) -> Tensor:
     return 100 * (best == labels_M.view(1, -1, 1)).any(2).double().mean(1)
 
 
-def label_sets(labels_N: Tensor, spec: EvalSpec) -> Tensor:
-    """The samples of each label set, ``(S, n)``; raises :class:`UserError` if a class would get none."""
+def label_sets(trained: Trained, spec: EvalSpec) -> Tensor:
+    """The samples of each label set, ``(S, n)``: stratified, or those of ``label_index``'s files, with commas between.
+
+    Raises:
+        UserError: A class would get no sample, or a file is not there.
+    """
     assert spec.label_fraction is not None and spec.label_sets is not None
+    labels_N = trained.features.train_labels_N  # asking for features finds a collapse
+    if spec.label_index is not None:
+        splits = trained.splits
+        return torch.stack([data.indexed(splits.dataset.name, f, splits.train) for f in spec.label_index.split(",")])
     return torch.stack([data.label_set(labels_N, spec.label_fraction, number) for number in range(spec.label_sets)])
 
 
@@ -155,7 +163,7 @@ def evaluate(specs: Sequence[EvalSpec], trained: Trained) -> list[dict[str, floa
         augmented(trained, spec) if spec.views == "augmented" else lambda index, epoch: rows(found.train_ND, index)
     )
     labels_N = found.train_labels_N
-    sets_Sn = label_sets(labels_N, spec)
+    sets_Sn = label_sets(trained, spec)
     classes, features = int(labels_N.max()) + 1, found.train_ND.shape[1]
     weights, biases = train(features_of, features, labels_N, sets_Sn, classes, spec, [s.lr or 0.0 for s in specs])
     out: list[dict[str, float] | RunFailed] = []

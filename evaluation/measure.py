@@ -89,6 +89,6 @@ def _accuracy(training: Training, features_ND: Tensor, labels_N: Tensor) -> floa
     return knn.percent(logits_NK.argmax(1), labels_N)
 
 
-def _share(split: data.Split, share: float) -> data.Split:
+def _share(split: data.AnySplit, share: float) -> data.AnySplit:
     count = max(round(share * len(split)), 100)
     return split if count >= len(split) else split.take(torch.arange(len(split))[:: len(split) // count][:count])

@@ -67,11 +67,11 @@ class Trained:
         """
         spec = self.spec
         if self.dataset in (None, spec.dataset):
-            own = data.load(spec.dataset)
+            own = data.load(spec.dataset, spec.image_size)
             return Splits(own, *data.parts(own, spec.images, spec.held_out))
         mean, std = data.pixel_scale(spec.dataset)
-        other = data.load(self.dataset)
-        channels = other.train.images.shape[1]
+        other = data.load(self.dataset, spec.image_size)
+        channels = other.train.shape[0]
         if len(mean) != channels:
             raise UserError(
                 f"run {self.run} was trained on images of {len(mean)} channels ({spec.dataset}), and those of "
@@ -91,7 +91,7 @@ class Trained:
             raise UserError(f"run {self.run} has no {self.network} network of its own; evaluate its student.")
         spec = self.spec
         entry = backbone_named(spec.backbone)
-        network = convert_norm(entry.build(self.splits.train.images.shape[1]), spec.student_norm)
+        network = convert_norm(entry.build(self.splits.train.shape[0]), spec.student_norm)
         load_backbone(network, state, spec.backbone, self._checkpoint)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return network.to(device, torch.float64 if spec.precision == "float64" else torch.float32)

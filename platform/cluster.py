@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from eman.platform.errors import UserError
-from eman.platform.home import data_folder, home_folder
+from eman.platform.home import data_place, home_folder
 
 #: Set before Ray is imported. Reports are taken every 0.1 s instead of every 2 s; workers keep the driver's priority;
 #: nothing is sent home; Tune writes no logs of its own beside MLflow's; and trials, threads of one process, share
@@ -33,7 +33,13 @@ ENVIRONMENT = {
 }
 
 #: What workers inherit of the environment, beside the folders.
-INHERITED = ("EMAN_CHECKPOINT_SECONDS", "EMAN_DISK_PATIENCE", "EMAN_STORE_PATIENCE", "MLFLOW_TRACKING_URI")
+INHERITED = (
+    "EMAN_CHECKPOINT_SECONDS",
+    "EMAN_DISK_PATIENCE",
+    "EMAN_MOST_CORRUPT",
+    "EMAN_STORE_PATIENCE",
+    "MLFLOW_TRACKING_URI",
+)
 
 #: A trial that drives a TorchTrainer takes a grain of what every head node has instead of a CPU: holding a CPU that its
 #: own workers need would be a deadlock.
@@ -77,7 +83,7 @@ def cluster(
     import ray
 
     variables = {name: os.environ[name] for name in INHERITED if os.environ.get(name)}
-    variables |= {"EMAN_HOME": str(home_folder()), "EMAN_DATA": str(data_folder())}  # a worker's folder is another
+    variables |= {"EMAN_HOME": str(home_folder()), "EMAN_DATA": data_place()}  # a worker's folder is another
     variables |= {name: os.environ[name] for name in ENVIRONMENT}
     if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):  # inside a submitted job, which has told its workers all of this
         variables = {}

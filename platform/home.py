@@ -12,8 +12,15 @@ def home_folder() -> Path:
 
 
 def data_folder() -> Path:
-    """``$EMAN_DATA``, by default ``~/.cache/eman``: data sets."""
-    return Path(os.environ.get("EMAN_DATA") or "~/.cache/eman").expanduser().resolve()
+    """``$EMAN_DATA``, by default ``~/.cache/eman``: data sets that are held in memory."""
+    given = os.environ.get("EMAN_DATA") or ""
+    return Path(given if given and "://" not in given else "~/.cache/eman").expanduser().resolve()
+
+
+def data_place() -> str:
+    """Where image folders and shards are looked for: ``$EMAN_DATA``, which may be a URI, or the folder above."""
+    given = os.environ.get("EMAN_DATA") or ""
+    return given.rstrip("/") if "://" in given else str(data_folder())
 
 
 def run_folder(key: str) -> Path:

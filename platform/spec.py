@@ -65,6 +65,7 @@ class RunSpec(_Spec):
     method: str
     # Data
     dataset: str = "imagenet"
+    image_size: int | None = None  # pixels a side of what the network sees of folders and shards; None: as they are
     images: int | None = None  # size of the stratified part of the training set that is used; None: all
     held_out: int = 0  # training images put aside, with labels, for choosing hyper-parameters
     seed: int = 0
@@ -101,6 +102,7 @@ class RunSpec(_Spec):
     # FixMatch and supervised
     label_fraction: float | None = None
     label_set: int | None = None
+    label_index: str | None = None  # an index file that lists the labelled images, in place of the label set
     labelled_batch: int | None = None
     threshold: float | None = None
     unlabelled_weight: float | None = None
@@ -117,6 +119,7 @@ class RunSpec(_Spec):
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones) if self.milestones is not None else None)
         for name in (
+            "image_size",
             "images",
             "devices",
             "batch",
@@ -227,6 +230,7 @@ class EvalSpec(_Spec):
     weight_decay: float | None = None  # finetune
     label_fraction: float | None = None
     label_sets: int | None = None  # and lowshot
+    label_index: str | None = None  # index files that list the labelled images, in place of the label sets
     views: str | None = None  # linear: of "cached" features, or of "augmented" images
     crop_min: float | None = None  # smallest share of the image that a random resized crop may take
     # knn

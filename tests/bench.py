@@ -281,7 +281,7 @@ def linear_grid() -> None:
     specs = {sets: make_eval("linear", "x", label_sets=sets, views="cached") for sets in (1, 3)}
 
     def train(sets: int, rates: tuple[float, ...]) -> None:
-        chosen = linear.label_sets(labels_N, specs[sets])
+        chosen = torch.stack([data.label_set(labels_N, 0.1, number) for number in range(sets)])
         linear.train(lambda index, epoch: linear.rows(x_ND, index), 64, labels_N, chosen, 10, specs[sets], rates)
 
     found = medians({"grid": lambda: train(3, rates), "one": lambda: train(1, rates[:1])}, 5, warmup=1)

@@ -82,7 +82,7 @@ def test_shrinking_is_antialiased() -> None:
 
 
 def test_crop_boxes_have_the_asked_area_and_ratio() -> None:
-    top, left, h, w = augment._crop_box(draws(2000), 64, 64, 0.2)
+    top, left, h, w = augment.crop_boxes(draws(2000), 64, 64, 0.2)
     area, ratio = h * w / 64**2, w / h
     assert area.min() > 0.18
     assert area.max() <= 1

@@ -6,6 +6,7 @@ until :func:`normalize`. Crop, flip and blur are small matrices applied from bot
 Shapes: B images, A channels, H by W pixels, D draws.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,6 +64,16 @@ class Draws:
             return self._block_BD[:, start : self.count]
         return self._draw(start, self.count)
 
+    def of(self, part: Tensor) -> "Draws":
+        """Fresh draws of some of the samples."""
+        other = copy.copy(self)
+        other.key_B, other._block_BD, other.count = self.key_B[part], self._block_BD[part], 0
+        return other
+
+    def skip(self, number: int) -> None:
+        """Passes over draws that were used elsewhere."""
+        self.count += number
+
     def between(self, low: float, high: float) -> Tensor:
         """One draw from [low, high) for every sample: ``(B,)``."""
         return low + (high - low) * self(1)[:, 0]
@@ -70,11 +81,15 @@ class Draws:
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """What a run's specification says about its views; see the fields of the same names in ``RunSpec``."""
+    """What a run's specification says about its views; see the fields of the same names in ``RunSpec``.
+
+    ``cropped``: the images were cropped when they were decoded, by the draws that would have cropped them here.
+    """
 
     crop_min: float
     blur_max: float
     strong_ops: int
+    cropped: bool = False
 
 
 def resize_matrix(start_B: Tensor, length_B: Tensor, size: int, out: int) -> Tensor:
@@ -92,26 +107,41 @@ def resize_matrix(start_B: Tensor, length_B: Tensor, size: int, out: int) -> Ten
     return weight / weight.sum(2, keepdim=True)
 
 
-def _crop_box(draws: Draws, height: int, width: int, crop_min: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Torchvision's ``RandomResizedCrop.get_params``: the first of ten tries that fits, else the whole image."""
+def crop_boxes(draws: Draws, height: Tensor | int, width: Tensor | int, crop_min: float) -> tuple[Tensor, ...]:
+    """Torchvision's ``RandomResizedCrop.get_params``: the first of ten tries that fits, else the whole image.
+
+    Args:
+        draws: 22 of them are used.
+        height: Of the images: one number for all, or int64 ``(B,)``.
+        width: Likewise.
+        crop_min: Smallest share of an image's area.
+
+    Returns:
+        Top, left, height and width of the boxes in pixels, float32, ``(B,)`` each.
+    """
     tries = draws(20).view(-1, 10, 2)
-    area = height * width * (crop_min + (1 - crop_min) * tries[..., 0])
+    height_B, width_B = (torch.as_tensor(x, device=tries.device).float().expand(len(tries)) for x in (height, width))
+    area = (height_B * width_B).unsqueeze(1) * (crop_min + (1 - crop_min) * tries[..., 0])
     ratio = torch.exp(math.log(3 / 4) + math.log(16 / 9) * tries[..., 1])
     w = torch.round(torch.sqrt(area * ratio))
     h = torch.round(torch.sqrt(area / ratio))
-    fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
+    fits = (w >= 1) & (w <= width_B.unsqueeze(1)) & (h >= 1) & (h <= height_B.unsqueeze(1))
     first = fits.int().argmax(1, keepdim=True)
     found = fits.any(1)
-    w_B = torch.where(found, w.gather(1, first)[:, 0], torch.full_like(w[:, 0], width))
-    h_B = torch.where(found, h.gather(1, first)[:, 0], torch.full_like(h[:, 0], height))
+    w_B = torch.where(found, w.gather(1, first)[:, 0], width_B)
+    h_B = torch.where(found, h.gather(1, first)[:, 0], height_B)
     corner = draws(2)
-    return torch.floor(corner[:, 0] * (height - h_B + 1)), torch.floor(corner[:, 1] * (width - w_B + 1)), h_B, w_B
+    return torch.floor(corner[:, 0] * (height_B - h_B + 1)), torch.floor(corner[:, 1] * (width_B - w_B + 1)), h_B, w_B
 
 
-def crop_and_flip(x_BAHW: Tensor, draws: Draws, crop_min: float) -> Tensor:
+def crop_and_flip(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
     """Random resized crop (area ``crop_min`` to 1, ratio 3/4 to 4/3) and horizontal flip."""
+    if options.cropped:
+        draws.skip(22)  # those of the boxes
+        flipped = draws(1)[:, 0] < 0.5
+        return torch.where(flipped.view(-1, 1, 1, 1), x_BAHW.flip(3), x_BAHW)
     height, width = x_BAHW.shape[2:]
-    top, left, h, w = _crop_box(draws, height, width, crop_min)
+    top, left, h, w = crop_boxes(draws, height, width, options.crop_min)
     rows = resize_matrix(top, h, height, height)
     columns = resize_matrix(left, w, width, width)
     flipped = draws(1)[:, 0] < 0.5
@@ -218,7 +248,7 @@ def grayscale(x_BAHW: Tensor, draws: Draws, probability: float) -> Tensor:
 
 def weak(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
     """FixMatch's weak view: crop and flip."""
-    return crop_and_flip(x_BAHW, draws, options.crop_min)
+    return crop_and_flip(x_BAHW, draws, options)
 
 
 def moco(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
@@ -245,7 +275,7 @@ def _self_supervised(
     blurred: float,
     solarized: float,
 ) -> Tensor:
-    x = crop_and_flip(x, draws, options.crop_min)
+    x = crop_and_flip(x, draws, options)
     x = grayscale(jitter(x, draws, strength, 0.8), draws, 0.2)
     if options.blur_max:
         # The official sigma runs from 0.1 to 2 at 224 pixels; its lower end is the same share of the upper one here.

@@ -205,15 +205,18 @@ def fit(
         UserError: The specification or a checkpoint cannot be used.
     """
     run = _Run(spec, folder, monitor, on_epoch, on_step)
-    while not run.done:
-        run.step()
-        if stop_after is not None and run.training.step >= stop_after:
-            run.save()
-            break
-        if run.checkpoint_due():
-            run.save()
-    else:
-        run.finish()
+    try:
+        while not run.done:
+            run.step()
+            if stop_after is not None and run.training.step >= stop_after:
+                run.save()
+                break
+            if run.checkpoint_due():
+                run.save()
+        else:
+            run.finish()
+    finally:
+        run.training.close()
     return Outcome(
         run.training, run.metrics, run.best_epoch, run.best, time.monotonic() - run.started, run.resumed_from
     )

@@ -65,6 +65,7 @@ METHODS = {
         fields={
             "label_fraction": 0.1,
             "label_set": 0,
+            "label_index": None,
             "labelled_batch": 64,
             "batch": 320,
             "threshold": 0.7,
@@ -130,6 +131,7 @@ METHODS = {
         fields={
             "label_fraction": 0.1,
             "label_set": 0,
+            "label_index": None,
             "labelled_batch": 256,
             "crop_min": 0.08,
             "schedule": "step",
@@ -149,6 +151,7 @@ METHODS = {
 _SPECIAL = (
     "label_fraction",
     "label_set",
+    "label_index",
     "labelled_batch",
     "threshold",
     "unlabelled_weight",

@@ -6,6 +6,7 @@ Shapes: N images of this worker's batch, A channels, H by W pixels.
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from eman.platform import checkpoint
 from eman.platform.errors import UserError
 from eman.platform.home import run_folder
 from eman.platform.spec import RunSpec
-from eman.trainers import augment, data, distributed, optim
+from eman.trainers import augment, data, distributed, optim, stored
 from eman.trainers.backbones import backbone_named, load_backbone
 from eman.trainers.ema import Teacher
 from eman.trainers.methods import method_named, scheme_of
@@ -63,9 +64,10 @@ class Training:
             torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         )
         self.dtype = torch.float64 if spec.precision == "float64" else torch.float32
-        self.dataset = data.load(spec.dataset)
+        self.dataset = data.load(spec.dataset, spec.image_size)
         self.train, self.held_out = data.parts(self.dataset, spec.images, spec.held_out)
         self.streams = self._streams()
+        self.feeds: dict[str, stored.Feed] = {}
         first = self.streams[self.method.streams[-1]]
         self.steps_per_epoch = max(1, len(first.split) // first.batch)
         self.steps = self.steps_per_epoch * spec.epochs
@@ -73,17 +75,22 @@ class Training:
         self._build()
 
     def _streams(self) -> dict[str, data.Stream]:
-        spec, splits = self.spec, {"unlabelled": self.train}
+        spec = self.spec
+        splits = {"unlabelled": data.joined(self.train, self.dataset.unlabelled)}
         sizes = {"unlabelled": spec.batch, "labelled": spec.labelled_batch or 0}
         self.labelled: Tensor | None = None
         if "labelled" in self.method.streams:
             assert spec.label_fraction is not None and spec.label_set is not None
-            self.labelled = data.label_set(self.train.labels, spec.label_fraction, spec.label_set)
+            self.labelled = (
+                data.label_set(self.train.labels, spec.label_fraction, spec.label_set)
+                if spec.label_index is None
+                else data.indexed(spec.dataset, spec.label_index, self.train)
+            )
             rest = torch.ones(len(self.train), dtype=torch.bool)
             rest[self.labelled] = False
             splits = {
                 "labelled": self.train.take(self.labelled),
-                "unlabelled": self.train.take(rest.nonzero()[:, 0]),
+                "unlabelled": data.joined(self.train.take(rest.nonzero()[:, 0]), self.dataset.unlabelled),
             }  # "the rest" (Section 5.1)
         for name in self.method.streams:
             if len(splits[name]) < sizes[name] and name == "unlabelled":
@@ -92,14 +99,14 @@ class Training:
                     f"batch or more images."
                 )
         return {
-            name: data.Stream(splits[name], sizes[name], spec.seed, number)
+            name: data.Stream(splits[name], sizes[name], spec.seed, number, spec.devices)
             for number, name in enumerate(self.method.streams)
         }
 
     def _build(self) -> None:
         spec, scheme = self.spec, scheme_of(self.spec)
         backbone = backbone_named(spec.backbone)
-        channels = self.train.images.shape[1]
+        channels = self.train.shape[0]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
             modules = OrderedDict(backbone=backbone.build(channels))
@@ -166,26 +173,41 @@ class Training:
         """This worker's views of a step's batch by name, each ``(N, A, H, W)``, and the labels of each stream."""
         spec = self.spec
         options = augment.ViewOptions(spec.crop_min, spec.blur_max or 0.0, spec.strong_ops or 0)
-        images: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-        labels: dict[str, Tensor] = {}
+        batches, labels = {}, {}
         for name, stream in self.streams.items():
-            index, epoch = stream.at(step)
-            mine = distributed.positions(stream.batch, spec.devices)
-            index, epoch = index[mine], epoch[mine]
-            split = stream.split
-            images[name] = (
-                split.images[index].to(self.device).float() / 255,
-                epoch.to(self.device),
-                split.ids[index].to(self.device),
-            )
-            labels[name] = split.labels[index].to(self.device)
-        views = {}
-        for number, (view, (stream_name, change)) in enumerate(self.method.views.items()):
-            x_NAHW, epoch, ids = images[stream_name]
-            draws = augment.Draws(spec.seed, epoch, ids, number)
-            changed = augment.VIEWS[change](x_NAHW, draws, options)
+            images_PNAHW, index_N, epoch_N = self._batch(name, step)
+            batches[name] = (images_PNAHW, epoch_N.to(self.device), stream.split.ids[index_N].to(self.device))
+            labels[name] = stream.split.labels[index_N].to(self.device)
+        views, seen = {}, dict.fromkeys(self.streams, 0)
+        for number, (view, (name, change)) in enumerate(self.method.views.items()):
+            images_PNAHW, epoch_N, ids_N = batches[name]
+            cropped = self.streams[name].split.cropped
+            x_NAHW = images_PNAHW[seen[name] if cropped else 0].to(self.device).float() / 255
+            seen[name] += 1
+            draws = augment.Draws(spec.seed, epoch_N, ids_N, number)
+            changed = augment.VIEWS[change](x_NAHW, draws, replace(options, cropped=cropped))
             views[view] = augment.normalize(changed, self.dataset.mean, self.dataset.std).to(self.dtype)
         return views, labels
+
+    def _batch(self, name: str, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """This worker's images of a stream's batch, uint8, ``(P, N, A, H, W)``: P crops, one for each view that is made
+        of them, or the images as they are; and their places in the split and epochs, ``(N,)``.
+        """
+        stream = self.streams[name]
+        mine = distributed.positions(stream.batch, self.spec.devices)
+        if isinstance(stream.split, data.Split):
+            index_N, epoch_N = (x[mine] for x in stream.at(step))
+            return stream.split.images[index_N].unsqueeze(0), index_N, epoch_N
+        if name not in self.feeds:
+            views = tuple(n for n, (source, _) in enumerate(self.method.views.values()) if source == name)
+            recipe = stored.Recipe(stream, mine, views, self.spec.seed, self.spec.crop_min)
+            self.feeds[name] = stored.Feed(recipe, max(self.steps, self.spec.statistics_passes))
+        return self.feeds[name].at(step)
+
+    def close(self) -> None:
+        """Stops the reading of images ahead."""
+        for feed in self.feeds.values():
+            feed.close()
 
     @staticmethod
     def _inputs(views: dict[str, Tensor], passes: tuple[tuple[str, ...], ...]) -> list[Tensor]:

@@ -1,0 +1,140 @@
+"""Files by URI: this machine's disk, S3, GCS, or whatever else fsspec knows.
+
+S3 takes its credentials and region from the usual places (environment, ``~/.aws``), and from ``AWS_ENDPOINT_URL`` where
+the store is not Amazon's; GCS from application default credentials.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from eman.platform.errors import UserError
+
+#: Seconds until a store that does not answer is given up.
+PATIENCE = 10.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder or a file, by URI or path; ``/`` goes into a folder."""
+
+    uri: str
+
+    def __truediv__(self, name: str) -> "Place":
+        return Place(f"{self.uri.rstrip('/')}/{name}")
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def local(self) -> Path | None:
+        """Its path, if it is on this machine's disk."""
+        return None if "://" in self.uri else Path(self.uri).expanduser()
+
+    @property
+    def _opened(self) -> tuple[Any, str]:
+        """PyArrow's file system and the path in it."""
+        scheme, found, rest = self.uri.partition("://")
+        if not found:
+            return _filesystem("", ""), str(Path(self.uri).expanduser().absolute())
+        return _filesystem(scheme, rest.partition("/")[0]), self.uri if scheme not in ("s3", "gs", "gcs") else rest
+
+    def files(self) -> list[tuple[str, int]]:
+        """Paths below this folder, relative to it, and their sizes in bytes, sorted; empty where nothing is.
+
+        Raises:
+            UserError: The store does not answer.
+        """
+        from pyarrow import fs
+
+        system, path = self._opened
+        with _plainly(self):
+            found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        base = len(path.rstrip("/")) + 1
+        return sorted((f.path[base:], f.size) for f in found if f.is_file)
+
+    def exists(self) -> bool:
+        """Whether there is a file; raises :class:`UserError` if the store does not answer."""
+        system, path = self._opened
+        with _plainly(self):
+            return bool(system.get_file_info(path).is_file)
+
+    def read(self) -> bytes:
+        """The whole file; raises :class:`UserError` if it cannot be read."""
+        with _plainly(self), self.open() as stream:
+            return bytes(stream.read())
+
+    def open(self) -> Any:
+        """PyArrow's random-access file."""
+        system, path = self._opened
+        return system.open_input_file(path)
+
+    def write(self, content: bytes) -> None:
+        """Writes a file whole or not at all.
+
+        Raises:
+            UserError: The store does not answer, or the disk is full.
+        """
+        with _plainly(self):
+            system, path = self._opened
+            if self.local is None:  # object stores show a file when it is closed
+                with system.open_output_stream(path) as stream:
+                    stream.write(content)
+                return
+            target = Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.tmp")
+            try:
+                temporary.write_bytes(content)
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+class _plainly:
+    """Turns what a file system raises into one line."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, OSError | ImportError | ValueError):
+            text = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise UserError(
+                f"{self.place} cannot be reached ({text}); see that it exists, that this machine may read and write "
+                f"it, and that the network and the credentials are there."
+            ) from error
+
+
+@lru_cache(maxsize=16)
+def _filesystem(scheme: str, bucket: str) -> Any:
+    from pyarrow import fs
+
+    if not scheme:
+        return fs.LocalFileSystem()
+    if scheme == "s3":
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if region is None and endpoint is None:
+            with _plainly(Place(f"s3://{bucket}")):
+                region = fs.resolve_s3_region(bucket)
+        return fs.S3FileSystem(
+            region=region or "us-east-1",
+            endpoint_override=endpoint,
+            connect_timeout=PATIENCE,
+            request_timeout=3 * PATIENCE,
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
+        )
+    if scheme in ("gs", "gcs"):
+        from datetime import timedelta
+
+        return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=PATIENCE))
+    import fsspec
+
+    with _plainly(Place(f"{scheme}://")):
+        return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))

@@ -1,0 +1,390 @@
+"""Image folders and shards: reading, order, streaming, and what is damaged."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import datasets
+from torchvision.transforms import functional as tv
+
+from eman.cli import main
+from eman.platform.errors import UserError
+from eman.platform.spec import RunSpec
+from eman.sweeps.profiles import SMOKE
+from eman.trainers import augment, data, loop, shards, stored
+from eman.trainers.sharding import shard
+from eman.trainers.training import Training
+
+CLASSES, TRAIN, TEST = 4, 30, 8
+
+
+def write_images(root: Path, rng: np.random.Generator) -> None:
+    """An image folder of ImageNet's shape: JPEGs of many sizes, whose classes differ in colour."""
+    for split, count in (("train", TRAIN), ("val", TEST)):
+        for label in range(CLASSES):
+            folder = root / split / f"n{label:04}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                pixels[..., label % 3] = 100 + pixels[..., label % 3] // 2
+                size = tuple(int(n) for n in rng.integers(40, 80, 2))
+                Image.fromarray(pixels).resize(size).save(folder / f"x_{number}.JPEG", quality=90)
+
+
+@pytest.fixture
+def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with an image folder, ``birds``, and its shards, ``sharded``."""
+    monkeypatch.setenv("EMAN_DATA", str(tmp_path))
+    monkeypatch.setenv("EMAN_HOME", str(tmp_path / "home"))
+    data._load.cache_clear()
+    write_images(tmp_path / "birds", np.random.default_rng(0))
+    shard("sharded", str(tmp_path / "birds"), None, lambda _: None, rows=32)
+    return tmp_path
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """Ray in this process."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            patch.delenv(name, raising=False)
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=40)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def run(name: str, method: str = "moco", **fields: Any) -> RunSpec:
+    small = {"image_size": 32, "held_out": 20, "batch": 16, "devices": 4}
+    small |= {"queue": 64} if method == "moco" else {"labelled_batch": 8, "label_fraction": 0.2}
+    return SMOKE.run(method, "eman", 0, {"dataset": name, **small, **fields})
+
+
+def test_a_folder_is_what_torchvisions_image_folder_sees(birds: Path) -> None:
+    found, theirs = data.load("birds", 32), datasets.ImageFolder(str(birds / "birds" / "train"))
+    assert found.classes == tuple(theirs.classes)
+    assert found.train.labels.tolist() == theirs.targets
+    assert isinstance(found.train, stored.StoredSplit)
+    names = [found.train.source.label(place) for place in found.train.places]
+    assert names == [path for path, _ in theirs.samples]
+    assert (len(found.train), len(found.test), found.train.shape) == (CLASSES * TRAIN, CLASSES * TEST, (3, 32, 32))
+
+
+@pytest.mark.parametrize("name", ["birds", "sharded"])
+def test_evaluation_sees_torchvisions_resize_and_centre_crop(birds: Path, name: str) -> None:
+    split = data.load(name, 32).train
+    theirs = datasets.ImageFolder(str(birds / "birds" / "train"))
+    images = torch.cat(list(split.batches(50)))
+    for place in (0, 7, 65, 119):
+        expected = tv.center_crop(tv.resize(theirs[place][0], round(32 * stored.MARGIN)), 32)
+        assert torch.equal(images[place], tv.pil_to_tensor(expected))
+
+
+@pytest.mark.parametrize("name", ["birds", "sharded"])
+def test_crops_are_torchvisions_with_the_draws_of_the_views(birds: Path, name: str) -> None:
+    split = data.load(name, 32).train
+    assert isinstance(split, stored.StoredSplit)
+    index = torch.tensor([3, 50, 119])
+    draws = [augment.Draws(1, torch.full((3,), 2), split.ids[index], 0) for _ in range(2)]
+    crops = split.crops(index, draws[0], 0.2)
+    pictures = [datasets.ImageFolder(str(birds / "birds" / "train"))[int(place)][0] for place in index]
+    heights, widths = (torch.tensor([getattr(p, side) for p in pictures]) for side in ("height", "width"))
+    boxes = torch.stack(augment.crop_boxes(draws[1], heights, widths, 0.2), 1).int().tolist()
+    for crop, picture, (top, left, height, width) in zip(crops, pictures, boxes, strict=True):
+        expected = tv.resized_crop(picture, top, left, height, width, [32, 32])
+        assert torch.equal(crop, tv.pil_to_tensor(expected))
+
+
+def test_a_view_from_shards_is_the_view_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMAN_DATA", str(tmp_path))
+    shard("scans", "digits", None, lambda _: None, rows=300)
+    fields = {"images": 600, "batch": 300, "queue": 300, "devices": 4, "statistics_passes": 0}
+    seen = {}
+    for name in ("digits", "scans"):
+        training = Training(SMOKE.run("moco", "bn", 0, {"dataset": name, **fields}))
+        for step in range(2):
+            index, _ = training.streams["unlabelled"].at(step)
+            ids = training.streams["unlabelled"].split.ids[index]
+            views, labels = training._views(step)
+            for row, sample in enumerate(ids.tolist()):
+                seen[name, sample] = (views["query"][row], views["key"][row], int(labels["unlabelled"][row]))
+        training.close()
+    samples = {sample for _, sample in seen}
+    assert len(seen) == 1200
+    assert len(samples) == 600
+    for sample in samples:
+        ours, theirs = seen["scans", sample], seen["digits", sample]
+        assert ours[2] == theirs[2]
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize(("count", "first"), [(1000, 0), (1000, 1000), (1013, 2026)])
+def test_the_order_of_shards_is_a_permutation_that_reads_locally(count: int, first: int) -> None:
+    group_N = np.arange(count) // 20
+    batch, devices, steps = 64, 8, 4
+
+    def order(seed: int) -> np.ndarray[Any, Any]:
+        generator = np.random.default_rng(seed)
+        return shards.grouped_order(group_N, generator, first=first, devices=devices, batch=batch, steps=steps)
+
+    found = order(0)
+    assert sorted(found.tolist()) == list(range(count))
+    assert np.array_equal(found, order(0))
+    assert not np.array_equal(found, order(1))
+    position = first + np.arange(count)
+    reads = sum(
+        len(np.unique(group_N[found[(position // (steps * batch) == window) & (position % devices // 2 == worker)]]))
+        for window in np.unique(position // (steps * batch))
+        for worker in range(devices // 2)
+    )
+    # Four workers read each of the groups once, but for those that straddle a border between workers or windows.
+    assert reads <= 2 * len(np.unique(group_N))
+    assert reads < 4 * len(np.unique(group_N))
+
+
+def batches(spec: RunSpec, steps: range) -> list[tuple[torch.Tensor, ...]]:
+    training = Training(spec)
+    try:
+        return [tuple(training._views(step)[0].values()) for step in steps]
+    finally:
+        training.close()
+
+
+@pytest.mark.parametrize("name", ["birds", "sharded"])
+def test_ray_data_and_threads_make_the_same_batches_from_any_step(birds: Path, name: str) -> None:
+    spec = run(name, epochs=4, statistics_passes=0)
+    by_threads = batches(spec, range(20))
+    with session():
+        by_ray, later = batches(spec, range(20)), batches(spec, range(11, 20))
+    for one, other in zip(by_threads, by_ray, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    for one, other in zip(by_threads[11:], later, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_workers_make_the_parts_of_the_same_batch(birds: Path) -> None:
+    split = data.load("sharded", 32).train
+    stream = data.Stream(split, 16, seed=3, number=0, devices=4)
+
+    def made(mine: torch.Tensor) -> list[np.ndarray[Any, Any]]:
+        return [batch["images"] for batch in stored.Recipe(stream, mine, (0, 1), 3, 0.2).make(5, 9)]
+
+    whole = made(torch.arange(16))
+    for worker in range(2):
+        mine = torch.tensor([p for p in range(16) if p % 4 // 2 == worker])
+        for batch, part in zip(whole, made(mine), strict=True):
+            assert np.array_equal(batch[:, mine.numpy()], part)
+
+
+@pytest.mark.parametrize("method", ["moco", "fixmatch"])
+def test_a_run_from_shards_stops_and_goes_on_bit_for_bit(birds: Path, method: str) -> None:
+    spec = run("sharded", method, epochs=3)
+    with session():
+        whole = loop.fit(spec, folder=birds / "whole")
+        loop.fit(spec, folder=birds / "cut", stop_after=7)
+        again = loop.fit(spec, folder=birds / "cut")
+    assert again.resumed_from == 7
+    states = [outcome.training.student.state_dict() for outcome in (whole, again)]
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+@pytest.mark.parametrize("name", ["birds", "sharded"])
+def test_every_protocol_takes_a_stored_set(birds: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    fields = [f"--set={k}={v}" for k, v in {"dataset": name, "image_size": 32, "held_out": 20, "batch": 16}.items()]
+    assert main(["train", "supervised", "--profile", "smoke", *fields, "--set=labelled_batch=8", "--set=epochs=1"]) == 0
+    key = next(iter((birds / "home" / "runs").iterdir())).name
+    for protocol in (["knn"], ["linear", "--set=views=augmented", "--set=epochs=2", "--set=label_fraction=0.2"]):
+        assert main(["evaluate", key, "--protocol", *protocol]) == 0
+    assert "top1" in capfd.readouterr().out
+
+
+def test_shards_are_verified_and_what_is_damaged_is_named(birds: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "verify", "sharded", "--decode"]) == 0
+    assert main(["data", "info", "sharded"]) == 0
+    told = capfd.readouterr().out
+    assert "120 images of 3 channels, several sizes" in told
+    part = birds / "sharded" / "train" / "part-00001.parquet"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1  # in an image
+    part.write_bytes(content)
+    assert main(["data", "verify", "sharded"]) == 2
+    assert "part-00001.parquet has other content than when it was written" in capfd.readouterr().err
+    part.write_bytes(content[:-40])
+    assert main(["data", "verify", "sharded"]) == 2
+    assert "part-00001.parquet cannot be read" in capfd.readouterr().err
+    part.unlink()
+    assert main(["train", "moco", "--profile", "smoke", "--set", "dataset=sharded", "--set", "image_size=32"]) == 2
+    assert "part-00001.parquet cannot be read" in capfd.readouterr().err
+
+
+def test_writing_goes_on_where_it_stopped(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, written = birds / "sharded", []
+    manifest = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").unlink()
+    (folder / "train" / "part-00002.parquet").unlink()
+    with pytest.raises(UserError, match=r"half-written.*run the same"):
+        shards.manifest(shards.Place(str(folder)))
+    write_part = shards._write_part
+    monkeypatch.setattr(
+        shards, "_write_part", lambda place, *rest: [written.append(place.uri), write_part(place, *rest)][1]
+    )
+    shard("sharded", str(birds / "birds"), None, lambda _: None, rows=32)
+    assert [Path(uri).name for uri in written] == ["part-00002.parquet"]
+    assert (folder / "manifest.json").read_text() == manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layout": 99}, "layout 99, and this version reads 1"),
+        ({"name": "fish"}, "holds shards of 'fish', not of 'sharded'"),
+    ],
+)
+def test_shards_of_another_version_or_set_are_refused(birds: Path, change: dict[str, Any], message: str) -> None:
+    place = birds / "sharded" / "manifest.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | change))
+    data._load.cache_clear()
+    with pytest.raises(UserError, match=message):
+        data.load("sharded", 32)
+
+
+def test_other_images_do_not_replace_shards(birds: Path) -> None:
+    write_images(birds / "others", np.random.default_rng(1))
+    with pytest.raises(UserError, match="shards of other images of sharded"):
+        shard("sharded", str(birds / "others"), None, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("no val", r"no images in val or test or 2021_valid"),
+        ("loose", r"train/loose\.jpg lies in no class's folder"),
+        ("class", r"1 classes have test images and no training images, for example 'extra'"),
+        ("empty", r"missing or empty"),
+    ],
+)
+def test_a_wrong_layout_is_described(birds: Path, broken: str, message: str) -> None:
+    root, one = birds / "birds", next((birds / "birds" / "val" / "n0000").iterdir())
+    match broken:
+        case "no val":
+            (root / "val").rename(root / "validation")
+        case "loose":
+            (root / "train" / "loose.jpg").write_bytes(one.read_bytes())
+        case "class":
+            (root / "val" / "extra").mkdir()
+            (root / "val" / "extra" / "a.jpg").write_bytes(one.read_bytes())
+        case "empty":
+            root.rename(birds / "elsewhere")
+            root.mkdir()
+    with pytest.raises(UserError, match=message):
+        data.load("birds", 32)
+
+
+def test_sizes_must_be_told_where_images_differ(birds: Path) -> None:
+    with pytest.raises(UserError, match=r"differ in size.*image_size=224"):
+        data.load("birds")
+    with pytest.raises(UserError, match="held in memory at 16 pixels"):
+        data.load("digits", 20)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_corrupt_images_are_named_skipped_and_limited(
+    birds: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, parallel: bool
+) -> None:
+    bad = sorted((birds / "birds" / "train").rglob("*.JPEG"))[5:60:18]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:200])
+    spec = run("birds", epochs=2, held_out=0, statistics_passes=0)
+    with session() if parallel else nullcontext():
+        training = Training(spec)
+        for step in range(training.steps):
+            images, index, _ = training._batch("unlabelled", step)
+            assert images.flatten(2).any(2).all()  # no image is black
+            names = [training.train.source.label(p) for p in training.train.places[index]]  # type: ignore[union-attr]
+            assert not {str(path) for path in bad} & set(names)
+        assert set(training.feeds["unlabelled"].corrupt) == {str(path) for path in bad}
+        assert sum("cannot be read" in message for message in caplog.messages) == len(bad)
+        training.close()
+        monkeypatch.setenv("EMAN_MOST_CORRUPT", str(len(bad) - 1))
+        limited = Training(spec)
+        with pytest.raises(UserError, match=rf"{len(bad)} images cannot be read: .*{bad[0].name}.*EMAN_MOST_CORRUPT"):
+            _all_batches(limited)
+        limited.close()
+
+
+def _all_batches(training: Training) -> None:
+    for step in range(training.steps):
+        training._batch("unlabelled", step)
+
+
+def test_labelled_images_from_an_index_file(birds: Path) -> None:
+    folder = birds / "birds" / "indexes"
+    folder.mkdir()
+    chosen = [3, 7, 31, 35, 62, 66, 93, 99]
+    (folder / "few.csv").write_text("Index\n" + "\n".join(str(n) for n in reversed(chosen)))
+    training = Training(run("birds", "fixmatch", label_index="few", held_out=0, statistics_passes=0))
+    assert training.labelled is not None
+    assert training.train.ids[training.labelled].tolist() == chosen
+    assert len(training.streams["unlabelled"].split) == CLASSES * TRAIN - len(chosen)
+    (folder / "few.csv").write_text("Index\n5000")
+    with pytest.raises(UserError, match=r"few\.csv lists image 5000"):
+        Training(run("birds", "fixmatch", label_index="few"))
+    with pytest.raises(UserError, match="not a CSV file with a column Index"):
+        Training(run("birds", "fixmatch", label_index="none"))
+
+
+def test_voc2007_has_several_classes_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMAN_DATA", str(tmp_path))
+    data._load.cache_clear()
+    with pytest.raises(UserError, match=r"VOCtrainval_06-Nov-2007\.tar"):
+        data.load("voc2007", 32)
+    root = tmp_path / "voc2007" / "VOCdevkit" / "VOC2007"
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    objects = {"000001": [("dog", 0), ("cat", 0)], "000002": [("cat", 0), ("dog", 1)], "000003": [("person", 0)]}
+    for name, shown in objects.items():
+        pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "JPEGImages" / f"{name}.jpg")
+        inside = "".join(f"<object><name>{n}</name><difficult>{d}</difficult></object>" for n, d in shown)
+        (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{inside}</annotation>")
+    (root / "ImageSets" / "Main" / "trainval.txt").write_text("000001\n000002\n")
+    (root / "ImageSets" / "Main" / "test.txt").write_text("000003\n")
+    found = data.load("voc2007", 32)
+    assert found.classes == ("cat", "dog", "person")
+    assert found.train.labels.tolist() == [[1, 1, 0], [1, 0, 0]]
+    assert found.test.labels.tolist() == [[0, 0, 1]]
+    shard("voc2007", str(tmp_path / "voc2007"), str(tmp_path / "elsewhere" / "voc2007"), lambda _: None)
+    monkeypatch.setenv("EMAN_DATA", str(tmp_path / "elsewhere"))
+    again = data.load("voc2007", 32)
+    assert torch.equal(again.train.labels, found.train.labels)
+    assert torch.equal(next(again.train.batches(2)), next(found.train.batches(2)))
+
+
+def test_synthetic_images_come_at_any_size() -> None:
+    found = data.load("synthetic", 48)
+    assert found.train.shape == (3, 48, 48)
+    assert torch.bincount(found.train.labels).min() > 200
+
+
+def test_a_store_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("EMAN_DATA", "s3://bucket/data")
+    data._load.cache_clear()
+    with pytest.raises(UserError, match=r"s3://bucket/data/imagenet.* cannot be reached") as caught:
+        data.load("imagenet", 224)
+    assert "\n" not in str(caught.value)
+    assert os.environ["EMAN_DATA"] == "s3://bucket/data"
