@@ -15,7 +15,6 @@ from eman.sweeps.progress import duration
 from eman.trainers import data
 from eman.trainers.training import fast_bf16
 
-
 #: The data sets behind the profiles that run anywhere.
 NEEDED = ("digits", "fashion-mnist")
 
