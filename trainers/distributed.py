@@ -53,6 +53,29 @@ def positions(rows: int, devices: int, worker: int | None = None) -> Tensor:
     return torch.arange(rows).view(rows // devices, workers(), devices // workers())[:, worker].reshape(-1)
 
 
+def split_devices(x_N: Tensor, parts: int, devices: int) -> list[Tensor]:
+    """This worker's rows in parts, each with all rows of some of its devices.
+
+    Args:
+        x_N: Rows, row ``j`` of device ``j mod devices``.
+        parts: P, a divisor of ``devices``.
+        devices: Devices that this worker hosts.
+
+    Returns:
+        P tensors of shape ``(N / P, ...)``; in each, row ``j`` is of its device ``j mod (devices / P)``.
+    """
+    if parts == 1:
+        return [x_N]
+    return [part.flatten(0, 1) for part in x_N.unflatten(0, (-1, parts, devices // parts)).unbind(1)]
+
+
+def join_devices(parts: list[Tensor], devices: int) -> Tensor:
+    """The inverse of :func:`split_devices`."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.stack([part.unflatten(0, (-1, devices // len(parts))) for part in parts], 1).flatten(0, 2)
+
+
 def gather_rows(x_N: Tensor, devices: int) -> Tensor:
     """All workers' rows in global order, shape ``(G, ...)``, without gradient."""
     if workers() == 1:
