@@ -108,8 +108,10 @@ def test_channels_last_changes_the_layout_alone(method: str, scheme: str) -> Non
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 def test_a_compiled_run_is_the_same_run() -> None:
+    torch._dynamo.reset()
     fields = {"devices": 2, "statistics_passes": 0}
     assert_close(trained(exact("moco", "eman", **fields, compile=True), 2), trained(exact("moco", "eman", **fields), 2))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2  # student and teacher
 
 
 def test_without_a_compiler_there_is_a_reason_and_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
