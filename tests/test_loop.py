@@ -236,7 +236,7 @@ def test_a_full_disk_costs_a_checkpoint_and_no_run(
 
 
 def test_a_run_in_half_precision_learns_and_resumes_bit_for_bit(tmp_path: Path) -> None:
-    spec = SMOKE.run("moco", "eman", overrides={"precision": "fp16"})
+    spec = SMOKE.run("moco", "eman", overrides={"precision": "fp16", "epochs": 1})
     whole = fit(spec)
     fit(spec, folder=tmp_path, stop_after=9)
     resumed = fit(spec, folder=tmp_path)

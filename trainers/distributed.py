@@ -10,14 +10,15 @@ would carry MoCo's queue and overwrite what teachers collect.
 
 ===========================================  ==========================================================================
 running statistics of the student            device 0 on worker 0, or the mean over devices; ``norm.share_statistics``
-                                             after each student pass; under SyncBN every worker computes the same
+                                             after each student pass that moves them; alike on all workers under SyncBN
 the same of a teacher under EMAN             ``Teacher.update``, alike on all workers, from equal tensors
 the same under a student's proxy norm        copied from the student by ``Teacher.update``
 the same under a teacher's proxy norm        the teacher's own passes (Eq. 4), ``share_statistics`` after each
 the same of a teacher with its own batches   each worker's own; no part of training; shared before they are saved
 other buffers of a teacher                   ``Teacher.update``: averaged (Algorithm 1), integers copied
 ``Teacher.passes``                           counts ShuffleBN's permutations, alike on all workers
-MoCo's queue                                 the criterion, outside DDP; every worker enters all workers' keys in order
+MoCo's queue                                 the criterion, outside DDP; every worker enters all workers' keys in order,
+                                             once a step, after the backward pass
 ===========================================  ==========================================================================
 
 Shapes: N rows on this worker, W workers, G = N*W rows in all.
