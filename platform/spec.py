@@ -2,7 +2,8 @@
 
 A key is a hash over every field that can change the result, and over nothing else: workers, paths and addresses are
 absent, so a run is the same run on a laptop and on a cluster. Fields that a method does not use are ``None`` and do
-not count, so a new field for one method leaves the keys of the others alone.
+not count, so a new field for one method leaves the keys of the others alone. Fields that say how a run is computed
+(:data:`EXECUTION`) travel with its specification and leave its key alone.
 """
 
 import dataclasses
@@ -21,11 +22,15 @@ EVALUATION_VERSION = 1
 
 DEVICE_STATISTICS = ("device0", "mean")
 OPTIMIZERS = ("sgd", "lars")
+LARS_EXCLUDES = ("vectors", "official")
 SCHEDULES = ("cosine", "step")
-PRECISIONS = ("bf16", "float32", "float64")
+PRECISIONS = ("bf16", "fp16", "float32", "float64")
 NETWORKS = ("student", "teacher")
 SELECTIONS = ("last", "best")
 VIEWS = ("cached", "augmented")
+
+#: Fields of a run that change how it is computed and, up to rounding, not what comes out: no part of its key.
+EXECUTION = ("channels_last", "compile", "accumulate", "recompute")
 
 
 def _digest(payload: Mapping[str, Any]) -> str:
@@ -36,9 +41,11 @@ def _digest(payload: Mapping[str, Any]) -> str:
 @dataclass(frozen=True, kw_only=True)
 class _Spec:
     def fields(self) -> dict[str, Any]:
-        """The fields that count, by name: those that are not ``None``; plain values, also inside."""
+        """The fields that count, by name: those that are not ``None`` or ``False``; plain values, also inside."""
         found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {k: v.fields() if isinstance(v, _Spec) else v for k, v in found.items() if v is not None}
+        return {
+            k: v.fields() if isinstance(v, _Spec) else v for k, v in found.items() if v is not None and v is not False
+        }
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -91,6 +98,7 @@ class RunSpec(_Spec):
     lr: float = 0.03
     sgd_momentum: float = 0.9
     weight_decay: float = 1e-4
+    lars_exclude: str | None = None  # what LARS neither decays nor adapts; None: "vectors"
     schedule: str = "cosine"
     schedule_unit: str = "epoch"  # the official code changes the rate once an epoch; short runs want "step"
     milestones: tuple[float, ...] | None = None  # "step": shares of the run after which the rate falls tenfold
@@ -115,6 +123,11 @@ class RunSpec(_Spec):
     projection_dim: int | None = None
     # Monitoring (it decides which epoch is "best")
     monitor_every: int = 5
+    # Execution: no part of the key
+    channels_last: bool = False  # memory format of networks and images
+    compile: bool = False  # torch.compile both networks
+    accumulate: int | None = None  # parts, each of whole devices, in which a worker takes its batch; None: one
+    recompute: bool = False  # keep no activations inside the backbone's blocks; compute them again going backward
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones) if self.milestones is not None else None)
@@ -130,6 +143,7 @@ class RunSpec(_Spec):
             "hidden_dim",
             "projection_dim",
             "strong_ops",
+            "accumulate",
         ):
             _positive(name, getattr(self, name))
         for name in ("lr", "temperature"):
@@ -167,6 +181,27 @@ class RunSpec(_Spec):
         ):
             if getattr(self, name) not in allowed:
                 raise unknown(name, str(getattr(self, name)), allowed)
+        if self.lars_exclude is not None:
+            if self.lars_exclude not in LARS_EXCLUDES:
+                raise unknown("lars_exclude", self.lars_exclude, LARS_EXCLUDES)
+            if self.optimizer != "lars":
+                raise UserError(
+                    f"lars_exclude is {self.lars_exclude!r}, and the optimizer is {self.optimizer!r}, which leaves "
+                    f"nothing out; give optimizer lars, or lars_exclude none."
+                )
+            if self.lars_exclude == "vectors":
+                object.__setattr__(self, "lars_exclude", None)  # the same run by another name
+        if (self.accumulate or 1) > 1 and (self.student_norm == "syncbn" or self.device_statistics == "mean"):
+            raise UserError(
+                f"accumulate is {self.accumulate}, and student_norm {self.student_norm!r} with device_statistics "
+                f"{self.device_statistics!r} needs all devices at once; give student_norm bn with device_statistics "
+                f"device0, or leave accumulate out and take more workers."
+            )
+        if self.compile and self.recompute:
+            raise UserError(
+                "compile and recompute are both true, and a compiled network decides by itself what to compute again; "
+                "leave one of them out."
+            )
         for name in ("batch", "labelled_batch"):
             size = getattr(self, name)
             if size is not None and size % self.devices:
@@ -198,7 +233,12 @@ class RunSpec(_Spec):
     @property
     def key(self) -> str:
         """Sixteen hexadecimal digits that stand for this run and for no other."""
-        return _digest({"training_version": TRAINING_VERSION, **self.fields()})
+        return _digest({"training_version": TRAINING_VERSION, **self._decisive()})
+
+    def _decisive(self) -> dict[str, Any]:
+        """The fields that decide the result, also inside."""
+        found = {k: v for k, v in self.fields().items() if k not in EXECUTION}
+        return found if self.init is None else {**found, "init": self.init._decisive()}
 
     @property
     def lineage(self) -> tuple["RunSpec", ...]:
@@ -277,6 +317,10 @@ def parse_fields(pairs: list[str], cls: type[_Spec] = RunSpec) -> dict[str, Any]
     return fields
 
 
+#: What a field that is none of the plain kinds wants.
+_SEVERAL = "numbers with commas between them"
+
+
 def _parse(name: str, text: str, hint: Any) -> Any:
     options = [t for t in get_args(hint) if t is not type(None)] or [hint]
     if text.lower() == "none" and type(None) in get_args(hint):
@@ -285,12 +329,14 @@ def _parse(name: str, text: str, hint: Any) -> Any:
     if kind is RunSpec:
         raise UserError(f"{name} cannot be set by hand: it is another run; a table's row says which.")
     try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
         if kind in (int, float, str):
             return kind(text)
         return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        wanted = {int: "a whole number", float: "a number"}.get(kind, "numbers with commas between them")
-        raise UserError(f"{name} is {text!r}; it must be {wanted}.") from None
+    except (ValueError, KeyError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}
+        raise UserError(f"{name} is {text!r}; it must be {wanted.get(kind, _SEVERAL)}.") from None
 
 
 def _positive(name: str, value: float | None) -> None:

@@ -290,7 +290,12 @@ IMAGENET = Profile(
     name="imagenet",
     about="ImageNet, ResNet-50, 8 devices: the paper's hyper-parameters.",
     common={"dataset": "imagenet"},
-    methods={"moco": {"warmup_epochs": 5.0}, "byol": {}, "fixmatch": {}, "supervised": {}},
+    methods={
+        "moco": {"warmup_epochs": 5.0},
+        "byol": {"lars_exclude": "official"},  # official code, main_byol.py: by name, heads' norms not among them
+        "fixmatch": {},
+        "supervised": {},
+    },
     linear_lr={"moco": (15.0, 30.0, 60.0), "byol": (0.2, 0.4, 0.8)},
     # torchvision's recipe for the ResNet-50 that the paper's supervised rows take: 90 epochs, 0.1, a tenth every 30.
     fully_supervised={"labelled_batch": 256, "epochs": 90, "lr": 0.1, "milestones": (1 / 3, 2 / 3)},

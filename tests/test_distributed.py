@@ -109,13 +109,13 @@ def test_running_statistics_are_shared(source: str, tmp_path: Path) -> None:
         torch.testing.assert_close(result, one)
 
 
-def _every_scheme(method: str, steps: int) -> dict[str, Any]:
+def _every_scheme(method: str, steps: int, schemes: tuple[str, ...], accumulate: int | None = None) -> dict[str, Any]:
     """Losses and states of ``steps`` steps under each scheme of a method."""
     found = {}
-    for scheme in SCHEMES:
+    for scheme in schemes:
         if scheme == "default" and method != "fixmatch":
             continue  # another scheme's name in this method
-        training = Training(SMOKE.run(method, scheme).replace(precision="float64"))
+        training = Training(SMOKE.run(method, scheme).replace(precision="float64", accumulate=accumulate))
         losses = []
         for _ in range(steps):
             loss, _, _ = training.train_step()
@@ -134,18 +134,30 @@ def _every_scheme(method: str, steps: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", ["fixmatch", "moco", "byol"])
 def test_every_scheme_gives_the_same_run_on_1_2_and_4_workers(method: str, tmp_path: Path) -> None:
-    one = on_workers(1, tmp_path / "1", _every_scheme, method, 20)[0]
+    one = on_workers(1, tmp_path / "1", _every_scheme, method, 20, tuple(SCHEMES))[0]
     for workers in (2, 4):
-        for rank, result in enumerate(on_workers(workers, tmp_path / str(workers), _every_scheme, method, 20)):
-            for scheme, state in one.items():
-                for name, expected in state.items():
-                    torch.testing.assert_close(
-                        result[scheme][name],
-                        expected,
-                        atol=TOLERANCE,
-                        rtol=TOLERANCE,
-                        msg=partial("{}, {}, worker {} of {}: {}".format, scheme, name, rank, workers),
-                    )
+        results = on_workers(workers, tmp_path / str(workers), _every_scheme, method, 20, tuple(SCHEMES))
+        _assert_all_as(one, results)
+
+
+@pytest.mark.parametrize("method", ["fixmatch", "moco", "byol"])
+def test_two_workers_that_accumulate_give_the_same_run(method: str, tmp_path: Path) -> None:
+    schemes = ("default", "shufflebn", "eman", "teacher-pn-0.9")
+    one = on_workers(1, tmp_path / "1", _every_scheme, method, 10, schemes)[0]
+    _assert_all_as(one, on_workers(2, tmp_path / "2", _every_scheme, method, 10, schemes, 2))
+
+
+def _assert_all_as(one: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    for rank, result in enumerate(results):
+        for scheme, state in one.items():
+            for name, expected in state.items():
+                torch.testing.assert_close(
+                    result[scheme][name],
+                    expected,
+                    atol=TOLERANCE,
+                    rtol=TOLERANCE,
+                    msg=partial("{}, {}, worker {} of {}: {}".format, scheme, name, rank, len(results)),
+                )
 
 
 #: What differs between numbers of workers is the order of sums, about 1e-16 each in float64. Norms over few numbers

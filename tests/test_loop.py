@@ -233,3 +233,23 @@ def test_a_full_disk_costs_a_checkpoint_and_no_run(
     assert "no checkpoint of" in caplog.text
     assert_same(whole.training, outcome.training)
     assert checkpoint.load(tmp_path / "last.pt", spec.key)["epoch"] == spec.epochs
+
+
+def test_a_run_in_half_precision_learns_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    spec = SMOKE.run("moco", "eman", overrides={"precision": "fp16", "epochs": 1})
+    whole = fit(spec)
+    fit(spec, folder=tmp_path, stop_after=9)
+    resumed = fit(spec, folder=tmp_path)
+    assert resumed.resumed_from == 9
+    assert_same(whole.training, resumed.training)
+    assert whole.training.state()["scaler"]["_growth_tracker"] > 0
+
+
+def test_states_from_before_half_precision_load() -> None:
+    spec = SMOKE.run("moco", "eman")
+    training = Training(spec)
+    training.train_step()
+    old = {name: value for name, value in training.state().items() if name != "scaler"}
+    other = Training(spec)
+    other.load_state(old)
+    assert_same(training, other)

@@ -61,7 +61,8 @@ def test_moco_loss_and_queue() -> None:
         negatives = sum(math.exp(float(q[i] @ row) / 0.5) for row in queue.double())
         expected -= math.log(positive / (positive + negatives)) / 4
     assert loss.item() == pytest.approx(expected, rel=1e-5)
-    loss.backward()
+    assert torch.equal(moco.queue_KC, queue)  # other parts of the batch still need it
+    moco.after_step([key])
     torch.testing.assert_close(moco.queue_KC[:4].double(), k, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(moco.queue_KC[4:], queue[4:])
 
@@ -69,8 +70,8 @@ def test_moco_loss_and_queue() -> None:
 def test_moco_queue_is_a_ring() -> None:
     moco = moco_spec()
     for number in range(4):
-        moco.enqueue(torch.full((4, 5), float(number)))
-    assert moco.queue_KC[:, 0].tolist() == [3.0] * 4 + [1.0] * 4 + [2.0] * 4
+        moco.after_step([torch.eye(5)[[number] * 4]])
+    assert moco.queue_KC.argmax(1).tolist() == [3] * 4 + [1] * 4 + [2] * 4
     assert moco.pointer == 4
 
 

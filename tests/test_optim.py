@@ -1,12 +1,15 @@
 """Schedules of learning rate and momentum, and LARS."""
 
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
 from torch import nn
 
-from eman.trainers import optim
+from eman.sweeps.profiles import IMAGENET
+from eman.trainers import byol, optim
+from eman.trainers.backbones import backbone_named
 from eman.trainers.methods import make_spec
 
 
@@ -54,3 +57,24 @@ def test_lars_follows_its_equation_and_leaves_vectors_alone() -> None:
     adapted = decayed * 0.001 * weight.norm() / (g.norm() + 0.01 * weight.norm())
     torch.testing.assert_close(layer.weight.double(), weight - 0.5 * adapted, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(layer.bias.double(), bias - 0.5 * layer.bias.grad.double(), atol=1e-6, rtol=1e-5)
+
+
+def test_lars_leaves_out_what_the_official_code_finds_by_name() -> None:
+    """The norms of a ResNet, and of BYOL's heads only their biases."""
+    network = nn.Sequential(
+        OrderedDict(
+            backbone=backbone_named("resnet18").build(3),
+            **byol.projector_and_predictor(make_spec("byol", "eman", {}), 512, 0),
+        )
+    )
+    names = {id(p): name for name, p in network.named_parameters()}
+    decayed = {}
+    for choice in ("vectors", "official"):
+        optimizer = optim.optimizer(make_spec("byol", "eman", {"lars_exclude": choice}), network)
+        groups = {group["weight_decay"]: {names[id(p)] for p in group["params"]} for group in optimizer.param_groups}
+        decayed[choice] = groups[1e-6]
+        assert groups[0.0] == set(names.values()) - groups[1e-6]
+    assert decayed["vectors"] == {name for name, p in network.named_parameters() if p.ndim > 1}
+    assert decayed["official"] - decayed["vectors"] == {"projector.1.weight", "predictor.1.weight"}
+    assert decayed["vectors"] <= decayed["official"]
+    assert IMAGENET.run("byol", "eman").lars_exclude == "official"

@@ -3,7 +3,8 @@
 import pytest
 
 from eman.platform.errors import UserError
-from eman.platform.spec import EvalSpec, RunSpec, parse_fields
+from eman.platform.spec import EXECUTION, EvalSpec, RunSpec, parse_fields
+from eman.sweeps.profiles import SMOKE
 from eman.trainers.methods import make_spec
 
 FIELDS = {"devices": 4, "batch": 64, "queue": 256}
@@ -16,6 +17,37 @@ def spec(**fields: object) -> RunSpec:
 def test_key_is_stable_and_moves_with_every_field() -> None:
     assert spec().key == spec().key
     assert len({spec().key, spec(seed=1).key, spec(lr=0.5).key, spec(devices=2).key, spec(momentum=0.9).key}) == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [("fixmatch", "319519014711e5cf"), ("moco", "bfcbafb245b7a2aa"), ("byol", "bad13937cdec6215")],
+)
+def test_keys_of_runs_that_people_have_stay(method: str, key: str) -> None:
+    """A new field that moves them would have every finished run trained again."""
+    assert SMOKE.run(method, "eman").key == key
+
+
+EXECUTED = {"channels_last": True, "compile": True, "accumulate": 2}
+
+
+def test_how_a_run_is_computed_is_no_part_of_its_key() -> None:
+    plain = spec()
+    assert not set(EXECUTION) & plain.fields().keys()
+    for name, value in {**EXECUTED, "recompute": True}.items():
+        changed = plain.replace(**{name: value})
+        assert changed.key == plain.key
+        assert changed.fields()[name] == value
+        assert RunSpec.from_fields(changed.fields()) == changed
+    assert plain.replace(init=spec(seed=1, **EXECUTED)).key == plain.replace(init=spec(seed=1)).key
+    assert plain.replace(init=spec(seed=1, **EXECUTED)).key != plain.replace(init=spec(seed=2, **EXECUTED)).key
+    assert plain.replace(precision="fp16").key != plain.key
+
+
+def test_what_lars_leaves_out_counts_where_it_differs() -> None:
+    plain = spec(optimizer="lars")
+    assert spec(optimizer="lars", lars_exclude="vectors").key == plain.key
+    assert spec(optimizer="lars", lars_exclude="official").key != plain.key
 
 
 def test_fields_that_a_method_does_not_use_do_not_count() -> None:
@@ -37,6 +69,10 @@ def test_fields_that_a_method_does_not_use_do_not_count() -> None:
         ({"epochs": 2, "warmup_epochs": 3.0}, "longer than the run"),
         ({"schedule": "step"}, "'step' needs them"),
         ({"statistics_passes": -1}, "statistics_passes is -1"),
+        ({"accumulate": 0}, "accumulate is 0; it must be greater than 0"),
+        ({"compile": True, "recompute": True}, "compile and recompute are both true"),
+        ({"lars_exclude": "official"}, "the optimizer is 'sgd', which leaves nothing out"),
+        ({"optimizer": "lars", "lars_exclude": "oficial"}, "did you mean 'official'"),
     ],
 )
 def test_bad_values_are_named(fields: dict[str, object], message: str) -> None:
@@ -59,7 +95,9 @@ def test_parsing_of_assignments() -> None:
         "backbone": "small",
         "milestones": (0.5, 0.8),
     }
+    assert parse_fields(["compile=true", "recompute=False"]) == {"compile": True, "recompute": False}
     for pair, message in (
+        ("compile=yes", "compile is 'yes'; it must be true or false"),
         ("epochs", "FIELD=VALUE"),
         ("epoch=2", "did you mean 'epochs'"),
         ("epochs=two", "whole number"),

@@ -4,14 +4,19 @@ Shapes: B images, A channels of an image, H by W pixels, D features.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet
 
 from eman.platform.errors import UserError, named
+from eman.trainers.norm import again
 
 #: What the backbone's part of a network's state begins with.
 PREFIX = "backbone."
@@ -128,6 +133,30 @@ BACKBONES = {
 def backbone_named(name: str) -> Backbone:
     """The entry of that name; raises :class:`~eman.platform.errors.UserError` if there is none."""
     return named("backbone", name, BACKBONES)
+
+
+class _Recomputed(nn.Sequential):
+    """Blocks that keep only what goes into them and compute the rest again in the backward pass."""
+
+    def forward(self, x_BDHW: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(x_BDHW)  # type: ignore[no-untyped-call, no-any-return]
+        for block in self:
+            contexts = partial(_contexts, block)
+            x_BDHW = checkpoint(block, x_BDHW, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+        return x_BDHW
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Around a block's pass, and around the same pass computed again."""
+    return nullcontext(), again(block)
+
+
+def recompute_blocks(network: nn.Module) -> None:
+    """Puts activation checkpointing around every residual block of a backbone, whose state keeps its names."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.Sequential) and isinstance(child[0], resnet.BasicBlock | resnet.Bottleneck):
+            setattr(network, name, _Recomputed(*child))
 
 
 def load_backbone(network: nn.Module, state: dict[str, Any], name: str, path: Path) -> None:

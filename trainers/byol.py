@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eman.platform.spec import RunSpec
+from eman.trainers.criterion import Criterion
 
 
-class BYOL(nn.Module):
+class BYOL(Criterion):
     """The symmetric regression loss."""
 
     def __init__(self, spec: RunSpec, generator: torch.Generator) -> None:

@@ -10,14 +10,15 @@ would carry MoCo's queue and overwrite what teachers collect.
 
 ===========================================  ==========================================================================
 running statistics of the student            device 0 on worker 0, or the mean over devices; ``norm.share_statistics``
-                                             after each student pass; under SyncBN every worker computes the same
+                                             after each student pass that moves them; alike on all workers under SyncBN
 the same of a teacher under EMAN             ``Teacher.update``, alike on all workers, from equal tensors
 the same under a student's proxy norm        copied from the student by ``Teacher.update``
 the same under a teacher's proxy norm        the teacher's own passes (Eq. 4), ``share_statistics`` after each
 the same of a teacher with its own batches   each worker's own; no part of training; shared before they are saved
 other buffers of a teacher                   ``Teacher.update``: averaged (Algorithm 1), integers copied
 ``Teacher.passes``                           counts ShuffleBN's permutations, alike on all workers
-MoCo's queue                                 the criterion, outside DDP; every worker enters all workers' keys in order
+MoCo's queue                                 the criterion, outside DDP; every worker enters all workers' keys in order,
+                                             once a step, after the backward pass
 ===========================================  ==========================================================================
 
 Shapes: N rows on this worker, W workers, G = N*W rows in all.
@@ -51,6 +52,29 @@ def positions(rows: int, devices: int, worker: int | None = None) -> Tensor:
     """
     worker = rank() if worker is None else worker
     return torch.arange(rows).view(rows // devices, workers(), devices // workers())[:, worker].reshape(-1)
+
+
+def split_devices(x_N: Tensor, parts: int, devices: int) -> list[Tensor]:
+    """This worker's rows in parts, each with all rows of some of its devices.
+
+    Args:
+        x_N: Rows, row ``j`` of device ``j mod devices``.
+        parts: P, a divisor of ``devices``.
+        devices: Devices that this worker hosts.
+
+    Returns:
+        P tensors of shape ``(N / P, ...)``; in each, row ``j`` is of its device ``j mod (devices / P)``.
+    """
+    if parts == 1:
+        return [x_N]
+    return [part.flatten(0, 1) for part in x_N.unflatten(0, (-1, parts, devices // parts)).unbind(1)]
+
+
+def join_devices(parts: list[Tensor], devices: int) -> Tensor:
+    """The inverse of :func:`split_devices`."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.stack([part.unflatten(0, (-1, devices // len(parts))) for part in parts], 1).flatten(0, 2)
 
 
 def gather_rows(x_N: Tensor, devices: int) -> Tensor:

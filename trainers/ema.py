@@ -12,7 +12,7 @@ Shapes: B images, N of them on this worker.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -229,20 +229,53 @@ class Teacher(nn.Module):
         Returns:
             The student's outputs and the teacher's, the latter without gradient.
         """
+        return next(self.pairs(student, student_inputs, teacher_inputs, between))
+
+    def pairs(
+        self,
+        student: Callable[..., list[Tensor]],
+        student_inputs: Sequence[Tensor],
+        teacher_inputs: Sequence[Tensor],
+        between: Callable[[], None] | None = None,
+        split: Callable[[Tensor], list[Tensor]] = lambda x: [x],
+    ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """What :meth:`pair` gives, in parts: the student sees one after the other, each when it is asked for.
+
+        A teacher with a network of its own sees the whole batch at once, after the student's pass over the first part:
+        without a gradient that takes little memory, and its batch statistics and permutations are the batch's.
+
+        Args:
+            student: As in :meth:`pair`.
+            student_inputs: As there, the whole batch.
+            teacher_inputs: As there, the whole batch.
+            between: As there; called once, after the student's pass over the first part.
+            split: Gives the parts of an input or output of the whole batch.
+        """
+        parts_S = list(zip(*map(split, student_inputs), strict=True))
         if self.joint:  # one pass over everything, so that student and teacher share their batch statistics
-            pieces = [*student_inputs, *teacher_inputs]
-            outputs = student(torch.cat(pieces))[0].split([len(piece) for piece in pieces])
-            if between is not None:
-                between()
-            cut = len(student_inputs)
-            return list(outputs[:cut]), [output.detach() for output in outputs[cut:]]
-        outputs_S = student(*student_inputs)
+            parts_T = list(zip(*map(split, teacher_inputs), strict=True))
+            for inputs_S, inputs_T in zip(parts_S, parts_T, strict=True):
+                pieces = [*inputs_S, *inputs_T]
+                outputs = student(torch.cat(pieces))[0].split([len(piece) for piece in pieces])
+                if between is not None:
+                    between()
+                    between = None
+                cut = len(inputs_S)
+                yield list(outputs[:cut]), [output.detach() for output in outputs[cut:]]
+            return
+        outputs_S = student(*parts_S[0])
         if between is not None:
             between()
+        outputs_T = list(zip(*map(split, self._all(teacher_inputs)), strict=True))
+        yield outputs_S, list(outputs_T[0])
+        for inputs_S, part_T in zip(parts_S[1:], outputs_T[1:], strict=True):
+            yield student(*inputs_S), list(part_T)
+
+    def _all(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         if self.norm.own_batch or self.norm.statistics == "collect":
-            return outputs_S, [self(x) for x in teacher_inputs]
-        together: Tensor = self(torch.cat(list(teacher_inputs)))  # an affine map: an image's batch mates don't matter
-        return outputs_S, list(together.split([len(x) for x in teacher_inputs]))
+            return [self(x) for x in inputs]
+        together: Tensor = self(torch.cat(list(inputs)))  # an affine map: an image's batch mates don't matter
+        return list(together.split([len(x) for x in inputs]))
 
 
 def _momentum(name: str, value: float) -> float:

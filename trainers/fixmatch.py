@@ -11,12 +11,13 @@ Shapes: B labelled images, U unlabelled images, K classes.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from eman.platform.spec import RunSpec
+from eman.trainers.criterion import Criterion
 
 
-class FixMatch(nn.Module):
+class FixMatch(Criterion):
     """The loss. ``threshold`` is tau, ``unlabelled_weight`` lambda."""
 
     def __init__(self, spec: RunSpec, generator: torch.Generator) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from eman.platform.errors import UserError, named
 from eman.platform.spec import RunSpec
 from eman.trainers import byol, fixmatch, moco, optim, supervised
+from eman.trainers.criterion import Criterion
 from eman.trainers.norm import SCHEMES, Scheme, check_names, scheme_named
 
 #: Where a view's images come from and how they are changed: (stream, view).
@@ -49,7 +50,7 @@ class Method:
     momentum: optim.MomentumSchedule = optim.constant_momentum
     heads: Callable[[RunSpec, int, int], dict[str, nn.Module]]
     followed: Callable[[nn.Sequential], nn.Sequential] = lambda student: student
-    criterion: Callable[[RunSpec, torch.Generator], nn.Module]
+    criterion: Callable[[RunSpec, torch.Generator], Criterion]
     classifier: bool = False
 
     @property

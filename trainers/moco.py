@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from eman.platform.spec import RunSpec
 from eman.trainers import distributed
+from eman.trainers.criterion import Criterion
 
 
-class MoCo(nn.Module):
+class MoCo(Criterion):
     """InfoNCE over one positive and the queue; the queue takes the keys of all workers in device order."""
 
     queue_KC: Tensor
@@ -33,25 +34,21 @@ class MoCo(nn.Module):
         teacher: list[Tensor],
         labels: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of queries ``student[0]`` against keys ``teacher[0]``, both ``(N, C)``.
-
-        Then the keys join the queue.
-        """
+        """The loss of queries ``student[0]`` against keys ``teacher[0]``, both ``(N, C)``."""
         query_NC, key_NC = F.normalize(student[0], dim=1), F.normalize(teacher[0], dim=1)
         # The cross-entropy of the positive among 1 + K logits, without building the N x (1 + K) matrix again and again:
         # -log p = log(exp(l+) + sum_j exp(l_j)) - l+.
         scaled_NC = query_NC / self.temperature
         positive_N = (scaled_NC * key_NC).sum(1)
-        negative_NK = scaled_NC @ self.queue_KC.clone().T  # a copy, since the queue changes before the backward pass
+        negative_NK = scaled_NC @ self.queue_KC.T
         loss_N = torch.logaddexp(positive_N, torch.logsumexp(negative_NK, 1)) - positive_N
         right_N = (positive_N.detach() > negative_NK.detach().amax(1)).float()
-        self.enqueue(key_NC)
         return loss_N.mean(), {"contrast_accuracy": right_N.mean()}
 
     @torch.no_grad()
-    def enqueue(self, key_NC: Tensor) -> None:
-        """Replaces the oldest keys by those of all workers."""
-        key_GC = distributed.gather_rows(key_NC, self.devices)
+    def after_step(self, teacher: list[Tensor]) -> None:
+        """Replaces the oldest keys in the queue by those of all workers."""
+        key_GC = distributed.gather_rows(F.normalize(teacher[0], dim=1), self.devices)
         start = int(self.pointer)
         self.queue_KC[start : start + len(key_GC)] = key_GC
         self.pointer.fill_((start + len(key_GC)) % len(self.queue_KC))

@@ -5,7 +5,9 @@ Shapes: N samples on this worker, V devices on this worker, C channels, S spatia
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -130,6 +132,7 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.devices, self.sync, self.device_statistics = devices, sync, device_statistics
         self.passes = 1
+        self.still = False
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, devices={self.devices}, sync={self.sync}, {self.device_statistics}"
@@ -149,7 +152,8 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
             # With momentum 1, batch_norm leaves the batch's own statistics in the two buffers that it is given.
             mean, var = weight.new_zeros(len(weight)), weight.new_ones(len(weight))
             y = F.batch_norm(view, mean, var, weight, bias, True, 1.0, self.eps)
-        self._move(mean.view(-1, self.passes, channels), var.view(-1, self.passes, channels))
+        if not self.still:
+            self._move(mean.view(-1, self.passes, channels), var.view(-1, self.passes, channels))
         # Nothing else holds this output, so it need not be a view, on which an in-place ReLU would cost two copies.
         return torch.ops.aten._unsafe_view(y, x.shape)  # type: ignore[no-any-return]
 
@@ -178,15 +182,38 @@ def in_one_pass(network: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
     """
     if len(inputs) == 1:
         return [network(inputs[0])]
-    layers = [layer for layer in network.modules() if isinstance(layer, DeviceBatchNorm)]
-    for layer in layers:
-        layer.passes = len(inputs)
-    try:
+    with _set(network, passes=len(inputs)):
         y: Tensor = network(torch.stack(list(inputs), 1).flatten(0, 1))
-    finally:
-        for layer in layers:
-            layer.passes = 1
     return list(y.unflatten(0, (-1, len(inputs))).unbind(1))
+
+
+def device_norms(module: nn.Module) -> list[DeviceBatchNorm]:
+    """Every :class:`DeviceBatchNorm` in ``module``."""
+    return [layer for layer in module.modules() if isinstance(layer, DeviceBatchNorm)]
+
+
+def still(module: nn.Module) -> AbstractContextManager[None]:
+    """While it lasts, passes through ``module`` leave its running statistics where they are."""
+    return _set(module, still=True)
+
+
+def again(module: nn.Module) -> AbstractContextManager[None]:
+    """To compute a pass through ``module`` a second time, later: as its batch norms stand now, and :func:`still`."""
+    layers = device_norms(module)
+    return _set(module, still=True, passes=layers[0].passes if layers else 1)
+
+
+@contextmanager
+def _set(module: nn.Module, **values: Any) -> Iterator[None]:
+    layers = device_norms(module)
+    before = [{name: getattr(layer, name) for name in values} for layer in layers]
+    for layer in layers:
+        layer.__dict__.update(values)
+    try:
+        yield
+    finally:
+        for layer, found in zip(layers, before, strict=True):
+            layer.__dict__.update(found)
 
 
 def _wide(x: Tensor) -> Tensor:

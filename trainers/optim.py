@@ -8,12 +8,16 @@ from torch import nn
 
 from eman.platform.spec import RunSpec
 
+#: What the names of the parameters that the official code's LARS leaves out contain.
+_OFFICIAL = ("bn", "downsample.1", "bias")
+
 
 def optimizer(spec: RunSpec, network: nn.Module) -> torch.optim.Optimizer:
     """SGD over all parameters alike, or LARS (timm's; eta 0.001) for BYOL at scale.
 
-    LARS neither decays nor adapts vectors: biases and the scales of norms. The official code leaves out the same, but
-    finds them by name and misses the norms of its heads.
+    LARS leaves some parameters undecayed and unadapted. ``spec.lars_exclude`` says which: all vectors (biases, and the
+    scales of norms), or those that the official code finds by name (:data:`_OFFICIAL`), which misses the norms of the
+    heads, and of a stem where it is a plain sequence.
     """
     parameters = list(network.parameters())
     if spec.optimizer == "sgd":
@@ -22,9 +26,13 @@ def optimizer(spec: RunSpec, network: nn.Module) -> torch.optim.Optimizer:
         )
     from timm.optim.lars import Lars
 
+    excluded = {
+        name: any(part in name for part in _OFFICIAL) if spec.lars_exclude == "official" else p.ndim <= 1
+        for name, p in network.named_parameters()
+    }
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1]},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for name, p in network.named_parameters() if not excluded[name]]},
+        {"params": [p for name, p in network.named_parameters() if excluded[name]], "weight_decay": 0.0},
     ]
     return Lars(groups, lr=spec.lr, momentum=spec.sgd_momentum, weight_decay=spec.weight_decay, trust_coeff=0.001)
 

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eman.platform.spec import RunSpec
+from eman.trainers.criterion import Criterion
 
 
-class Supervised(nn.Module):
+class Supervised(Criterion):
     """Cross-entropy. It ignores teachers: its scheme decides the student's norm alone."""
 
     def __init__(self, spec: RunSpec, generator: torch.Generator) -> None:

@@ -4,8 +4,8 @@ Shapes: N images of this worker's batch, A channels, H by W pixels.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +18,21 @@ from eman.platform.errors import UserError
 from eman.platform.home import run_folder
 from eman.platform.spec import RunSpec
 from eman.trainers import augment, data, distributed, optim, stored
-from eman.trainers.backbones import backbone_named, load_backbone
+from eman.trainers.backbones import backbone_named, load_backbone, recompute_blocks
 from eman.trainers.ema import Teacher
 from eman.trainers.methods import method_named, scheme_of
-from eman.trainers.norm import batch_norms, convert_norm, in_one_pass, reset_statistics, share_statistics
+from eman.trainers.norm import (
+    batch_norms,
+    convert_norm,
+    device_norms,
+    in_one_pass,
+    reset_statistics,
+    share_statistics,
+    still,
+)
+
+#: What autocast computes in, by precision.
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def fast_bf16() -> bool:
@@ -29,6 +40,26 @@ def fast_bf16() -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turns what the compiler says into a :class:`UserError`."""
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    try:
+        yield
+    except (TorchDynamoException, CppCompileError, InvalidCxxCompiler) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"compile is true, and the networks cannot be compiled ({reason}); install a C++ compiler such as g++ if "
+            f"it is missing, or give compile=false, which is the same run."
+        ) from error
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean(0)
 
 
 class _Views(nn.Module):
@@ -51,8 +82,8 @@ class Training:
         step: Steps taken so far.
 
     Raises:
-        UserError: A name in the specification is unknown, the workers do not divide the devices, or the run to start
-            from is not there.
+        UserError: A name in the specification is unknown, the workers do not divide the devices, the parts of a batch
+            do not divide a worker's, or the run to start from is not there.
     """
 
     def __init__(self, spec: RunSpec) -> None:
@@ -60,6 +91,12 @@ class Training:
         workers = distributed.workers()
         if spec.devices % workers:
             raise UserError(f"{workers} workers do not divide {spec.devices} devices; give a divisor of those.")
+        self.local, self.parts = spec.devices // workers, spec.accumulate or 1
+        if self.local % self.parts:
+            raise UserError(
+                f"accumulate is {self.parts}, and each of {workers} workers hosts {self.local} devices, none of which "
+                f"can be split; give a divisor of {self.local}, or take fewer workers."
+            )
         self.device = (
             torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         )
@@ -116,18 +153,22 @@ class Training:
             path = run_folder(spec.init.key) / "last.pt"
             saved = checkpoint.load(path, spec.init.key)
             load_backbone(self.student[0], saved["student"], spec.backbone, path)
-        local = spec.devices // distributed.workers()
+        if spec.recompute:
+            recompute_blocks(self.student[0])
         convert_norm(
             self.student,
             spec.student_norm,
-            devices=local,
+            devices=self.local,
             proxy_momentum=spec.student_proxy_momentum,
             device_statistics=spec.device_statistics,
         )
         self.student.to(self.device, self.dtype)
+        self.memory_format = torch.channels_last if spec.channels_last else torch.preserve_format
+        self.student.to(memory_format=self.memory_format)
         self.criterion = self.method.criterion(spec, torch.Generator().manual_seed(spec.seed))
         self.criterion.to(self.device, self.dtype)
         self.optimizer = optim.optimizer(spec, self.student)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=spec.precision == "fp16")
         self._passes = _Views(self.student)
         self._ddp: nn.Module = (
             DistributedDataParallel(self._passes, forward_sync_buffers=False)
@@ -143,6 +184,12 @@ class Training:
             if self.method.teacher
             else None
         )
+        for layer in device_norms(self.student):  # the teacher, copied before, sees the whole batch at once
+            layer.devices //= self.parts
+        if spec.compile:
+            self.student.compile()
+            if self.teacher is not None and self.teacher.network is not None:
+                self.teacher.network.compile()
 
     @torch.no_grad()
     def _initialize_statistics(self) -> None:
@@ -166,7 +213,8 @@ class Training:
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
+        kind = _AUTOCAST.get(self.spec.precision)
+        with torch.autocast(self.device.type, kind, enabled=kind is not None):
             yield
 
     def _views(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -209,9 +257,46 @@ class Training:
         for feed in self.feeds.values():
             feed.close()
 
-    @staticmethod
-    def _inputs(views: dict[str, Tensor], passes: tuple[tuple[str, ...], ...]) -> list[Tensor]:
-        return [torch.cat([views[name] for name in names]) if len(names) > 1 else views[names[0]] for names in passes]
+    def _inputs(self, views: dict[str, Tensor], passes: tuple[tuple[str, ...], ...]) -> list[Tensor]:
+        inputs = [torch.cat([views[name] for name in names]) if len(names) > 1 else views[names[0]] for names in passes]
+        return [x.to(memory_format=self.memory_format) for x in inputs]
+
+    def _split(self, x_N: Tensor) -> list[Tensor]:
+        return distributed.split_devices(x_N, self.parts, self.local)
+
+    def _outputs(self, views: dict[str, Tensor], momentum: float) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """The student's and the teacher's outputs for the parts of a batch, each when it is asked for."""
+        method, teacher = self.method, self.teacher
+
+        def between() -> None:
+            share_statistics(self.student)
+            if teacher is not None and method.teacher_moves == "between":
+                teacher.update(self.followed, momentum)
+
+        student_inputs = self._inputs(views, method.student)
+        if teacher is not None:
+            teacher_inputs = self._inputs(views, method.teacher)
+            yield from teacher.pairs(self._ddp, student_inputs, teacher_inputs, between, self._split)
+            return
+        for number, inputs in enumerate(zip(*map(self._split, student_inputs), strict=True)):
+            outputs_S = self._ddp(*inputs)
+            if number == 0:
+                between()
+            yield outputs_S, []
+
+    @contextmanager
+    def _part(self, number: int) -> Iterator[None]:
+        """Around a part's passes, forward and backward: the first part, which has device 0, moves the running
+        statistics; the last sends the gradients.
+        """
+        with ExitStack() as stack:
+            if self.spec.compile:
+                stack.enter_context(_explained())
+            if number > 0:
+                stack.enter_context(still(self.student))
+            if number < self.parts - 1 and isinstance(self._ddp, DistributedDataParallel):
+                stack.enter_context(self._ddp.no_sync())
+            yield
 
     def train_step(self) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """One step; returns the loss, the method's other measures, and the student's first output."""
@@ -219,30 +304,39 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = optim.learning_rate(spec, self.step, self.steps_per_epoch)
         momentum = method.momentum(spec.momentum or 0.0, self.step, self.steps)
-
-        def between() -> None:
-            share_statistics(self.student)
-            if teacher is not None and method.teacher_moves == "between":
-                teacher.update(self.followed, momentum)
-
         views, labels = self._views(self.step)
-        student_inputs, teacher_inputs = self._inputs(views, method.student), self._inputs(views, method.teacher)
         self.student.train()
-        with self._autocast():
-            if teacher is not None:
-                outputs_S, outputs_T = teacher.pair(self._ddp, student_inputs, teacher_inputs, between)
-            else:
-                outputs_S, outputs_T = self._ddp(*student_inputs), []
-                between()
-        outputs_S, outputs_T = ([y.to(self.dtype) for y in outputs] for outputs in (outputs_S, outputs_T))
-        loss, measures = self.criterion(outputs_S, outputs_T, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+        outputs, parts = self._outputs(views, momentum), []
+        for number in range(self.parts):
+            with self._part(number):
+                with self._autocast():
+                    pair = next(outputs)
+                outputs_S, outputs_T = ([y.to(self.dtype) for y in of_network] for of_network in pair)
+                mine = {name: self._split(y)[number] for name, y in labels.items()}
+                loss, measures = self.criterion(outputs_S, outputs_T, mine)
+                self.scaler.scale(loss / self.parts).backward()
+            parts.append((loss.detach(), measures, outputs_S[0].detach(), outputs_T))
+        losses, measured, firsts, teachers = zip(*parts, strict=True)
+        self.criterion.after_step(
+            [distributed.join_devices(list(of_parts), self.local) for of_parts in zip(*teachers, strict=True)]
+        )
+        measures = {name: _mean([found[name] for found in measured]) for name in measured[0]} | self._move_student()
         if teacher is not None and method.teacher_moves == "after":
             teacher.update(self.followed, momentum)
         self.step += 1
-        return loss.detach(), measures, outputs_S[0].detach()
+        return _mean(losses), measures, torch.cat(firsts)
+
+    def _move_student(self) -> dict[str, Tensor]:
+        """The optimizer's step. In half precision one with gradients that are not finite is left out, and counted; the
+        schedules and the teacher go on, as after a step of rate 0.
+        """
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if not self.scaler.is_enabled():
+            return {}
+        return {"skipped": torch.tensor(float(self.scaler.get_scale() < scale), device=self.device)}
 
     def momentum(self) -> float:
         """M of Eq. (1) at the latest step."""
@@ -267,6 +361,7 @@ class Training:
             "teacher": self.teacher.state_dict() if self.teacher is not None else None,
             "criterion": self.criterion.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -277,6 +372,8 @@ class Training:
             self.teacher.load_state_dict(state["teacher"])
         self.criterion.load_state_dict(state["criterion"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler"):  # absent before there was fp16
+            self.scaler.load_state_dict(state["scaler"])
 
     def networks(self) -> dict[str, Any]:
         """Weights of both networks, for evaluation."""

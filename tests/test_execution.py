@@ -1,0 +1,136 @@
+"""How a run is computed changes nothing but rounding: memory format, compilation, accumulation, recomputation, fp16."""
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._pytree import keystr, tree_flatten_with_path
+
+from eman.platform.errors import UserError
+from eman.platform.spec import RunSpec
+from eman.sweeps.profiles import SMOKE
+from eman.trainers.training import Training
+
+#: In float64 the order of sums differs by 1e-16, which a few steps amplify a little.
+TOLERANCE = 1e-9
+
+
+def trained(spec: RunSpec, steps: int = 3) -> dict[str, Any]:
+    """Losses, measures and the whole state after some steps."""
+    training = Training(spec)
+    found = [training.train_step()[:2] for _ in range(steps)]
+    state = {name: value for name, value in training.state().items() if name != "spec"}
+    leaves, _ = tree_flatten_with_path({"state": state, "found": found})
+    return {keystr(path): value for path, value in leaves}
+
+
+def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, torch.Tensor | float):
+            torch.testing.assert_close(
+                found[name], value, atol=TOLERANCE, rtol=TOLERANCE, msg=lambda text, name=name: f"{name}: {text}"
+            )
+        else:
+            assert found[name] == value, name
+
+
+def exact(method: str, scheme: str, **fields: Any) -> RunSpec:
+    return SMOKE.run(method, scheme, overrides={"precision": "float64", **fields})
+
+
+SCHEMES = ("bn", "eman", "shufflebn", "teacher-pn-0.9", "student-pn-0.9", "gn")
+
+
+@pytest.mark.parametrize(
+    ("method", "scheme"),
+    [
+        *((method, scheme) for method in ("fixmatch", "moco", "byol") for scheme in SCHEMES),
+        ("fixmatch", "default"),
+        ("supervised", "default"),
+    ],
+)
+def test_a_batch_in_parts_is_the_whole_batch(method: str, scheme: str) -> None:
+    whole = trained(exact(method, scheme))
+    for parts in (2, 4):
+        assert_close(trained(exact(method, scheme, accumulate=parts)), whole)
+
+
+def test_what_cannot_be_accumulated_is_refused() -> None:
+    with pytest.raises(UserError, match="accumulate is 3, and each of 1 workers hosts 4 devices"):
+        Training(exact("moco", "eman", accumulate=3))
+    for scheme, fields in (("syncbn", {}), ("eman", {"device_statistics": "mean"})):
+        with pytest.raises(UserError, match="needs all devices at once; give student_norm bn"):
+            exact("byol", scheme, accumulate=2, **fields)
+
+
+@pytest.mark.parametrize(
+    ("method", "scheme"), [("byol", "bn"), ("byol", "eman"), ("moco", "eman"), ("fixmatch", "default"), ("moco", "gn")]
+)
+@pytest.mark.parametrize("fields", [{}, {"accumulate": 2}, {"precision": "bf16"}])
+def test_recomputed_activations_change_nothing(method: str, scheme: str, fields: dict[str, Any]) -> None:
+    """Bit for bit: the same operations on the same numbers."""
+    kept, again = (trained(exact(method, scheme, **fields, recompute=recompute)) for recompute in (False, True))
+    assert kept.keys() == again.keys()
+    for name, value in kept.items():
+        equal = torch.equal(value, again[name]) if isinstance(value, torch.Tensor) else value == again[name]
+        assert equal, name
+
+
+@pytest.mark.parametrize("backbone", ["small", "resnet18-small"])
+def test_recomputation_keeps_fewer_activations(backbone: str) -> None:
+    kept = {}
+    for recompute in (False, True):
+        training = Training(exact("moco", "eman", backbone=backbone, recompute=recompute, statistics_passes=0))
+        sizes = {}
+
+        def pack(x: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            sizes[x.data_ptr()] = x.numel()
+            return x
+
+        x = torch.randn(4, 1, 16, 16, dtype=torch.float64)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            y = training.student(x)
+        kept[recompute] = sum(sizes.values())
+        del y
+    assert kept[True] < kept[False] / 2
+
+
+@pytest.mark.parametrize(("method", "scheme"), [("byol", "eman"), ("fixmatch", "default"), ("moco", "shufflebn")])
+def test_channels_last_changes_the_layout_alone(method: str, scheme: str) -> None:
+    spec = exact(method, scheme, channels_last=True)
+    weight = Training(spec).student[0].blocks[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+    assert_close(trained(spec), trained(exact(method, scheme)))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_a_compiled_run_is_the_same_run() -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    fields = {"devices": 2, "statistics_passes": 0}
+    assert_close(trained(exact("moco", "eman", **fields, compile=True), 2), trained(exact("moco", "eman", **fields), 2))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2  # student and teacher
+
+
+def test_without_a_compiler_there_is_a_reason_and_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    torch._dynamo.reset()
+    with pytest.raises(UserError, match=r"cannot be compiled .* give compile=false"):
+        Training(exact("moco", "eman", compile=True)).train_step()
+
+
+def test_a_step_whose_gradients_overflow_is_left_out() -> None:
+    training = Training(SMOKE.run("moco", "eman", overrides={"precision": "fp16"}))
+    training.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
+    before = [p.detach().clone() for p in training.student.parameters()]
+    _, measures, _ = training.train_step()
+    assert measures["skipped"] == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, training.student.parameters(), strict=True))
+    assert training.scaler.get_scale() == 2.0**125
+    assert training.step == 1
