@@ -3,7 +3,7 @@
 The network is written as a traced graph (``torch.export``), which MLflow loads without this project and without
 unpickling anything.
 
-Shapes: N images, A channels, H by W pixels, K classes.
+Shapes: N images, A channels, H by W pixels.
 """
 
 from collections import OrderedDict

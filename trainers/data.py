@@ -222,6 +222,7 @@ TRAINING_IMAGES = {
     "fashion-mnist": 60_000,
     "cifar10": 50_000,
     "cifar100": 50_000,
+    "stl10": 105_000,  # 5,000 of them with labels
     "imagenet": 1_281_167,
 }
 
