@@ -349,14 +349,19 @@ def import_(
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(help="Key of a finished run, or its beginning.")],
-    out: Annotated[Path, typer.Option(help="File to write.")],
-    form: Annotated[str, typer.Option("--format", help="torchvision or safetensors.")] = "torchvision",
+    out: Annotated[Path, typer.Option(help="File to write; mlflow: a new folder.")],
+    form: Annotated[str, typer.Option("--format", help="torchvision, safetensors or mlflow.")] = "torchvision",
     network: NetworkOption = Network.student,
     selection: SelectionOption = Selection.last,
 ) -> None:
-    """Write a run's backbone for others.
+    """Write a run's backbone for others, or its whole network as a model that MLflow serves.
+
+    That model takes images (N, channels, height, width) as uint8, 0 to 255, and scales them itself; it gives class
+    probabilities where the run ends in a classifier (FixMatch, supervised), else features.
 
     - `eman export 3f2a --format torchvision --out resnet50.pth`
+    - `eman export 3f2a --format mlflow --out model`, then
+      `mlflow models predict -m model -i model/serving_input_example.json --env-manager local`
     """
     from eman.platform.tracking import TRAINING, Store
     from eman.sweeps.exchange import give_out

@@ -41,7 +41,10 @@ class Selection(StrEnum):
 
 GRID_PANEL = "Options of `eman sweep grid`"
 
-ProfileOption = Annotated[str, typer.Option(help="Scale: smoke (seconds), quick (minutes), mini (hours), imagenet.")]
+ProfileOption = Annotated[
+    str,
+    typer.Option(help="Scale: smoke (seconds), quick (minutes), mini (hours); for GPUs: cifar10, stl10, imagenet."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

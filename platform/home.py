@@ -1,9 +1,12 @@
 """Where things are kept on this machine, by environment or by the documented default."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from eman.platform.errors import UserError
 
 
 def home_folder() -> Path:
@@ -37,3 +40,21 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` to write to; it is renamed to ``path`` when all is written, or goes.
+
+    Raises:
+        UserError: There is something at ``path``: a folder, unlike a file, is never replaced.
+    """
+    if path.exists():
+        raise UserError(f"{path} is there already, and a folder is never replaced; remove it, or give another name.")
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

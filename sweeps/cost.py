@@ -21,7 +21,14 @@ from eman.trainers.methods import METHODS, method_named
 NETWORKS_KEPT = 4
 
 #: Test images by data set, whose features are kept too.
-TEST_IMAGES = {"digits": 454, "fashion-mnist": 10_000, "cifar10": 10_000, "cifar100": 10_000, "imagenet": 50_000}
+TEST_IMAGES = {
+    "digits": 454,
+    "fashion-mnist": 10_000,
+    "cifar10": 10_000,
+    "cifar100": 10_000,
+    "stl10": 8_000,
+    "imagenet": 50_000,
+}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Networks from elsewhere, and ours for elsewhere: official checkpoints in, torchvision's layout out.
+"""Networks from elsewhere, and ours for elsewhere: official checkpoints in; torchvision's layout and others out.
 
 An imported network becomes a finished run of the store, with a key of its own: every evaluation takes it, and training
 may start from it.
@@ -18,6 +18,7 @@ from eman.platform import checkpoint
 from eman.platform.errors import UserError, named, unknown
 from eman.platform.home import replacing, run_folder
 from eman.platform.tracking import TRAINING, Record, Store
+from eman.sweeps import serving
 from eman.sweeps.profiles import IMAGENET
 from eman.sweeps.trial import begin_training, training_config
 from eman.trainers.backbones import BACKBONES, PREFIX
@@ -49,7 +50,7 @@ LAYOUTS = {
 #: What stands after a backbone in its own checkpoint: a classifier, a projector.
 _HEADS = ("fc.", "projector.", "predictor.", "neck.")
 
-EXPORTS = ("torchvision", "safetensors")
+EXPORTS = ("torchvision", "safetensors", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -183,14 +184,18 @@ def give_out(record: Record, form: str, out: Path, *, network: str = "student", 
     """Writes a run's backbone for others, and returns a line for a person.
 
     ``torchvision``: a state dict that torchvision's network of the same name loads strictly; its classifier, which a
-    pretrained network has none of, is zero. ``safetensors``: the backbone's tensors, with the run's key.
+    pretrained network has none of, is zero. ``safetensors``: the backbone's tensors, with the run's key. ``mlflow``: a
+    folder that MLflow serves, see :mod:`eman.sweeps.serving`.
 
     Raises:
-        UserError: The format is unknown, or has no such network.
+        UserError: The format is unknown, or has no such network, or the folder is there already.
     """
     if form not in EXPORTS:
         raise unknown("format", form, EXPORTS)
     trained = Trained(record.key, run_folder(record.key), network, selection)
+    which = f"the {network} after the {selection} epoch of {record.name}"
+    if form == "mlflow":
+        return f"{out}: images to {serving.write(trained, out, record.name)}, by {which}"
     name, backbone = trained.spec.backbone, trained.backbone()
     state: dict[str, Any] = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
     if form == "torchvision":
@@ -203,7 +208,7 @@ def give_out(record: Record, form: str, out: Path, *, network: str = "student", 
             save_file(state, temporary, about)
         else:
             torch.save(state, temporary)
-    return f"{out}: {len(state)} tensors of {name}, the {network} after the {selection} epoch of {record.name}"
+    return f"{out}: {len(state)} tensors of {name}, {which}"
 
 
 def _zero_classifier(name: str, run: str) -> dict[str, Tensor]:

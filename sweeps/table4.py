@@ -15,10 +15,16 @@ COLUMNS = {
     "retrieval recall": ("retrieval", "retrieval/recall"),
 }
 
-ABOUT = (
-    "kNN: k = 20, one vote each. Retrieval: mean average precision and recall of the 1,000 nearest. The bank is the "
-    "training images, the queries are the test images."
-)
+
+def about(scope: Scope) -> str:
+    """How the two protocols were carried out."""
+    run = pretrained.MOCO.run(scope, scope.seeds[0])
+    knn, retrieval = (scope.evaluation(run, protocol) for protocol in ("knn", "retrieval"))
+    votes = "one vote each" if knn.temperature is None else f"votes weighed by exp(cosine / {knn.temperature:g})"
+    return (
+        f"kNN: k = {knn.k}, {votes}. Retrieval: mean average precision and recall of the {retrieval.top:,} nearest. "
+        "The bank is the training images, the queries are the test images."
+    )
 
 
 def table(scope: Scope) -> Table:
@@ -29,6 +35,6 @@ def table(scope: Scope) -> Table:
         for column, (protocol, metric) in COLUMNS.items():
             wanted: tuple[Wanted, ...] = tuple(scope.result(run, protocol, metric) for run in runs)
             cells.append(Cell(4, row.title, column, paper.value(4, row.title, column), wanted))
-    notes = (*scope.profile.about_notes(), ABOUT, QUOTED, pretrained.lengths(scope, ROWS), *scope.notes())
+    notes = (*scope.profile.about_notes(), about(scope), QUOTED, pretrained.lengths(scope, ROWS), *scope.notes())
     title = "kNN classification and image retrieval"
     return Table(4, title, tuple(cells), notes, pretrained.contrasts(ROWS), "network")

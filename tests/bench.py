@@ -1,4 +1,5 @@
-"""Benchmarks: `make bench`. Medians, and ratios taken in one run; nothing here passes or fails.
+"""Benchmarks: `make bench`, or `python tests/bench.py NAME...` for some. Medians, and ratios taken in one run; nothing
+here passes or fails.
 
 Each comparison alternates its two sides, so that a machine whose speed drifts slows both.
 """
@@ -6,9 +7,10 @@ Each comparison alternates its two sides, so that a machine whose speed drifts s
 import multiprocessing
 import platform  # noqa: TID251
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -22,9 +24,11 @@ from torchvision import transforms
 from eman.evaluation import knn, linear, lowshot
 from eman.evaluation.features import Features
 from eman.evaluation.protocols import make_eval
+from eman.platform.errors import UserError, named
+from eman.platform.spec import RunSpec
 from eman.sweeps.profiles import MINI
 from eman.trainers import data
-from eman.trainers.backbones import SmallResNet
+from eman.trainers.backbones import backbone_named
 from eman.trainers.byol import projector_and_predictor
 from eman.trainers.ema import Teacher
 from eman.trainers.moco import projector
@@ -110,28 +114,28 @@ def _transforms(blur: float, solarize: float) -> transforms.Compose:
 class _PerSample:
     """The usual way: PIL and a DataLoader, float32, stock batch norm on the whole batch, an EMA loop in Python."""
 
-    def __init__(self, method: str, loader_workers: int) -> None:
-        self.spec = MINI.run(method, "bn")
-        dataset = data.load(self.spec.dataset)
-        blurs = {"moco": ((0.5, 0), (0.5, 0)), "byol": ((1.0, 0), (0.1, 0.2))}[method]
+    def __init__(self, spec: RunSpec, loader_workers: int) -> None:
+        self.spec = spec
+        dataset, backbone = data.load(spec.dataset), backbone_named(spec.backbone)
+        blurs = {"moco": ((0.5, 0), (0.5, 0)), "byol": ((1.0, 0), (0.1, 0.2))}[spec.method]
         pairs = _Pairs(dataset.train, *(_transforms(*blur) for blur in blurs))
         self.loader = DataLoader(
             pairs,
-            self.spec.batch,
+            spec.batch,
             shuffle=True,
             drop_last=True,
             num_workers=loader_workers,
             persistent_workers=loader_workers > 0,
         )
-        heads = {"moco": projector, "byol": projector_and_predictor}[method](self.spec, 64, 10)
-        self.student = nn.Sequential(SmallResNet(1), *heads.values())
+        heads = {"moco": projector, "byol": projector_and_predictor}[spec.method](spec, backbone.features, 10)
+        self.student = nn.Sequential(backbone.build(1), *heads.values())
         import copy
 
-        self.followed = self.student if method == "moco" else self.student[:-1]
+        self.followed = self.student if spec.method == "moco" else self.student[:-1]
         self.teacher = copy.deepcopy(self.followed)
         self.queue = nn.functional.normalize(torch.randn(4096, 64), dim=1)
         self.optimizer = torch.optim.SGD(self.student.parameters(), 0.06, 0.9, weight_decay=1e-4)
-        self.step = {"moco": self._moco, "byol": self._byol}[method]
+        self.step = {"moco": self._moco, "byol": self._byol}[spec.method]
         self.batches = self._endless()
 
     def _endless(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -184,6 +188,7 @@ class _Processes:
     """One process a core: the workers of one run, or runs side by side, as a sweep trains them."""
 
     def __init__(self, method: str, *, together: bool) -> None:
+        self.runs = 1 if together else data.cores()
         context = multiprocessing.get_context("spawn")
         self.connections = []
         meet = f"{tempfile.mkdtemp(prefix='bench')}/meet" if together else ""
@@ -200,38 +205,55 @@ class _Processes:
                 connection.recv()
 
 
-def end_to_end(method: str, steps: int = 12) -> None:
-    """Images a second of training: one run in one process with all threads, one run with a worker a core, and runs
-    side by side, one a core, against the usual pipeline with all cores. Ours simulate 32 devices, in bf16 where the CPU
-    has it."""
-    ours = Training(MINI.run(method, "eman"))
-    workers, sweep = (_Processes(method, together=together) for together in (True, False))
+def _beside_the_usual(
+    title: str, spec: RunSpec, processes: Mapping[str, _Processes], loaders: Sequence[int], steps: int, rounds: int
+) -> None:
+    """Images a second of training in this process with all threads and in others, against the usual pipeline with all
+    cores and so many workers that load. Ours simulate devices, in bf16 where the CPU has it.
+    """
+    ours = Training(spec)
 
     def run() -> None:
         for _ in range(steps):
             ours.train_step()
 
-    usual = {f"PIL + DataLoader, {workers} workers": _PerSample(method, workers) for workers in (0, 2)}
-    sides: dict[str, Callable[[], None]] = {
-        "one process": run,
-        f"{data.cores()} workers": partial(workers.run, steps),
-        "side by side": partial(sweep.run, steps),
-    }
-    sides |= {name: partial(pipeline.run, steps) for name, pipeline in usual.items()}
-    found = medians(sides, 5, warmup=1, pause=1.5, before={name: p.drain for name, p in usual.items()})
-    for processes in (workers, sweep):
-        processes.run(0)
-    images = steps * ours.spec.batch
-    speed = {name: images / seconds for name, seconds in found.items()}
-    speed["side by side"] *= data.cores()
+    usual = {f"PIL + DataLoader, {workers} workers": _PerSample(spec, workers) for workers in loaders}
+    sides: dict[str, Callable[[], None]] = {"one process": run}
+    sides |= {name: partial(side.run, steps) for name, side in (*processes.items(), *usual.items())}
+    found = medians(sides, rounds, warmup=1, pause=1.5, before={name: p.drain for name, p in usual.items()})
+    speed = {name: steps * spec.batch / seconds for name, seconds in found.items()}
+    for name, side in processes.items():
+        side.run(0)
+        speed[name] *= side.runs
     best = max(value for name, value in speed.items() if name in usual)
     print(
-        f"{method:<16} "
+        f"{title:<16} "
         + ", ".join(f"{name} {value:,.0f} images/s" for name, value in speed.items())
         + ": "
         + ", ".join(f"{speed[name] / best:.1f}x" for name in speed if name not in usual)
-        + " the faster of these"
+        + f" {'the faster of these' if len(usual) > 1 else 'that'}"
     )
+
+
+def end_to_end(method: str) -> None:
+    """The mini net: one run in one process with all threads, one run with a worker a core, and runs side by side, one a
+    core. 32 devices.
+    """
+    processes = {
+        f"{data.cores()} workers": _Processes(method, together=True),
+        "side by side": _Processes(method, together=False),
+    }
+    _beside_the_usual(method, MINI.run(method, "eman"), processes, (0, 2), steps=12, rounds=5)
+
+
+def resnet18() -> None:
+    """ResNet-18 with the stem for small images: one process, 8 devices, batch 64. Few steps: on two cores without bf16
+    one takes seconds.
+    """
+    fields = {"backbone": "resnet18-small", "batch": 64, "devices": 8, "statistics_passes": 0}
+    for method in ("moco", "byol"):
+        spec = MINI.run(method, "eman", overrides=fields)
+        _beside_the_usual(f"ResNet-18 {method}", spec, {}, (2,), steps=2, rounds=3)
 
 
 def teachers() -> None:
@@ -309,20 +331,33 @@ def low_shot() -> None:
     )
 
 
-def main() -> None:
-    """Prints all comparisons."""
+BENCHMARKS: dict[str, Callable[[], None]] = {
+    "update": teacher_update,
+    "teacher": teachers,
+    "knn": nearest_neighbours,
+    "linear": linear_grid,
+    "lowshot": low_shot,
+    "moco": partial(end_to_end, "moco"),
+    "byol": partial(end_to_end, "byol"),
+    "resnet18": resnet18,
+}
+
+
+def main(names: Sequence[str]) -> int:
+    """Prints the comparisons of these names, by default all."""
+    try:
+        chosen = [named("benchmark", name, BENCHMARKS) for name in names or BENCHMARKS]
+    except UserError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
     print(
         f"{platform.machine()}, {data.cores()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"bf16 {'on' if fast_bf16() else 'off'}; mini net, batch 256, Fashion-MNIST 28 px; medians"
+        f"bf16 {'on' if fast_bf16() else 'off'}; mini net, batch 256, but for ResNet-18; Fashion-MNIST 28 px; medians"
     )
-    teacher_update()
-    teachers()
-    nearest_neighbours()
-    linear_grid()
-    low_shot()
-    for method in ("moco", "byol"):
-        end_to_end(method)
+    for benchmark in chosen:
+        benchmark()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -14,8 +14,9 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
     return code, captured.out, captured.err
 
 
-def test_dry_run_as_json(capsys: pytest.CaptureFixture[str], home: Path) -> None:
-    code, out, _ = call(capsys, "sweep", "table1", "table8", "--profile", "quick", "--dry-run", "--format", "json")
+@pytest.mark.parametrize("profile", ["quick", "cifar10", "stl10"])
+def test_dry_run_as_json(profile: str, capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    code, out, _ = call(capsys, "sweep", "table1", "table8", "--profile", profile, "--dry-run", "--format", "json")
     assert code == 0
     plan = json.loads(out)
     assert (plan["cells"], plan["runs"]) == (46, 35)
@@ -165,6 +166,17 @@ def test_a_plan_says_what_a_table_costs(capsys: pytest.CaptureFixture[str]) -> N
     supervised = 90 * images + 100 * (round(0.01 * images) + round(0.1 * images))
     assert found["images"] == pretrained + supervised + evaluated
     assert "hours: unknown" in call(capsys, *plan)[1]
+
+
+@pytest.mark.parametrize("profile", ["cifar10", "stl10"])
+def test_all_tables_are_planned_without_the_data(profile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = [f"table{number}" for number in range(1, 9)]
+    speed = ["--images-per-second", "1000", "--format", "json"]
+    code, out, _ = call(capsys, "plan", *tables, "--profile", profile, *speed)
+    assert code == 0
+    found = json.loads(out)
+    assert found["cells"] == 334
+    assert found["hours"] == pytest.approx(found["images"] / 1000 / 3600)
 
 
 def test_doctor_and_data(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,9 @@
 """Networks from elsewhere and for elsewhere, with files built in the official layouts."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,11 +12,14 @@ from safetensors import safe_open
 from torchvision import models
 
 from eman.cli import main
+from eman.evaluation import features
 from eman.evaluation.trained import Trained
+from eman.platform import checkpoint
 from eman.platform.errors import UserError
 from eman.platform.home import run_folder
 from eman.platform.tracking import TRAINING, Store
 from eman.sweeps.exchange import read
+from eman.trainers import data
 from eman.trainers.backbones import BACKBONES
 
 
@@ -112,6 +119,83 @@ def test_an_imported_network_is_evaluated_started_from_and_given_out(
     code, out, err = call(capsys, "train", "supervised", "--init", record.key, *start)
     assert code == 0, err
     assert "supervised · default / default · from moco BN / EMAN · seed 0" in out
+
+
+def own_features(key: str, network: str, selection: str, images: data.Split) -> torch.Tensor:
+    trained = Trained(key, run_folder(key), network, selection)
+    return features.outputs(trained.backbone(), images, trained.splits.dataset, "float32")
+
+
+def alone(*arguments: str, folder: Path) -> None:
+    """A process of MLflow's, in another folder and with a store of its own."""
+    settings = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'other.db'}", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | settings
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_mlflow_serves_a_classifiers_probabilities(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "train", "fixmatch", "--scheme", "eman", "--profile", "smoke")[0] == 0
+    [record] = Store().records(TRAINING)
+    model = tmp_path / "model"
+    given = ["export", record.key, "--format", "mlflow", "--network", "teacher", "--out", str(model)]
+    code, out, err = call(capsys, *given)
+    assert code == 0, err
+    assert "images to 10 probabilities, by the teacher after the last epoch" in out
+
+    images = data.load("digits").test.take(torch.arange(5))  # another number of images than it was traced with
+    (tmp_path / "input.json").write_text(json.dumps({"inputs": images.images.tolist()}))
+    predict = ["-m", "mlflow", "models", "predict", "--env-manager", "local", "-m", str(model)]
+    alone(*predict, "-i", "input.json", "-o", "output.json", folder=tmp_path)
+    found_NK = torch.tensor(json.loads((tmp_path / "output.json").read_text())["predictions"])
+    weights = checkpoint.load(run_folder(record.key) / "last.pt", record.key)
+    outputs = []
+    for network in ("student", "teacher"):
+        features_ND = own_features(record.key, network, "last", images)
+        classifier = (weights[network][f"classifier.{name}"] for name in ("weight", "bias"))
+        outputs.append(torch.nn.functional.linear(features_ND, *classifier).softmax(1))
+    torch.testing.assert_close(found_NK, outputs[1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found_NK, outputs[0], atol=1e-3)  # the student's
+
+    code, _, err = call(capsys, *given)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is there already" in err
+    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".db") == ["input.json", "model", "output.json"]
+
+
+def test_mlflow_serves_features_without_this_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "train", "moco", "--scheme", "eman", "--profile", "smoke")[0] == 0
+    [record] = Store().records(TRAINING)
+    export = ["export", "--format", "mlflow", "--out"]
+    code, out, err = call(capsys, *export, str(tmp_path / "model"), "--selection", "best", record.key)
+    assert code == 0, err
+    assert "images to 64 features, by the student after the best epoch" in out
+    images = data.load("digits").test.take(torch.arange(3))
+    torch.save(images.images, tmp_path / "images.pt")
+    script = (
+        "import sys; sys.modules['eman'] = None; import mlflow.pyfunc, torch; "
+        "model = mlflow.pyfunc.load_model('model'); images = torch.load('images.pt').numpy(); "
+        "torch.save(torch.from_numpy(model.predict(images)), 'features.pt')"
+    )
+    alone("-c", script, folder=tmp_path)
+    expected_ND = own_features(record.key, "student", "best", images)
+    torch.testing.assert_close(torch.load(tmp_path / "features.pt"), expected_ND, rtol=1e-4, atol=1e-4)
+
+    # An imported network has left its classifier behind.
+    network = models.resnet18()
+    network.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    torch.save(network.state_dict(), tmp_path / "c.pth")
+    assert call(capsys, "import", str(tmp_path / "c.pth"), "--as", "torchvision", "--dataset", "digits")[0] == 0
+    [imported] = [r.key for r in Store().records(TRAINING) if r.key != record.key]
+    assert "images to 512 features" in call(capsys, *export, str(tmp_path / "imported"), imported)[1]
 
 
 def test_mistakes_are_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,10 @@ import pytest
 
 from eman.platform.errors import UserError
 from eman.platform.tracking import EVALUATION, SWEEP, TRAINING, Store
-from eman.sweeps.profiles import IMAGENET, PROFILES, QUICK, SMOKE, Profile
+from eman.sweeps.figure3 import lines
+from eman.sweeps.profiles import CIFAR10, IMAGENET, PROFILES, QUICK, SMOKE, STL10, Profile
 from eman.sweeps.sweep import plan, plan_grid, work
+from eman.trainers.data import TRAINING_IMAGES
 
 EMAN = [sys.executable, "-m", "eman"]
 
@@ -41,6 +43,8 @@ def test_46_cells_stand_on_35_trainings(profile: Profile) -> None:
     assert len(sweep.evaluations) == 3 * 22
     assert len(plan(["table1", "table8"], profile, 3).trainings) == 105
     assert plan(["table8", "table1"], profile).key == sweep.key
+    drawn = {run.key for line in lines(sweep.scope) for run in line.runs}
+    assert drawn == plan(["table1"], profile).trainings.keys()
 
 
 def test_tables_4_and_5_share_their_networks_with_table_1() -> None:
@@ -96,6 +100,18 @@ def test_the_papers_lengths_at_the_papers_scale() -> None:
     }
     spec = next(iter(sweep.evaluations.values()))
     assert (spec.views, spec.epochs, spec.batch, spec.milestones) == ("augmented", 50, 256, (0.6, 0.8))
+
+
+def test_profiles_of_published_numbers_count_labels_and_vote_as_those_do() -> None:
+    for profile, images, labels in ((CIFAR10, TRAINING_IMAGES["cifar10"], 4_000), (STL10, 5_000, 1_000)):
+        spec = profile.run("fixmatch", "eman")
+        assert spec.label_fraction is not None
+        assert round(spec.label_fraction * (images - spec.held_out)) == labels
+        sweep = plan(["table4"], profile)
+        votes = {(e.k, e.temperature) for e in sweep.evaluations.values() if e.protocol == "knn"}
+        assert votes == {(200, 0.1)}
+        assert "kNN: k = 200, votes weighed by exp(cosine / 0.1)." in " ".join(sweep.tables[0].notes)
+    assert "kNN: k = 20, one vote each." in " ".join(plan(["table4"], SMOKE).tables[0].notes)
 
 
 def test_overrides_reach_every_run() -> None:
