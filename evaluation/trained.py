@@ -63,11 +63,12 @@ class Trained:
         their pixels scaled as those that the run was trained on.
 
         Raises:
-            UserError: Images of the other data set have another number of channels.
+            UserError: They are not the images that the run was trained on, or have another number of channels.
         """
         spec = self.spec
         if self.dataset in (None, spec.dataset):
             own = data.load(spec.dataset, spec.image_size)
+            own.must_be(self._saved.get("data"), self.run)
             return Splits(own, *data.parts(own, spec.images, spec.held_out))
         mean, std = data.pixel_scale(spec.dataset)
         other = data.load(self.dataset, spec.image_size)

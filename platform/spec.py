@@ -17,7 +17,7 @@ from typing import Any, Self, get_args, get_type_hints
 from eman.platform.errors import UserError, unknown
 
 #: Raised by one whenever a change of code changes the numbers of a run with unchanged fields.
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 EVALUATION_VERSION = 1
 
 DEVICE_STATISTICS = ("device0", "mean")

@@ -418,7 +418,7 @@ STL10 = Profile(
 IMAGENET = Profile(
     name="imagenet",
     about="ImageNet, ResNet-50, 8 devices: the paper's hyper-parameters.",
-    common={"dataset": "imagenet"},
+    common={"dataset": "imagenet", "image_size": 224},
     methods={
         "moco": {"warmup_epochs": 5.0},
         "byol": {"lars_exclude": "official"},  # official code, main_byol.py: by name, heads' norms not among them

@@ -54,7 +54,7 @@ def write(trained: Trained, out: Path, title: str) -> str:
     backbone, classifier = trained.backbone().to("cpu", torch.float32), _classifier(trained)
     network = nn.Sequential(backbone, classifier) if classifier else backbone
     model = _FromBytes(network, dataset, classifies=classifier is not None).eval()
-    shape = tuple(dataset.train.images.shape[1:])
+    shape = dataset.train.shape
     gives = (
         f"{len(dataset.classes)} probabilities" if classifier else f"{backbone_named(spec.backbone).features} features"
     )

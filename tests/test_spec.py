@@ -21,10 +21,11 @@ def test_key_is_stable_and_moves_with_every_field() -> None:
 
 @pytest.mark.parametrize(
     ("method", "key"),
-    [("fixmatch", "319519014711e5cf"), ("moco", "bfcbafb245b7a2aa"), ("byol", "bad13937cdec6215")],
+    [("fixmatch", "e1737c152844e16f"), ("moco", "dcf7a4994c4cb651"), ("byol", "347633c2e216ff04")],
 )
 def test_keys_of_runs_that_people_have_stay(method: str, key: str) -> None:
-    """A new field that moves them would have every finished run trained again."""
+    """A new field that moves them would have every finished run trained again. TRAINING_VERSION moves them on purpose:
+    2 since both views of BYOL go through the network in one pass, which rounds otherwise."""
     assert SMOKE.run(method, "eman").key == key
 
 

@@ -15,6 +15,8 @@ from torchvision import datasets
 from torchvision.transforms import functional as tv
 
 from eman.cli import main
+from eman.evaluation.trained import Trained
+from eman.platform import storage
 from eman.platform.errors import UserError
 from eman.platform.spec import RunSpec
 from eman.sweeps.profiles import SMOKE
@@ -376,6 +378,64 @@ def test_synthetic_images_come_at_any_size() -> None:
     found = data.load("synthetic", 48)
     assert found.train.shape == (3, 48, 48)
     assert torch.bincount(found.train.labels).min() > 200
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of an S3 server on this machine."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", **keys}.items():
+        monkeypatch.setenv(name, value)
+    storage._filesystem.cache_clear()
+    boto3.client("s3").create_bucket(Bucket="images")
+    yield "s3://images/data"
+    server.stop()
+    storage._filesystem.cache_clear()
+
+
+def test_shards_and_folders_in_an_object_store(
+    birds: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = {name: run(name, epochs=2, statistics_passes=0) for name in ("birds", "sharded")}
+    local = {name: batches(spec[name], range(10)) for name in spec}
+    assert (
+        main(["data", "shard", "sharded", f"--source={birds / 'birds'}", f"--out={bucket}/sharded", "--rows=32"]) == 0
+    )
+    assert main(["data", "verify", f"{bucket}/sharded"]) == 0
+    for path in (birds / "birds").rglob("*.JPEG"):
+        (storage.Place(bucket) / str(path.relative_to(birds))).write(path.read_bytes())
+    monkeypatch.setenv("EMAN_DATA", bucket)
+    assert main(["data", "info", "sharded"]) == 0
+    assert f"{bucket}/sharded: sharded, 4 classes" in capfd.readouterr().out
+    for name, one_of in spec.items():
+        with session():
+            remote = batches(one_of, range(10))
+        for one, other in zip(local[name], remote, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert main(["data", "info", "nowhere"]) == 2
+    assert f"{bucket}/nowhere holds no shards" in capfd.readouterr().err
+
+
+def test_a_run_does_not_go_on_with_other_images(birds: Path) -> None:
+    spec = run("birds", epochs=2)
+    loop.fit(spec, folder=birds / "cut", stop_after=3)
+    one = next((birds / "birds" / "train" / "n0000").iterdir())
+    Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(one)
+    data._load.cache_clear()
+    with pytest.raises(UserError, match="was trained on other images: birds had hash"):
+        loop.fit(spec, folder=birds / "cut")
+    loop.fit(spec, folder=birds / "whole")
+    for path in (birds / "birds").glob("*/n0003/*"):
+        path.unlink()  # three classes are left, and the head has four
+    data._load.cache_clear()
+    with pytest.raises(UserError, match="was trained on other images: birds had hash"):
+        _ = Trained(spec.key, birds / "whole").splits
 
 
 def test_a_store_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

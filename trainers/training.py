@@ -357,6 +357,7 @@ class Training:
         return {
             "step": self.step,
             "spec": self.spec.fields(),
+            "data": self.dataset.hash,
             "student": self.student.state_dict(),
             "teacher": self.teacher.state_dict() if self.teacher is not None else None,
             "criterion": self.criterion.state_dict(),
@@ -365,7 +366,12 @@ class Training:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`."""
+        """The inverse of :meth:`state`.
+
+        Raises:
+            UserError: The run was begun on other images.
+        """
+        self.dataset.must_be(state.get("data"), self.spec.key)
         self.step = state["step"]
         self.student.load_state_dict(state["student"])
         if self.teacher is not None:
@@ -381,6 +387,7 @@ class Training:
         return {
             "spec": self.spec.fields(),
             "step": self.step,
+            "data": self.dataset.hash,
             "student": self.student.state_dict(),
             "teacher": None if network is None else network.state_dict(),
         }
