@@ -5,33 +5,39 @@ Each comparison alternates its two sides, so that a machine whose speed drifts s
 """
 
 import multiprocessing
+import os
 import platform  # noqa: TID251
 import statistics
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torchvision import datasets, transforms
 
 from eman.evaluation import knn, linear, lowshot
 from eman.evaluation.features import Features
 from eman.evaluation.protocols import make_eval
+from eman.platform.cluster import cluster
 from eman.platform.errors import UserError, named
 from eman.platform.spec import RunSpec
+from eman.platform.storage import Place
 from eman.sweeps.profiles import MINI
-from eman.trainers import data
+from eman.trainers import data, shards, stored
 from eman.trainers.backbones import backbone_named
 from eman.trainers.byol import projector_and_predictor
 from eman.trainers.ema import Teacher
 from eman.trainers.moco import projector
+from eman.trainers.sharding import Items, shard
 from eman.trainers.training import Training, fast_bf16
 
 
@@ -331,6 +337,91 @@ def low_shot() -> None:
     )
 
 
+def streaming(steps: int = 48) -> None:
+    """MoCo with ResNet-18 at 64 pixels: images that Ray tasks read from Parquet shards against the same ones in memory.
+
+    What is read ahead when a turn begins is read ahead again when it ends.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="bench"))
+    os.environ["EMAN_DATA"] = str(folder)
+    images = data.load("synthetic", 64)
+    about = shards.Set("shards", images.classes, images.hash, 3, images.mean, images.std, False)
+    splits = {"train": Items(images.train), "test": Items(images.test)}
+    shards.write(about, splits, Place(str(folder / "shards")), lambda _: None)
+    small = {"held_out": 0, "devices": 8, "batch": 64, "queue": 1024, "backbone": "resnet18", "epochs": 1000}
+    with cluster():
+        memory, stored_ = (
+            Training(MINI.run("moco", "eman", 0, {**small, **fields}))
+            for fields in ({"dataset": "synthetic", "image_size": 64}, {"dataset": "shards"})
+        )
+
+        def go(training: Training) -> None:
+            for _ in range(steps):
+                training.train_step()
+
+        sides = {"memory": memory, "shards": stored_}
+        found = medians(
+            {name: partial(go, training) for name, training in sides.items()},
+            3,
+            warmup=1,
+            pause=2,
+        )
+        stored_.close()
+    speed = {name: steps * 64 / seconds for name, seconds in found.items()}
+    print(
+        f"streaming        ResNet-18, 64 px: in memory {speed['memory']:.1f} images/s, Parquet shards by Ray tasks "
+        f"{speed['shards']:.1f}: {100 * speed['shards'] / speed['memory']:.0f} % of the speed"
+    )
+
+
+class _TwoCrops:
+    """Torchvision's usual views for ImageNet, twice."""
+
+    def __init__(self) -> None:
+        self.transform = transforms.Compose(
+            [transforms.RandomResizedCrop(224, (0.2, 1)), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+        )
+
+    def __call__(self, image: Image.Image) -> list[torch.Tensor]:
+        return [self.transform(image), self.transform(image)]
+
+
+def decoding(count: int = 256) -> None:
+    """Two random crops of 224 pixels from each of some JPEGs of 500 x 375, in one thread: our shards and folders
+    against torchvision's ImageFolder and a DataLoader."""
+    folder = Path(tempfile.mkdtemp(prefix="bench"))
+    os.environ["EMAN_DATA"] = str(folder)
+    generator = torch.Generator().manual_seed(0)
+    for split in ("train", "val"):
+        place = folder / "jpegs" / split / "class"
+        place.mkdir(parents=True)
+        for number in range(count if split == "train" else 1):
+            coarse = torch.rand(1, 3, 24, 32, generator=generator)
+            smooth = nn.functional.interpolate(coarse, size=(375, 500), mode="bilinear")[0]
+            pixels = (255 * (0.9 * smooth + 0.1 * torch.rand(smooth.shape, generator=generator))).byte()
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(place / f"{number}.jpg", quality=90)
+    shard("shards", str(folder / "jpegs"), None, lambda _: None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def ours(name: str) -> None:
+        split = data.load(name, 224).train
+        stream = data.Stream(split, 64, seed=0, number=0)
+        for _ in stored.Recipe(stream, torch.arange(64), (0, 1), 0, 0.2).make(0, count // 64):
+            pass
+
+    loader = DataLoader(datasets.ImageFolder(str(folder / "jpegs" / "train"), _TwoCrops()), 64, shuffle=True)
+    sides: dict[str, Callable[[], None]] = {name: partial(ours, name) for name in ("shards", "jpegs")}
+    found = medians({**sides, "usual": lambda: deque(loader, maxlen=0) and None}, 5, warmup=1)
+    torch.set_num_threads(threads)
+    speed = {name: count / seconds for name, seconds in found.items()}
+    print(
+        f"decoding         500 x 375 to two crops of 224 px, one thread: shards {speed['shards']:.0f} images/s, folder "
+        f"{speed['jpegs']:.0f}, ImageFolder + DataLoader {speed['usual']:.0f}: {speed['shards'] / speed['usual']:.2f}x "
+        f"and {speed['jpegs'] / speed['usual']:.2f}x"
+    )
+
+
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "update": teacher_update,
     "teacher": teachers,
@@ -340,6 +431,8 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "moco": partial(end_to_end, "moco"),
     "byol": partial(end_to_end, "byol"),
     "resnet18": resnet18,
+    "decoding": decoding,
+    "streaming": streaming,
 }
 
 

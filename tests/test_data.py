@@ -12,7 +12,12 @@ import torch
 from torchvision import datasets
 
 from eman.platform.errors import UserError
+from eman.sweeps.profiles import SMOKE
 from eman.trainers import data
+from eman.trainers.training import Training
+
+#: Images of each file of a small STL-10.
+STL10 = {"train": 40, "test": 20, "unlabeled": 60}
 
 
 def test_digits() -> None:
@@ -150,6 +155,39 @@ def test_cifar_is_read_through_torchvisions_checks(
     damaged.write_bytes(damaged.read_bytes()[:-5])
     with pytest.raises(UserError, match=f"{files[0]} is missing, truncated or corrupt"):
         data.load(name)
+
+
+def test_stl10_has_images_without_labels(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"stl10 is missing.*stl10_binary.*was not asked for"):
+        data.load("stl10", download=False)
+    kind, random = datasets.STL10, np.random.default_rng(0)
+    place = tmp_path / kind.base_folder
+    place.mkdir()
+    raw = {name: random.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8) for name, count in STL10.items()}
+    files = {f"{name}_X.bin": images.transpose(0, 1, 3, 2).tobytes() for name, images in raw.items()}
+    for name in ("train", "test"):
+        files[f"{name}_y.bin"] = bytes(1 + n % 10 for n in range(STL10[name]))
+    files |= {"class_names.txt": "\n".join(f"class {n}" for n in range(10)).encode()}
+    for name, content in files.items():
+        (place / name).write_bytes(content)
+    sums = {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in files.items()}
+    for attribute in ("train_list", "test_list"):
+        monkeypatch.setattr(kind, attribute, [[name, sums[name]] for name, _ in getattr(kind, attribute)])
+    found = data.load("stl10")
+    assert found.unlabelled is not None
+    assert (len(found.train), len(found.unlabelled), len(found.test)) == (40, 60, 20)
+    assert np.array_equal(found.train.read(torch.tensor([3]))[0].numpy(), raw["train"][3])
+    assert np.array_equal(found.unlabelled.images[5].numpy(), raw["unlabeled"][5])
+    assert found.train.labels[:11].tolist() == [*range(10), 0]
+    fields = {"dataset": "stl10", "held_out": 10, "batch": 16, "backbone": "small", "statistics_passes": 0}
+    moco = Training(SMOKE.run("moco", "eman", 0, {**fields, "queue": 32}))
+    assert len(moco.streams["unlabelled"].split) == 30 + 60
+    fixmatch = Training(SMOKE.run("fixmatch", "eman", 0, {**fields, "label_fraction": 1.0, "labelled_batch": 8}))
+    assert len(fixmatch.streams["labelled"].split) == 30
+    assert len(fixmatch.streams["unlabelled"].split) == 60
+    assert len(set(moco.streams["unlabelled"].split.ids.tolist())) == 90
+    moco.train_step()
+    fixmatch.train_step()
 
 
 def test_unknown_sets_are_refused() -> None:

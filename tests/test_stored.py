@@ -15,10 +15,11 @@ from torchvision import datasets
 from torchvision.transforms import functional as tv
 
 from eman.cli import main
+from eman.evaluation import linear
 from eman.evaluation.trained import Trained
 from eman.platform import storage
 from eman.platform.errors import UserError
-from eman.platform.spec import RunSpec
+from eman.platform.spec import EvalSpec, RunSpec
 from eman.sweeps.profiles import SMOKE
 from eman.trainers import augment, data, loop, shards, stored
 from eman.trainers.sharding import shard
@@ -164,7 +165,7 @@ def batches(spec: RunSpec, steps: range) -> list[tuple[torch.Tensor, ...]]:
 
 
 @pytest.mark.parametrize("name", ["birds", "sharded"])
-def test_ray_data_and_threads_make_the_same_batches_from_any_step(birds: Path, name: str) -> None:
+def test_ray_tasks_and_threads_make_the_same_batches_from_any_step(birds: Path, name: str) -> None:
     spec = run(name, epochs=4, statistics_passes=0)
     by_threads = batches(spec, range(20))
     with session():
@@ -173,6 +174,18 @@ def test_ray_data_and_threads_make_the_same_batches_from_any_step(birds: Path, n
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     for one, other in zip(by_threads[11:], later, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_feed_goes_on_after_it_was_closed(birds: Path) -> None:
+    training = Training(run("birds", epochs=4, statistics_passes=0))
+    first, _, _ = training._batch("unlabelled", 0)
+    training.close()
+    again, _, _ = training._batch("unlabelled", 0)
+    training._batch("unlabelled", 1)
+    training.close()
+    assert training._batch("unlabelled", 2)[1].shape == (16,)
+    training.close()
+    assert torch.equal(first, again)
 
 
 def test_workers_make_the_parts_of_the_same_batch(birds: Path) -> None:
@@ -336,10 +349,14 @@ def test_labelled_images_from_an_index_file(birds: Path) -> None:
     folder.mkdir()
     chosen = [3, 7, 31, 35, 62, 66, 93, 99]
     (folder / "few.csv").write_text("Index\n" + "\n".join(str(n) for n in reversed(chosen)))
-    training = Training(run("birds", "fixmatch", label_index="few", held_out=0, statistics_passes=0))
+    spec_ = run("birds", "fixmatch", label_index="few", held_out=0, statistics_passes=0, epochs=1)
+    training = loop.fit(spec_, folder=birds / "run").training
     assert training.labelled is not None
     assert training.train.ids[training.labelled].tolist() == chosen
     assert len(training.streams["unlabelled"].split) == CLASSES * TRAIN - len(chosen)
+    spec = EvalSpec(run="x", label_fraction=0.1, label_sets=2, label_index="few,few")
+    found = linear.label_sets(Trained(training.spec.key, birds / "run"), spec)
+    assert [training.train.ids[part].tolist() for part in found] == [chosen, chosen]
     (folder / "few.csv").write_text("Index\n5000")
     with pytest.raises(UserError, match=r"few\.csv lists image 5000"):
         Training(run("birds", "fixmatch", label_index="few"))

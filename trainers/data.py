@@ -108,8 +108,8 @@ class DataSet:
         """Raises :class:`UserError` unless these are the images that a run was trained on (``None``: nobody knows)."""
         if hash_ not in (None, self.hash):
             raise UserError(
-                f"run {run} was trained on other images: {self.name} had hash {hash_} then, and has {self.hash} now; put "
-                f"the images back, or give the new ones a name of their own."
+                f"run {run} was trained on other images: {self.name} had hash {hash_} then, and has {self.hash} now; "
+                f"put the images back, or give the new ones a name of their own."
             )
 
     def describe(self) -> str:

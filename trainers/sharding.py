@@ -13,7 +13,7 @@ from eman.trainers import data, shards
 from eman.trainers.stored import StoredSplit
 
 
-class _Items(Sequence[shards.Item]):
+class Items(Sequence[shards.Item]):
     """A split's images as the writer wants them, made one by one."""
 
     def __init__(self, split: data.AnySplit) -> None:
@@ -73,7 +73,7 @@ def shard(
     several = train.labels.dim() == 2
     channels = train.channels if isinstance(train, StoredSplit) else train.shape[0]
     what = shards.Set(name, found.classes, found.hash, channels, found.mean, found.std, several)
-    return shards.write(what, {"train": _Items(train), "test": _Items(found.test)}, target, say, rows=rows)
+    return shards.write(what, {"train": Items(train), "test": Items(found.test)}, target, say, rows=rows)
 
 
 def place_of(where: str) -> Place:
