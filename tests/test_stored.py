@@ -364,6 +364,43 @@ def test_labelled_images_from_an_index_file(birds: Path) -> None:
         Training(run("birds", "fixmatch", label_index="none"))
 
 
+def test_rows_are_found_by_their_bytes_and_neighbours_read_together(
+    birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "GROUP_ROWS", 5)
+    shard("groups", str(birds / "birds"), None, lambda _: None, rows=32)
+    split = data.load("groups", 32).train
+    assert isinstance(split, stored.StoredSplit)
+    files = sorted((birds / "birds" / "train").rglob("*.JPEG"), key=lambda p: (p.parent.name, p.name))
+    assert split.source.encoded(split.places) == [path.read_bytes() for path in files]
+    few = np.array([77, 3, 3, 110])
+    assert split.source.encoded(few) == [files[place].read_bytes() for place in few]
+    groups = split.groups()
+    assert groups is not None
+    assert np.bincount(groups).max() == 5
+    reads = []
+
+    class Counting:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> "Counting":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def read_at(self, count: int, first: int) -> bytes:
+            reads.append(count)
+            return bytes(self.file.read_at(count, first))
+
+    opened = storage.Place.open
+    monkeypatch.setattr(storage.Place, "open", lambda place: Counting(opened(place)))
+    split.source.encoded(np.flatnonzero(groups == 7))
+    assert len(reads) == 1
+    assert reads[0] < 1.2 * sum(files[place].stat().st_size for place in np.flatnonzero(groups == 7))
+
+
 def test_voc2007_has_several_classes_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMAN_DATA", str(tmp_path))
     data._load.cache_clear()

@@ -377,16 +377,17 @@ def _of_shards(name: str, place: Place) -> DataSet:
     content = shards.manifest(place, name)
     splits = {}
     for split, about in content["splits"].items():
-        index_N, labels, where_N3 = shards.rows_of(content, place, split)
-        order = np.argsort(index_N)  # the set's own order, so that subsets are those of the folder
-        ids, native = torch.from_numpy(index_N[order]), about["size"]
+        rows = shards.index_of(content, place, split)
+        labels, order = rows.labels, np.argsort(rows.index_N)  # the set's own order: subsets are those of the folder
+        ids, native = torch.from_numpy(rows.index_N[order]), about["size"]
         if content["several"]:
             found = torch.zeros(len(labels), len(content["classes"]), dtype=torch.int64)
             for row, place_ in enumerate(order):
                 found[row, labels[place_]] = 1
         else:
             found = torch.tensor(labels)[torch.from_numpy(order)]
-        source = Rows(place, tuple(record["file"] for record in about["shards"]), where_N3[order])
+        files = tuple(record["file"] for record in about["shards"])
+        source = Rows(place, files, rows.where_N3[order], rows.group_N[order])
         splits[split] = StoredSplit(
             source, np.arange(len(order)), found, ids, content["channels"], tuple(native) if native else None
         )

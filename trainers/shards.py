@@ -2,11 +2,13 @@
 
 A folder holds ``train/part-00000.parquet`` and so on, ``test/...``, and ``manifest.json``, which is written last:
 shards without it are half-written. A row is an image as it was found: its place in the set (``index``, in
-ImageFolder's order), its ``label`` (a list where an image shows several classes), the encoded bytes (``image``),
-``height`` and ``width``.
+ImageFolder's order), its ``label`` (a list where an image shows several classes), the encoded bytes (``image``) and
+their number (``size``), ``height`` and ``width``.
 
 Rows stand in an order drawn once, so that any row group is a sample of all classes: an epoch's order then needs to
 shuffle groups, and rows among the few groups that are open together (:func:`grouped_order`). A group has about 4 MiB.
+Its images are one uncompressed page, so that the place of each follows from their sizes: a few rows cost no more to
+read than a few files, and neighbours are read together.
 """
 
 import hashlib
@@ -26,6 +28,9 @@ from eman.platform.storage import Place
 LAYOUT = 1
 GROUP_BYTES, GROUP_ROWS = 4 << 20, 1024
 MANIFEST = "manifest.json"
+
+#: The image's column, and bytes between two images that are read along rather than skipped.
+_IMAGE, _GAP = 2, 1 << 16
 
 #: Images that may be unreadable before the work stops.
 MOST_CORRUPT = 20
@@ -134,7 +139,8 @@ def _schema(several: bool) -> Any:
         [
             ("index", pa.int64()),
             ("label", pa.list_(pa.int64()) if several else pa.int64()),
-            ("image", pa.binary()),
+            pa.field("image", pa.binary(), nullable=False),
+            ("size", pa.int32()),
             ("height", pa.int32()),
             ("width", pa.int32()),
         ]
@@ -157,7 +163,8 @@ def _write_part(place: Place, items: list[Item], what: Set, identity: str, corru
             groups.append(len(pending))
             pending.clear()
 
-    with pq.ParquetWriter(sink, schema, compression="none", use_dictionary=False) as writer:
+    whole = {"compression": "none", "use_dictionary": False, "data_page_size": 1 << 30}
+    with pq.ParquetWriter(sink, schema, data_page_version="1.0", write_statistics=["index"], **whole) as writer:
         size_of_group = 0
         for item in items:
             raw = item.load()
@@ -176,7 +183,7 @@ def _write_part(place: Place, items: list[Item], what: Set, identity: str, corru
             sizes.add((height, width))
             total += len(raw)
             size_of_group += len(raw)
-            pending.append((item.index, item.label, raw, height, width))
+            pending.append((item.index, item.label, raw, len(raw), height, width))
             if size_of_group >= GROUP_BYTES or len(pending) >= GROUP_ROWS:
                 flush(writer)
                 size_of_group = 0
@@ -241,8 +248,25 @@ def manifest(place: Place, name: str | None = None) -> dict[str, Any]:
     return content
 
 
-def rows_of(content: dict[str, Any], place: Place, split: str) -> tuple[Array, list[Any], Array]:
-    """Of every row of a split: index, label, and where it is: shard, group and row in the group, ``(N, 3)``.
+@dataclass(frozen=True)
+class Index:
+    """Of every row of a split, N in all: its place in the set, its label, its group, and where its image lies.
+
+    Attributes:
+        index_N: int64.
+        labels: A number each, or a list of them.
+        group_N: int64, numbered over all shards.
+        where_N3: int64: shard, first byte, bytes.
+    """
+
+    index_N: Array
+    labels: list[Any]
+    group_N: Array
+    where_N3: Array
+
+
+def index_of(content: dict[str, Any], place: Place, split: str) -> Index:
+    """The rows of a split.
 
     Raises:
         UserError: A shard is missing or shorter than the manifest says.
@@ -250,22 +274,32 @@ def rows_of(content: dict[str, Any], place: Place, split: str) -> tuple[Array, l
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    indices, labels, where = [], [], []
+    parts, labels, groups = [], list[Any](), 0
     for number, record in enumerate(content["splits"][split]["shards"]):
         try:
-            with (place / record["file"]).open() as file:
-                table = pq.read_table(file, columns=["index", "label"])
+            with (place / record["file"]).open() as stream:
+                file = pq.ParquetFile(stream)
+                table, about = file.read(columns=["index", "label", "size"]), file.metadata
         except (OSError, pa.ArrowException) as error:
             raise UserError(_damaged(place / record["file"], f"cannot be read ({str(error)[:120]})")) from error
         if table.num_rows != record["rows"]:
             raise UserError(_damaged(place / record["file"], f"has {table.num_rows} rows instead of {record['rows']}"))
-        indices.append(table["index"].to_numpy())
+        sizes = table["size"].to_numpy().astype(np.int64)
+        first, row = np.empty_like(sizes), 0
+        for group in range(about.num_row_groups):
+            rows = slice(row, row + about.row_group(group).num_rows)
+            column = about.row_group(group).column(_IMAGE)
+            ends = np.cumsum(sizes[rows] + 4)  # each image follows its length, four bytes
+            start = column.data_page_offset + column.total_compressed_size - ends[-1]  # what precedes is the header
+            first[rows] = start + ends - sizes[rows]
+            row = rows.stop
+        counts = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+        where = np.stack([np.full_like(sizes, number), first, sizes], 1)
+        parts.append((table["index"].to_numpy(), groups + np.repeat(np.arange(len(counts)), counts), where))
+        groups += len(counts)
         labels += table["label"].to_pylist()
-        sizes = np.array(record["groups"])
-        group = np.repeat(np.arange(len(sizes)), sizes)
-        row = np.arange(len(group)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        where.append(np.stack([np.full(len(group), number), group, row], 1))
-    return np.concatenate(indices), labels, np.concatenate(where)
+    index_N, group_N, where_N3 = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Index(index_N, labels, group_N, where_N3)
 
 
 def _damaged(place: Place, what: str) -> str:
@@ -273,18 +307,26 @@ def _damaged(place: Place, what: str) -> str:
 
 
 def encoded(place: Place, files: Sequence[str], where_N3: Array) -> list[bytes]:
-    """The encoded images at these rows; each row group is read once."""
-    import pyarrow.parquet as pq
-
+    """The encoded images that lie there; neighbours are read together."""
     out: list[bytes] = [b""] * len(where_N3)
-    for shard in np.unique(where_N3[:, 0]):
-        with (place / files[shard]).open() as stream:
-            file = pq.ParquetFile(stream)
-            mine = np.flatnonzero(where_N3[:, 0] == shard)
-            for group in np.unique(where_N3[mine, 1]):
-                column = file.read_row_group(int(group), columns=["image"])["image"].combine_chunks()
-                for n in mine[where_N3[mine, 1] == group]:
-                    out[n] = column[int(where_N3[n, 2])].as_py()
+    order = np.lexsort((where_N3[:, 1], where_N3[:, 0]))
+    start = 0
+    while start < len(order):
+        shard, first, _ = where_N3[order[start]]
+        with (place / files[shard]).open() as file:
+            while start < len(order) and where_N3[order[start], 0] == shard:
+                stop, end = start, where_N3[order[start], 1]
+                while (
+                    stop < len(order) and where_N3[order[stop], 0] == shard and where_N3[order[stop], 1] <= end + _GAP
+                ):
+                    end = where_N3[order[stop], 1:].sum()
+                    stop += 1
+                first = where_N3[order[start], 1]
+                block = file.read_at(int(end - first), int(first))
+                for n in order[start:stop]:
+                    begin = int(where_N3[n, 1] - first)
+                    out[n] = block[begin : begin + int(where_N3[n, 2])]
+                start = stop
     return out
 
 

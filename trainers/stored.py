@@ -79,15 +79,16 @@ class Files:
 
 @dataclass(frozen=True)
 class Rows:
-    """Images as rows of shards; they are found by shard, row group and row, ``(N, 3)``."""
+    """Images as rows of shards; they are found by shard, first byte and number of bytes, ``(N, 3)``."""
 
     root: Place
     files: tuple[str, ...]
     where_N3: Array
+    group_N: Array
 
     def label(self, place: int) -> str:
-        shard, group, row = (int(x) for x in self.where_N3[place])
-        return f"{self.root / self.files[shard]} group {group} row {row}"
+        shard, first, _ = (int(x) for x in self.where_N3[place])
+        return f"{self.root / self.files[shard]} image at byte {first}"
 
     def encoded(self, places: Array) -> list[bytes]:
         """The rows' bytes."""
@@ -185,8 +186,7 @@ class StoredSplit:
         """A number for each row's group, ``(N,)``, where the source is read by groups."""
         if not isinstance(self.source, Rows):
             return None
-        where = self.source.where_N3[self.places]
-        return np.unique(where[:, 0] * (1 << 32) + where[:, 1], return_inverse=True)[1]
+        return np.unique(self.source.group_N[self.places], return_inverse=True)[1]
 
 
 def _decoded(split: StoredSplit, index_n: Array, boxes: Any, crop_min: float = 1.0) -> tuple[Array, list[int]]:
@@ -282,7 +282,7 @@ class Recipe:
     crop_min: float
 
     def make(self, first: int, last: int) -> Iterator[dict[str, Array]]:
-        """The batches of steps ``first`` to ``last - 1``, each row group read once for all of them."""
+        """The batches of steps ``first`` to ``last - 1``; rows of shards are read at once for all of them."""
         split: StoredSplit = self.stream.split
         steps = [tuple(x[self.mine] for x in self.stream.at(step)) for step in range(first, last)]
         window = replace(split, source=_Once(split.source, split.places[torch.cat([s[0] for s in steps]).numpy()]))
