@@ -34,7 +34,7 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: Profile, worker
         yield f"{title} ({spec.key}) is done already; another --seed or --set makes another run"
         yield _summary(known.metrics)
         return
-    check_data(profile)
+    check_data([spec])
     if isinstance(workers, str):
         workers = trial.divisor(spec.devices, cores())
     config = trial.training_config(spec, store, profile=profile.name, parent=None, workers=workers)

@@ -337,7 +337,7 @@ def run_sweep(
     trainings, evaluations = sweep.missing(Results.read(store), options.retries)
     report = Report(reused=len(sweep.trainings) - len(trainings))
     if trainings or evaluations:
-        check_data(sweep.profile)
+        check_data(trainings, ((spec, sweep.trainings[spec.run]) for spec in evaluations))
         parent = store.begin(
             SWEEP,
             sweep.key,

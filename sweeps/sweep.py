@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -204,12 +204,9 @@ def work(spec: RunSpec) -> float:
     return steps * (3.0 * images(method.student) + images(method.teacher))
 
 
-def check_data(profile: Profile) -> None:
-    """Raises :class:`UserError` unless the profile's data set can be read here, whole."""
-    name = profile.common["dataset"]
-    if name not in data.DATASETS:
-        raise UserError(
-            f"profile {profile.name} needs the data set {name!r}, which this version cannot read; it reads: "
-            f"{', '.join(data.DATASETS)}."
-        )
-    data.load(name)
+def check_data(runs: Iterable[RunSpec], evaluations: Iterable[tuple[EvalSpec, RunSpec]] = ()) -> None:
+    """Raises :class:`UserError` unless the data sets of these runs, and of evaluations of runs, can be read here."""
+    needed = {(run.dataset, run.image_size) for run in runs}
+    needed |= {(spec.dataset or run.dataset, run.image_size) for spec, run in evaluations}
+    for name, size in sorted(needed, key=str):
+        data.load(name, size)

@@ -17,6 +17,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -33,10 +34,11 @@ from eman.platform.spec import RunSpec
 from eman.platform.storage import Place
 from eman.sweeps.profiles import MINI
 from eman.trainers import data, shards, stored
-from eman.trainers.backbones import backbone_named
+from eman.trainers.backbones import backbone_named, recompute_blocks
 from eman.trainers.byol import projector_and_predictor
 from eman.trainers.ema import Teacher
 from eman.trainers.moco import projector
+from eman.trainers.norm import convert_norm
 from eman.trainers.sharding import Items, shard
 from eman.trainers.training import Training, fast_bf16
 
@@ -337,6 +339,43 @@ def low_shot() -> None:
     )
 
 
+def execution() -> None:
+    """MoCo's step with each field that changes how it is computed and not what it is, and what ResNet-50 keeps for its
+    backward pass, 64 images of 224 pixels, without and with recomputation."""
+    fields: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "channels_last": {"channels_last": True},
+        "recompute": {"recompute": True},
+        "accumulate=4": {"accumulate": 4},
+    }
+    trainings = {name: Training(MINI.run("moco", "eman", 0, extra)) for name, extra in fields.items()}
+    found = medians({name: partial(_one_step, training) for name, training in trainings.items()}, 15)
+    kept = {}
+    for recompute in (False, True):
+        sizes: dict[int, tuple[int, torch.Tensor]] = {}
+
+        def pack(x: torch.Tensor, sizes: dict[int, tuple[int, torch.Tensor]] = sizes) -> torch.Tensor:
+            sizes[id(x.untyped_storage())] = (x.untyped_storage().nbytes(), x)
+            return x
+
+        with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            network = convert_norm(backbone_named("resnet50").build(3), "bn").to("meta")
+            if recompute:
+                recompute_blocks(network)
+            network(torch.empty(64, 3, 224, 224))
+        parameters = {id(p.untyped_storage()) for p in network.parameters()}
+        kept[recompute] = sum(size for storage, (size, _) in sizes.items() if storage not in parameters) / 2**30
+    print(
+        "execution        "
+        + ", ".join(f"{name} {1e3 * s:.0f} ms ({s / found['plain']:.2f}x)" for name, s in found.items())
+        + f"; ResNet-50 keeps {kept[False]:.1f} GiB, with recompute {kept[True]:.1f} GiB"
+    )
+
+
+def _one_step(training: Training) -> None:
+    training.train_step()
+
+
 def streaming(steps: int = 48) -> None:
     """MoCo with ResNet-18 at 64 pixels: images that Ray tasks read from Parquet shards against the same ones in memory.
 
@@ -431,6 +470,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "moco": partial(end_to_end, "moco"),
     "byol": partial(end_to_end, "byol"),
     "resnet18": resnet18,
+    "execution": execution,
     "decoding": decoding,
     "streaming": streaming,
 }

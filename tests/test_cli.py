@@ -61,7 +61,7 @@ def test_frozen_options(capsys: pytest.CaptureFixture[str]) -> None:
         (["sweep", "tabel1"], "did you mean 'table1'"),
         (["sweep", "table1", "--profile", "quik"], "did you mean 'quick'"),
         (["sweep", "table1", "--seeds", "0"], "--seeds 0"),
-        (["sweep", "table1", "--profile", "imagenet"], "needs the data set 'imagenet'"),
+        (["sweep", "table1", "--profile", "imagenet"], "imagenet must hold train/CLASS"),
         (["sweep", "table1", "--method", "moco"], "belongs to `eman sweep grid`"),
         (["sweep", "grid"], "needs --method and --scheme"),
         (["sweep", "grid", "table1"], "grid stands alone"),

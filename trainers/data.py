@@ -329,7 +329,7 @@ def _listing(place: Place) -> dict[str, list[tuple[str, int]]]:
         UserError: The folder is not laid out so.
     """
     found = place.files()
-    layout = f"{place} must hold train/CLASS/*.jpg and val/CLASS/*.jpg (or test/CLASS/*.jpg)"
+    layout = f"{place} must hold train/CLASS/*.jpg and val/CLASS/*.jpg (or test/CLASS/*.jpg), or shards"
     if not found:
         raise UserError(f"{place} is missing or empty; {layout}.")
     splits: dict[str, list[tuple[str, int]]] = {}
