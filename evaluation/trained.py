@@ -71,7 +71,7 @@ class Trained:
             own.must_be(self._saved.get("data"), self.run)
             return Splits(own, *data.parts(own, spec.images, spec.held_out))
         mean, std = data.pixel_scale(spec.dataset)
-        other = data.load(self.dataset, spec.image_size)
+        other = data.load(self.dataset, data.size_of(self.dataset, spec.image_size))
         channels = other.train.shape[0]
         if len(mean) != channels:
             raise UserError(

@@ -21,6 +21,7 @@ from eman.platform.tracking import TRAINING, Record, Store
 from eman.sweeps import serving
 from eman.sweeps.profiles import IMAGENET
 from eman.sweeps.trial import begin_training, training_config
+from eman.trainers import data
 from eman.trainers.backbones import BACKBONES, PREFIX
 from eman.trainers.methods import run_title
 
@@ -160,7 +161,8 @@ def take_in(
     """
     found = read(path, layout)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    fields = {"dataset": dataset, "backbone": found.backbone, "source": digest}
+    size = data.size_of(dataset, IMAGENET.common["image_size"])
+    fields = {"dataset": dataset, "image_size": size, "backbone": found.backbone, "source": digest}
     spec = IMAGENET.run(LAYOUTS[layout].method, scheme, 0, fields)
     student, teacher = (
         None if state is None else {PREFIX + name: value for name, value in state.items()}

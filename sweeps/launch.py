@@ -6,7 +6,9 @@ import logging
 import math
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -278,13 +280,14 @@ class _Launch:
         class Watch(tune.Callback):
             """Hands what trials report to the progress display. Tune pickles its callbacks; this one travels empty."""
 
-            def __init__(self, progress: Progress, on_done: OnDone) -> None:
-                self.progress, self.on_done = progress, on_done
+            def __init__(self, progress: Progress, on_done: OnDone, pressed: _CtrlC) -> None:
+                self.progress, self.on_done, self.pressed = progress, on_done, pressed
 
             def __getstate__(self) -> dict[str, Any]:
                 return {}
 
             def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+                self.pressed.check()
                 task = trial.config["task"]
                 self.progress.advance(task["label"], result["share"], result)
                 if "status" in result:
@@ -297,6 +300,7 @@ class _Launch:
                 self.on_done(task, outcome)
 
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: Tune would swallow it
+        pressed = _CtrlC()
         name = f"tune-{new_id()}"
         tuner = tune.Tuner(
             tune.with_resources(trainable, dict(each)),
@@ -306,13 +310,41 @@ class _Launch:
                 name=name,
                 storage_path=str(home_folder() / "ray"),
                 verbose=0,
-                callbacks=[Watch(self.progress, on_done)],
+                callbacks=[Watch(self.progress, on_done, pressed)],
             ),
         )
         try:
-            tuner.fit()
+            with pressed:
+                tuner.fit()
         finally:  # the store is the ledger; what Tune writes of its own would only grow
             shutil.rmtree(home_folder() / "ray" / name, ignore_errors=True)
+
+
+class _CtrlC:
+    """Remembers a Ctrl-C: the exception that it raises gets lost where it strikes a callback of C++ or a finalizer."""
+
+    def __init__(self) -> None:
+        self.pressed, self.before = False, signal.getsignal(signal.SIGINT)
+
+    def _press(self, number: int, frame: Any) -> None:
+        self.pressed = True
+        if callable(self.before):
+            self.before(number, frame)
+
+    def check(self) -> None:
+        """Raises what got lost."""
+        if self.pressed:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._press)
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.before)
+        if kind is None:
+            self.check()
 
 
 def run_sweep(

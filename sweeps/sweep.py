@@ -207,6 +207,8 @@ def work(spec: RunSpec) -> float:
 def check_data(runs: Iterable[RunSpec], evaluations: Iterable[tuple[EvalSpec, RunSpec]] = ()) -> None:
     """Raises :class:`UserError` unless the data sets of these runs, and of evaluations of runs, can be read here."""
     needed = {(run.dataset, run.image_size) for run in runs}
-    needed |= {(spec.dataset or run.dataset, run.image_size) for spec, run in evaluations}
+    for spec, run in evaluations:
+        name = spec.dataset or run.dataset
+        needed.add((name, data.size_of(name, run.image_size)))
     for name, size in sorted(needed, key=str):
         data.load(name, size)

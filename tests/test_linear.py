@@ -223,7 +223,7 @@ def test_a_run_is_evaluated_on_other_data_with_its_own_pixel_scale(
     other = replace(digits, name="inverted", train=inverted, mean=(0.9,), std=(0.1,))
     colour = replace(other, train=replace(inverted, images=inverted.images.expand(-1, 3, -1, -1)))
     for name, dataset in (("inverted", other), ("colour", replace(colour, name="colour"))):
-        monkeypatch.setitem(data.DATASETS, name, lambda folder, download, dataset=dataset: dataset)
+        monkeypatch.setitem(data.IN_MEMORY, name, lambda folder, download, dataset=dataset: dataset)
     found = Trained(run.run, run.folder, dataset="inverted")
     assert len(found.features.train_ND) == len(digits.train) - run.spec.held_out
     index = found.splits.train.ids[:5]

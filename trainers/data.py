@@ -489,7 +489,7 @@ def load(name: str, size: int | None = None, *, download: bool = True) -> DataSe
     """
     if name == "synthetic":
         return _load_synthetic(size or 32)
-    if name not in DATASETS and not _a_folder(name):
+    if name not in IN_MEMORY and name not in STORED and not _a_folder(name):
         raise unknown("dataset", name, [*DATASETS, f"any folder of images or shards in {data_place()}"])
     found = _load(name, data_place(), download)
     if isinstance(found.train, Split) or isinstance(found.test, Split):
@@ -501,6 +501,11 @@ def load(name: str, size: int | None = None, *, download: bool = True) -> DataSe
             )
         return found
     return replace(found, train=found.train.sized(size), test=found.test.sized(size))
+
+
+def size_of(name: str, size: int | None) -> int | None:
+    """The size to ask :func:`load` for where any size that the set comes at will do: none of a set in memory."""
+    return None if name in IN_MEMORY else size
 
 
 def _a_folder(name: str) -> bool:
