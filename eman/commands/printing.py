@@ -1,0 +1,48 @@
+"""What several commands need: tables by their names, and printing them."""
+
+from pathlib import Path
+from typing import Any
+
+from eman.options import Format, Network, Selection
+from eman.platform.errors import UserError
+from eman.platform.home import replacing
+
+
+def planned_tables(
+    names: list[str],
+    profile: str,
+    seeds: int,
+    overrides: list[str] | None,
+    network: Network = Network.student,
+    selection: Selection = Selection.last,
+) -> Any:
+    from eman.platform.spec import parse_fields
+    from eman.sweeps.profiles import profile_named
+    from eman.sweeps.sweep import plan
+
+    tables = [name if name.startswith("table") else f"table{name}" for name in names]
+    fields = parse_fields(overrides or [])
+    return plan(tables, profile_named(profile), seeds, fields, network=network.value, selection=selection.value)
+
+
+def print_tables(planned: Any, store: Any, form: Format, out: Path | None, other: str = "paper") -> None:
+    from eman.evaluation import tables
+    from eman.evaluation.tables import Results
+    from eman.platform.tracking import existing_store
+
+    results, shown = Results.read(store), planned.tables
+    if other != "paper":
+        theirs = Results.read(existing_store(other))
+        shown = [tables.against(table, theirs, other) for table in shown]
+    found = [(table, tables.values(table, results)) for table in shown]
+    if form is Format.parquet:
+        if out is None:
+            raise UserError("--format parquet needs --out FILE.")
+        tables.write_parquet(found, results, out)
+        return
+    text = tables.render(found, form.value)
+    if out is None:
+        print(text)
+    else:
+        with replacing(out) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
