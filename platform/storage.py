@@ -1,7 +1,8 @@
 """Files by URI: this machine's disk, S3, GCS, or whatever else fsspec knows.
 
 S3 takes its credentials and region from the usual places (environment, ``~/.aws``), and from ``AWS_ENDPOINT_URL`` where
-the store is not Amazon's; GCS from application default credentials.
+the store is not Amazon's; GCS from application default credentials, and needs none where ``STORAGE_EMULATOR_HOST``
+names the server.
 """
 
 import os
@@ -133,7 +134,14 @@ def _filesystem(scheme: str, bucket: str) -> Any:
     if scheme in ("gs", "gcs"):
         from datetime import timedelta
 
-        return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=PATIENCE))
+        patience = timedelta(seconds=PATIENCE)
+        emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+        if emulator:
+            protocol, _, host = emulator.rpartition("://")
+            return fs.GcsFileSystem(
+                anonymous=True, scheme=protocol or "http", endpoint_override=host, retry_time_limit=patience
+            )
+        return fs.GcsFileSystem(retry_time_limit=patience)
     import fsspec
 
     with _plainly(Place(f"{scheme}://")):

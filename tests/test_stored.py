@@ -2,6 +2,9 @@
 
 import json
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -434,9 +437,31 @@ def test_synthetic_images_come_at_any_size() -> None:
     assert torch.bincount(found.train.labels).min() > 200
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of an S3 server on this machine."""
+GOOGLE = """
+import http.server, sys, threading
+http.server.HTTPServer = http.server.ThreadingHTTPServer  # by itself it serves one connection, and clients keep several
+from gcp_storage_emulator.server import create_server
+create_server("127.0.0.1", int(sys.argv[1]), data_dir=sys.argv[2], default_bucket="images").start()
+print("ready", flush=True)
+threading.Event().wait()
+"""
+
+
+def _google(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    # A process of its own: Arrow holds Python's lock while it closes a file, and a thread could not answer.
+    command = [sys.executable, "-c", GOOGLE, port, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        yield "gs://images/data"
+        server.kill()
+
+
+def _amazon(monkeypatch: pytest.MonkeyPatch, _folder: Path) -> Iterator[str]:
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -446,10 +471,18 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     keys = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", **keys}.items():
         monkeypatch.setenv(name, value)
-    storage._filesystem.cache_clear()
     boto3.client("s3").create_bucket(Bucket="images")
     yield "s3://images/data"
     server.stop()
+
+
+@pytest.fixture(params=[_amazon, _google], ids=["s3", "gs"])
+def bucket(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A bucket of a server on this machine that speaks S3, or Google's protocol."""
+    storage._filesystem.cache_clear()
+    yield from request.param(monkeypatch, tmp_path_factory.mktemp("bucket"))
     storage._filesystem.cache_clear()
 
 
