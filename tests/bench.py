@@ -180,12 +180,12 @@ class _PerSample:
                     mine.copy_(mine * 0.99 + theirs * 0.01)
 
 
-def _train_on_command(method: str, connection: Connection, rank: int, meet: str) -> None:
+def _train_on_command(spec: RunSpec, connection: Connection, rank: int, meet: str) -> None:
     """A process with one thread; trains as many steps as it is told, alone or as one of a run's workers."""
     torch.set_num_threads(1)
     if meet:
         torch.distributed.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=data.cores())
-    training = Training(MINI.run(method, "eman"))
+    training = Training(spec)
     while steps := connection.recv():
         for _ in range(steps):
             training.train_step()
@@ -195,14 +195,14 @@ def _train_on_command(method: str, connection: Connection, rank: int, meet: str)
 class _Processes:
     """One process a core: the workers of one run, or runs side by side, as a sweep trains them."""
 
-    def __init__(self, method: str, *, together: bool) -> None:
+    def __init__(self, spec: RunSpec, *, together: bool) -> None:
         self.runs = 1 if together else data.cores()
         context = multiprocessing.get_context("spawn")
         self.connections = []
         meet = f"{tempfile.mkdtemp(prefix='bench')}/meet" if together else ""
         for rank in range(data.cores()):
             ours, theirs = context.Pipe()
-            context.Process(target=_train_on_command, args=(method, theirs, rank, meet), daemon=True).start()
+            context.Process(target=_train_on_command, args=(spec, theirs, rank, meet), daemon=True).start()
             self.connections.append(ours)
 
     def run(self, steps: int) -> None:
@@ -213,12 +213,15 @@ class _Processes:
                 connection.recv()
 
 
-def _beside_the_usual(
-    title: str, spec: RunSpec, processes: Mapping[str, _Processes], loaders: Sequence[int], steps: int, rounds: int
-) -> None:
-    """Images a second of training in this process with all threads and in others, against the usual pipeline with all
-    cores and so many workers that load. Ours simulate devices, in bf16 where the CPU has it.
+def _beside_the_usual(title: str, spec: RunSpec, loaders: Sequence[int], steps: int, rounds: int) -> None:
+    """Images a second of one run in one process with all threads, of one run with a worker a core, and of runs side by
+    side, one a core; against the usual pipeline with all cores and so many workers that load. Ours simulate devices, in
+    bf16 where the CPU has it.
     """
+    processes = {
+        f"{data.cores()} workers": _Processes(spec, together=True),
+        "side by side": _Processes(spec, together=False),
+    }
     ours = Training(spec)
 
     def run() -> None:
@@ -244,24 +247,18 @@ def _beside_the_usual(
 
 
 def end_to_end(method: str) -> None:
-    """The mini net: one run in one process with all threads, one run with a worker a core, and runs side by side, one a
-    core. 32 devices.
-    """
-    processes = {
-        f"{data.cores()} workers": _Processes(method, together=True),
-        "side by side": _Processes(method, together=False),
-    }
-    _beside_the_usual(method, MINI.run(method, "eman"), processes, (0, 2), steps=12, rounds=5)
+    """The mini net, with 32 devices."""
+    _beside_the_usual(method, MINI.run(method, "eman"), (0, 2), steps=12, rounds=5)
 
 
 def resnet18() -> None:
-    """ResNet-18 with the stem for small images: one process, 8 devices, batch 64. Few steps: on two cores without bf16
-    one takes seconds.
+    """ResNet-18 with the stem for small images: 8 devices, batch 64. Few steps: on two cores without bf16 one takes
+    seconds.
     """
     fields = {"backbone": "resnet18-small", "batch": 64, "devices": 8, "statistics_passes": 0}
     for method in ("moco", "byol"):
         spec = MINI.run(method, "eman", overrides=fields)
-        _beside_the_usual(f"ResNet-18 {method}", spec, {}, (2,), steps=2, rounds=3)
+        _beside_the_usual(f"ResNet-18 {method}", spec, (2,), steps=2, rounds=3)
 
 
 def teachers() -> None:
