@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from docutils.nodes import Element, SkipNode
+from docutils.nodes import Element, SkipNode, math_block
 from docutils.utils.math.latex2mathml import tex2mathml
 
 from eman import __version__
@@ -16,9 +16,10 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = "EMAN"
+html_static_path = ["style.css"]
+html_css_files = ["style.css"]
 html_show_copyright = False
 html_copy_source = False
-templates_path: list[str] = []
 exclude_patterns = ["_build"]
 
 myst_enable_extensions = ["dollarmath", "deflist"]
@@ -33,13 +34,11 @@ autodoc_preserve_defaults = True
 napoleon_use_ivar = True  # a dataclass's attributes are described once
 
 
-def inline_math(writer: Any, node: Element) -> None:
-    writer.body.append(tex2mathml(node.astext()))
-    raise SkipNode
-
-
-def display_math(writer: Any, node: Element) -> None:
-    writer.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+def mathml(writer: Any, node: Element) -> None:
+    """An equation, in the text or by itself."""
+    block = isinstance(node, math_block)
+    made = tex2mathml(node.astext().replace(":=", r"\coloneqq "), as_block=block)
+    writer.body.append(f"<p>{made}</p>" if block else made)
     raise SkipNode
 
 
@@ -77,7 +76,7 @@ def add_modules(_app: Any, page: str, source: list[str]) -> None:
 
 
 def setup(app: Any) -> None:
-    app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))
+    app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
     app.connect("source-read", add_commands)
     app.connect("source-read", add_modules)
