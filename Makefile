@@ -4,7 +4,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data quickstart test lint chaos bench clean
+.PHONY: help install data quickstart test lint docs chaos bench clean
 
 help:  ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ lint: install  ## Style and types
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
 
+docs: install  ## The pages, in docs/_build/html; a broken link is an error
+	$(BIN)/python -m sphinx -q -E -W --keep-going docs docs/_build/html
+
 chaos: install  ## A sweep disturbed by twenty faults: minutes
 	$(BIN)/python tests/chaos.py
 
@@ -43,4 +46,4 @@ bench: install  ## Benchmarks: medians and ratios
 	$(BIN)/python tests/bench.py
 
 clean:  ## Remove the environment and caches; results in .eman stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf docs/_build .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -60,6 +60,7 @@ def _labelled_images(spec: EvalSpec, images: int) -> int:
     return round((spec.label_fraction or 1) * images) * (spec.label_sets or 1) * (spec.epochs or 1)
 
 
+#: Every protocol by name. A new one is one entry.
 PROTOCOLS = {
     "linear": Protocol(
         title="linear",

@@ -209,7 +209,9 @@ def against(table: Table, results: Results, name: str) -> Table:
 
 # Output ---------------------------------------------------------------------------------------------------------------
 
+#: Forms in which tables are written.
 FORMATS = ("text", "markdown", "latex", "csv", "parquet")
+#: Columns of the long form, which CSV and Parquet have.
 LONG_COLUMNS = ("table", "row", "column", "value", "spread", "low", "high", "n", "status", "paper")
 
 

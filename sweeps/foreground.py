@@ -125,7 +125,7 @@ def _here(spec: RunSpec, config: trial.Config) -> dict[str, object]:
         task = bars.add_task("training", total=None)
 
         def epoch_done(number: int, metrics: dict[str, float]) -> None:
-            console.print(f"epoch {number}/{spec.epochs}  {_summary(metrics)}", markup=False)
+            console.print(f"epoch {number}/{spec.epochs}  {_summary(metrics)}", markup=False, soft_wrap=True)
 
         return trial.train_run(config, epoch_done, lambda step, steps: bars.update(task, completed=step, total=steps))
 

@@ -441,6 +441,7 @@ IMAGENET = Profile(
     from_pretrained={"lr": 0.003},
 )
 
+#: Every profile by name.
 PROFILES = {profile.name: profile for profile in (SMOKE, QUICK, MINI, CIFAR10, STL10, IMAGENET)}
 
 

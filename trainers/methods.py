@@ -59,6 +59,7 @@ class Method:
         return tuple(sorted({stream for stream, _ in self.views.values()}))
 
 
+#: Every method by name. A new one is one entry, and a file with its loss.
 METHODS = {
     # Section 5: 64 labelled and 320 unlabelled images a step, lr 0.03; threshold and weight from the official code.
     "fixmatch": Method(

@@ -16,7 +16,7 @@ def optimizer(spec: RunSpec, network: nn.Module) -> torch.optim.Optimizer:
     """SGD over all parameters alike, or LARS (timm's; eta 0.001) for BYOL at scale.
 
     LARS leaves some parameters undecayed and unadapted. ``spec.lars_exclude`` says which: all vectors (biases, and the
-    scales of norms), or those that the official code finds by name (:data:`_OFFICIAL`), which misses the norms of the
+    scales of norms), or those that the official code finds by name (``_OFFICIAL``), which misses the norms of the
     heads, and of a stem where it is a plain sequence.
     """
     parameters = list(network.parameters())
