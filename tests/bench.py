@@ -1,24 +1,26 @@
 """Benchmarks: `make bench`, or `python tests/bench.py NAME...` for some. Medians, and ratios taken in one run; nothing
 here passes or fails.
 
-Each comparison alternates its two sides, so that a machine whose speed drifts slows both.
+Each comparison alternates its two sides, so that a machine whose speed drifts slows both. All of them together are put
+down in the history of `benchmarks.py`, from which docs/performance.md is made.
 """
 
 import multiprocessing
 import os
-import platform  # noqa: TID251
 import statistics
 import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import benchmarks
 import torch
 from PIL import Image
 from torch import nn
@@ -32,6 +34,7 @@ from eman.platform.cluster import cluster
 from eman.platform.errors import UserError, named
 from eman.platform.spec import RunSpec
 from eman.platform.storage import Place
+from eman.platform.tracking import git_revision
 from eman.sweeps.profiles import MINI
 from eman.trainers import data, shards, stored
 from eman.trainers.backbones import backbone_named, recompute_blocks
@@ -69,7 +72,11 @@ def medians(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def teacher_update() -> None:
+#: A line to print, and how many times as fast the first of two sides is as the second, by name.
+Found = tuple[str, dict[str, float]]
+
+
+def teacher_update() -> Found:
     """One fused update against the usual loop over two state dicts."""
     training = Training(MINI.run("moco", "eman"))
     teacher, student = training.teacher, training.student
@@ -85,11 +92,11 @@ def teacher_update() -> None:
 
     found = medians({"fused": lambda: teacher.update(student), "loop": loop}, 300)
     step = medians({"step": lambda: [None, training.train_step()][0]}, 12)["step"]
-    print(
+    return (
         f"teacher update   fused {1e6 * found['fused']:.0f} us, loop over the state dict {1e6 * found['loop']:.0f} us: "
         f"{found['loop'] / found['fused']:.1f}x faster, "
         f"{100 * found['fused'] / step:.2f} % of a step of {1e3 * step:.0f} ms"
-    )
+    ), {"fused / loop": found["loop"] / found["fused"]}
 
 
 class _Pairs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -213,7 +220,7 @@ class _Processes:
                 connection.recv()
 
 
-def _beside_the_usual(title: str, spec: RunSpec, loaders: Sequence[int], steps: int, rounds: int) -> None:
+def _beside_the_usual(title: str, spec: RunSpec, loaders: Sequence[int], steps: int, rounds: int) -> Found:
     """Images a second of one run in one process with all threads, of one run with a worker a core, and of runs side by
     side, one a core; against the usual pipeline with all cores and so many workers that load. Ours simulate devices, in
     bf16 where the CPU has it.
@@ -237,31 +244,31 @@ def _beside_the_usual(title: str, spec: RunSpec, loaders: Sequence[int], steps: 
         side.run(0)
         speed[name] *= side.runs
     best = max(value for name, value in speed.items() if name in usual)
-    print(
+    ratios = {name: speed[name] / best for name in speed if name not in usual}
+    return (
         f"{title:<16} "
         + ", ".join(f"{name} {value:,.0f} images/s" for name, value in speed.items())
         + ": "
-        + ", ".join(f"{speed[name] / best:.1f}x" for name in speed if name not in usual)
+        + ", ".join(f"{ratio:.1f}x" for ratio in ratios.values())
         + f" {'the faster of these' if len(usual) > 1 else 'that'}"
-    )
+    ), {f"{name} / PIL + DataLoader": ratio for name, ratio in ratios.items()}
 
 
-def end_to_end(method: str) -> None:
+def end_to_end(method: str) -> Found:
     """The mini net, with 32 devices."""
-    _beside_the_usual(method, MINI.run(method, "eman"), (0, 2), steps=12, rounds=5)
+    return _beside_the_usual(method, MINI.run(method, "eman"), (0, 2), steps=12, rounds=5)
 
 
-def resnet18() -> None:
+def resnet18(method: str) -> Found:
     """ResNet-18 with the stem for small images: 8 devices, batch 64. Few steps: on two cores without bf16 one takes
     seconds.
     """
     fields = {"backbone": "resnet18-small", "batch": 64, "devices": 8, "statistics_passes": 0}
-    for method in ("moco", "byol"):
-        spec = MINI.run(method, "eman", overrides=fields)
-        _beside_the_usual(f"ResNet-18 {method}", spec, (2,), steps=2, rounds=3)
+    spec = MINI.run(method, "eman", overrides=fields)
+    return _beside_the_usual(f"ResNet-18 {method}", spec, (2,), steps=2, rounds=3)
 
 
-def teachers() -> None:
+def teachers() -> Found:
     """A forward pass of a BN teacher and of an EMAN teacher."""
     torch.manual_seed(0)
     images = torch.randn(256, 1, 28, 28)
@@ -272,10 +279,10 @@ def teachers() -> None:
             teacher(images)
 
     found = medians({name: partial(forward, teacher) for name, teacher in kinds.items()}, 40)
-    print(
+    return (
         f"teacher forward  BN {1e3 * found['bn']:.1f} ms, EMAN {1e3 * found['eman']:.1f} ms: "
         f"{found['bn'] / found['eman']:.2f}x faster"
-    )
+    ), {"EMAN / BN": found["bn"] / found["eman"]}
 
 
 def _features(count: int, seed: int, width: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -285,7 +292,7 @@ def _features(count: int, seed: int, width: int = 64) -> tuple[torch.Tensor, tor
     return torch.randn(count, width, generator=generator) + 2 * nn.functional.one_hot(labels_N, width), labels_N
 
 
-def nearest_neighbours() -> None:
+def nearest_neighbours() -> Found:
     """kNN of 10,000 queries among 60,000 features, against the bare product and topk of that size."""
     (bank, labels), (queries, _) = _features(60_000, 0), _features(10_000, 1)
     transposed = bank.T.contiguous()
@@ -295,13 +302,13 @@ def nearest_neighbours() -> None:
             (part @ transposed).topk(20, dim=1, sorted=False)
 
     found = medians({"knn": lambda: [None, knn.predict(bank, labels, queries)][0], "bare": bare}, 5, warmup=1)
-    print(
+    return (
         f"kNN              60,000 x 10,000 x 64: {found['knn']:.2f} s, product and topk alone {found['bare']:.2f} s: "
         f"{found['knn'] / found['bare']:.2f}x the time"
-    )
+    ), {"kNN / product and topk": found["bare"] / found["knn"]}
 
 
-def linear_grid() -> None:
+def linear_grid() -> Found:
     """Three rates and three label sets at 10 % of 50,000 cached features, against one rate and one label set."""
     x_ND, labels_N = _features(50_000, 0)
     rates = (0.5, 1.0, 2.0)
@@ -312,13 +319,13 @@ def linear_grid() -> None:
         linear.train(lambda index, epoch: linear.rows(x_ND, index), 64, labels_N, chosen, 10, specs[sets], rates)
 
     found = medians({"grid": lambda: train(3, rates), "one": lambda: train(1, rates[:1])}, 5, warmup=1)
-    print(
+    return (
         f"linear           3 rates x 3 label sets of 5,000: {found['grid']:.2f} s, one of them {found['one']:.2f} s: "
         f"{found['grid'] / found['one']:.2f}x the time"
-    )
+    ), {"grid of 9 / 9 by themselves": 9 * found["one"] / found["grid"]}
 
 
-def low_shot() -> None:
+def low_shot() -> Found:
     """The SVM grid of 16 images a class with all threads, against one thread."""
     train, held_out, test = (_features(count, seed, 2048) for seed, count in enumerate((2_000, 1_000, 1_000)))
     spec = make_eval("lowshot", "x", shots=16)
@@ -330,13 +337,13 @@ def low_shot() -> None:
         torch.set_num_threads(threads)
 
     found = medians({"all": partial(run, threads), "one": partial(run, 1)}, 3, warmup=1)
-    print(
+    return (
         f"low-shot         11 costs x 5 sets of 16 a class, 2,048 features: {found['all']:.2f} s on {threads} threads, "
         f"{found['one']:.2f} s on one: {found['one'] / found['all']:.2f}x faster"
-    )
+    ), {"all threads / one": found["one"] / found["all"]}
 
 
-def execution() -> None:
+def execution() -> Found:
     """MoCo's step with each field that changes how it is computed and not what it is, and what ResNet-50 keeps for its
     backward pass, 64 images of 224 pixels, without and with recomputation."""
     fields: dict[str, dict[str, Any]] = {
@@ -362,18 +369,18 @@ def execution() -> None:
             network(torch.empty(64, 3, 224, 224))
         parameters = {id(p.untyped_storage()) for p in network.parameters()}
         kept[recompute] = sum(size for storage, (size, _) in sizes.items() if storage not in parameters) / 2**30
-    print(
+    return (
         "execution        "
         + ", ".join(f"{name} {1e3 * s:.0f} ms ({s / found['plain']:.2f}x)" for name, s in found.items())
         + f"; ResNet-50 keeps {kept[False]:.1f} GiB, with recompute {kept[True]:.1f} GiB"
-    )
+    ), {f"{name} / plain": found["plain"] / seconds for name, seconds in found.items() if name != "plain"}
 
 
 def _one_step(training: Training) -> None:
     training.train_step()
 
 
-def streaming(steps: int = 48) -> None:
+def streaming(steps: int = 48) -> Found:
     """MoCo with ResNet-18 at 64 pixels: images that Ray tasks read from Parquet shards against the same ones in memory.
 
     What is read ahead when a turn begins is read ahead again when it ends.
@@ -404,10 +411,10 @@ def streaming(steps: int = 48) -> None:
         )
         stored_.close()
     speed = {name: steps * 64 / seconds for name, seconds in found.items()}
-    print(
+    return (
         f"streaming        ResNet-18, 64 px: in memory {speed['memory']:.1f} images/s, Parquet shards by Ray tasks "
         f"{speed['shards']:.1f}: {100 * speed['shards'] / speed['memory']:.0f} % of the speed"
-    )
+    ), {"shards / memory": speed["shards"] / speed["memory"]}
 
 
 class _TwoCrops:
@@ -451,14 +458,17 @@ def decoding(count: int = 256) -> None:
     found = medians({**sides, "usual": lambda: deque(loader, maxlen=0) and None}, 5, warmup=1)
     torch.set_num_threads(threads)
     speed = {name: count / seconds for name, seconds in found.items()}
-    print(
+    return (
         f"decoding         500 x 375 to two crops of 224 px, one thread: shards {speed['shards']:.0f} images/s, folder "
         f"{speed['jpegs']:.0f}, ImageFolder + DataLoader {speed['usual']:.0f}: {speed['shards'] / speed['usual']:.2f}x "
         f"and {speed['jpegs'] / speed['usual']:.2f}x"
-    )
+    ), {
+        f"{name} / ImageFolder": speed[side] / speed["usual"]
+        for name, side in (("shards", "shards"), ("folder", "jpegs"))
+    }
 
 
-BENCHMARKS: dict[str, Callable[[], None]] = {
+BENCHMARKS: dict[str, Callable[[], Found]] = {
     "update": teacher_update,
     "teacher": teachers,
     "knn": nearest_neighbours,
@@ -466,7 +476,8 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "lowshot": low_shot,
     "moco": partial(end_to_end, "moco"),
     "byol": partial(end_to_end, "byol"),
-    "resnet18": resnet18,
+    "resnet18-moco": partial(resnet18, "moco"),
+    "resnet18-byol": partial(resnet18, "byol"),
     "execution": execution,
     "decoding": decoding,
     "streaming": streaming,
@@ -474,18 +485,32 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
 
 
 def main(names: Sequence[str]) -> int:
-    """Prints the comparisons of these names, by default all."""
+    """Prints the comparisons of these names; by default all, which are then put down in the history."""
     try:
-        chosen = [named("benchmark", name, BENCHMARKS) for name in names or BENCHMARKS]
+        for name in names:
+            named("benchmark", name, BENCHMARKS)
     except UserError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
+    machine = {
+        "processor": benchmarks.processor(),
+        "cores": data.cores(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "bf16": "on" if fast_bf16() else "off",
+    }
     print(
-        f"{platform.machine()}, {data.cores()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"bf16 {'on' if fast_bf16() else 'off'}; mini net, batch 256, but for ResNet-18; Fashion-MNIST 28 px; medians"
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, torch {machine['torch']}, "
+        f"bf16 {machine['bf16']}; mini net, batch 256, but for ResNet-18; Fashion-MNIST 28 px; medians"
     )
-    for benchmark in chosen:
-        benchmark()
+    lines, ratios = [], {}
+    for name in names or BENCHMARKS:
+        line, found = BENCHMARKS[name]()
+        print(line, flush=True)
+        lines.append(line)
+        ratios |= {f"{name}: {what}": round(ratio, 3) for what, ratio in found.items()}
+    if not names:
+        benchmarks.put_down({"date": f"{date.today()}", "revision": git_revision(), **machine}, lines, ratios)
     return 0
 
 
