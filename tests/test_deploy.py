@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from eman import __version__
+from eman.cli import main
 from eman.platform.cluster import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +68,13 @@ def readme_block(start: str) -> str:
     text = (DEPLOY / "README.md").read_text()
     (block,) = [b for b in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if b.startswith(start)]
     return str(block)
+
+
+def test_the_readme_shows_what_eman_plan_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (DEPLOY / "README.md").read_text()
+    ((command, shown),) = re.findall(r"^\$ eman (plan .*)\n((?:.+\n)+?)```", text, re.MULTILINE)
+    assert main(command.split()) == 0
+    assert capsys.readouterr().out == shown
 
 
 # Kubernetes -----------------------------------------------------------------------------------------------------------
