@@ -56,9 +56,13 @@ def _refusal(address: str, error: Exception) -> str:
     return refusal(f"--address {address}", error, "Ray job server")
 
 
-def project_folder() -> Path:
-    """The folder that holds ``eman/``: what a job takes along."""
-    return Path(__file__).resolve().parent.parent
+def travelling(root: Path) -> dict[str, Any]:
+    """What a job takes along, as Ray's runtime environment says it: the checkout at ``root``; or, where the project was
+    installed from a wheel, its package alone, and nothing of what lies beside it.
+    """
+    if (root / "pyproject.toml").is_file():
+        return {"working_dir": str(root), "excludes": _EXCLUDED}
+    return {"py_modules": [str(root)]}
 
 
 def submit(connected: "JobSubmissionClient", address: str, arguments: Sequence[str], python: str | None) -> str:
@@ -70,17 +74,16 @@ def submit(connected: "JobSubmissionClient", address: str, arguments: Sequence[s
     if python is None:
         local = urlparse(address).hostname in ("127.0.0.1", "localhost", "::1")
         python = sys.executable if local else "python"
-    travelling = ("EMAN_HOME", "EMAN_DATA", *INHERITED)
-    variables = ENVIRONMENT | {name: os.environ[name] for name in travelling if os.environ.get(name)}
+    kept = ("EMAN_HOME", "EMAN_DATA", *INHERITED)
+    variables = ENVIRONMENT | {name: os.environ[name] for name in kept if os.environ.get(name)}
     variables |= {"RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]}
     command = [python, "-m", "eman", "sweep", *arguments, "--address", "auto"]
-    root = project_folder()
-    packages = root.parent if root.name == "eman" else root  # installed from a wheel, or a checkout
+    root = Path(__file__).resolve().parent.parent
     try:
         return connected.submit_job(
             entrypoint=shlex.join(command),
             submission_id=f"eman-{new_id()}",
-            runtime_env={"working_dir": str(packages), "excludes": _EXCLUDED, "env_vars": variables},
+            runtime_env={**travelling(root), "env_vars": variables},
             metadata={"eman": __version__, "sweep": " ".join(arguments)},
         )
     except Exception as error:

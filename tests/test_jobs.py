@@ -4,8 +4,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from eman.sweeps.jobs import travelling
 
 EMAN = [sys.executable, "-m", "eman"]
 
@@ -76,6 +79,15 @@ def test_a_submitted_sweep_runs_and_is_continued(cluster: tuple[str, dict[str, s
     assert "0 trained, 2 reused" in again.stdout
     local = call(environment, "sweep", *GRID)
     assert "0 trained, 2 reused" in local.stderr  # the table is there from the store, without the cluster
+
+
+def test_the_project_travels_and_not_what_lies_beside_it(tmp_path: Path) -> None:
+    checkout, installed = tmp_path / "work" / "eman", tmp_path / "site-packages" / "eman"
+    for folder in (checkout, installed):
+        folder.mkdir(parents=True)
+    (checkout / "pyproject.toml").touch()
+    assert travelling(checkout)["working_dir"] == str(checkout)
+    assert travelling(installed) == {"py_modules": [str(installed)]}
 
 
 def test_a_submission_too_large_for_the_cluster_ends_with_the_sweeps_exit_code(
