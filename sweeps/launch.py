@@ -150,6 +150,8 @@ class _Launch:
         """Trainings to carry out now, and evaluations whose training is done."""
         results = Results.read(self.store)
         trainings, evaluations = self.sweep.missing(results, self.options.retries)
+        self.board.read(results)
+        self.board.wait_for(spec.key for spec in trainings)
         ready = [s for s in evaluations if results.done(s.run)]
         # An evaluation needs its run's networks, and so does a run that starts from them; a run whose folder is gone is
         # trained again.
@@ -416,7 +418,6 @@ def run_sweep(
             },
         )
         board.read(results)
-        board.wait_for(spec.key for spec in trainings)
         progress.follow(board)
         launch, through = _Launch(board, store, options, progress, report), False
         while not through:

@@ -125,6 +125,7 @@ class Board:
         self.over: set[str] = set()  # evaluations that are done, or failed
         self.before: set[str] = set()  # trainings and evaluations that were over when the sweep was launched
         self.evaluating: dict[str, None] = {}  # titles
+        self.began = float("inf")  # when its first run did: what was before is start-up, not work
         self.warning = ""
         self._work = {key: work(spec) for key, spec in sweep.trainings.items()}
         for group in together(list(sweep.evaluations.values())):
@@ -156,10 +157,12 @@ class Board:
                         self.before.add(record.key)
                 elif record.status == "running":
                     self.evaluating[record.name] = None
-            failed = [r for r in [*results.trainings.values(), *records] if r.status == "failed"]
-            mine = [r for r in failed if r.key in self._work and r.end >= self.launched]
-            if mine:
-                last = max(mine, key=lambda record: record.end)
+            mine = [r for key in self.sweep.trainings if (r := results.trainings.get(key)) is not None]
+            starts = [record.start for record in [*mine, *records] if record.start >= self.launched]
+            self.began = min([self.began, *starts])
+            failed = [r for r in [*mine, *records] if r.status == "failed" and r.end >= self.launched]
+            if failed:
+                last = max(failed, key=lambda record: record.end)
                 self.warning = f"{last.name}: {last.reason}"
 
     def wait_for(self, keys: Iterable[str]) -> None:
@@ -177,6 +180,7 @@ class Board:
                 self.states[key] = "running"
                 self.shares[key] = (0.0, time.time())
                 self.metrics.pop(key, None)
+            self.began = min(self.began, time.time())
 
     def advance(self, key: str, share: float, metrics: Mapping[str, Any]) -> None:
         """A training has come so far."""
@@ -213,16 +217,15 @@ class Board:
             running = {key: self._running(key, now) for key, state in self.states.items() if state == "running"}
             done = sum(self._work[key] * self._share(key, running) for key in self._work)
             total, before = sum(self._work.values()), sum(self._work[key] for key in self.before)
-            seconds, fresh = now - self.launched, done - before
-            left = None
-            if seconds >= _SETTLING_SECONDS and total > before and fresh >= 0.02 * (total - before):
-                left = seconds * (total - done) / fresh
+            spent, fresh, left = now - self.began, done - before, None
+            if spent >= _SETTLING_SECONDS and total > before and fresh >= 0.02 * (total - before):
+                left = spent * (total - done) / fresh
             return View(
                 f"{self.sweep.name} · {self.sweep.profile.name}",
                 {state: sum(found == state for found in self.states.values()) for state in STATES},
                 (len(self.over), len(self.sweep.evaluations)),
                 done / total if total else 1.0,
-                seconds,
+                now - self.launched,
                 left,
                 (*running.values(), *(Running(title, None) for title in self.evaluating)),
                 tuple(self._best()),

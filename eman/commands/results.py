@@ -1,4 +1,4 @@
-"""Commands that show what the store holds: table, figure, status, ui, doctor."""
+"""Commands that show what the store holds: table, figure, status, report, predict, ui, doctor."""
 
 import json
 from pathlib import Path
@@ -91,6 +91,31 @@ def status(
         return
     for line in run_lines() if runs else status_lines():
         print(line)
+
+
+@app.command()
+def report(
+    sweep: Annotated[
+        str | None,
+        typer.Argument(
+            help="A sweep's name, or the beginning of its key, as `eman status` shows them; default: the newest."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
+) -> None:
+    """Write a sweep as one page: tables beside the paper's, curves, configuration, provenance.
+
+    - `eman report --out report.html`
+    - `eman report "table1 + table8" --out report.html`
+    """
+    from eman.platform.tracking import Store
+    from eman.sweeps.report import write
+    from eman.sweeps.status import found_sweep
+
+    store = Store()
+    record = found_sweep(sweep, store)
+    write(record, store, out)
+    print(f"{out}: sweep {record.key[:8]} ({record.name})")
 
 
 @app.command()
