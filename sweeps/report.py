@@ -242,7 +242,10 @@ def _schemes(sweep: Sweep, varying: Sequence[str]) -> list[tuple[str, str, list[
     for spec in sweep.trainings.values():
         values = tuple(_shown(_fields(spec).get(name)) for name in varying)
         found.setdefault((_label(sweep, spec), values), {})[method_named(spec.method).title] = None
-    return [(label, ", ".join(methods), list(values)) for (label, values), methods in sorted(found.items())]
+    order = [method_named(method).title for method in _methods(sweep)]
+    return [
+        (label, ", ".join(sorted(methods, key=order.index)), list(values)) for (label, values), methods in found.items()
+    ]
 
 
 # Provenance -----------------------------------------------------------------------------------------------------------

@@ -58,13 +58,12 @@ def found_sweep(start: str | None, store: Store) -> Record:
         UserError: There is none.
     """
     records = sorted(store.records(SWEEP), key=_launched, reverse=True)
-    names = {record.key: record.name for record in records}
     for record in records:
         if start is None or start in (record.name, record.name.partition(" · ")[0]) or record.key.startswith(start):
             return record
-    if start is None:
+    if not records:
         raise UserError("the store holds no sweep yet; `eman sweep table1 --profile quick` makes one.")
-    known = ", ".join(f"{key[:8]} ({name})" for key, name in list(names.items())[:5]) or "none"
+    known = ", ".join(f"{record.key[:8]} ({record.name})" for record in records[:5])
     raise UserError(f"there is no sweep {start!r}; give a name, or the beginning of a key. The newest: {known}.")
 
 
