@@ -20,6 +20,7 @@ from eman.evaluation.tables import Results
 from eman.platform.errors import UserError
 from eman.platform.tracking import EVALUATION, SILENT_SECONDS, SWEEP, TRAINING, RunLog, Store
 from eman.sweeps import watch
+from eman.sweeps.launch import Options, Report, _Launch
 from eman.sweeps.live import Best, Board, Running, View, render
 from eman.sweeps.profiles import QUICK, SMOKE
 from eman.sweeps.progress import Progress
@@ -157,6 +158,24 @@ def test_the_store_fills_the_board_as_trials_do() -> None:
     assert view.warning.endswith("the loss is not finite in epoch 1")
     assert view.best == (Best("FixMatch", "test/top1", 50.0, "BN / BN · seed 0"),)
     assert now < board.began < time.time()
+
+
+def test_runs_of_several_workers_are_read_from_the_store_while_somebody_watches() -> None:
+    store, sweep = Store(), SWEEP_OF_TWO
+    key = next(iter(sweep.trainings))
+    trained(store, sweep, key).epoch(1, {"train/images_per_second": 300.0}, 0.5)
+    board = Board(sweep, time.time())
+    board.begin(key, sweep.titles[key])
+    for watched in (False, True):
+        console = Console(file=io.StringIO(), width=100, force_terminal=watched)
+        progress = Progress(console=console)
+        progress.follow(board)
+        launch = _Launch(board, store, Options(), progress, Report())
+        launch.silent = {key}
+        launch.look()
+        progress.stop()
+        [run] = board.view().running
+        assert (run.epochs, run.speed) == (("1/2", 300.0) if watched else ("0/2", None))
 
 
 def test_where_there_is_no_terminal_there_are_lines() -> None:

@@ -18,7 +18,7 @@ from eman.sweeps.profiles import SMOKE
 from eman.sweeps.sweep import Sweep, plan, plan_grid
 
 REASON = "<script>alert('no')</script> & a loss that is not finite"
-VOID = {"meta", "br", "path", "use", "rect", "stop"}
+VOID = {"meta", "br", "wbr", "path", "use", "rect", "stop"}
 
 
 class Page(HTMLParser):
