@@ -29,8 +29,8 @@ def status_lines() -> list[str]:
     for record in sweeps:
         seconds = record.metrics.get("sweep/seconds")
         took = f", {duration(seconds)}" if seconds else ""
-        state = "interrupted" if record.status == "missing" else record.status
-        lines.append(f"sweep {record.key[:8]}  {record.name}: {state}{took}")
+        shown = "interrupted" if record.status == "missing" else record.status
+        lines.append(f"sweep {record.key[:8]}  {record.name}: {shown}{took}")
     counts = Counter(
         (r.tags.get("profile", ""), r.tags.get("method", ""), r.status) for r in store.by_key(TRAINING).values()
     )
