@@ -34,8 +34,7 @@ def predict(
     Raises:
         UserError: ``k`` is larger than the bank, or the temperature is not positive.
     """
-    if k > len(bank_ND):
-        raise UserError(f"k is {k}, and there are {len(bank_ND)} features to choose neighbours from; give a smaller k.")
+    _check(k, bank_ND)
     if temperature is not None and temperature <= 0:
         raise UserError(f"temperature is {temperature}; it must be greater than 0.")
     bank_DN = F.normalize(bank_ND, dim=1).T.contiguous()
@@ -52,6 +51,25 @@ def predict(
         votes_MK = weight_Mk.new_zeros(len(queries), classes).scatter_add_(1, labels_N[nearest.indices], weight_Mk)
         parts.append(votes_MK.argmax(1))
     return torch.cat(parts)
+
+
+def neighbours(bank_ND: Tensor, queries_MD: Tensor, k: int = 20) -> tuple[Tensor, Tensor]:
+    """The ``k`` nearest bank features of each query, the nearest first.
+
+    Returns:
+        Cosines, and places in the bank, both ``(M, k)``.
+
+    Raises:
+        UserError: ``k`` is larger than the bank.
+    """
+    _check(k, bank_ND)
+    nearest = (F.normalize(queries_MD, dim=1) @ F.normalize(bank_ND, dim=1).T).topk(k, dim=1)
+    return nearest.values, nearest.indices
+
+
+def _check(k: int, bank_ND: Tensor) -> None:
+    if k > len(bank_ND):
+        raise UserError(f"k is {k}, and there are {len(bank_ND)} features to choose neighbours from; give a smaller k.")
 
 
 def top1(bank_ND: Tensor, labels_N: Tensor, queries_MD: Tensor, query_labels_M: Tensor, k: int = 20) -> float:

@@ -9,6 +9,7 @@ from eman.evaluation import features, knn, linear
 from eman.platform import checkpoint
 from eman.trainers import data
 from eman.trainers.loop import Metrics
+from eman.trainers.methods import Method
 from eman.trainers.training import Training
 
 #: Shares of the training images (bank) and of the held-out ones (queries) that the monitor uses (Section 5.1).
@@ -30,6 +31,11 @@ def monitor(training: Training) -> Metrics:
         found["accuracy/top1"] = _accuracy(training, queries_MD, queries.labels)
     found["knn/top1"] = knn.top1(bank_ND, bank.labels, queries_MD, queries.labels)
     return found
+
+
+def headline(method: Method) -> str:
+    """The metric that :func:`monitor` puts first: by it a run is watched, and its best epoch chosen."""
+    return "accuracy/top1" if method.classifier else "knn/top1"
 
 
 def final(training: Training, folder: Path, best_epoch: int) -> Metrics:

@@ -231,11 +231,13 @@ def _grid(table: Table, found: Sequence[Value]) -> list[tuple[str, list[tuple[st
 def _below(table: Table, found: Sequence[Value]) -> list[str]:
     """What stands under a table: its notes, what its seeds allow one to say, and what failed."""
     failed = [f"failed: {value.cell.row}, {value.cell.column}: {value.reason}" for value in found if value.reason]
-    return [*table.notes, *_said(table, found), *failed]
+    return [*table.notes, *said(table, found), *failed]
 
 
-def _said(table: Table, found: Sequence[Value]) -> list[str]:
-    """One line a column: the table's contrasts, and how its order agrees with the paper's."""
+def said(table: Table, found: Sequence[Value]) -> list[str]:
+    """What a table's seeds allow one to say: one line a column of its contrasts, and how its order agrees with the
+    paper's.
+    """
     if not table.contrasts:
         return []
     if max((value.n for value in found), default=0) < 2:

@@ -1,5 +1,6 @@
 """A finished run as evaluations see it: one of its networks at one of its selections, and the features it gives."""
 
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,8 @@ from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.spec import RunSpec
 from eman.trainers import data
-from eman.trainers.backbones import backbone_named, load_backbone
+from eman.trainers.backbones import PREFIX, backbone_named, load_backbone
+from eman.trainers.methods import method_named
 from eman.trainers.norm import convert_norm
 
 #: Least :func:`~eman.evaluation.features.spread` of features that carry anything: bfloat16 rounds to about this.
@@ -96,6 +98,24 @@ class Trained:
         load_backbone(network, state, spec.backbone, self._checkpoint)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return network.to(device, torch.float64 if spec.precision == "float64" else torch.float32)
+
+    def classifier(self) -> nn.Sequential | None:
+        """A fresh copy of its backbone and of what makes class logits of the features; ``None`` where the run does not
+        end in a classifier, or was imported without.
+
+        Raises:
+            UserError: See :meth:`backbone`.
+        """
+        spec, backbone = self.spec, self.backbone()
+        method = method_named(spec.method)
+        own = {name: value for name, value in self._saved[self.network].items() if not name.startswith(PREFIX)}
+        if not (method.classifier and own):
+            return None
+        width, classes = backbone_named(spec.backbone).features, len(self.splits.dataset.classes)
+        heads = nn.Sequential(OrderedDict(method.heads(spec, width, classes)))
+        heads.load_state_dict(own)
+        first = next(backbone.parameters())
+        return nn.Sequential(backbone, heads.to(first.device, first.dtype))
 
     @cached_property
     def features(self) -> Features:

@@ -34,7 +34,7 @@ EXPERIMENT = "eman"
 
 #: A run that says RUNNING and has been silent for so many seconds has been killed.
 SILENT_SECONDS = 90.0
-_BEAT_SECONDS = 20.0
+BEAT_SECONDS = 20.0  # between two signs of life
 _AWAY_SECONDS = 5.0  # between two attempts to reach a store that is away
 _SETTLE_SECONDS = 0.5  # in which two processes that take up one run at the same moment see each other
 
@@ -263,7 +263,7 @@ class Store:
             raise BusyError(f"{name} is running on {known.tags.get('eman.host')}")
         self.patiently(lambda: self.client.update_run(known.run_id, status="RUNNING"))
         log = RunLog(self, known.run_id, 0)
-        log.write(tags=tags | {"eman.reason": ""})
+        log.write(tags=tags | {"eman.reason": ""} | ({"eman.share": "0"} if again else {}))
         log.last_step = self._last_step(known.run_id)
         if not self.local and kind != SWEEP:
             time.sleep(_SETTLE_SECONDS)
@@ -383,17 +383,17 @@ class RunLog:
         """Sets tags."""
         self.write(tags=tags)
 
-    def epoch(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of an epoch."""
+    def epoch(self, number: int, metrics: Mapping[str, float], share: float | None = None) -> None:
+        """Metrics of an epoch, and the share of the run that is done."""
         if number > self.last_step:
-            self.write(metrics, number, tags={"eman.heartbeat": f"{time.time():.0f}"})
+            self.write(metrics, number, tags=_alive(share))
             self.last_step, self._beaten = number, time.monotonic()
 
-    def beat(self) -> None:
-        """Says that the run is alive; at most every few seconds."""
-        if time.monotonic() - self._beaten > _BEAT_SECONDS:
+    def beat(self, share: float | None = None) -> None:
+        """Says that the run is alive, and which share of it is done; at most every few seconds."""
+        if time.monotonic() - self._beaten > BEAT_SECONDS:
             self._beaten = time.monotonic()
-            self.tag({"eman.heartbeat": f"{time.time():.0f}"})
+            self.tag(_alive(share))
 
     def finish(self, metrics: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None) -> None:
         """The run is done; its last metrics are written before it says so."""
@@ -409,6 +409,10 @@ class RunLog:
     def interrupt(self) -> None:
         """The run was stopped; it can be taken up again."""
         self.write(status="KILLED")
+
+
+def _alive(share: float | None) -> dict[str, str]:
+    return {"eman.heartbeat": f"{time.time():.0f}"} | ({} if share is None else {"eman.share": f"{share:.4f}"})
 
 
 def _send(store: Store, run_id: str, entry: Mapping[str, Any]) -> None:
@@ -427,11 +431,7 @@ def _record(run: "Run") -> Record:
     tags = run.data.tags
     known: dict[str, Status] = {"FINISHED": "done", "FAILED": "failed", "RUNNING": "running"}
     status = known.get(run.info.status, "missing")
-    if (
-        status == "running"
-        and tags["eman.kind"] != SWEEP
-        and time.time() - float(tags.get("eman.heartbeat", 0)) > SILENT_SECONDS
-    ):
+    if status == "running" and time.time() - float(tags.get("eman.heartbeat", 0)) > SILENT_SECONDS:
         status = "missing"
     return Record(
         run.info.run_id,

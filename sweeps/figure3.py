@@ -1,6 +1,7 @@
 """Figure 3: training curves of the schemes, per method."""
 
 from eman.evaluation.figures import Line
+from eman.evaluation.measure import headline
 from eman.sweeps import table1
 from eman.sweeps.schemes import METHODS
 from eman.sweeps.scope import Scope
@@ -13,7 +14,6 @@ def lines(scope: Scope) -> tuple[Line, ...]:
     made: dict[tuple[str, str], Line] = {}
     for method in METHODS:
         entry = method_named(method)
-        metric = "accuracy/top1" if entry.classifier else "knn/top1"
         for scheme in table1.ROWS:
             runs = tuple(scope.run(method, scheme, seed) for seed in scope.seeds)
             made.setdefault(
@@ -21,7 +21,7 @@ def lines(scope: Scope) -> tuple[Line, ...]:
                 Line(
                     entry.title,
                     "default" if scheme == "default" else SCHEMES[scheme].title,
-                    metric,
+                    headline(entry),
                     runs,
                     scheme == "eman",
                 ),

@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,9 @@ from eman.platform.home import home_folder, run_folder
 from eman.platform.spec import EvalSpec, RunSpec
 from eman.platform.tracking import EVALUATION, SWEEP, TRAINING, RunLog, Store, new_id
 from eman.sweeps import figure3, trial
+from eman.sweeps.live import Board
 from eman.sweeps.progress import Progress
-from eman.sweeps.sweep import Sweep, check_data, training_images, work
+from eman.sweeps.sweep import Sweep, check_data, evaluation_work, work
 from eman.trainers.methods import method_named, scheme_of
 
 #: How often a launch goes over what is still missing, after processes or nodes were lost.
@@ -36,6 +37,9 @@ ROUNDS = 20
 
 #: Seconds between two looks at runs that another launch is at.
 _WAIT_SECONDS = 5.0
+
+#: Seconds between two looks at what a launch does not hear of by itself.
+_LOOK_SECONDS = 5.0
 
 OnDone = Callable[[trial.Config, dict[str, Any]], None]
 log = logging.getLogger("eman")
@@ -108,9 +112,10 @@ class Report:
 class _Launch:
     """One launch of a sweep on a cluster."""
 
-    def __init__(self, sweep: Sweep, store: Store, options: Options, progress: Progress, report: Report) -> None:
-        self.sweep, self.store, self.options = sweep, store, options
+    def __init__(self, board: Board, store: Store, options: Options, progress: Progress, report: Report) -> None:
+        self.board, self.sweep, self.store, self.options = board, board.sweep, store, options
         self.progress, self.report = progress, report
+        self.silent: set[str] = set()  # trainings that report to this process only when they end
         self.gone: set[str] = set()  # trainings that are done and whose folder is gone
         self.left = ROUNDS
         self.leaking = False
@@ -145,6 +150,8 @@ class _Launch:
         """Trainings to carry out now, and evaluations whose training is done."""
         results = Results.read(self.store)
         trainings, evaluations = self.sweep.missing(results, self.options.retries)
+        self.board.read(results)
+        self.board.wait_for(spec.key for spec in trainings)
         ready = [s for s in evaluations if results.done(s.run)]
         # An evaluation needs its run's networks, and so does a run that starts from them; a run whose folder is gone is
         # trained again.
@@ -170,6 +177,7 @@ class _Launch:
         """Trains the runs of several workers one after the other, then all others side by side, the long ones first."""
         self.progress.start("training", {self.sweep.titles[spec.key]: work(spec) for spec in specs})
         workers = {spec.key: _workers(spec, self.sweep, self.options, self.resources) for spec in specs}
+        self.silent = {key for key, number in workers.items() if number != 1}
         per_worker = _per_worker(self.options, self.resources)
         for several in (True, False):
             chosen = sorted((s for s in specs if (workers[s.key] != 1) == several), key=work, reverse=True)
@@ -193,6 +201,13 @@ class _Launch:
             else:
                 self._tune(trial.train_trial, tasks, per_worker, self._trained, concurrent=concurrent)
 
+    def look(self) -> None:
+        """Reads from the store how far those trainings are that are silent; only somebody who watches wants to know."""
+        for key in self.silent if self.progress.watched else ():
+            if self.board.states[key] == "running":
+                for record in self.store.records(TRAINING, key):
+                    self.board.advance(key, float(record.tags.get("eman.share", 0)), record.metrics)
+
     def _side_by_side(self, each: Mapping[str, float]) -> int:
         """How many trials the cluster can hold at once."""
         has = {"CPU": self.resources.cpus, "GPU": self.resources.gpus}
@@ -210,7 +225,7 @@ class _Launch:
         """Evaluations in groups; the result that tables print also goes to the training's own run."""
         results = Results.read(self.store)
         groups = {f"{self.sweep.titles[g[0].run]} · {group_title(g)}": g for g in together(specs)}
-        costs = {title: self._cost(group) for title, group in groups.items()}
+        costs = {title: evaluation_work(group, self.sweep.trainings[group[0].run]) for title, group in groups.items()}
         self.progress.start("evaluation", costs, lines=12)
         tasks: list[trial.Config] = []
         for label, group in sorted(groups.items(), key=lambda item: -costs[item[0]]):
@@ -244,11 +259,6 @@ class _Launch:
                     name = item.select_by.replace("held_out_top1", grid)
                     metrics[name] = float(best.params[grid])
                 RunLog(self.store, record.run_id, epochs).write(metrics, epochs)
-
-    def _cost(self, group: Sequence[EvalSpec]) -> float:
-        """Relative cost of evaluations that are carried out together: images through the network, in thousands."""
-        entry, run = protocol_named(group[0].protocol), self.sweep.trainings[group[0].run]
-        return 1.0 + entry.images(group, training_images(run)) / 1000
 
     def _evaluated(self, config: trial.Config, outcome: dict[str, Any]) -> None:
         outcomes = outcome.get("outcomes", {})
@@ -285,6 +295,9 @@ class _Launch:
 
             def __getstate__(self) -> dict[str, Any]:
                 return {}
+
+            def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+                self.progress.begin(trial.config["task"]["label"])
 
             def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
                 self.pressed.check()
@@ -347,6 +360,27 @@ class _CtrlC:
             self.check()
 
 
+@contextlib.contextmanager
+def _beside(launch: _Launch, run_id: str) -> Iterator[None]:
+    """Meanwhile, says in the store every few seconds that the sweep is alive, and looks after its silent trainings."""
+    ended, beats = threading.Event(), RunLog(launch.store, run_id, 0)
+
+    def go_on() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            try:
+                beats.beat()
+                launch.look()
+            except Exception as error:  # a store that is away: whoever needs it will say so, and wait
+                log.warning("the sweep could not be looked after for a while: %s", error)
+
+    thread = threading.Thread(target=go_on, name="eman-beats", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
 def run_sweep(
     sweep: Sweep, store: Store, *, options: Options | None = None, progress: Progress | None = None
 ) -> Report:
@@ -366,7 +400,8 @@ def run_sweep(
     for spec in sweep.trainings.values():
         trial.check_workers(options.workers, spec.devices)
     store.deliver()
-    trainings, evaluations = sweep.missing(Results.read(store), options.retries)
+    board, results = Board(sweep, time.time()), Results.read(store)
+    trainings, evaluations = sweep.missing(results, options.retries)
     report = Report(reused=len(sweep.trainings) - len(trainings))
     if trainings or evaluations:
         check_data(trainings, ((spec, sweep.trainings[spec.run]) for spec in evaluations))
@@ -375,11 +410,18 @@ def run_sweep(
             sweep.key,
             f"{sweep.name} · {sweep.profile.name}",
             params={},
-            tags={"profile": sweep.profile.name, "mlflow.note.content": f"eman sweep {sweep.name}"},
+            tags={
+                "profile": sweep.profile.name,
+                "mlflow.note.content": f"eman sweep {sweep.name}",
+                "eman.request": json.dumps(sweep.request),
+                "eman.launched": f"{board.launched:.3f}",
+            },
         )
-        launch, through = _Launch(sweep, store, options, progress, report), False
+        board.read(results)
+        progress.follow(board)
+        launch, through = _Launch(board, store, options, progress, report), False
         while not through:
-            with cluster(options.address) as found:
+            with cluster(options.address) as found, _beside(launch, parent.run_id):
                 resources = _room(options, found)
                 report.cores = resources.cpus
                 try:

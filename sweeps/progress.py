@@ -1,4 +1,4 @@
-"""How far a sweep is: a bar on a terminal, plain lines elsewhere."""
+"""How far a sweep is, for those who launched it: a live view on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -6,17 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
+
+from eman.sweeps.live import Board, Screen, duration, picture
 
 _SETTLING_SECONDS = 8.0
-
-
-def duration(seconds: float) -> str:
-    """For a person: ``45 s``, ``12 min``, ``3.4 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Progress:
@@ -30,8 +23,9 @@ class Progress:
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
         self.quiet = quiet
         self.console = console or Console(file=sys.stderr, highlight=False)
-        self.bars: Bars | None = None
-        self.task: TaskID | None = None
+        self.board: Board | None = None
+        self.screen: Screen | None = None
+        self.keys: dict[str, str] = {}
         self._reset("", {})
 
     def _reset(self, phase: str, work: Mapping[str, float]) -> None:
@@ -44,21 +38,27 @@ class Progress:
         """A new phase with these runs and their relative work; ``lines`` lines or so tell of it, else one a run."""
         self._reset(phase, work)
         self.every = max(1, len(work) // lines) if lines else 1
-        if self.quiet or not work:
-            return
-        if self.console.is_terminal:
-            if self.bars is None:
-                self.bars = Bars(
-                    TextColumn("{task.description}"),
-                    BarColumn(),
-                    TextColumn("{task.fields[state]}"),
-                    TimeElapsedColumn(),
-                    console=self.console,
-                )
-                self.bars.start()
-            self.task = self.bars.add_task(phase, total=sum(work.values()), state=f"0/{len(work)}")
-        else:
+        if not self.quiet and work and self.screen is None:
             self.console.print(f"{phase}: {len(work)} to do")
+
+    def follow(self, board: Board) -> None:
+        """Shows a sweep's board from now on, if there is a terminal to show it on."""
+        self.board = board
+        self.keys = {title: key for key, title in board.sweep.titles.items()}
+        if self.quiet or not self.console.is_terminal:
+            return
+        self.screen = Screen(self.console, lambda: picture(board, self.console), board.warn)
+        self.screen.start()
+
+    @property
+    def watched(self) -> bool:
+        """Whether there is a live view."""
+        return self.screen is not None
+
+    def begin(self, name: str) -> None:
+        """A run begins."""
+        if self.board is not None:
+            self.board.begin(self.keys.get(name), name)
 
     def left(self) -> float | None:
         """Estimated seconds until the end of the phase."""
@@ -77,13 +77,22 @@ class Progress:
         self.done += finished
         left = self.left()
         state = f"{self.done}/{len(self.work)}" + (f", about {duration(left)} left" if left is not None else "")
+        self._tell_board(name, result)
         if self.quiet:
             return
-        if self.bars is not None and self.task is not None:
-            completed = sum(self.work[n] * s for n, s in self.shares.items())
-            self.bars.update(self.task, completed=completed, state=state)
         if finished and (self.done % self.every == 0 or self.done == len(self.work) or result["status"] != "done"):
             self.console.print(f"[{state}] {name}: {_outcome(result)}", markup=False, soft_wrap=True)
+
+    def _tell_board(self, name: str, result: Mapping[str, Any]) -> None:
+        key = self.keys.get(name)
+        if self.board is None:
+            return
+        if "status" in result:
+            self.board.end(key, name, result)
+        elif key is not None:
+            number, epochs = result["epoch"], self.board.sweep.trainings[key].epochs
+            metrics = {n: value for n, value in result.items() if "/" in n and isinstance(value, float)}
+            self.board.advance(key, number / epochs, metrics)
 
     def say(self, text: str) -> None:
         """A line."""
@@ -91,10 +100,10 @@ class Progress:
             self.console.print(text, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
-        """Takes the bar away."""
-        if self.bars is not None:
-            self.bars.stop()
-            self.bars = None
+        """Takes the live view away."""
+        if self.screen is not None:
+            self.screen.stop()
+            self.screen = None
 
 
 def _outcome(result: Mapping[str, Any]) -> str:

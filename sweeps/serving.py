@@ -6,7 +6,6 @@ unpickling anything.
 Shapes: N images, A channels, H by W pixels.
 """
 
-from collections import OrderedDict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from eman.evaluation.trained import Trained
-from eman.platform import checkpoint
 from eman.platform.home import new_folder
 from eman.trainers import augment
-from eman.trainers.backbones import PREFIX, backbone_named
+from eman.trainers.backbones import backbone_named
 from eman.trainers.data import DataSet
-from eman.trainers.methods import method_named
 
 
 class _FromBytes(nn.Module):
@@ -51,8 +48,8 @@ def write(trained: Trained, out: Path, title: str) -> str:
         UserError: The run has no such network, or the folder is there already.
     """
     dataset, spec = trained.splits.dataset, trained.spec
-    backbone, classifier = trained.backbone().to("cpu", torch.float32), _classifier(trained)
-    network = nn.Sequential(backbone, classifier) if classifier else backbone
+    classifier = trained.classifier()
+    network = (classifier or trained.backbone()).to("cpu", torch.float32)
     model = _FromBytes(network, dataset, classifies=classifier is not None).eval()
     shape = dataset.train.shape
     gives = (
@@ -72,20 +69,6 @@ def write(trained: Trained, out: Path, title: str) -> str:
     with new_folder(out) as folder:
         _save(model, shape, about, folder)
     return gives
-
-
-def _classifier(trained: Trained) -> nn.Module | None:
-    """What follows the backbone, if that classifies and was trained here."""
-    spec = trained.spec
-    method = method_named(spec.method)
-    state = checkpoint.load(trained.folder / f"{trained.selection}.pt", trained.run)[trained.network]
-    own = {name: value for name, value in state.items() if not name.startswith(PREFIX)}
-    if not (method.classifier and own):  # an imported network comes without
-        return None
-    features = backbone_named(spec.backbone).features
-    heads = nn.Sequential(OrderedDict(method.heads(spec, features, len(trained.splits.dataset.classes))))
-    heads.load_state_dict(own)
-    return heads.float()
 
 
 def _save(model: nn.Module, shape: tuple[int, ...], about: dict[str, Any], folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What there is: runs in the store, data sets, versions; and the MLflow UI."""
 
+import json
 import os
 import socket
 import subprocess
@@ -10,8 +11,9 @@ from pathlib import Path
 
 from eman.platform.errors import UserError
 from eman.platform.home import data_folder, home_folder
-from eman.platform.tracking import EXPERIMENT, SWEEP, TRAINING, Store, git_revision, store_uri
-from eman.sweeps.progress import duration
+from eman.platform.tracking import EXPERIMENT, SWEEP, TRAINING, Record, Store, git_revision, store_uri
+from eman.sweeps.live import duration
+from eman.sweeps.sweep import Sweep, plan_again
 from eman.trainers import data
 from eman.trainers.training import fast_bf16
 
@@ -27,7 +29,8 @@ def status_lines() -> list[str]:
     for record in sweeps:
         seconds = record.metrics.get("sweep/seconds")
         took = f", {duration(seconds)}" if seconds else ""
-        lines.append(f"sweep {record.name}: {record.status}{took}")
+        shown = "interrupted" if record.status == "missing" else record.status
+        lines.append(f"sweep {record.key[:8]}  {record.name}: {shown}{took}")
     counts = Counter(
         (r.tags.get("profile", ""), r.tags.get("method", ""), r.status) for r in store.by_key(TRAINING).values()
     )
@@ -47,6 +50,43 @@ def run_lines() -> list[str]:
         + (f"  ({record.reason})" if record.reason else "")
         for record in records
     ]
+
+
+def found_sweep(start: str | None, store: Store) -> Record:
+    """The sweep of that name, or whose key begins so; of several the newest, as ``None`` asks for.
+
+    Raises:
+        UserError: There is none.
+    """
+    records = sorted(store.records(SWEEP), key=_launched, reverse=True)
+    for record in records:
+        if start is None or start in (record.name, record.name.partition(" · ")[0]) or record.key.startswith(start):
+            return record
+    if not records:
+        raise UserError("the store holds no sweep yet; `eman sweep table1 --profile quick` makes one.")
+    known = ", ".join(f"{record.key[:8]} ({record.name})" for record in records[:5])
+    raise UserError(f"there is no sweep {start!r}; give a name, or the beginning of a key. The newest: {known}.")
+
+
+def planned_sweep(record: Record) -> Sweep:
+    """What a sweep's run in the store stands for.
+
+    Raises:
+        UserError: It was planned by another version, in which other runs stand behind the same names.
+    """
+    request = record.tags.get("eman.request")
+    sweep = plan_again(json.loads(request)) if request else None
+    if sweep is None or sweep.key != record.key:
+        raise UserError(
+            f"sweep {record.key[:8]} ({record.name}) was made by another version of eman (git "
+            f"{record.tags.get('eman.git', 'unknown')}), whose runs are not this one's; use that version, or "
+            f"launch the sweep again with this one."
+        )
+    return sweep
+
+
+def _launched(record: Record) -> float:
+    return float(record.tags.get("eman.launched", record.start))
 
 
 def data_lines() -> list[str]:

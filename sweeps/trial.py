@@ -104,12 +104,12 @@ def _train_and_measure(spec: RunSpec, log: RunLog, on_epoch: OnEpochDone | None,
     """Worker 0's part: fit, final measures, the store. Returns the seconds spent in training."""
 
     def epoch_done(number: int, metrics: dict[str, float]) -> None:
-        log.epoch(number, metrics)
+        log.epoch(number, metrics, number / spec.epochs)
         if on_epoch is not None:
             on_epoch(number, metrics)
 
     def step_done(step: int, steps: int) -> None:
-        log.beat()
+        log.beat(step / steps)
         if on_step is not None:
             on_step(step, steps)
 
@@ -227,7 +227,11 @@ def train_trial(config: Config) -> None:
     if config["workers"] == 1:
         _one_thread()
         epochs = config["spec"]["epochs"]
-        outcome = train_run(config, lambda number, metrics: tune.report({"share": number / (epochs + 1), **metrics}))
+
+        def epoch_done(number: int, metrics: dict[str, float]) -> None:
+            tune.report({"share": number / (epochs + 1), "epoch": number, **metrics})
+
+        outcome = train_run(config, epoch_done)
     else:
         outcome = train_on_workers(config)
     tune.report({"share": 1.0, **outcome})

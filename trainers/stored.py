@@ -215,7 +215,7 @@ def _decoded(split: StoredSplit, index_n: Array, boxes: Any, crop_min: float = 1
             picture = Image.new(mode, (split.shape[2], split.shape[1]))
         pictures.append(picture)
     if not isinstance(boxes, list):
-        shown = pictures if boxes is None else [_middle(picture, split.shape[1]) for picture in pictures]
+        shown = pictures if boxes is None else [middle(picture, split.shape[1]) for picture in pictures]
         return np.stack([_array(picture) for picture in shown]), bad
     heights = torch.tensor([picture.height for picture in pictures])
     widths = torch.tensor([picture.width for picture in pictures])
@@ -234,7 +234,7 @@ def _array(picture: Any) -> Array:
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def _middle(picture: Any, size: int) -> Any:
+def middle(picture: Any, size: int) -> Any:
     """Torchvision's Resize to 8/7 of the size, and CenterCrop."""
     from PIL import Image
 

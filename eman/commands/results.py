@@ -1,5 +1,6 @@
-"""Commands that show what the store holds: table, figure, status, ui, doctor."""
+"""Commands that show what the store holds: table, figure, status, report, predict, ui, doctor."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from eman.options import (
     Format,
     Network,
     NetworkOption,
+    PlanFormat,
     ProfileOption,
     SeedsOption,
     Selection,
@@ -70,11 +72,79 @@ def figure(
 @app.command()
 def status(
     runs: Annotated[bool, typer.Option("--runs", help="List the trainings one by one, with their keys.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow the sweep that is running, wherever it runs, until it ends.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="--watch: seconds between two looks at the store.")] = 5.0,
 ) -> None:
-    """What the store holds: sweeps, and runs by state, profile and method."""
+    """What the store holds: sweeps, and runs by state, profile and method.
+
+    - `eman status --watch`, in another terminal than the sweep's, or on another machine that reaches the store
+    """
     from eman.sweeps.status import run_lines, status_lines
 
+    if watch:
+        from eman.platform.tracking import Store
+        from eman.sweeps.watch import watch as follow
+
+        follow(Store(), every)
+        return
     for line in run_lines() if runs else status_lines():
+        print(line)
+
+
+@app.command()
+def report(
+    sweep: Annotated[
+        str | None,
+        typer.Argument(
+            help="A sweep's name, or the beginning of its key, as `eman status` shows them; default: the newest."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
+) -> None:
+    """Write a sweep as one page: tables beside the paper's, curves, configuration, provenance.
+
+    - `eman report --out report.html`
+    - `eman report "table1 + table8" --out report.html`
+    """
+    from eman.platform.tracking import Store
+    from eman.sweeps.report import write
+    from eman.sweeps.status import found_sweep
+
+    store = Store()
+    record = found_sweep(sweep, store)
+    write(record, store, out)
+    print(f"{out}: sweep {record.key[:8]} ({record.name})")
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="Key of a finished run, or its beginning.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, of any size.")],
+    network: NetworkOption = Network.student,
+    selection: SelectionOption = Selection.last,
+    top: Annotated[int, typer.Option(min=1, help="Most classes, and neighbours, that are shown of each image.")] = 5,
+    k: Annotated[int, typer.Option("--k", min=1, help="Neighbours that vote, of a self-supervised run.")] = 20,
+    form: Annotated[PlanFormat, typer.Option("--format", help="How to print it.")] = PlanFormat.text,
+) -> None:
+    """Say what a run makes of images of your own.
+
+    A run that ends in a classifier (FixMatch, supervised) gives probabilities. A self-supervised one shows the nearest
+    training images, and how they vote.
+
+    - `eman predict 3f2a shoe.png shirt.jpg --network teacher --top 3`
+    """
+    from eman.platform.tracking import TRAINING, Store
+    from eman.sweeps.foreground import found_run
+    from eman.sweeps.predict import predict as ask
+
+    record = found_run(run, Store().by_key(TRAINING))
+    found = ask(record, images, network=network.value, selection=selection.value, k=k)
+    if form is PlanFormat.json:
+        print(json.dumps(found.content(top), ensure_ascii=False))
+        return
+    for line in found.lines(top):
         print(line)
 
 
