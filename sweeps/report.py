@@ -106,7 +106,7 @@ def _facts(
     return [
         ("trainings", of(runs, len(sweep.trainings))),
         ("evaluations", of(evaluations, len(sweep.evaluations))),
-        ("seeds" if len(seeds) > 1 else "seed", ", ".join(map(str, seeds))),
+        (f"{'seeds' if len(seeds) > 1 else 'seed'} ({', '.join(map(str, seeds))})", str(len(seeds))),
         ("in training loops", duration(trained) if trained else "–"),
         ("last launch", duration(wall) if wall else "–"),
     ]
