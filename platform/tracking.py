@@ -166,7 +166,7 @@ class Store:
     def _experiment(self) -> str:
         experiment = self.client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            location = (home_folder() / "artifacts").as_uri() if self.local else None
+            location = self.artifacts.resolve().as_uri() if self.local else None
             tags = {"eman.store_version": str(STORE_VERSION)}
             try:
                 return self.client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
@@ -279,6 +279,11 @@ class Store:
     def local(self) -> bool:
         """Whether the store is a file, which only processes that share this disk can reach."""
         return self.uri.startswith("sqlite:///")
+
+    @property
+    def artifacts(self) -> Path:
+        """Where a store that is a file keeps artifacts: beside it."""
+        return Path(self.uri.removeprefix("sqlite:///")).parent / "artifacts"
 
     def taken(self, kind: str, key: str) -> bool:
         """Whether a run is done, or another host is at it."""
