@@ -177,9 +177,7 @@ class _Migration:
     def _renamed(self, text: str) -> str:
         """A description whose links name runs and experiment as the target does."""
         text = re.sub(r"[0-9a-f]{32}", lambda found: self.twins.get(found[0], found[0]), text)
-        return re.sub(
-            rf"(experiments(?:/|=%5B%22)){self.source.experiment_id}\b", rf"\g<1>{self.target.experiment_id}", text
-        )
+        return text.replace(f"/experiments/{self.source.experiment_id}/", f"/experiments/{self.target.experiment_id}/")
 
 
 def _end(record: Record) -> float:

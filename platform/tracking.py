@@ -167,7 +167,8 @@ class Store:
         experiment = self.client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             location = self.artifacts.resolve().as_uri() if self.local else None
-            tags = {"eman.store_version": str(STORE_VERSION)}
+            # Otherwise the UI opens on traces of language models.
+            tags = {"eman.store_version": str(STORE_VERSION), "mlflow.experimentKind": "custom_model_development"}
             try:
                 return self.client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
             except Exception:  # somebody else may have made it just now

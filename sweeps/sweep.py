@@ -1,18 +1,20 @@
 """Planning: from tables, or from a grid of one's own, to the distinct trainings and evaluations behind them."""
 
 import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from eman.evaluation.protocols import protocol_named
 from eman.evaluation.tables import Cell, Results, Table, Wanted
 from eman.platform.errors import UserError, unknown
 from eman.platform.spec import EvalSpec, RunSpec
 from eman.platform.tracking import Record
 from eman.sweeps import table1, table2, table3, table4, table5, table6, table7, table8
-from eman.sweeps.profiles import Profile, check_rates
+from eman.sweeps.profiles import Profile, check_rates, profile_named
 from eman.sweeps.scope import Scope
 from eman.trainers import data
 from eman.trainers.methods import method_named, resolve_scheme, run_title, scheme_of
@@ -43,11 +45,13 @@ class Sweep:
         name: What it was asked for, for people.
         scope: At which scale.
         tables: Its tables.
+        asked: What made them: names of tables, or the values of a grid.
     """
 
     name: str
     scope: Scope
     tables: tuple[Table, ...]
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def profile(self) -> Profile:
@@ -92,6 +96,21 @@ class Sweep:
     def key(self) -> str:
         """The same for the same set of runs, so that a sweep given again is found again."""
         return hashlib.sha256("".join(sorted([*self.trainings, *self.evaluations])).encode()).hexdigest()[:16]
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What it was asked for, in plain values; :func:`plan_again` makes the same sweep of it."""
+        # A profile's precision is that of the machine, and a run's is that of the machine that asked for it.
+        precisions = {spec.precision for spec in self.trainings.values()}
+        return {
+            **self.asked,
+            "profile": self.profile.name,
+            "seeds": len(self.scope.seeds),
+            "network": self.scope.network,
+            "selection": self.scope.selection,
+            "overrides": dict(self.scope.overrides),
+            **({"precision": precisions.pop()} if len(precisions) == 1 else {}),
+        }
 
     def missing(self, results: Results, retries: int = 0) -> tuple[list[RunSpec], list[EvalSpec]]:
         """Trainings and evaluations that are neither done, nor running, nor failed more than ``retries`` times."""
@@ -139,7 +158,8 @@ def plan(
         if name not in TABLES:
             raise unknown("table", name, [*TABLES, "grid"])
     scope = _scope(profile, seeds, overrides, network, selection)
-    return Sweep(" + ".join(names), scope, tuple(TABLES[name](scope) for name in dict.fromkeys(names)))
+    tables = tuple(TABLES[name](scope) for name in dict.fromkeys(names))
+    return Sweep(" + ".join(names), scope, tables, {"tables": list(names)})
 
 
 def _scope(profile: Profile, seeds: int, overrides: Mapping[str, Any] | None, network: str, selection: str) -> Scope:
@@ -180,7 +200,52 @@ def plan_grid(
                 cells[row, method] = Cell(0, row, method_named(method).title, "-", items)
     rows = dict.fromkeys(row for row, _ in cells)
     ordered = tuple(cells[row, method] for row in rows for method in dict.fromkeys(methods) if (row, method) in cells)
-    return Sweep("grid", scope, (Table(0, "Grid", ordered, (*profile.notes(), *scope.notes())),))
+    asked = {
+        "methods": list(methods),
+        "schemes": list(schemes),
+        "eman_momenta": list(eman_momenta),
+        "linear_lr": list(linear_lr),
+    }
+    return Sweep("grid", scope, (Table(0, "Grid", ordered, (*profile.notes(), *scope.notes())),), asked)
+
+
+def plan_again(request: Mapping[str, Any]) -> Sweep:
+    """The sweep that was asked for: the inverse of :attr:`Sweep.request`.
+
+    Raises:
+        UserError: A name in it is unknown to this version.
+    """
+    scope = {name: request[name] for name in ("seeds", "network", "selection")}
+    scope["overrides"] = dict(request["overrides"])
+    if "precision" in request:
+        scope["overrides"]["precision"] = request["precision"]
+    profile = profile_named(request["profile"])
+    if "tables" in request:
+        return plan(request["tables"], profile, **scope)
+    grid = {name: request[name] for name in ("methods", "schemes", "eman_momenta", "linear_lr")}
+    return plan_grid(profile, **grid, **scope)
+
+
+def command(request: Mapping[str, Any]) -> str:
+    """The command that asks for a sweep, from its :attr:`Sweep.request`."""
+    words = ["eman", "sweep", *request.get("tables", ["grid"])]
+    flags = {
+        "methods": "--method",
+        "schemes": "--scheme",
+        "eman_momenta": "--eman-momentum",
+        "linear_lr": "--linear-lr",
+    }
+    for name, flag in flags.items():
+        if request.get(name):
+            words += [flag, ",".join(map(str, request[name]))]
+    words += ["--profile", request["profile"]]
+    for name, usual in (("seeds", 1), ("network", "student"), ("selection", "last")):
+        if request[name] != usual:
+            words += [f"--{name}", str(request[name])]
+    for name, value in request["overrides"].items():
+        shown = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        words += ["--set", f"{name}={shown}"]
+    return shlex.join(words)
 
 
 def training_images(spec: RunSpec) -> int:
@@ -188,20 +253,36 @@ def training_images(spec: RunSpec) -> int:
     return spec.images or data.TRAINING_IMAGES.get(spec.dataset, 100_000) - spec.held_out
 
 
-def work(spec: RunSpec) -> float:
-    """Relative cost of a run: images through the student count three (forward, backward), through the teacher one."""
+def _sizes(spec: RunSpec) -> dict[str, int]:
+    """Images of a step by stream."""
+    return {"unlabelled": spec.batch, "labelled": spec.labelled_batch or 0}
+
+
+def steps(spec: RunSpec) -> int:
+    """Steps of a run, about."""
     method = method_named(spec.method)
-    sizes = {"unlabelled": spec.batch, "labelled": spec.labelled_batch or 0}
-
-    def images(passes: tuple[tuple[str, ...], ...]) -> int:
-        return sum(sizes[method.views[name][0]] for names in passes for name in names)
-
     samples = training_images(spec)
     stream = "unlabelled" if "unlabelled" in method.streams else "labelled"
     if stream == "labelled":
         samples = round(samples * (spec.label_fraction or 1))
-    steps = spec.epochs * max(1, samples // sizes[stream])
-    return steps * (3.0 * images(method.student) + images(method.teacher))
+    return spec.epochs * max(1, samples // _sizes(spec)[stream])
+
+
+def work(spec: RunSpec) -> float:
+    """Relative cost of a run: images through the student count three (forward, backward), through the teacher one."""
+    method, sizes = method_named(spec.method), _sizes(spec)
+
+    def images(passes: tuple[tuple[str, ...], ...]) -> int:
+        return sum(sizes[method.views[name][0]] for names in passes for name in names)
+
+    return steps(spec) * (3.0 * images(method.student) + images(method.teacher))
+
+
+def evaluation_work(group: Sequence[EvalSpec], run: RunSpec) -> float:
+    """Relative cost of evaluations that are carried out together, in the same measure, about: images through the
+    network, and the price of a thousand for what comes after.
+    """
+    return 1000.0 + protocol_named(group[0].protocol).images(group, training_images(run))
 
 
 def check_data(runs: Iterable[RunSpec], evaluations: Iterable[tuple[EvalSpec, RunSpec]] = ()) -> None:
