@@ -48,6 +48,7 @@ for _name, _value in (
     ("DO_NOT_TRACK", "true"),
     ("MLFLOW_LOGGING_LEVEL", "WARNING"),
     ("GIT_PYTHON_REFRESH", "quiet"),
+    ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
     ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),
     ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
 ):
