@@ -36,7 +36,11 @@ _START_SECONDS = 120.0
 
 
 def runs_page(experiment: str) -> str:
-    """The address of all runs, after the server's own."""
+    """The address of all runs, after the server's own; a browser that has filtered before would do so again."""
+    return f"{_runs(experiment)}&searchFilter=&orderByKey=attributes.start_time&orderByAsc=false"
+
+
+def _runs(experiment: str) -> str:
     return f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 
@@ -66,7 +70,7 @@ def comparisons(experiment: str, sweep: Record, trainings: Mapping[str, Record])
         # Sorted by anything but the date, the UI lists children beside each other instead of under their parent.
         order = f"metrics.`{_headline(chosen)}`"
         pages[method] = (
-            f"{runs_page(experiment)}&compareRunsMode=CHART&searchFilter={quote(which, safe='(),.')}"
+            f"{_runs(experiment)}&compareRunsMode=CHART&searchFilter={quote(which, safe='(),.')}"
             f"&orderByKey={quote(order, safe='.')}&orderByAsc=false"
         )
     return pages
