@@ -4,7 +4,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data quickstart test lint docs chaos bench clean
+.PHONY: help install data quickstart services test lint docs chaos bench clean
 
 help:  ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,7 +28,14 @@ data: install  ## Fashion-MNIST: from the data folder, Debian's package, or a do
 quickstart: data  ## Tables 1 and 8 from real runs at profile quick: minutes on two cores
 	@$(BIN)/eman sweep table1 table8 --profile quick
 
-test: install  ## All tests
+services:  ## PostgreSQL and Chromium for the tests, where Debian's packages can be installed
+	@missing=; ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing=postgresql; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	[ -z "$$missing" ] || { echo "installing $$missing" >&2; \
+	  $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } \
+	|| echo "could not install $$missing: the tests that need it will be skipped" >&2
+
+test: install services  ## All tests
 	$(BIN)/python -m pytest
 
 lint: install  ## Style and types

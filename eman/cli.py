@@ -9,7 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 from eman import __version__
-from eman.commands import data, jobs, networks, results, runs
+from eman.commands import data, jobs, networks, results, runs, store
 from eman.platform.errors import UserError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     help="Compare normalization schemes in student-teacher training (FixMatch, MoCo, BYOL): sweeps on Ray, results in "
     "MLflow, the paper's tables filled from them.",
 )
-for _commands in (runs, jobs, networks, results, data):
+for _commands in (runs, jobs, networks, results, data, store):
     app.add_typer(_commands.app)
 
 

@@ -48,6 +48,7 @@ for _name, _value in (
     ("DO_NOT_TRACK", "true"),
     ("MLFLOW_LOGGING_LEVEL", "WARNING"),
     ("GIT_PYTHON_REFRESH", "quiet"),
+    ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
     ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),
     ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
 ):
@@ -166,8 +167,9 @@ class Store:
     def _experiment(self) -> str:
         experiment = self.client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            location = (home_folder() / "artifacts").as_uri() if self.local else None
-            tags = {"eman.store_version": str(STORE_VERSION)}
+            location = self.artifacts.resolve().as_uri() if self.local else None
+            # Otherwise the UI opens on traces of language models.
+            tags = {"eman.store_version": str(STORE_VERSION), "mlflow.experimentKind": "custom_model_development"}
             try:
                 return self.client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
             except Exception:  # somebody else may have made it just now
@@ -279,6 +281,11 @@ class Store:
     def local(self) -> bool:
         """Whether the store is a file, which only processes that share this disk can reach."""
         return self.uri.startswith("sqlite:///")
+
+    @property
+    def artifacts(self) -> Path:
+        """Where a store that is a file keeps artifacts: beside it."""
+        return Path(self.uri.removeprefix("sqlite:///")).parent / "artifacts"
 
     def taken(self, kind: str, key: str) -> bool:
         """Whether a run is done, or another host is at it."""

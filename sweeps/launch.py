@@ -26,7 +26,7 @@ from eman.platform.errors import UserError
 from eman.platform.home import home_folder, run_folder
 from eman.platform.spec import EvalSpec, RunSpec
 from eman.platform.tracking import EVALUATION, SWEEP, TRAINING, RunLog, Store, new_id
-from eman.sweeps import figure3, trial
+from eman.sweeps import figure3, trial, ui
 from eman.sweeps.live import Board
 from eman.sweeps.progress import Progress
 from eman.sweeps.sweep import Sweep, check_data, evaluation_work, work
@@ -497,7 +497,8 @@ def _finish(sweep: Sweep, store: Store, parent: RunLog, report: Report) -> None:
         f"{known[k].name}: {known[k].reason}" for k in sweep.evaluations if k in known and known[k].status == "failed"
     ]
     found = [(table, tables.values(table, results)) for table in sweep.tables]
-    artifacts = {f"table{table.number}.md": tables.markdown(table, values) for table, values in found}
+    shown = [tables.markdown(table, values) for table, values in found]
+    artifacts = {f"table{table.number}.md": text for table, text in zip(sweep.tables, shown, strict=True)}
     artifacts["tables.csv"] = tables.render(found, "csv")
     # An MLflow table, written whole: `log_table` would append to the one of an earlier, interrupted launch.
     artifacts["tables.json"] = tables.frame(found).to_json(orient="split", index=False)
@@ -515,6 +516,5 @@ def _finish(sweep: Sweep, store: Store, parent: RunLog, report: Report) -> None:
         "sweep/efficiency": report.efficiency,
     }
     logged = json.dumps([{"path": "tables.json", "type": "table"}])
-    parent.write(
-        metrics, tags={"mlflow.loggedArtifacts": logged}, status="KILLED" if report.interrupted else "FINISHED"
-    )
+    described = {"mlflow.loggedArtifacts": logged, **ui.describe(sweep, store, shown)}
+    parent.write(metrics, tags=described, status="KILLED" if report.interrupted else "FINISHED")

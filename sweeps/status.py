@@ -1,17 +1,13 @@
-"""What there is: runs in the store, data sets, versions; and the MLflow UI."""
+"""What there is: runs in the store, data sets, versions."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from eman.platform.errors import UserError
 from eman.platform.home import data_folder, home_folder
-from eman.platform.tracking import EXPERIMENT, SWEEP, TRAINING, Record, Store, git_revision, store_uri
+from eman.platform.tracking import SWEEP, TRAINING, Record, Store, git_revision, store_uri
 from eman.sweeps.live import duration
 from eman.sweeps.sweep import Sweep, plan_again
 from eman.trainers import data
@@ -132,43 +128,3 @@ def doctor_lines() -> tuple[list[str], bool]:
         well = False
     lines.append("all is well" if well else "something is missing, see above")
     return lines, well
-
-
-def serve_ui(port: int) -> None:
-    """Runs MLflow's server on the store, on the loopback address, until Ctrl-C.
-
-    Raises:
-        UserError: The port is taken, or the store is a server already.
-    """
-    uri = store_uri()
-    if uri.startswith("http"):
-        raise UserError(f"the store is a server with a UI of its own: open {uri}")
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise UserError(f"--port {port} is taken; give another, for example --port {port + 1}.")
-    experiment = Store().experiment_id
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [
-        str(Path(sys.executable).with_name("mlflow")),
-        "server",
-        "--backend-store-uri",
-        uri,
-        "--default-artifact-root",
-        (home_folder() / "artifacts").as_uri(),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    print(
-        f"MLflow UI of experiment {EXPERIMENT!r}: http://127.0.0.1:{port}/#/experiments/{experiment}  (Ctrl-C ends it)",
-        flush=True,
-    )
-    server = subprocess.Popen(command, env=environment)  # noqa: S603
-    try:
-        server.wait()
-    except KeyboardInterrupt:
-        server.terminate()
-        server.wait(timeout=20)

@@ -19,6 +19,7 @@ from eman.platform.home import home_folder, run_folder
 from eman.platform.lock import locked
 from eman.platform.spec import EvalSpec, RunSpec
 from eman.platform.tracking import EVALUATION, TRAINING, RunLog, Store, new_id
+from eman.platform.usage import Usage
 from eman.trainers import data, distributed
 from eman.trainers.loop import OnStep, fit
 from eman.trainers.methods import method_named, run_title, scheme_of
@@ -102,14 +103,16 @@ def train_run(config: Config, on_epoch: OnEpochDone | None = None, on_step: OnSt
 
 def _train_and_measure(spec: RunSpec, log: RunLog, on_epoch: OnEpochDone | None, on_step: OnStep | None) -> float:
     """Worker 0's part: fit, final measures, the store. Returns the seconds spent in training."""
+    usage = Usage()
 
     def epoch_done(number: int, metrics: dict[str, float]) -> None:
-        log.epoch(number, metrics, number / spec.epochs)
+        log.epoch(number, metrics | usage.take(), number / spec.epochs)
         if on_epoch is not None:
             on_epoch(number, metrics)
 
     def step_done(step: int, steps: int) -> None:
         log.beat(step / steps)
+        usage.sample()
         if on_step is not None:
             on_step(step, steps)
 
@@ -119,7 +122,7 @@ def _train_and_measure(spec: RunSpec, log: RunLog, on_epoch: OnEpochDone | None,
     tags = {"eman.data_hash": outcome.training.dataset.hash, "eman.best_epoch": str(outcome.best_epoch)}
     if outcome.training.labelled is not None:
         tags["eman.label_set_hash"] = data.fingerprint(outcome.training.labelled)
-    log.finish(found | {"train/seconds": outcome.seconds}, tags)
+    log.finish(found | {"train/seconds": outcome.seconds} | usage.take(last=True), tags)
     checkpoint.remove_newest(folder / "resume.pt")
     return outcome.seconds
 

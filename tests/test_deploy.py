@@ -440,7 +440,9 @@ def mlflow_commands() -> dict[str, list[str]]:
     }
 
 
-def test_the_mlflow_server_starts_and_keeps_artifacts_in_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mlflow_server_starts_and_keeps_artifacts_in_s3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres: str
+) -> None:
     import boto3
     from mlflow import MlflowClient
     from moto.server import ThreadedMotoServer
@@ -448,6 +450,9 @@ def test_the_mlflow_server_starts_and_keeps_artifacts_in_s3(tmp_path: Path, monk
     commands = mlflow_commands()
     same = [[a for a in c if not a.startswith("--allowed-hosts")] for c in commands.values()]
     assert same[0] == same[1]  # one test does for both, but for the names
+    database = compose()["services"]["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"]
+    assert database.partition(":")[0] == postgres.partition(":")[0]
+    assert f'"{database}"' in (DEPLOY / "kuberay" / "base" / "mlflow.yaml").read_text()
     store = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     store.start()
     host, number = store.get_host_and_port()
@@ -468,7 +473,7 @@ def test_the_mlflow_server_starts_and_keeps_artifacts_in_s3(tmp_path: Path, monk
     command = [replaced.get(argument, argument) for argument in given]
     command = [a.replace("127.0.0.1:5000", f"127.0.0.1:{port}") if "allowed" in a else a for a in command]
     environment = {
-        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        "MLFLOW_BACKEND_STORE_URI": postgres,  # on another host, by the same driver
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }

@@ -1,13 +1,9 @@
 """The ledger: runs by key, no duplicates, refusals."""
 
-import os
-import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,50 +88,7 @@ def test_artifacts_lie_in_the_home_folder(home: Path) -> None:
     assert [p.read_text() for p in (home / "artifacts").rglob("note.txt")] == ["hello"]
 
 
-class Server:
-    """An MLflow server over a SQLite file."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [
-                *(str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1", "--workers", "1"),
-                *("--port", str(self.port), "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"),
-                *("--artifacts-destination", str(self.folder / "artifacts")),
-            ],
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.3)
-        raise RuntimeError("the server did not start")
-
-    def stop(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """A real MLflow server on the loopback address, which a test can stop and start."""
-    server = Server(tmp_path)
-    server.start()
-    yield server
-    server.stop()
-
-
-def test_what_is_logged_while_the_store_is_away_arrives_later(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_logged_while_the_store_is_away_arrives_later(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(tracking, "_AWAY_SECONDS", 0.0)
     store = Store(server.uri)
@@ -157,7 +110,7 @@ def test_what_is_logged_while_the_store_is_away_arrives_later(server: Server, mo
     assert not spool.kept()
 
 
-def test_questions_wait_for_the_store_for_a_bounded_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_questions_wait_for_the_store_for_a_bounded_time(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("EMAN_STORE_PATIENCE", "1")
     store = Store(server.uri)
@@ -171,7 +124,7 @@ def test_questions_wait_for_the_store_for_a_bounded_time(server: Server, monkeyp
 
 @pytest.mark.parametrize("slow", [0.0, 1.5])
 def test_of_two_processes_that_take_up_a_run_one_goes_on(
-    slow: float, server: Server, monkeypatch: pytest.MonkeyPatch
+    slow: float, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(server.uri)
     store.begin(TRAINING, "k", "name", params={}, tags={}).interrupt()

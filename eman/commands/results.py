@@ -151,11 +151,29 @@ def predict(
 @app.command()
 def ui(
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at. Any but this machine's own needs --allowed-host.")
+    ] = "127.0.0.1",
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Let others in who address the server by this name. Whoever reaches it can read, change and delete "
+            "all runs: there is no login. May be repeated.",
+        ),
+    ] = None,
+    open_: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open a browser, where this machine has a screen.")
+    ] = True,
 ) -> None:
-    """Open the MLflow UI on the store (this machine only); Ctrl-C ends it."""
-    from eman.sweeps.status import serve_ui
+    """Open the MLflow UI on the schemes of the newest sweep, side by side (this machine only); Ctrl-C ends it.
 
-    serve_ui(port)
+    - `eman ui --port 5001`
+    - `eman ui --host 0.0.0.0 --allowed-host lab.example.org`: for others, too
+    """
+    from eman.sweeps.ui import serve
+
+    serve(port, host, allowed_host or [], open_browser=open_)
 
 
 @app.command()

@@ -1,0 +1,249 @@
+"""Copying between stores: nothing lost, nothing twice, however often it is tried."""
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from mlflow.entities import Metric
+
+from eman.cli import main
+from eman.platform.errors import UserError
+from eman.platform.stores import Copied, export, migrate
+from eman.platform.tracking import EVALUATION, SWEEP, TRAINING, Store, existing_store
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables and nothing in them: making them takes seconds."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def stores(tables: Path, home: Path, tmp_path: Path) -> None:
+    """Databases for :class:`Store` to begin with: in the home folder, in ``tmp_path / "copy"``, and as ``copy.db``."""
+    for path in (home / "mlflow.db", tmp_path / "copy" / "mlflow.db", tmp_path / "copy.db"):
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(tables, path)
+
+
+def fill(store: Store) -> None:
+    """A sweep with a finished, a failed and an interrupted training, and an evaluation."""
+    sweep = store.begin(SWEEP, "s", "sweep · smoke", params={}, tags={"profile": "smoke"})
+    done = store.begin(TRAINING, "a", "moco · BN / EMAN", params={"lr": 0.1}, tags={}, parent=sweep.run_id)
+    for epoch in (1, 2, 3):
+        done.epoch(epoch, {"train/loss": 1 / epoch, "knn/top1": math.nan if epoch == 1 else 10.0 * epoch})
+    done.finish({"test/top1": 90.0})
+    store.begin(TRAINING, "b", "moco · BN / BN", params={}, tags={}, parent=sweep.run_id).fail("the loss is not finite")
+    cut = store.begin(TRAINING, "c", "moco · GN / GN", params={}, tags={}, parent=sweep.run_id)
+    cut.epoch(1, {"train/loss": 2.0})
+    cut.interrupt()
+    tags = {"eman.run": "a"}
+    store.begin(EVALUATION, "e", "kNN", params={}, tags=tags, parent=done.run_id).finish({"knn/top1": 33.0})
+    store.client.log_text(sweep.run_id, "| a | b |", "tables/table1.md")
+    sweep.finish({"sweep/seconds": 5.0}, {"mlflow.note.content": f"see /experiments/1/runs/{done.run_id}"})
+
+
+def contents(store: Store) -> dict[tuple[str, str], Any]:
+    """All that a store says of its runs, by kind and key, without the ids that it gave them."""
+    records = store.records()
+    key_of = {record.run_id: record.key for record in records}
+    found = {}
+    for record in records:
+        run = store.client.get_run(record.run_id)
+        tags = {k: v for k, v in run.data.tags.items() if k not in ("eman.copied_from", "mlflow.note.content")}
+        if "mlflow.parentRunId" in tags:
+            tags["mlflow.parentRunId"] = key_of[tags["mlflow.parentRunId"]]
+        points = sorted(
+            (m.key, m.step, m.timestamp, repr(m.value))
+            for name in run.data.metrics
+            for m in store.client.get_metric_history(record.run_id, name)
+        )
+        files = [item.path for item in store.client.list_artifacts(record.run_id, "tables")]
+        info = (run.info.status, run.info.start_time, run.info.end_time, run.info.run_name)
+        found[record.kind, record.key] = (info, run.data.params, tags, points, files)
+    assert len(found) == len(records)
+    return found
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def test_a_copy_says_what_the_original_says(home: Path, tmp_path: Path) -> None:
+    fill(Store())
+    said: list[str] = []
+    done = migrate(str(home), str(tmp_path / "copy"), said.append)
+    copy = existing_store(str(tmp_path / "copy"))
+    assert contents(copy) == contents(Store())
+    assert len(done.copied) == len(said) == 5
+    [sweep] = copy.records(SWEEP)
+    assert Path(copy.client.download_artifacts(sweep.run_id, "tables/table1.md")).read_text() == "| a | b |"
+    assert (tmp_path / "copy" / "artifacts").is_dir()
+    # A description's links lead to the copies.
+    assert copy.by_key(TRAINING)["a"].run_id in sweep.tags["mlflow.note.content"]
+
+
+def test_a_second_copy_copies_only_what_is_new(home: Path, tmp_path: Path) -> None:
+    store, target = Store(), str(tmp_path / "copy.db")
+    fill(store)
+    migrate(str(home), target, silent)
+    before = contents(existing_store(target))
+    assert migrate(str(home), target, silent) == Copied(there=[r.name for r in _in_order(store)])
+    assert contents(existing_store(target)) == before
+    again = store.begin(TRAINING, "c", "moco · GN / GN", params={}, tags={})  # goes on, and ends
+    again.epoch(2, {"train/loss": 1.0})
+    again.finish({"test/top1": 80.0})
+    store.begin(TRAINING, "d", "moco · IN / IN", params={}, tags={}).finish()
+    done = migrate(str(home), target, silent)
+    assert (done.copied, done.updated) == (["moco · IN / IN"], ["moco · GN / GN"])
+    assert contents(existing_store(target)) == contents(store)
+
+
+def _in_order(store: Store) -> list[Any]:
+    kinds = [SWEEP, TRAINING, EVALUATION]
+    return sorted(store.records(), key=lambda record: (kinds.index(record.kind), record.start))
+
+
+@pytest.mark.parametrize(
+    ("call", "number"), [("update_run", 1), ("log_batch", 4), ("log_artifacts", 1), ("set_terminated", 3)]
+)
+def test_an_interrupted_copy_continues(
+    call: str, number: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    fill(Store())
+    target, calls, real = str(tmp_path / "copy"), [0], getattr(mlflow.MlflowClient, call)
+
+    def cut(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == number:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(mlflow.MlflowClient, call, cut)
+        with pytest.raises(KeyboardInterrupt):
+            migrate(str(home), target, silent)
+    half = existing_store(target)
+    waited_for = [record for record in half.records() if record.kind != SWEEP and record.status == "running"]
+    assert not waited_for  # nobody is at it
+    migrate(str(home), target, silent)
+    assert contents(half) == contents(Store())
+
+
+def test_a_run_that_is_running_is_left_and_named(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, target = Store(), str(tmp_path / "copy")
+    sweep = store.begin(SWEEP, "s", "sweep", params={}, tags={})
+    store.begin(TRAINING, "a", "first", params={}, tags={}, parent=sweep.run_id).finish({"test/top1": 1.0})
+    busy = store.begin(TRAINING, "b", "second", params={}, tags={}, parent=sweep.run_id)
+    assert main(["store", "migrate", str(home), target]) == 0
+    printed = capsys.readouterr().out
+    assert "left: sweep is running" in printed
+    assert "left: second is running" in printed
+    assert [record.key for record in existing_store(target).records()] == ["a"]
+    busy.finish()
+    sweep.finish()
+    migrate(str(home), target, silent)
+    assert contents(existing_store(target)) == contents(store)  # the first has its parent now
+
+
+def test_what_the_target_has_trained_itself_stays(home: Path, tmp_path: Path) -> None:
+    fill(Store())
+    target = Store(f"sqlite:///{tmp_path / 'copy.db'}")
+    target.begin(TRAINING, "a", "own", params={}, tags={}).finish({"test/top1": 91.0})
+    target.begin(TRAINING, "c", "own", params={}, tags={})
+    target.begin(EVALUATION, "e", "own", params={}, tags={}).fail("no memory")
+    done = migrate(str(home), target.uri, silent)
+    assert done.kept == ["moco · GN / GN"]
+    assert target.by_key(TRAINING)["a"].metrics["test/top1"] == 91.0
+    assert (target.by_key(EVALUATION)["e"].status, len(target.records(EVALUATION))) == ("done", 1)
+    parent = target.by_key(EVALUATION)["e"].tags["mlflow.parentRunId"]
+    assert parent == target.by_key(TRAINING)["a"].run_id
+
+
+def test_a_copy_that_is_taken_up_in_the_target_is_not_set_back(home: Path, tmp_path: Path) -> None:
+    fill(Store())
+    target = Store(f"sqlite:///{tmp_path / 'copy.db'}")
+    migrate(str(home), target.uri, silent)
+    target.begin(TRAINING, "c", "moco · GN / GN", params={}, tags={}).finish({"test/top1": 80.0})
+    migrate(str(home), target.uri, silent)
+    assert target.by_key(TRAINING)["c"].status == "done"
+
+
+def test_a_work_folder_that_was_moved_still_has_its_artifacts(home: Path, tmp_path: Path) -> None:
+    fill(Store())
+    moved = home.rename(tmp_path / "moved")
+    migrate(str(moved), str(tmp_path / "copy"), silent)
+    assert len(list((tmp_path / "copy").rglob("table1.md"))) == 1
+
+
+def test_long_histories_arrive_whole_through_a_server(server: Any, home: Path, tmp_path: Path) -> None:
+    store = Store()
+    fill(store)
+    run = store.begin(TRAINING, "long", "long", params={f"p{i}": i for i in range(120)}, tags={})
+    for start in range(0, 2500, 500):
+        store.client.log_batch(run.run_id, [Metric("m", float(i), 1000 + i, i) for i in range(start, start + 500)])
+    run.finish()
+    migrate(str(home), server.uri, silent)
+    migrate(server.uri, str(tmp_path / "copy"), silent)
+    assert contents(Store(server.uri)) == contents(store)
+    assert contents(existing_store(str(tmp_path / "copy"))) == contents(store)
+    assert len(list((tmp_path / "copy").rglob("table1.md"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["store", "migrate", "nowhere", "x"], "nowhere holds no MLflow store"),
+        (["store", "export", "--out", "x"], "the store holds no runs yet"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_store_is_not_copied_onto_itself(home: Path) -> None:
+    fill(Store())
+    with pytest.raises(UserError, match="are the same store"):
+        migrate(str(home), str(home / "mlflow.db"), silent)
+
+
+def test_a_newer_store_is_neither_read_nor_written(home: Path, tmp_path: Path) -> None:
+    fill(Store())
+    target = Store(f"sqlite:///{tmp_path / 'copy.db'}")
+    target.client.set_experiment_tag(target.experiment_id, "eman.store_version", "99")
+    for pair in ((str(home), target.uri), (target.uri, str(home))):
+        with pytest.raises(UserError, match="newer version of eman"):
+            migrate(*pair, silent)
+
+
+def test_an_export_holds_every_run_parameter_value_and_tag(tmp_path: Path) -> None:
+    store = Store()
+    fill(store)
+    rows = export(store, tmp_path / "out")
+    found = {name: pd.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in rows}
+    assert rows == {name: len(frame) for name, frame in found.items()}
+    runs = found["runs"].set_index("key")
+    assert dict(runs.status) == {"s": "done", "a": "done", "b": "failed", "c": "missing", "e": "done"}
+    assert (runs.reason["b"], runs.parent["e"], runs.parent["a"]) == ("the loss is not finite", "a", "s")
+    assert (runs.end["a"] - runs.start["a"]).total_seconds() >= 0
+    points = sum(len(points) for _, _, _, points, _ in contents(store).values())
+    assert len(found["metrics"]) == points
+    loss = found["metrics"].query("key == 'a' and name == 'train/loss'").sort_values("step")
+    assert list(loss.step) == [1, 2, 3]
+    assert list(loss.value) == [1.0, 0.5, 1 / 3]
+    assert found["params"].query("key == 'a' and name == 'lr'").value.item() == "0.1"
+    assert set(found["tags"].query("key == 'a' and name == 'eman.kind'").value) == {"training"}
+    with pytest.raises(UserError, match="is there already"):
+        export(store, tmp_path / "out")

@@ -1,0 +1,225 @@
+"""What people see: MLflow's UI in a real browser after a real sweep, and who may reach it."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import pytest
+
+from eman.cli import main
+from eman.platform.tracking import SWEEP, TRAINING, Store
+from eman.sweeps.ui import comparisons, link_lines
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+EMAN = [sys.executable, "-m", "eman"]
+#: A browser that asks nothing of the network but the pages it is told to open.
+QUIET = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+
+
+class UI:
+    """``eman ui`` on a work folder, and what it prints."""
+
+    def __init__(self, home: Path, *options: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.process = subprocess.Popen(
+            [*EMAN, "ui", "--no-open", "--port", str(self.port), *options],
+            env={**os.environ, "EMAN_HOME": str(home)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.lines: list[str] = []
+        for line in self.process.stdout:
+            self.lines.append(line.strip())
+            if line.startswith("Ctrl-C"):
+                break
+
+    def link(self, words: str) -> str:
+        [found] = [line.rpartition(" ")[2] for line in self.lines if re.search(rf"(^|, ){words}.*: http", line)]
+        return found
+
+    def status(self, host: str) -> int:
+        """What a browser gets that takes this server for another host."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/", headers={"Host": host})
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=30)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work folder of a sweep over two schemes."""
+    home = tmp_path_factory.mktemp("swept")
+    asked = ["--method", "moco", "--scheme", "bn,eman", "--profile", "smoke"]
+    done = subprocess.run(
+        [*EMAN, "sweep", "grid", *asked],
+        env={**os.environ, "EMAN_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+@pytest.fixture(scope="module")
+def ui(swept: Path) -> Iterator[UI]:
+    started = UI(swept)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Page]":
+    """A page of Debian's Chromium."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not installed; `make services` installs Debian's package")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(tmp_path_factory.mktemp("profile")),
+            executable_path=chromium,
+            headless=False,  # playwright's own way to be headless is another; see QUIET
+            args=list(QUIET),
+            viewport={"width": 1600, "height": 900},
+        )
+        context.set_default_timeout(60_000)
+        yield context.pages[0]
+        context.close()
+
+
+def test_the_comparison_that_eman_ui_names_shows_the_schemes_of_the_newest_sweep(
+    ui: UI, page: "Page", tmp_path: Path
+) -> None:
+    page.goto(ui.link("schemes of MoCo"))
+    for name in ("moco · BN / BN · seed 0", "moco · BN / EMAN · seed 0"):
+        page.get_by_role("link", name=name).first.wait_for()
+    page.get_by_text("2 matching runs").wait_for()
+    page.get_by_text("knn/top1").first.wait_for()  # a chart with a line a scheme
+    page.locator(".js-plotly-plot").first.wait_for()
+    page.get_by_text("linear/10pct_top1", exact=True).first.wait_for()
+    picture = page.screenshot(path=tmp_path / "compare.png")
+    assert len(picture) > 30_000  # not an empty page
+
+
+def test_the_sweep_is_found_by_its_name_with_its_description_and_table(ui: UI, page: "Page") -> None:
+    page.goto(ui.link("all runs"))
+    page.get_by_role("link", name="grid · smoke").click()
+    page.get_by_text("Schemes compared:").wait_for()
+    page.get_by_text("Show more").click()
+    page.get_by_text("eman sweep grid --method moco --scheme bn,eman --profile smoke").wait_for()
+    assert page.get_by_role("cell", name="BN / EMAN").count()
+    page.get_by_role("link", name="moco · BN / EMAN · seed 0").first.wait_for()  # a child
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="MoCo", exact=True).click()  # the description's own link
+    opened.value.get_by_text("2 matching runs").wait_for()
+    opened.value.close()
+
+
+def test_the_table_is_an_artifact_that_the_ui_shows(ui: UI, page: "Page") -> None:
+    page.goto(ui.link("tables").replace("?", "/artifacts?"))
+    page.get_by_text("tables.json").first.click()
+    page.get_by_text("BN / EMAN").first.wait_for()
+    page.get_by_text("table0.md").first.wait_for()
+
+
+def test_a_training_has_system_metrics(ui: UI, page: "Page", swept: Path) -> None:
+    store = Store(f"sqlite:///{swept / 'mlflow.db'}")
+    for record in store.records(TRAINING):
+        assert record.metrics["system/system_memory_usage_megabytes"] > 0
+        assert 0 <= record.metrics["system/cpu_utilization_percentage"] <= 100
+    run = ui.link("tables").split("/runs/")[0] + f"/runs/{store.records(TRAINING)[0].run_id}/system-metrics"
+    page.goto(run)
+    page.get_by_text("system/cpu_utilization_percentage").first.wait_for()
+
+
+def test_all_methods_and_schemes_log_metrics_by_the_same_names(swept: Path) -> None:
+    first, second = Store(f"sqlite:///{swept / 'mlflow.db'}").records(TRAINING)
+    assert first.metrics.keys() == second.metrics.keys()
+
+
+def test_a_server_on_this_machine_answers_to_no_other_name(ui: UI) -> None:
+    assert ui.status(f"127.0.0.1:{ui.port}") == 200
+    assert ui.status("evil.example.com") == 403
+    assert ui.status("192.168.1.5") == 403  # as a page elsewhere would, which has learned to be this machine
+
+
+def test_a_name_that_is_written_down_is_answered_to(swept: Path) -> None:
+    started = UI(swept, "--allowed-host", "lab.example.org")  # as behind a proxy
+    try:
+        assert any("there is no login" in line for line in started.lines)
+        assert started.link("all runs").startswith(f"http://lab.example.org:{started.port}/#/")
+        assert started.status(f"lab.example.org:{started.port}") == 200
+        assert started.status("evil.example.com") == 403
+    finally:
+        started.stop()
+    with socket.socket() as probe:  # nothing stays behind
+        assert probe.connect_ex(("127.0.0.1", started.port)) != 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 opens the store to the network"),
+        (["--host", "192.168.1.5"], "there is no login. If that is meant"),
+        (["--host", "0.0.0.0", "--allowed-host", "*"], "--allowed-host *: give a host's name"),
+    ],
+)
+def test_the_network_is_not_reached_by_mistake(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ui", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_sweep_that_reuses_runs_of_another_is_compared_whole() -> None:
+    store = Store()
+    first = store.begin(SWEEP, "one", "one", params={}, tags={})
+    tags = {"method": "MoCo"}
+    old = store.begin(TRAINING, "a", "a", params={}, tags=tags, parent=first.run_id)
+    old.finish({"linear/10pct_top1": 1.0, "linear/10pct_lr": 1.0, "test/knn_top1": 1.0})
+    first.finish()
+    second = store.begin(SWEEP, "two", "two", params={}, tags={})
+    new = store.begin(TRAINING, "b", "b", params={}, tags=tags, parent=second.run_id)
+    new.finish({"linear/10pct_top1": 2.0})
+    second.finish(tags={"eman.trainings": "a,b"})
+    newest = store.by_key(SWEEP)["two"]
+    pages = comparisons(store.experiment_id, newest, store.by_key(TRAINING))
+    assert re.findall("[0-9a-f]{32}", unquote(pages["MoCo"])) == [old.run_id, new.run_id]
+    assert "linear%2F10pct_top1" in pages["MoCo"]
+    assert link_lines(store, "http://h:1")[0].startswith("two, schemes of MoCo: http://h:1/#/experiments/")
+
+
+def test_a_store_that_is_a_server_is_shown_by_its_own_ui(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--store", server.uri, "ui"]) == 0
+    printed = capsys.readouterr().out
+    assert f"all runs: {server.uri}/#/experiments/" in printed
