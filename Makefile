@@ -4,10 +4,10 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data quickstart services test lint docs chaos bench clean
+.PHONY: help install data quickstart services test lint docs chaos bench bench-peers clean
 
 help:  ## This list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: .venv/installed  ## The environment, in .venv
 
@@ -52,5 +52,13 @@ chaos: install  ## A sweep disturbed by twenty faults: minutes
 bench: install  ## Benchmarks: medians and ratios
 	$(BIN)/python tests/bench.py
 
+PEERS := .venv-peers
+bench-peers: install  ## Beside lightly, which gets an environment of its own
+	[ -x $(PEERS)/bin/python ] || $(BIN)/python -m venv $(PEERS)
+	@# It sees our packages, torch above all, and keeps its own; ours does not see it.
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check lightly==1.6.0
+	$(BIN)/python tests/peers.py
+
 clean:  ## Remove the environment and caches; results in .eman stay
-	rm -rf docs/_build .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf docs/_build .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache build *.egg-info

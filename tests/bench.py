@@ -99,7 +99,7 @@ def teacher_update() -> Found:
     ), {"fused / loop": found["loop"] / found["fused"]}
 
 
-class _Pairs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+class PairsOfImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Two views of an image by torchvision's transforms on PIL images, one sample at a time."""
 
     def __init__(self, split: data.Split, first: transforms.Compose, second: transforms.Compose) -> None:
@@ -133,7 +133,7 @@ class _PerSample:
         self.spec = spec
         dataset, backbone = data.load(spec.dataset), backbone_named(spec.backbone)
         blurs = {"moco": ((0.5, 0), (0.5, 0)), "byol": ((1.0, 0), (0.1, 0.2))}[spec.method]
-        pairs = _Pairs(dataset.train, *(_transforms(*blur) for blur in blurs))
+        pairs = PairsOfImages(dataset.train, *(_transforms(*blur) for blur in blurs))
         self.loader = DataLoader(
             pairs,
             spec.batch,
@@ -199,7 +199,7 @@ def _train_on_command(spec: RunSpec, connection: Connection, rank: int, meet: st
         connection.send(steps)
 
 
-class _Processes:
+class Processes:
     """One process a core: the workers of one run, or runs side by side, as a sweep trains them."""
 
     def __init__(self, spec: RunSpec, *, together: bool) -> None:
@@ -226,8 +226,8 @@ def _beside_the_usual(title: str, spec: RunSpec, loaders: Sequence[int], steps: 
     bf16 where the CPU has it.
     """
     processes = {
-        f"{data.cores()} workers": _Processes(spec, together=True),
-        "side by side": _Processes(spec, together=False),
+        f"{data.cores()} workers": Processes(spec, together=True),
+        "side by side": Processes(spec, together=False),
     }
     ours = Training(spec)
 
@@ -285,7 +285,7 @@ def teachers() -> Found:
     ), {"EMAN / BN": found["bn"] / found["eman"]}
 
 
-def _features(count: int, seed: int, width: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+def random_features(count: int, seed: int, width: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     """Random features around the centres of ten classes, by default as wide as the mini net's."""
     generator = torch.Generator().manual_seed(seed)
     labels_N = torch.randint(0, 10, (count,), generator=generator)
@@ -294,7 +294,7 @@ def _features(count: int, seed: int, width: int = 64) -> tuple[torch.Tensor, tor
 
 def nearest_neighbours() -> Found:
     """kNN of 10,000 queries among 60,000 features, against the bare product and topk of that size."""
-    (bank, labels), (queries, _) = _features(60_000, 0), _features(10_000, 1)
+    (bank, labels), (queries, _) = random_features(60_000, 0), random_features(10_000, 1)
     transposed = bank.T.contiguous()
 
     def bare() -> None:
@@ -308,17 +308,22 @@ def nearest_neighbours() -> Found:
     ), {"kNN / product and topk": found["bare"] / found["knn"]}
 
 
-def linear_grid() -> Found:
-    """Three rates and three label sets at 10 % of 50,000 cached features, against one rate and one label set."""
-    x_ND, labels_N = _features(50_000, 0)
-    rates = (0.5, 1.0, 2.0)
-    specs = {sets: make_eval("linear", "x", label_sets=sets, views="cached") for sets in (1, 3)}
+def linear_classifiers(sets: int, rates: tuple[float, ...]) -> Callable[[], None]:
+    """Trains classifiers of so many label sets, 10 % of 50,000 cached features each, at these rates."""
+    x_ND, labels_N = random_features(50_000, 0)
+    spec = make_eval("linear", "x", label_sets=sets, views="cached")
 
-    def train(sets: int, rates: tuple[float, ...]) -> None:
+    def train() -> None:
         chosen = torch.stack([data.label_set(labels_N, 0.1, number) for number in range(sets)])
-        linear.train(lambda index, epoch: linear.rows(x_ND, index), 64, labels_N, chosen, 10, specs[sets], rates)
+        linear.train(lambda index, epoch: linear.rows(x_ND, index), 64, labels_N, chosen, 10, spec, rates)
 
-    found = medians({"grid": lambda: train(3, rates), "one": lambda: train(1, rates[:1])}, 5, warmup=1)
+    return train
+
+
+def linear_grid() -> Found:
+    """Three rates and three label sets side by side, against one rate and one label set."""
+    sides = {"grid": linear_classifiers(3, (0.5, 1.0, 2.0)), "one": linear_classifiers(1, (0.5,))}
+    found = medians(sides, 5, warmup=1)
     return (
         f"linear           3 rates x 3 label sets of 5,000: {found['grid']:.2f} s, one of them {found['one']:.2f} s: "
         f"{found['grid'] / found['one']:.2f}x the time"
@@ -327,7 +332,7 @@ def linear_grid() -> Found:
 
 def low_shot() -> Found:
     """The SVM grid of 16 images a class with all threads, against one thread."""
-    train, held_out, test = (_features(count, seed, 2048) for seed, count in enumerate((2_000, 1_000, 1_000)))
+    train, held_out, test = (random_features(count, seed, 2048) for seed, count in enumerate((2_000, 1_000, 1_000)))
     spec = make_eval("lowshot", "x", shots=16)
     threads = torch.get_num_threads()
 
@@ -484,6 +489,25 @@ BENCHMARKS: dict[str, Callable[[], Found]] = {
 }
 
 
+def machine() -> dict[str, Any]:
+    """What ratios depend on."""
+    return {
+        "processor": benchmarks.processor(),
+        "cores": data.cores(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "bf16": "on" if fast_bf16() else "off",
+    }
+
+
+def about(machine: Mapping[str, Any]) -> str:
+    """The line above all others."""
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, torch {machine['torch']}, "
+        f"bf16 {machine['bf16']}; mini net, batch 256, but for ResNet-18; Fashion-MNIST 28 px; medians"
+    )
+
+
 def main(names: Sequence[str]) -> int:
     """Prints the comparisons of these names; by default all, which are then put down in the history."""
     try:
@@ -492,17 +516,7 @@ def main(names: Sequence[str]) -> int:
     except UserError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    machine = {
-        "processor": benchmarks.processor(),
-        "cores": data.cores(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "bf16": "on" if fast_bf16() else "off",
-    }
-    print(
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, torch {machine['torch']}, "
-        f"bf16 {machine['bf16']}; mini net, batch 256, but for ResNet-18; Fashion-MNIST 28 px; medians"
-    )
+    print(about(machine()))
     lines, ratios = [], {}
     for name in names or BENCHMARKS:
         line, found = BENCHMARKS[name]()
@@ -510,7 +524,7 @@ def main(names: Sequence[str]) -> int:
         lines.append(line)
         ratios |= {f"{name}: {what}": round(ratio, 3) for what, ratio in found.items()}
     if not names:
-        benchmarks.put_down({"date": f"{date.today()}", "revision": git_revision(), **machine}, lines, ratios)
+        benchmarks.put_down({"date": f"{date.today()}", "revision": git_revision(), **machine()}, lines, ratios)
     return 0
 
 

@@ -11,13 +11,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import benchmarks
 
 
-def test_an_unknown_benchmark_is_one_line_and_code_2() -> None:
-    script = Path(__file__).with_name("bench.py")
+@pytest.mark.parametrize("name", ["bench", "peers"])
+def test_an_unknown_benchmark_is_one_line_and_code_2(name: str) -> None:
+    script = Path(__file__).with_name(f"{name}.py")
     done = subprocess.run(
-        [sys.executable, str(script), "knn", "streeming"], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, str(script), "knn", "linaer"], capture_output=True, text=True, check=False, timeout=300
     )
     assert (done.returncode, done.stdout) == (2, "")  # nothing is measured first
-    assert done.stderr.startswith("bench: unknown benchmark 'streeming'; did you mean 'streaming'?")
+    assert done.stderr.startswith(f"{name}: unknown benchmark 'linaer'; did you mean 'linear'?")
     assert done.stderr.count("\n") == 1
 
 
