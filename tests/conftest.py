@@ -22,7 +22,12 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("EMAN_HOME", str(folder))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # The command line sets these for its whole process; whatever a test leaves behind is taken back.
+    for name in ("EMAN_DATA", "MLFLOW_TRACKING_URI"):
+        before = os.environ.get(name)
+        monkeypatch.setenv(name, before or "")
+        if before is None or name == "MLFLOW_TRACKING_URI":
+            monkeypatch.delenv(name)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     return folder
