@@ -4,7 +4,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data quickstart services test lint docs chaos bench bench-peers clean
+.PHONY: help install data quickstart services test lint docs chaos bench bench-peers bench-growth clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,9 @@ bench-peers: install  ## Beside lightly, which gets an environment of its own
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check lightly==1.6.0
 	$(BIN)/python tests/peers.py
+
+bench-growth: install  ## How a sweep's time grows with its runs, and a step's with its devices
+	$(BIN)/python tests/growth.py
 
 clean:  ## Remove the environment and caches; results in .eman stay
 	rm -rf docs/_build .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -31,5 +31,6 @@ def lines(scope: Scope) -> tuple[Line, ...]:
 
 def caption(scope: Scope) -> str:
     """What stands beneath the figure."""
-    seeds = "seed 0" if len(scope.seeds) == 1 else f"mean of seeds {scope.seeds[0]} to {scope.seeds[-1]}"
+    first, last = scope.seeds[0], scope.seeds[-1]
+    seeds = f"seed {first}" if first == last else f"mean of seeds {first} to {last}"
     return f"profile {scope.profile.name}, {seeds}, held-out images"

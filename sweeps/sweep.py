@@ -165,7 +165,14 @@ def plan(
 def _scope(profile: Profile, seeds: int, overrides: Mapping[str, Any] | None, network: str, selection: str) -> Scope:
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: give 1 or more.")
-    return Scope(profile=profile, seeds=range(seeds), overrides=overrides or {}, network=network, selection=selection)
+    overrides = overrides or {}
+    if "seed" in overrides and seeds > 1:
+        raise UserError(
+            f"--seeds {seeds} and --set seed={overrides['seed']}: one seed was asked for, and {seeds}; give one of the "
+            f"two."
+        )
+    chosen = (overrides["seed"],) if "seed" in overrides else range(seeds)
+    return Scope(profile=profile, seeds=chosen, overrides=overrides, network=network, selection=selection)
 
 
 def plan_grid(

@@ -17,7 +17,7 @@ from eman.platform.errors import UserError
 from eman.platform.tracking import EVALUATION, SWEEP, TRAINING, Store
 from eman.sweeps.figure3 import lines
 from eman.sweeps.profiles import CIFAR10, IMAGENET, PROFILES, QUICK, SMOKE, STL10, Profile
-from eman.sweeps.sweep import plan, plan_grid, work
+from eman.sweeps.sweep import plan, plan_again, plan_grid, work
 from eman.trainers.data import TRAINING_IMAGES
 
 EMAN = [sys.executable, "-m", "eman"]
@@ -119,6 +119,14 @@ def test_overrides_reach_every_run() -> None:
     assert {spec.epochs for spec in sweep.trainings.values()} == {5}
 
 
+def test_a_seed_that_is_set_is_the_seed_of_all_runs_and_of_what_is_said() -> None:
+    sweep = plan(["table1"], SMOKE, overrides={"seed": 7})
+    assert {spec.seed for spec in sweep.trainings.values()} == {7}
+    assert {spec.label_set for spec in sweep.trainings.values()} == {7, None}
+    assert "Seed 7." in sweep.scope.notes()
+    assert plan_again(sweep.request).key == sweep.key
+
+
 def test_a_grid_multiplies_only_what_applies() -> None:
     sweep = plan_grid(SMOKE, ["moco"], ["bn", "eman"], eman_momenta=[0.9, 0.99], linear_lr=[1, 2, 3], seeds=2)
     assert sweep.cells == 3
@@ -131,6 +139,7 @@ def test_mistakes_are_named_before_anything_runs() -> None:
     for call, message in (
         (lambda: plan(["table9"], SMOKE), "unknown table 'table9'"),
         (lambda: plan(["table1"], SMOKE, 0), "--seeds 0"),
+        (lambda: plan(["table1"], SMOKE, 3, {"seed": 7}), "--seeds 3 and --set seed=7"),
         (lambda: plan_grid(SMOKE, ["moco"], ["eman"], eman_momenta=[2.0]), "eman_momentum is 2.0"),
         (lambda: plan_grid(SMOKE, ["moco"], ["eman"], linear_lr=[0.0]), "--linear-lr 0.0"),
         (lambda: plan_grid(SMOKE, ["mocco"], ["eman"]), "did you mean 'moco'"),

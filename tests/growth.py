@@ -1,0 +1,83 @@
+"""How a sweep's time grows with its runs, what a trial costs beyond its training, and what more devices cost:
+`make bench-growth`. The runs are tiny (profile smoke, one epoch, no evaluation after it), so that all shows that is not
+training. Nothing here passes or fails.
+"""
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from bench import about, machine, medians
+
+from eman.platform.tracking import Store
+from eman.sweeps.launch import Options, Report, run_sweep
+from eman.sweeps.profiles import MINI, SMOKE
+from eman.sweeps.sweep import plan_grid
+from eman.trainers.training import Training
+
+SCHEMES = ("default", "bn", "syncbn", "gn", "in", "ln", "eman")
+SEEDS = (5, 10, 20, 50)  # 35, 70, 140 and 350 runs
+DEVICES = (8, 16, 32, 64)
+
+
+def swept(schemes: tuple[str, ...], seeds: int, workers: int) -> tuple[Report, int]:
+    """What a sweep of FixMatch runs in a new work folder says of itself, and the bytes of its store."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["EMAN_HOME"] = folder
+        planned = plan_grid(SMOKE, ["fixmatch"], schemes, seeds=seeds, overrides={"epochs": 1, "warmup_epochs": 0.0})
+        with contextlib.redirect_stderr(io.StringIO()):
+            report = run_sweep(planned, Store(), options=Options(workers=workers))
+        if report.failed:
+            raise RuntimeError("\n".join(report.failed))
+        return report, sum(path.stat().st_size for path in Path(folder).glob("*.db"))
+
+
+def runs() -> None:
+    """Runs that are trained inside their trials."""
+    found = {}
+    for seeds in SEEDS:
+        report, size = swept(SCHEMES, seeds, workers=1)
+        found[seeds] = report
+        beyond = report.seconds * report.cores - report.training_seconds
+        each = [x / report.trained for x in (report.seconds, report.training_seconds, beyond, size / 1024)]
+        print(
+            f"{report.trained:4} runs                      {report.seconds:.0f} s; a run: {each[0]:.2f} s, "
+            f"{each[1]:.2f} core-s of training, {each[2]:.2f} core-s beyond it, {each[3]:.0f} KiB in the store",
+            flush=True,
+        )
+    least, most = found[SEEDS[0]], found[SEEDS[-1]]
+    more = most.trained - least.trained
+    wall, training = most.seconds - least.seconds, most.training_seconds - least.training_seconds
+    print(f"one more run in its trial      {(wall * most.cores - training) / more:.2f} core-s beyond its training")
+
+
+def workers() -> None:
+    """Runs of two workers, through Ray Train."""
+    one, three = (swept(("eman",), seeds, workers=2)[0] for seeds in (1, 3))
+    wall = (three.seconds - one.seconds) / 2
+    training = (three.training_seconds - one.training_seconds) / 2 / 2
+    print(f"one more run of two workers    {wall - training:.1f} s beyond its training of {training:.1f} s")
+
+
+def devices() -> None:
+    """A step of MoCo with the mini net."""
+    trainings = {number: Training(MINI.run("moco", "eman", overrides={"devices": number})) for number in DEVICES}
+    found = medians({str(number): one.train_step for number, one in trainings.items()}, 15)
+    steps = ", ".join(f"{number}: {1e3 * seconds:.0f} ms" for number, seconds in found.items())
+    print(f"devices, a step of MoCo        {steps}; 64 take {found['64'] / found['8']:.2f}x the time of 8")
+
+
+def main() -> int:
+    """Prints all of it."""
+    print(about(machine()))
+    devices()
+    runs()
+    workers()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
