@@ -10,7 +10,7 @@ would carry MoCo's queue and overwrite what teachers collect.
 
 ===========================================  ==========================================================================
 running statistics of the student            device 0 on worker 0, or the mean over devices; ``norm.share_statistics``
-                                             after each student pass that moves them; alike on all workers under SyncBN
+                                             before the teacher moves; alike on all workers under SyncBN
 the same of a teacher under EMAN             ``Teacher.update``, alike on all workers, from equal tensors
 the same under a student's proxy norm        copied from the student by ``Teacher.update``
 the same under a teacher's proxy norm        the teacher's own passes (Eq. 4), ``share_statistics`` after each

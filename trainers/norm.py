@@ -359,7 +359,7 @@ def batch_statistics(layer: nn.modules.batchnorm._BatchNorm, x: Tensor) -> tuple
 def share_statistics(module: nn.Module) -> None:
     """Gives all workers the same running statistics: device 0's from worker 0, or the mean over workers.
 
-    The training loop calls it after each student pass, in place of DDP's buffer broadcast, which would also carry
+    The training loop calls it before the teacher moves, in place of DDP's buffer broadcast, which would also carry
     MoCo's queue (33 MB a step) and overwrite what a teacher has collected.
     """
     if distributed.workers() == 1:

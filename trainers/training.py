@@ -269,9 +269,8 @@ class Training:
         method, teacher = self.method, self.teacher
 
         def between() -> None:
-            share_statistics(self.student)
-            if teacher is not None and method.teacher_moves == "between":
-                teacher.update(self.followed, momentum)
+            if method.teacher_moves == "between":
+                self._move_teacher(momentum)
 
         student_inputs = self._inputs(views, method.student)
         if teacher is not None:
@@ -300,7 +299,7 @@ class Training:
 
     def train_step(self) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """One step; returns the loss, the method's other measures, and the student's first output."""
-        spec, method, teacher = self.spec, self.method, self.teacher
+        spec, method = self.spec, self.method
         for group in self.optimizer.param_groups:
             group["lr"] = optim.learning_rate(spec, self.step, self.steps_per_epoch)
         momentum = method.momentum(spec.momentum or 0.0, self.step, self.steps)
@@ -322,10 +321,18 @@ class Training:
             [distributed.join_devices(list(of_parts), self.local) for of_parts in zip(*teachers, strict=True)]
         )
         measures = {name: _mean([found[name] for found in measured]) for name in measured[0]} | self._move_student()
-        if teacher is not None and method.teacher_moves == "after":
-            teacher.update(self.followed, momentum)
+        if method.teacher_moves == "after":
+            self._move_teacher(momentum)
         self.step += 1
         return _mean(losses), measures, torch.cat(firsts)
+
+    def _move_teacher(self, momentum: float) -> None:
+        """Eqs. (1) and (9). Workers learn device 0's statistics here, right after they have met for the gradients, if
+        the teacher moves after the step: to meet once more in the middle of it would cost a wait.
+        """
+        share_statistics(self.student)
+        if self.teacher is not None:
+            self.teacher.update(self.followed, momentum)
 
     def _move_student(self) -> dict[str, Tensor]:
         """The optimizer's step. In half precision one with gradients that are not finite is left out, and counted; the
