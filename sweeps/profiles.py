@@ -280,6 +280,7 @@ MINI = Profile(
             "labelled_batch": 64,  # one a device, and three unlabelled
             "batch": 192,
             "label_fraction": 0.0012,  # six images a class
+            "unlabelled_weight": 10.0,  # the paper's
             "lr": 0.03,
             "epochs": 8,
         },
