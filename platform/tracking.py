@@ -217,7 +217,7 @@ class Store:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         parent: str | None = None,
-        again: bool = False,
+        again: str = "",
     ) -> "RunLog":
         """Makes the run with this key, or takes up the one that is there.
 
@@ -228,7 +228,7 @@ class Store:
             params: Parameters, written once.
             tags: Tags, written each time.
             parent: Run under which it is shown.
-            again: Take up a training or an evaluation that is done, too.
+            again: Take up the run although it is done, if it is still this owner (tag ``eman.owner``) that has done it.
 
         Raises:
             BusyError: Another process is at this run, or has just done it.
@@ -258,7 +258,7 @@ class Store:
             log = RunLog(self, run_id, 0)
             log.write(params=params)
             return log
-        if known.status == "done" and kind != SWEEP and not again:
+        if known.status == "done" and kind != SWEEP and (not again or known.tags.get("eman.owner") != again):
             raise BusyError(f"{name} is done already")
         if known.status == "running" and kind != SWEEP and known.tags.get("eman.host") != tags["eman.host"]:
             # On this host the lock of the run's folder has told already; another host tells by its heartbeat.

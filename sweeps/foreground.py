@@ -13,7 +13,7 @@ from eman.platform.cluster import cluster
 from eman.platform.errors import UserError
 from eman.platform.home import run_folder
 from eman.platform.spec import RunSpec
-from eman.platform.tracking import EVALUATION, TRAINING, Record, Store
+from eman.platform.tracking import EVALUATION, TRAINING, Record, Store, new_id
 from eman.sweeps import trial
 from eman.sweeps.profiles import Profile
 from eman.sweeps.sweep import check_data
@@ -42,7 +42,10 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: Profile, worker
     if workers != 1:
         most = workers[1] if isinstance(workers, tuple) else workers
         with cluster(cpus=max(most, cores())):
-            outcome = trial.train_on_workers(config)
+            try:
+                [outcome] = trial.train_on_workers([config])
+            except Exception as error:
+                outcome = trial.lost(TRAINING, spec.key, config, (str(error).splitlines() or [""])[0])
     else:
         outcome = _here(spec, config)
     if outcome["status"] != "done":
@@ -73,7 +76,7 @@ def evaluate_in_foreground(start: str, store: Store, protocol: str, fields: Mapp
     else:
         tags = {name: record.tags[name] for name in ("profile", "method", "scheme") if name in record.tags}
         config = {"specs": [spec.fields()], "store": store.uri, "parent": record.run_id, "title": record.name}
-        outcome = trial.evaluate_runs(config | {"tags": tags})
+        outcome = trial.evaluate_runs(config | {"tags": tags, "launch": new_id()})
         if outcome["status"] != "done":
             raise UserError(f"{title} failed: {outcome['reason']}")
         yield f"{title} ({spec.key})"

@@ -117,7 +117,8 @@ class _Launch:
         self.progress, self.report = progress, report
         self.silent: set[str] = set()  # trainings that report to this process only when they end
         self.gone: set[str] = set()  # trainings that are done and whose folder is gone
-        self.left = ROUNDS
+        self.key = new_id()
+        self.left, self.open = ROUNDS, len(self.sweep.trainings) + len(self.sweep.evaluations)
         self.leaking = False
 
     def run(self, parent: RunLog, resources: Resources) -> bool:
@@ -129,9 +130,11 @@ class _Launch:
         """
         self.parent, self.resources, self.leaking = parent, resources, False
         while self.left:
-            self.left -= 1
             self.store.deliver()
             trainings, evaluations = self._todo()
+            still_open = sum(len(specs) for specs in self.sweep.missing(Results.read(self.store), self.options.retries))
+            self.left = ROUNDS if still_open < self.open else self.left - 1
+            self.open = still_open
             if trainings:
                 self._train(trainings)
                 self.store.deliver()
@@ -179,27 +182,29 @@ class _Launch:
         workers = {spec.key: _workers(spec, self.sweep, self.options, self.resources) for spec in specs}
         self.silent = {key for key, number in workers.items() if number != 1}
         per_worker = _per_worker(self.options, self.resources)
-        for several in (True, False):
-            chosen = sorted((s for s in specs if (workers[s.key] != 1) == several), key=work, reverse=True)
-            tasks = [
+        owners = {record.key: record.tags.get("eman.owner", "") for record in self.store.records(TRAINING)}
+        for number in sorted(set(workers.values()), key=_most, reverse=True):
+            runs = [
                 trial.training_config(
                     s,
                     self.store,
                     profile=self.sweep.profile.name,
                     parent=self.parent.run_id,
-                    workers=workers[s.key],
-                    again=s.key in self.gone,
+                    workers=number,
+                    launch=self.key,
+                    again=owners[s.key] if s.key in self.gone else "",
                     title=self.sweep.titles[s.key],
                 )
                 | {"resources": per_worker}
-                for s in chosen
+                for s in sorted(specs, key=work, reverse=True)
+                if workers[s.key] == number
             ]
-            most = max((_most(workers[s.key]) for s in chosen), default=1)
-            concurrent = self._side_by_side({name: most * need for name, need in per_worker.items()})
-            if several:
-                self._tune(trial.train_trial, tasks, DRIVER_RESOURCES, self._trained, concurrent=concurrent)
-            else:
-                self._tune(trial.train_trial, tasks, per_worker, self._trained, concurrent=concurrent)
+            room = self._side_by_side({name: _most(number) * need for name, need in per_worker.items()})
+            if number == 1:
+                self._tune(trial.train_trial, [[run] for run in runs], per_worker, self._trained, concurrent=room)
+            else:  # as many groups of workers as there is room for, each with its part of the runs
+                parts = [runs[first::room] for first in range(min(room, len(runs)))]
+                self._tune(trial.train_on_workers_trial, parts, DRIVER_RESOURCES, self._trained, concurrent=room)
 
     def look(self) -> None:
         """Reads from the store how far those trainings are that are silent; only somebody who watches wants to know."""
@@ -217,9 +222,6 @@ class _Launch:
         if outcome["status"] == "done":
             self.report.trained += 1
             self.report.training_seconds += outcome["seconds"] * _most(config["workers"])
-        elif outcome["status"] == "crashed":
-            self.leaking |= config["workers"] != 1
-            self._interrupted(TRAINING, RunSpec.from_fields(config["spec"]).key)
 
     def _evaluate(self, specs: Sequence[EvalSpec]) -> None:
         """Evaluations in groups; the result that tables print also goes to the training's own run."""
@@ -227,20 +229,20 @@ class _Launch:
         groups = {f"{self.sweep.titles[g[0].run]} · {group_title(g)}": g for g in together(specs)}
         costs = {title: evaluation_work(group, self.sweep.trainings[group[0].run]) for title, group in groups.items()}
         self.progress.start("evaluation", costs, lines=12)
-        tasks: list[trial.Config] = []
+        tasks: list[list[trial.Config]] = []
         for label, group in sorted(groups.items(), key=lambda item: -costs[item[0]]):
             run = self.sweep.trainings[group[0].run]
             tags = {"profile": self.sweep.profile.name, "method": method_named(run.method).title}
-            tasks.append(
-                {
-                    "specs": [spec.fields() for spec in group],
-                    "store": self.store.uri,
-                    "parent": results.trainings[run.key].run_id,
-                    "title": self.sweep.titles[run.key],
-                    "label": label,
-                    "tags": tags | {"scheme": scheme_of(run).title},
-                }
-            )
+            task = {
+                "specs": [spec.fields() for spec in group],
+                "store": self.store.uri,
+                "parent": results.trainings[run.key].run_id,
+                "launch": self.key,
+                "title": self.sweep.titles[run.key],
+                "label": label,
+                "tags": tags | {"scheme": scheme_of(run).title},
+            }
+            tasks.append([task])
         each = {"CPU": 1.0}
         self._tune(trial.evaluate_trial, tasks, each, self._evaluated, concurrent=self._side_by_side(each))
         done = Results.read(self.store)
@@ -263,26 +265,26 @@ class _Launch:
     def _evaluated(self, config: trial.Config, outcome: dict[str, Any]) -> None:
         outcomes = outcome.get("outcomes", {})
         self.report.evaluated += sum(found["status"] == "done" for found in outcomes.values())
-        if outcome["status"] == "crashed":
-            for fields in config["specs"]:
-                self._interrupted(EVALUATION, EvalSpec.from_fields(fields).key)
 
-    def _interrupted(self, kind: str, key: str) -> None:
-        """A process of ours is gone: what it was at can be taken up at once."""
-        for record in self.store.records(kind, key):
-            if record.status == "running":
-                RunLog(self.store, record.run_id, 0).interrupt()
+    def _lost(self, config: trial.Config, reason: str) -> dict[str, Any]:
+        """The outcome of a task whose process is gone."""
+        if "specs" not in config:
+            self.leaking |= config["workers"] != 1
+            return trial.lost(TRAINING, RunSpec.from_fields(config["spec"]).key, config, reason)
+        keys = [EvalSpec.from_fields(fields).key for fields in config["specs"]]
+        outcomes = [trial.lost(EVALUATION, key, config, reason) for key in keys]
+        return outcomes[0]
 
     def _tune(
         self,
-        trainable: Callable[[trial.Config], None],
-        tasks: Sequence[trial.Config],
+        trainable: Callable[[dict[str, list[trial.Config]]], None],
+        tasks: Sequence[list[trial.Config]],
         each: Mapping[str, float],
         on_done: OnDone,
         *,
         concurrent: int,
     ) -> None:
-        """Ray Tune over a list of tasks, the actors of finished trials taking the next ones."""
+        """Ray Tune over tasks, each a list of what a trial does in turn; actors of finished trials take the next."""
         if not tasks:
             return
         from ray import tune
@@ -290,27 +292,49 @@ class _Launch:
         class Watch(tune.Callback):
             """Hands what trials report to the progress display. Tune pickles its callbacks; this one travels empty."""
 
-            def __init__(self, progress: Progress, on_done: OnDone, pressed: _CtrlC) -> None:
-                self.progress, self.on_done, self.pressed = progress, on_done, pressed
+            def __init__(self, launch: _Launch, on_done: OnDone, pressed: _CtrlC) -> None:
+                self.launch, self.on_done, self.pressed = launch, on_done, pressed
+                self.left: dict[str, dict[int, trial.Config]] = {}  # what each trial has still to do, by place
+                self.why: dict[str, str] = {}  # why a trial was lost
 
             def __getstate__(self) -> dict[str, Any]:
                 return {}
 
+            def _begin_next(self, name: str) -> None:
+                for config in list(self.left[name].values())[:1]:
+                    self.launch.progress.begin(config["label"])
+
             def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-                self.progress.begin(trial.config["task"]["label"])
+                self.left[trial.trial_id] = dict(enumerate(trial.config["task"]))
+                self._begin_next(trial.trial_id)
 
             def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
                 self.pressed.check()
-                task = trial.config["task"]
-                self.progress.advance(task["label"], result["share"], result)
+                name, at = trial.trial_id, result.get("at", 0)
+                if "lost" in result:
+                    self.why[name] = result["lost"]
+                elif at in self.left[name]:  # else its workers were started anew, and find that it is done
+                    self._result(name, at, result)
+
+            def _result(self, name: str, at: int, result: Any) -> None:
+                config = self.left[name][at]
+                self.launch.progress.advance(config["label"], result["share"], result)
                 if "status" in result:
-                    self.on_done(task, result)
+                    del self.left[name][at]
+                    self.on_done(config, result)
+                    self._begin_next(name)
+
+            def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+                self._ended(trial.trial_id)
 
             def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-                task = trial.config["task"]
-                outcome = {"status": "crashed", "reason": "its process was lost", "seconds": 0.0}
-                self.progress.advance(task["label"], 0.0, outcome)
-                self.on_done(task, outcome)
+                self._ended(trial.trial_id)
+
+            def _ended(self, name: str) -> None:
+                """What is left was lost, and it was at the first; the others have not begun."""
+                for at, config in list(self.left[name].items())[:1]:
+                    outcome = self.launch._lost(config, self.why.get(name, "its process was lost"))
+                    self._result(name, at, {"share": 0.0, **outcome})
 
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: Tune would swallow it
         pressed = _CtrlC()
@@ -323,7 +347,7 @@ class _Launch:
                 name=name,
                 storage_path=str(home_folder() / "ray"),
                 verbose=0,
-                callbacks=[Watch(self.progress, on_done, pressed)],
+                callbacks=[Watch(self, on_done, pressed)],
             ),
         )
         try:
@@ -428,8 +452,8 @@ def run_sweep(
                     through = launch.run(parent, resources)
                 except KeyboardInterrupt:
                     through = report.interrupted = True
-                    for record in store.records(TRAINING):
-                        if record.status == "running" and record.key in sweep.trainings:
+                    for record in store.records():
+                        if record.status == "running" and record.tags.get("eman.launch") == launch.key:
                             RunLog(store, record.run_id, 0).interrupt()
         report.seconds = time.monotonic() - started
         store.deliver()

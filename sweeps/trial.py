@@ -1,7 +1,7 @@
 """What runs on the cluster: one training, or one evaluation, from its specification to its entry in the store.
 
-A training on one worker runs inside its Tune trial, whose process goes on to the next one; on several it is a Ray Train
-``TorchTrainer``. Both end in :func:`train_run`.
+Trainings on one worker run inside their Tune trials, whose process goes on to the next one; those on several are taken
+one after the other by the workers of a Ray Train ``TorchTrainer``, which start once. Both end in :func:`train_run`.
 """
 
 import contextlib
@@ -66,16 +66,22 @@ def training_config(
     profile: str,
     parent: str | None,
     workers: Workers,
-    again: bool = False,
+    launch: str | None = None,
+    again: str = "",
     title: str | None = None,
 ) -> Config:
-    """What a trial needs to know of a training, in plain values. ``again``: train it although it is done."""
+    """What a trial needs to know of a training, in plain values.
+
+    ``launch`` is the key of who runs it, and ``again`` the owner that has done it if it is to be trained although it is
+    done (:meth:`Store.begin`).
+    """
     return {
         "spec": spec.fields(),
         "store": store.uri,
         "profile": profile,
         "parent": parent,
         "workers": workers,
+        "launch": launch or new_id(),
         "again": again,
         "title": title or run_title(spec),
         "label": title or run_title(spec),
@@ -86,19 +92,24 @@ def train_run(config: Config, on_epoch: OnEpochDone | None = None, on_step: OnSt
     """Trains one run, in this process or as one of several workers, and writes it to the store (worker 0 alone).
 
     Returns:
-        ``status`` (``done``, ``failed``, or ``elsewhere`` if another process is at it), ``reason``, ``seconds``.
+        ``status`` (``done``, ``failed``, or ``elsewhere`` if another process is at it or has done it), ``reason``,
+        ``seconds``.
     """
     spec = RunSpec.from_fields(config["spec"])
-    if distributed.rank() > 0:
-        return _outcome_of(lambda: fit(spec, folder=run_folder(spec.key), monitor=measure.monitor).seconds, None)
-    with locked(run_folder(spec.key) / "lock") as mine:
+    first, log, reason = distributed.rank() == 0, None, ""
+    with locked(run_folder(spec.key) / "lock") if first else contextlib.nullcontext(True) as mine:
         if not mine:
-            return {"status": "elsewhere", "reason": "another process of this machine is at it", "seconds": 0.0}
-        try:
-            log = begin_training(spec, config)
-        except BusyError as error:
-            return {"status": "elsewhere", "reason": str(error), "seconds": 0.0}
-        return _outcome_of(lambda: _train_and_measure(spec, log, on_epoch, on_step), log)
+            reason = "another process of this machine is at it"
+        elif first:
+            try:
+                log = begin_training(spec, config)
+            except BusyError as error:
+                reason = str(error)
+        if not distributed.agreed(not reason):
+            return {"status": "elsewhere", "reason": reason, "seconds": 0.0}
+        if log is None:
+            return _outcome_of(lambda: fit(spec, folder=run_folder(spec.key), monitor=measure.monitor).seconds, None)
+        return _outcome_of(partial(_train_and_measure, spec, log, on_epoch, on_step), log)
 
 
 def _train_and_measure(spec: RunSpec, log: RunLog, on_epoch: OnEpochDone | None, on_step: OnStep | None) -> float:
@@ -143,6 +154,21 @@ def _outcome_of(work: Callable[[], float], log: RunLog | None) -> dict[str, Any]
         return {"status": "failed", "reason": reason, "seconds": 0.0, "everywhere": isinstance(error, RunFailed)}
 
 
+def lost(kind: str, key: str, config: Config, reason: str) -> dict[str, Any]:
+    """The outcome of a run of ours that could not tell it: why it failed, if the store knows; else it has crashed, and
+    is left such that it can be taken up at once.
+    """
+    status = "crashed"
+    store = _store(config["store"])
+    for record in store.records(kind, key):
+        if record.tags.get("eman.launch") == config["launch"]:
+            if record.status == "failed":
+                status, reason = "failed", record.reason
+            elif record.status == "running":
+                RunLog(store, record.run_id, 0).interrupt()
+    return {"status": status, "reason": reason, "seconds": 0.0}
+
+
 def begin_training(spec: RunSpec, config: Config) -> RunLog:
     """The training's entry in the store."""
     scheme = scheme_of(spec)
@@ -153,6 +179,7 @@ def begin_training(spec: RunSpec, config: Config) -> RunLog:
         "profile": config["profile"],
         "seed": str(spec.seed),
         "eman.workers": str(config["workers"]),
+        "eman.launch": config["launch"],
         "eman.network": "student",
         "eman.selection": "last",
     }
@@ -186,7 +213,7 @@ def evaluate_runs(config: Config) -> dict[str, Any]:
                     f"{config['title']} · {protocols.eval_title(spec)}",
                     params=spec.fields(),
                     parent=config["parent"],
-                    tags={**config["tags"], "eman.run": spec.run},
+                    tags={**config["tags"], "eman.run": spec.run, "eman.launch": config["launch"]},
                 )
             except BusyError as error:
                 outcomes[spec.key] = {"status": "elsewhere", "reason": str(error)}
@@ -221,31 +248,41 @@ def _finish(result: dict[str, float] | Exception, log: RunLog) -> float:
 
 # Ray ------------------------------------------------------------------------------------------------------------------
 
+#: A Tune trial's task is a list of what it does one after the other; each result names a place in it, by default 0.
 
-def train_trial(config: Config) -> None:
-    """A Tune trial: a training in this process, or by a TorchTrainer with several workers."""
+
+def train_trial(config: dict[str, list[Config]]) -> None:
+    """A Tune trial: one training, in this process."""
     from ray import tune
 
-    config = config["task"]
-    if config["workers"] == 1:
-        _one_thread()
-        epochs = config["spec"]["epochs"]
+    [task] = config["task"]
+    _one_thread()
+    epochs = task["spec"]["epochs"]
 
-        def epoch_done(number: int, metrics: dict[str, float]) -> None:
-            tune.report({"share": number / (epochs + 1), "epoch": number, **metrics})
+    def epoch_done(number: int, metrics: dict[str, float]) -> None:
+        tune.report({"share": number / (epochs + 1), "epoch": number, **metrics})
 
-        outcome = train_run(config, epoch_done)
-    else:
-        outcome = train_on_workers(config)
-    tune.report({"share": 1.0, **outcome})
+    tune.report({"share": 1.0, **train_run(task, epoch_done)})
 
 
-def evaluate_trial(config: Config) -> None:
+def train_on_workers_trial(config: dict[str, list[Config]]) -> None:
+    """A Tune trial: trainings one after the other, on the same workers."""
+    from ray import tune
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    try:
+        train_on_workers(config["task"], [TuneReportCallback()])
+    except Exception as error:  # who drives the sweep knows from the results how far it came
+        tune.report({"lost": (str(error).splitlines() or [""])[0]})
+
+
+def evaluate_trial(config: dict[str, list[Config]]) -> None:
     """A Tune trial: evaluations that belong together, a grid of learning rates for example."""
     from ray import tune
 
+    [task] = config["task"]
     _one_thread()
-    tune.report({"share": 1.0, **evaluate_runs(config["task"])})
+    tune.report({"share": 1.0, **evaluate_runs(task)})
 
 
 def _one_thread() -> None:
@@ -254,54 +291,61 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def train_on_workers(config: Config) -> dict[str, Any]:
-    """Trains one run by Ray Train's TorchTrainer.
+def train_on_workers(configs: Sequence[Config], callbacks: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    """Trains runs one after the other by one Ray Train TorchTrainer, whose workers start only once.
 
-    ``config["workers"]`` DDP processes, gloo or NCCL between them, or a pair of the fewest and the most, between which
-    Ray Train may change the number while the run goes on. A worker that dies is replaced and the run resumes.
+    ``configs[0]["workers"]`` DDP processes, gloo or NCCL between them, or a pair of the fewest and the most, between
+    which Ray Train may change the number while a run goes on. A worker that dies is replaced, and the run resumes.
+
+    Args:
+        configs: The runs, all for as many workers with the same resources.
+        callbacks: Ray Train's callbacks; they are told each run's outcome, and its place ``at`` in the list.
+
+    Returns:
+        The outcomes, as of :func:`train_run`.
+
+    Raises:
+        Exception: Workers were lost too often, or a run failed too often on one of them.
     """
     from ray import train
     from ray.train.torch import TorchTrainer
 
-    configs: Any = train  # Train V2's classes, which its type hints do not show
-    key = RunSpec.from_fields(config["spec"]).key
-    per_worker = config.get("resources", {"CPU": 1})
+    given: Any = train  # Train V2's classes, which its type hints do not show
+    per_worker = configs[0].get("resources", {"CPU": 1})
     # A name that Ray Train has seen would resume that run; ours are resumed from our own checkpoints.
-    name = f"train-{key}-{new_id()}"
+    name = f"train-{new_id()}"
     trainer: Any = TorchTrainer(
         cast("Any", _worker_loop),
-        train_loop_config=config,
-        scaling_config=configs.ScalingConfig(
-            num_workers=config["workers"], resources_per_worker=per_worker, use_gpu=per_worker.get("GPU", 0) > 0
+        train_loop_config={"runs": list(configs)},
+        scaling_config=given.ScalingConfig(
+            num_workers=configs[0]["workers"], resources_per_worker=per_worker, use_gpu=per_worker.get("GPU", 0) > 0
         ),
-        run_config=configs.RunConfig(
+        run_config=given.RunConfig(
             name=name,
             storage_path=str(home_folder() / "ray"),
-            failure_config=configs.FailureConfig(max_failures=2, controller_failure_limit=1),
-            logging_config=configs.LoggingConfig(log_level="ERROR"),
+            failure_config=given.FailureConfig(max_failures=2, controller_failure_limit=1),
+            logging_config=given.LoggingConfig(log_level="ERROR"),
+            callbacks=list(callbacks),
         ),
     )
-    with locked(run_folder(key) / "lock") as mine:  # rank 0 takes it later; this spares starting workers in vain
-        if not mine or (_store(config["store"]).taken(TRAINING, key) and not config["again"]):
-            return {"status": "elsewhere", "reason": "another process is at it, or has done it", "seconds": 0.0}
     try:
-        outcome: dict[str, Any] = trainer.fit().return_value
-    except Exception as error:
-        record = _store(config["store"]).by_key(TRAINING).get(key)
-        if record is not None and record.status == "failed":
-            return {"status": "failed", "reason": record.reason, "seconds": 0.0}
-        return {"status": "crashed", "reason": (str(error).splitlines() or [""])[0], "seconds": 0.0}
+        outcomes: list[dict[str, Any]] = trainer.fit().return_value
     finally:
         shutil.rmtree(home_folder() / "ray" / name, ignore_errors=True)
-    return outcome
+    return outcomes
 
 
-def _worker_loop(config: Config) -> dict[str, Any]:
-    """Ray Train's worker function."""
+def _worker_loop(config: dict[str, list[Config]]) -> list[dict[str, Any]]:
+    """Ray Train's worker function. Started anew after a loss, it finds what is done already, and goes on from there."""
     import torch.distributed as dist
+    from ray import train
 
     _one_thread()
-    outcome = train_run(config)
-    if outcome["status"] != "done" and not outcome.get("everywhere") and dist.is_initialized():
-        raise RuntimeError(outcome["reason"])  # the other workers wait for this one: Ray Train ends them
-    return outcome
+    outcomes = []
+    for at, run in enumerate(config["runs"]):
+        outcome = train_run(run)
+        if outcome["status"] == "failed" and not outcome["everywhere"] and dist.is_initialized():
+            raise RuntimeError(outcome["reason"])  # the other workers wait for this one: Ray Train ends them
+        train.report({"at": at, "share": 1.0, **outcome})
+        outcomes.append(outcome)
+    return outcomes

@@ -39,6 +39,20 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def device() -> torch.device:
+    """This worker's GPU, or the CPU where there is none."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def agreed(answer: bool) -> bool:
+    """Worker 0's answer, on every worker. All of them must ask."""
+    if workers() == 1:
+        return answer
+    answer_1 = torch.tensor([float(answer)], device=device())
+    dist.broadcast(answer_1, 0)
+    return bool(answer_1)
+
+
 def positions(rows: int, devices: int, worker: int | None = None) -> Tensor:
     """Global positions of a worker's rows.
 

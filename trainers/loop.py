@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from eman.platform import checkpoint
@@ -141,13 +139,9 @@ class _Run:
     def checkpoint_due(self) -> bool:
         """Whether it is time to save; all workers get worker 0's answer."""
         due = time.monotonic() - self.saved > float(os.environ.get("EMAN_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
-        if distributed.workers() == 1:
-            return due
-        if self.training.step % _ASK_EVERY:
+        if distributed.workers() > 1 and self.training.step % _ASK_EVERY:
             return False
-        answer = torch.tensor([float(due)], device=self.training.device)
-        dist.broadcast(answer, 0)
-        return bool(answer)
+        return distributed.agreed(due)
 
     def save(self) -> None:
         """Writes ``resume.pt``. A disk that is full for a while costs a checkpoint, not the run."""

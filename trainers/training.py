@@ -97,9 +97,7 @@ class Training:
                 f"accumulate is {self.parts}, and each of {workers} workers hosts {self.local} devices, none of which "
                 f"can be split; give a divisor of {self.local}, or take fewer workers."
             )
-        self.device = (
-            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-        )
+        self.device = distributed.device()
         self.dtype = torch.float64 if spec.precision == "float64" else torch.float32
         self.dataset = data.load(spec.dataset, spec.image_size)
         self.train, self.held_out = data.parts(self.dataset, spec.images, spec.held_out)
