@@ -66,6 +66,11 @@ class Table:
     beside: str = "paper"
 
     @property
+    def heading(self) -> str:
+        """Number and title; a table that is not the paper's has no number."""
+        return f"Table {self.number}. {self.title}" if self.number else self.title
+
+    @property
     def rows(self) -> tuple[str, ...]:
         """Row titles in order."""
         return tuple(dict.fromkeys(cell.row for cell in self.cells))
@@ -284,7 +289,7 @@ def text(table: Table, found: Sequence[Value]) -> str:
     widths = [max([len(column), *(len(row[i]) for row in cells)]) for i, column in enumerate(table.columns)]
     rule = "-" * (first + sum(widths) + 3 * len(widths))
     lines = [
-        f"Table {table.number}. {table.title}",
+        table.heading,
         f"ours ({table.beside})",
         rule,
         "   ".join([table.side.ljust(first), *(c.rjust(w) for c, w in zip(table.columns, widths, strict=True))]),
@@ -301,7 +306,7 @@ def markdown(table: Table, found: Sequence[Value]) -> str:
     """A table for a README."""
     head = [table.side, *(f"{c} | {table.beside}" for c in table.columns)]
     lines = [
-        f"**Table {table.number}. {table.title}**",
+        f"**{table.heading}**",
         "",
         "| " + " | ".join(head) + " |",
         "|---|" + "---:|---:|" * len(table.columns),

@@ -4,13 +4,10 @@ import contextlib
 import json
 import logging
 import math
-import os
-import shutil
-import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,13 +20,14 @@ from eman.evaluation.tables import Results
 from eman.evaluation.trained import Trained
 from eman.platform.cluster import DRIVER_RESOURCES, Resources, cluster
 from eman.platform.errors import UserError
-from eman.platform.home import home_folder, run_folder
+from eman.platform.home import run_folder
 from eman.platform.spec import EvalSpec, RunSpec
 from eman.platform.tracking import EVALUATION, SWEEP, TRAINING, RunLog, Store, new_id
 from eman.sweeps import figure3, trial, ui
 from eman.sweeps.live import Board
 from eman.sweeps.progress import Progress
 from eman.sweeps.sweep import Sweep, check_data, evaluation_work, work
+from eman.sweeps.tuning import tune_over
 from eman.trainers.methods import method_named, scheme_of
 
 #: How often a launch goes over what is still missing, after processes or nodes were lost.
@@ -41,7 +39,6 @@ _WAIT_SECONDS = 5.0
 #: Seconds between two looks at what a launch does not hear of by itself.
 _LOOK_SECONDS = 5.0
 
-OnDone = Callable[[trial.Config, dict[str, Any]], None]
 log = logging.getLogger("eman")
 
 
@@ -200,11 +197,11 @@ class _Launch:
                 if workers[s.key] == number
             ]
             room = self._side_by_side({name: _most(number) * need for name, need in per_worker.items()})
-            if number == 1:
-                self._tune(trial.train_trial, [[run] for run in runs], per_worker, self._trained, concurrent=room)
-            else:  # as many groups of workers as there is room for, each with its part of the runs
-                parts = [runs[first::room] for first in range(min(room, len(runs)))]
-                self._tune(trial.train_on_workers_trial, parts, DRIVER_RESOURCES, self._trained, concurrent=room)
+            trainable, tasks, each = trial.train_trial, [[run] for run in runs], per_worker
+            if number != 1:  # as many groups of workers as there is room for, each with its part of the runs
+                trainable, each = trial.train_on_workers_trial, DRIVER_RESOURCES
+                tasks = [runs[first::room] for first in range(min(room, len(runs)))]
+            tune_over(trainable, tasks, each, room, self.progress, self._trained, self._lost)
 
     def look(self) -> None:
         """Reads from the store how far those trainings are that are silent; only somebody who watches wants to know."""
@@ -244,7 +241,9 @@ class _Launch:
             }
             tasks.append([task])
         each = {"CPU": 1.0}
-        self._tune(trial.evaluate_trial, tasks, each, self._evaluated, concurrent=self._side_by_side(each))
+        tune_over(
+            trial.evaluate_trial, tasks, each, self._side_by_side(each), self.progress, self._evaluated, self._lost
+        )
         done = Results.read(self.store)
         fresh = {spec.key for spec in specs}
         for item in dict.fromkeys(self.sweep.wanted):
@@ -274,114 +273,6 @@ class _Launch:
         keys = [EvalSpec.from_fields(fields).key for fields in config["specs"]]
         outcomes = [trial.lost(EVALUATION, key, config, reason) for key in keys]
         return outcomes[0]
-
-    def _tune(
-        self,
-        trainable: Callable[[dict[str, list[trial.Config]]], None],
-        tasks: Sequence[list[trial.Config]],
-        each: Mapping[str, float],
-        on_done: OnDone,
-        *,
-        concurrent: int,
-    ) -> None:
-        """Ray Tune over tasks, each a list of what a trial does in turn; actors of finished trials take the next."""
-        if not tasks:
-            return
-        from ray import tune
-
-        class Watch(tune.Callback):
-            """Hands what trials report to the progress display. Tune pickles its callbacks; this one travels empty."""
-
-            def __init__(self, launch: _Launch, on_done: OnDone, pressed: _CtrlC) -> None:
-                self.launch, self.on_done, self.pressed = launch, on_done, pressed
-                self.left: dict[str, dict[int, trial.Config]] = {}  # what each trial has still to do, by place
-                self.why: dict[str, str] = {}  # why a trial was lost
-
-            def __getstate__(self) -> dict[str, Any]:
-                return {}
-
-            def _begin_next(self, name: str) -> None:
-                for config in list(self.left[name].values())[:1]:
-                    self.launch.progress.begin(config["label"])
-
-            def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-                self.left[trial.trial_id] = dict(enumerate(trial.config["task"]))
-                self._begin_next(trial.trial_id)
-
-            def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-                self.pressed.check()
-                name, at = trial.trial_id, result.get("at", 0)
-                if "lost" in result:
-                    self.why[name] = result["lost"]
-                elif at in self.left[name]:  # else its workers were started anew, and find that it is done
-                    self._result(name, at, result)
-
-            def _result(self, name: str, at: int, result: Any) -> None:
-                config = self.left[name][at]
-                self.launch.progress.advance(config["label"], result["share"], result)
-                if "status" in result:
-                    del self.left[name][at]
-                    self.on_done(config, result)
-                    self._begin_next(name)
-
-            def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-                self._ended(trial.trial_id)
-
-            def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-                self._ended(trial.trial_id)
-
-            def _ended(self, name: str) -> None:
-                """What is left was lost, and it was at the first; the others have not begun."""
-                for at, config in list(self.left[name].items())[:1]:
-                    outcome = self.launch._lost(config, self.why.get(name, "its process was lost"))
-                    self._result(name, at, {"share": 0.0, **outcome})
-
-        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: Tune would swallow it
-        pressed = _CtrlC()
-        name = f"tune-{new_id()}"
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, dict(each)),
-            param_space={"task": tune.grid_search(list(tasks))},
-            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=concurrent),
-            run_config=tune.RunConfig(
-                name=name,
-                storage_path=str(home_folder() / "ray"),
-                verbose=0,
-                callbacks=[Watch(self, on_done, pressed)],
-            ),
-        )
-        try:
-            with pressed:
-                tuner.fit()
-        finally:  # the store is the ledger; what Tune writes of its own would only grow
-            shutil.rmtree(home_folder() / "ray" / name, ignore_errors=True)
-
-
-class _CtrlC:
-    """Remembers a Ctrl-C: the exception that it raises gets lost where it strikes a callback of C++ or a finalizer."""
-
-    def __init__(self) -> None:
-        self.pressed, self.before = False, signal.getsignal(signal.SIGINT)
-
-    def _press(self, number: int, frame: Any) -> None:
-        self.pressed = True
-        if callable(self.before):
-            self.before(number, frame)
-
-    def check(self) -> None:
-        """Raises what got lost."""
-        if self.pressed:
-            raise KeyboardInterrupt
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._press)
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self.before)
-        if kind is None:
-            self.check()
 
 
 @contextlib.contextmanager

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import pandas as pd
+import psutil
 import pytest
 
 from eman.platform.errors import UserError
@@ -336,6 +338,15 @@ def test_an_interrupted_sweep_keeps_what_is_finished_and_continues(tmp_path: Pat
     assert "BN / EMAN" in done.stdout
 
 
+def _workers_of(launch: subprocess.Popen[str]) -> Callable[[], list[int]]:
+    """Finds the process numbers of Ray Train's workers below a process."""
+    return lambda: sorted(
+        process.pid
+        for process in psutil.Process(launch.pid).children(recursive=True)
+        if "ray::RayTrainWorker" in " ".join(process.cmdline())
+    )
+
+
 GRID = ["sweep", "grid", "--method", "moco", "--scheme", "bn,eman,gn,ln", "--profile", "smoke"]
 
 
@@ -361,6 +372,38 @@ def test_two_launches_at_once_share_the_work(tmp_path: Path) -> None:
         assert [record.status for record in store.records(kind)] == ["done"] * count
     for record in store.records(TRAINING):
         assert len(store.client.get_metric_history(record.run_id, "train/loss")) == 2
+
+
+def test_a_group_of_workers_takes_one_run_after_another_and_survives_a_loss(tmp_path: Path) -> None:
+    arguments = ["sweep", "grid", "--method", "moco", "--scheme", "bn,eman,gn", "--profile", "smoke"]
+    launch = subprocess.Popen(
+        [*EMAN, *arguments, "--workers", "2", "--set", "epochs=8"],
+        env={**os.environ, "EMAN_HOME": str(tmp_path), "EMAN_CHECKPOINT_SECONDS": "0.5"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    workers = _workers_of(launch)
+    store, killed = Store(f"sqlite:///{tmp_path / 'mlflow.db'}"), list[int]()
+    while launch.poll() is None and not killed:  # in the second run, after its first epoch
+        time.sleep(0.1)
+        records = store.records(TRAINING)
+        done = [record for record in records if record.status == "done"]
+        if done and any(record.status == "running" and "train/loss" in record.metrics for record in records):
+            killed = workers()
+            os.kill(killed[-1], signal.SIGKILL)
+    _, err = launch.communicate(timeout=300)
+    assert launch.returncode == 0, err
+    assert len(killed) == 2
+    assert "3 trained, 0 reused" in err
+    assert ", 0 failed" in err
+    after = {record.key: record for record in store.records(TRAINING)}
+    assert [record.status for record in after.values()] == ["done"] * 3
+    [first] = done
+    assert after[first.key].tags["eman.owner"] == first.tags["eman.owner"]  # it was not begun anew
+    for record in after.values():
+        history = store.client.get_metric_history(record.run_id, "train/loss")
+        assert [point.step for point in history] == list(range(1, 9))
 
 
 def test_workers_may_be_a_range(tmp_path: Path) -> None:

@@ -157,6 +157,17 @@ def test_of_two_processes_that_take_up_a_run_one_goes_on(
     assert len(store.records()) == 1
 
 
+def test_a_run_that_is_done_is_begun_again_only_for_what_its_owner_has_done() -> None:
+    store = Store()
+    store.begin(TRAINING, "k", "name", params={}, tags={}).finish()
+    [done] = store.records(TRAINING)
+    with pytest.raises(BusyError, match="done already"):
+        store.begin(TRAINING, "k", "name", params={}, tags={})
+    store.begin(TRAINING, "k", "name", params={}, tags={}, again=done.tags["eman.owner"]).finish()
+    with pytest.raises(BusyError, match="done already"):  # who did it again is another one
+        store.begin(TRAINING, "k", "name", params={}, tags={}, again=done.tags["eman.owner"])
+
+
 def test_a_run_on_another_host_is_left_alone_while_its_heart_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
     with monkeypatch.context() as elsewhere:
