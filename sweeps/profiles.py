@@ -1,6 +1,6 @@
 """Profiles: at which scale the paper is run. Each is a typed declaration with the reason for each value."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,11 +115,14 @@ class Profile:
             notes.append(f"Momenta m and α of the rows: {pairs}, as runs are that much shorter.")
         return tuple(notes)
 
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of Tables 1 and 8 must know."""
-        held_out = self.common.get("held_out", 0)
+    def notes(self, held_out: int | None = None, rates: Sequence[float] = ()) -> tuple[str, ...]:
+        """What a reader of Tables 1 and 8 must know; ``held_out`` images and linear ``rates`` are the profile's own
+        unless they are given.
+        """
+        held_out = self.common.get("held_out", 0) if held_out is None else held_out
         grids = "; ".join(
-            f"{method_named(m).title} {{{', '.join(f'{lr:g}' for lr in grid)}}}" for m, grid in self.linear_lr.items()
+            f"{method_named(m).title} {{{', '.join(f'{lr:g}' for lr in rates or grid)}}}"
+            for m, grid in self.linear_lr.items()
         )
         chosen = f"{held_out:,} training images put aside" if held_out else "the test images, as in the paper"
         results = (

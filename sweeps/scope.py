@@ -84,10 +84,18 @@ class Scope:
         own = run.teacher_norm is not None and not TEACHER_NORMS[run.teacher_norm].joint
         return self.network if own else "student"
 
+    def results_notes(self, rates: Sequence[float] = ()) -> tuple[str, ...]:
+        """All that stands under a table of standard results; ``rates`` are those of the linear evaluation, if they are
+        not the profile's.
+        """
+        return (*self.profile.notes(self.overrides.get("held_out"), rates), *self.notes())
+
     def notes(self) -> tuple[str, ...]:
-        """Which networks and seeds made the numbers."""
+        """Which networks and seeds made the numbers, and what is not as the profile says."""
         seeds = ", ".join(map(str, self.seeds))
+        other = [f"{name}={value}" for name, value in self.overrides.items() if name != "seed"]
         return (
+            *([f"Other than the profile says, in every run: {', '.join(other)}."] if other else []),
             f"Network: the {self.network} after the {self.selection} epoch"
             + (" (the student where a run has no other network)" if self.network == "teacher" else "")
             + (", the best on the held-out images" if self.selection == "best" else "")

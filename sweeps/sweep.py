@@ -213,7 +213,7 @@ def plan_grid(
         "eman_momenta": list(eman_momenta),
         "linear_lr": list(linear_lr),
     }
-    return Sweep("grid", scope, (Table(0, "Grid", ordered, (*profile.notes(), *scope.notes())),), asked)
+    return Sweep("grid", scope, (Table(0, "Grid", ordered, scope.results_notes(linear_lr)),), asked)
 
 
 def plan_again(request: Mapping[str, Any]) -> Sweep:

@@ -122,6 +122,19 @@ def test_overrides_reach_every_run() -> None:
     assert {spec.epochs for spec in sweep.trainings.values()} == {5}
 
 
+def test_what_differs_from_the_profile_is_said_under_the_table() -> None:
+    overrides = {"epochs": 5, "held_out": 300}
+    for sweep in (
+        plan(["table1"], SMOKE, overrides=overrides),
+        plan_grid(SMOKE, ["moco"], ["bn"], linear_lr=[3, 30], overrides=overrides),
+    ):
+        notes = " ".join(sweep.tables[0].notes)
+        assert "Other than the profile says, in every run: epochs=5, held_out=300." in notes
+        assert "chosen on 300 training images put aside" in notes
+    assert "rate from MoCo {3, 30}; BYOL {3, 30}" in notes
+    assert "Other than" not in " ".join(plan(["table1"], SMOKE).tables[0].notes)
+
+
 def test_a_seed_that_is_set_is_the_seed_of_all_runs_and_of_what_is_said() -> None:
     sweep = plan(["table1"], SMOKE, overrides={"seed": 7})
     assert {spec.seed for spec in sweep.trainings.values()} == {7}
