@@ -73,7 +73,7 @@ def training_config(
     """What a trial needs to know of a training, in plain values.
 
     ``launch`` is the key of who runs it, and ``again`` the owner that has done it if it is to be trained although it is
-    done (:meth:`Store.begin`).
+    done (:meth:`~eman.platform.tracking.Store.begin`).
     """
     return {
         "spec": spec.fields(),

@@ -334,7 +334,7 @@ def test_nothing_tears_the_picture_and_nothing_is_lost_also_by_ctrl_c(tmp_path: 
             break
         seen += part
     os.close(ours)
-    assert started.wait(timeout=60) == 3
+    assert started.wait(timeout=60) == 3, seen.decode()
     erased = seen.decode().replace("\x1b[2K", "\n")  # a line that was wiped: what follows stands at its beginning
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", erased).replace("\r", "")
     lines = text.splitlines()
