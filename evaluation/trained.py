@@ -14,7 +14,7 @@ from eman.evaluation.features import Features, Splits
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.spec import RunSpec
-from eman.trainers import data
+from eman.trainers import data, distributed
 from eman.trainers.backbones import PREFIX, backbone_named, load_backbone
 from eman.trainers.methods import method_named
 from eman.trainers.norm import convert_norm
@@ -96,8 +96,7 @@ class Trained:
         entry = backbone_named(spec.backbone)
         network = convert_norm(entry.build(self.splits.train.shape[0]), spec.student_norm)
         load_backbone(network, state, spec.backbone, self._checkpoint)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return network.to(device, torch.float64 if spec.precision == "float64" else torch.float32)
+        return network.to(distributed.device(), torch.float64 if spec.precision == "float64" else torch.float32)
 
     def classifier(self) -> nn.Sequential | None:
         """A fresh copy of its backbone and of what makes class logits of the features; ``None`` where the run does not

@@ -19,6 +19,11 @@ class RunFailed(Exception):
     """A training or an evaluation that cannot give a number; its message is the reason that the table's cell shows."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its kind if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
     """The error for a name that does not exist, with the nearest name that does.
 

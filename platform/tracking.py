@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from eman.platform import spool
-from eman.platform.errors import BusyError, UserError
+from eman.platform.errors import BusyError, UserError, first_line
 from eman.platform.home import home_folder
 from eman.platform.lock import locked
 
@@ -102,10 +102,6 @@ def existing_store(where: str) -> "Store":
     return Store(where)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
 class Store:
     """An MLflow store, with the experiment in which everything is kept.
 
@@ -148,7 +144,7 @@ class Store:
         if isinstance(error, UserError):
             return str(error)
         # HTTP errors quote the whole address; whoever reads a log must not find a password in it.
-        text = re.sub(r"://[^/@\s]*@", "://...@", _first_line(error))
+        text = re.sub(r"://[^/@\s]*@", "://...@", first_line(error))
         if "out-of-date database schema" in str(error) or "Can't locate revision" in str(error):
             return (
                 f"the MLflow store {self._shown()} was written by another MLflow version ({text}); install that "

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from eman.evaluation.protocols import eval_title, make_eval
 from eman.evaluation.trained import Trained
 from eman.platform.cluster import cluster
-from eman.platform.errors import UserError
+from eman.platform.errors import UserError, first_line
 from eman.platform.home import run_folder
 from eman.platform.spec import RunSpec
 from eman.platform.tracking import EVALUATION, TRAINING, Record, Store, new_id
@@ -45,7 +45,7 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: Profile, worker
             try:
                 [outcome] = trial.train_on_workers([config])
             except Exception as error:
-                outcome = trial.lost(TRAINING, spec.key, config, (str(error).splitlines() or [""])[0])
+                outcome = trial.lost(TRAINING, spec.key, config, first_line(error))
     else:
         outcome = _here(spec, config)
     if outcome["status"] != "done":

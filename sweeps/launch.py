@@ -113,9 +113,9 @@ class _Launch:
         self.board, self.sweep, self.store, self.options = board, board.sweep, store, options
         self.progress, self.report = progress, report
         self.silent: set[str] = set()  # trainings that report to this process only when they end
-        self.gone: set[str] = set()  # trainings that are done and whose folder is gone
+        self.gone: dict[str, str] = {}  # trainings that are done and whose folder is gone, and who has done them
         self.key = new_id()
-        self.left, self.open = ROUNDS, len(self.sweep.trainings) + len(self.sweep.evaluations)
+        self.left, self.open = ROUNDS, len(self.sweep.trainings) + len(self.sweep.evaluations)  # rounds, runs
         self.leaking = False
 
     def run(self, parent: RunLog, resources: Resources) -> bool:
@@ -126,12 +126,12 @@ class _Launch:
             workers start leaves their placement group behind, whose CPUs are free again when the job that made it ends.
         """
         self.parent, self.resources, self.leaking = parent, resources, False
+        fewest = self.open
         while self.left:
             self.store.deliver()
             trainings, evaluations = self._todo()
-            still_open = sum(len(specs) for specs in self.sweep.missing(Results.read(self.store), self.options.retries))
-            self.left = ROUNDS if still_open < self.open else self.left - 1
-            self.open = still_open
+            self.left = ROUNDS if self.open < fewest else self.left - 1
+            fewest = min(fewest, self.open)
             if trainings:
                 self._train(trainings)
                 self.store.deliver()
@@ -150,14 +150,16 @@ class _Launch:
         """Trainings to carry out now, and evaluations whose training is done."""
         results = Results.read(self.store)
         trainings, evaluations = self.sweep.missing(results, self.options.retries)
+        self.open = len(trainings) + len(evaluations)
         self.board.read(results)
         self.board.wait_for(spec.key for spec in trainings)
         ready = [s for s in evaluations if results.done(s.run)]
         # An evaluation needs its run's networks, and so does a run that starts from them; a run whose folder is gone is
         # trained again.
         starts = [spec.init.key for spec in trainings if spec.init and results.done(spec.init.key)]
-        self.gone = {s.run for s in ready if not Trained(s.run, run_folder(s.run), s.network, s.selection).available}
-        self.gone |= {key for key in starts if not Trained(key, run_folder(key)).available}
+        gone = {s.run for s in ready if not Trained(s.run, run_folder(s.run), s.network, s.selection).available}
+        gone |= {key for key in starts if not Trained(key, run_folder(key)).available}
+        self.gone = {key: results.trainings[key].tags.get("eman.owner", "") for key in gone}
         trainings += [self.sweep.trainings[key] for key in sorted(self.gone)]
         can = [s for s in trainings if not s.init or (results.done(s.init.key) and s.init.key not in self.gone)]
         return can, [s for s in ready if s.run not in self.gone]
@@ -179,7 +181,6 @@ class _Launch:
         workers = {spec.key: _workers(spec, self.sweep, self.options, self.resources) for spec in specs}
         self.silent = {key for key, number in workers.items() if number != 1}
         per_worker = _per_worker(self.options, self.resources)
-        owners = {record.key: record.tags.get("eman.owner", "") for record in self.store.records(TRAINING)}
         for number in sorted(set(workers.values()), key=_most, reverse=True):
             runs = [
                 trial.training_config(
@@ -189,7 +190,7 @@ class _Launch:
                     parent=self.parent.run_id,
                     workers=number,
                     launch=self.key,
-                    again=owners[s.key] if s.key in self.gone else "",
+                    again=self.gone.get(s.key, ""),
                     title=self.sweep.titles[s.key],
                 )
                 | {"resources": per_worker}

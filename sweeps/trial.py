@@ -14,7 +14,7 @@ from typing import Any, cast
 from eman.evaluation import measure, protocols
 from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
-from eman.platform.errors import BusyError, RunFailed, UserError
+from eman.platform.errors import BusyError, RunFailed, UserError, first_line
 from eman.platform.home import home_folder, run_folder
 from eman.platform.lock import locked
 from eman.platform.spec import EvalSpec, RunSpec
@@ -273,7 +273,7 @@ def train_on_workers_trial(config: dict[str, list[Config]]) -> None:
     try:
         train_on_workers(config["task"], [TuneReportCallback()])
     except Exception as error:  # who drives the sweep knows from the results how far it came
-        tune.report({"lost": (str(error).splitlines() or [""])[0]})
+        tune.report({"lost": first_line(error)})
 
 
 def evaluate_trial(config: dict[str, list[Config]]) -> None:

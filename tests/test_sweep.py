@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -351,9 +350,9 @@ def test_an_interrupted_sweep_keeps_what_is_finished_and_continues(tmp_path: Pat
     assert "BN / EMAN" in done.stdout
 
 
-def _workers_of(launch: subprocess.Popen[str]) -> Callable[[], list[int]]:
-    """Finds the process numbers of Ray Train's workers below a process."""
-    return lambda: sorted(
+def _workers_of(launch: subprocess.Popen[str]) -> list[int]:
+    """Process numbers of Ray Train's workers below a process."""
+    return sorted(
         process.pid
         for process in psutil.Process(launch.pid).children(recursive=True)
         if "ray::RayTrainWorker" in " ".join(process.cmdline())
@@ -396,14 +395,13 @@ def test_a_group_of_workers_takes_one_run_after_another_and_survives_a_loss(tmp_
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    workers = _workers_of(launch)
     store, killed = Store(f"sqlite:///{tmp_path / 'mlflow.db'}"), list[int]()
     while launch.poll() is None and not killed:  # in the second run, after its first epoch
         time.sleep(0.1)
         records = store.records(TRAINING)
         done = [record for record in records if record.status == "done"]
         if done and any(record.status == "running" and "train/loss" in record.metrics for record in records):
-            killed = workers()
+            killed = _workers_of(launch)
             os.kill(killed[-1], signal.SIGKILL)
     _, err = launch.communicate(timeout=300)
     assert launch.returncode == 0, err
