@@ -124,7 +124,7 @@ class RunSpec(_Spec):
     # Monitoring (it decides which epoch is "best")
     monitor_every: int = 5
     # Execution: no part of the key
-    channels_last: bool = False  # memory format of networks and images
+    channels_last: bool = False  # memory format of networks and images; on a CPU those with batch norms have it anyway
     compile: bool = False  # torch.compile both networks
     accumulate: int | None = None  # parts, each of whole devices, in which a worker takes its batch; None: one
     recompute: bool = False  # keep no activations inside the backbone's blocks; compute them again going backward

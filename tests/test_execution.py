@@ -1,5 +1,6 @@
 """How a run is computed changes nothing but rounding: memory format, compilation, accumulation, recomputation, fp16."""
 
+import copy
 import shutil
 from typing import Any
 
@@ -10,7 +11,10 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 from eman.platform.errors import UserError
 from eman.platform.spec import RunSpec
 from eman.sweeps.profiles import SMOKE
-from eman.trainers.training import Training
+from eman.trainers import fused, training
+from eman.trainers.backbones import backbone_named
+from eman.trainers.norm import convert_norm
+from eman.trainers.training import Training, lay_out
 
 #: In float64 the order of sums differs by 1e-16, which a few steps amplify a little.
 TOLERANCE = 1e-9
@@ -97,13 +101,77 @@ def test_recomputation_keeps_fewer_activations(backbone: str) -> None:
     assert kept[True] < kept[False] / 2
 
 
-@pytest.mark.parametrize(("method", "scheme"), [("byol", "eman"), ("fixmatch", "default"), ("moco", "shufflebn")])
-def test_channels_last_changes_the_layout_alone(method: str, scheme: str) -> None:
-    spec = exact(method, scheme, channels_last=True)
-    weight = Training(spec).student[0].blocks[0].conv1.weight
-    assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert not weight.is_contiguous()
-    assert_close(trained(spec), trained(exact(method, scheme)))
+def in_channels_last(spec: RunSpec) -> bool:
+    """Whether the convolutions' weights are in that layout, in the student's stem, too, which has one channel."""
+    backbone = Training(spec).student[0]
+    weights = [backbone.stem[0].weight, backbone.blocks[0].conv1.weight]
+    found = {weight.stride(1) == 1 for weight in weights}
+    assert len(found) == 1
+    return found.pop()
+
+
+def test_channels_last_where_the_norms_are_faster_in_it() -> None:
+    assert in_channels_last(exact("moco", "eman"))
+    assert not in_channels_last(exact("moco", "gn"))
+    assert in_channels_last(exact("moco", "gn", channels_last=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "scheme"),
+    [
+        ("byol", "eman"),
+        ("byol", "syncbn"),
+        ("fixmatch", "default"),
+        ("fixmatch", "teacher-pn-0.9"),
+        ("moco", "shufflebn"),
+        ("supervised", "default"),
+    ],
+)
+def test_fused_norms_change_the_layout_and_the_order_of_sums_alone(
+    method: str, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = exact(method, scheme)
+    by_kernels = trained(spec)
+    monkeypatch.setattr(fused, "serves", lambda x, weight: False)
+    monkeypatch.setattr(training, "prefers_channels_last", lambda network: False)
+    assert not in_channels_last(spec)
+    assert_close(by_kernels, trained(spec))
+
+
+@pytest.mark.parametrize("name", ["small", "resnet18-small", "resnet50", "resnet18-small-2x"])
+@pytest.mark.parametrize("train", [True, False])
+def test_fused_norms_give_a_backbones_output_and_gradient(name: str, train: bool) -> None:
+    torch.manual_seed(0)
+    network = convert_norm(backbone_named(name).build(1), "bn", devices=2).double().train(train)
+    x, found = torch.randn(8, 1, 24, 24, dtype=torch.float64), []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        same = copy.deepcopy(network)
+        lay_out(same, layout)
+        with torch.set_grad_enabled(train):
+            y = same(x)
+        if train:
+            y.square().mean().backward()
+        found.append([y.detach(), *(p.grad for p in same.parameters()), *same.buffers()])
+    for mine, plain in zip(*found, strict=True):
+        torch.testing.assert_close(mine, plain, atol=1e-10, rtol=1e-8)
+
+
+def test_threads_change_nothing() -> None:
+    """Bit for bit where there is nothing but our kernels; convolutions are PyTorch's affair."""
+    x = torch.randn(64, 24, 5, 5).contiguous(memory_format=torch.channels_last)
+    grad, weight, bias = torch.randn_like(x), torch.rand(24), torch.randn(24)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            leaves = [t.clone().requires_grad_() for t in (x, weight, bias, x)]
+            outputs = fused.batch_norm(*leaves[:3], 16, 1e-5, leaves[3], True)
+            outputs[0].backward(grad)
+            found.append([*(y.detach() for y in outputs), *(t.grad for t in leaves)])
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")

@@ -6,6 +6,7 @@ from torch import nn
 
 from eman.evaluation import paper
 from eman.platform.errors import UserError
+from eman.trainers import fused
 from eman.trainers.norm import (
     SCHEMES,
     DeviceBatchNorm,
@@ -13,6 +14,7 @@ from eman.trainers.norm import (
     convert_norm,
     groups_for,
     in_one_pass,
+    norm_relu,
     reset_statistics,
 )
 
@@ -163,3 +165,113 @@ def test_conversion_keeps_weights_and_refuses_unknown_norms() -> None:
 def test_every_row_of_tables_1_and_8_is_a_scheme() -> None:
     rows = {row for table, row, _ in paper.published() if table in (1, 8)}
     assert rows <= {scheme.title for scheme in SCHEMES.values()}
+
+
+def fused_case(
+    shape: tuple[int, ...], dtype: torch.dtype, *, added: bool
+) -> tuple[list[torch.Tensor | None], torch.Tensor]:
+    """Input, weight, bias and residual of a fused norm, and the gradient of its output, in channels-last memory."""
+    torch.manual_seed(0)
+    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    x, residual, grad = (torch.randn(shape).to(dtype).contiguous(memory_format=layout) for _ in range(3))
+    kind = torch.float64 if dtype == torch.float64 else torch.float32
+    return [3 * x + 1, torch.rand(shape[1], dtype=kind) + 0.5, torch.randn(shape[1], dtype=kind)] + (
+        [residual] if added else [None]
+    ), grad
+
+
+def by_hand(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    residual: torch.Tensor | None,
+    devices: int,
+    *,
+    relu: bool,
+) -> torch.Tensor:
+    """What a fused norm should give, by :func:`reference`."""
+    y = torch.stack([reference(x[d::devices], weight, bias) for d in range(devices)], 1).flatten(0, 1)
+    y = y if residual is None else y + residual
+    return torch.relu(y) if relu else y
+
+
+#: What half of the last place is, times what values and gradients reach here.
+FUSED_TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 3e-2}
+
+
+@pytest.mark.parametrize("dtype", FUSED_TOLERANCE)
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "devices"),
+    [((24, 5, 3, 3), 4), ((24, 16, 14, 14), 2), ((8, 70, 5, 5), 1), ((32, 130), 4), ((80, 3, 1, 1), 10)],
+)
+def test_fused_norms_are_equations_2_and_3(
+    shape: tuple[int, ...], devices: int, dtype: torch.dtype, added: bool, relu: bool
+) -> None:
+    given, grad = fused_case(shape, dtype, added=added)
+    mine = [t if t is None else t.clone().requires_grad_() for t in given]
+    theirs = [t if t is None else t.double().requires_grad_() for t in given]
+    assert fused.serves(given[0], given[1])
+    y, mean, var = fused.batch_norm(*mine[:3], devices, 1e-5, mine[3], relu)
+    expected = by_hand(*theirs, devices, relu=relu)
+    if dtype == torch.bfloat16:  # where rounding decides about ReLU, gradients may differ
+        grad = grad * (expected.abs() > 0.05)
+    y.backward(grad)
+    expected.backward(grad.double())
+    assert y.dtype == dtype
+    assert y.stride() == given[0].stride()
+    close = {"atol": FUSED_TOLERANCE[dtype], "rtol": FUSED_TOLERANCE[dtype]}
+    torch.testing.assert_close(y.double(), expected, **close)
+    for found, wanted in zip(mine, theirs, strict=True):
+        if found is not None:
+            scale = wanted.grad.abs().max()
+            torch.testing.assert_close(found.grad.double() / scale, wanted.grad / scale, **close)
+    parts = given[0].double().reshape(shape[0] // devices, devices, shape[1], -1).permute(1, 2, 0, 3).flatten(2)
+    torch.testing.assert_close(mean.double(), parts.mean(2), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(var.double(), parts.var(2), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", FUSED_TOLERANCE)
+@pytest.mark.parametrize("added", [False, True])
+def test_a_fused_norm_in_evaluation_is_equation_8(dtype: torch.dtype, added: bool) -> None:
+    given, _ = fused_case((24, 5, 3, 3), dtype, added=added)
+    bn = DeviceBatchNorm(5, devices=4).to(given[1].dtype).eval()
+    nn.init.normal_(bn.running_mean)
+    nn.init.uniform_(bn.running_var, 0.5, 2)
+    nn.init.uniform_(bn.weight, 0.5, 2)
+    x, residual = given[0], given[3]
+    with torch.no_grad():
+        found = norm_relu(bn, x, residual)
+    plain = nn.functional.batch_norm(
+        x.double(), bn.running_mean.double(), bn.running_var.double(), bn.weight.double(), bn.bias.double(), eps=bn.eps
+    )
+    expected = torch.relu(plain if residual is None else plain + residual.double())
+    torch.testing.assert_close(found.double(), expected, atol=FUSED_TOLERANCE[dtype], rtol=FUSED_TOLERANCE[dtype])
+    torch.testing.assert_close(norm_relu(bn, x, residual).double(), expected, atol=0.1, rtol=0.02)  # with a gradient
+
+
+@pytest.mark.parametrize("dtype", FUSED_TOLERANCE)
+def test_fused_norms_hide_nothing(dtype: torch.dtype) -> None:
+    """NaN reaches the loss, from its own device alone; an infinite gradient that ReLU stops is gone."""
+    (x, weight, bias, _), _ = fused_case((8, 3, 2, 2), dtype, added=False)
+    x[3] = float("nan")
+    y = fused.batch_norm(x, weight, bias, 4, 1e-5, None, True)[0]
+    assert y[3::4].isnan().all()
+    assert y[[0, 1, 2, 4, 5, 6]].isfinite().all()
+    shift = torch.full_like(bias, float("nan"))
+    assert fused.affine(x, weight, shift, None, True).isnan().all()
+    leaf = x[:3].clone().contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = fused.batch_norm(leaf, weight, bias - 100, 1, 1e-5, None, True)[0]
+    y.backward(torch.full_like(y, float("inf")))
+    assert not leaf.grad.any()
+
+
+def test_what_fused_norms_do_not_serve_goes_by_pytorch() -> None:
+    weight = torch.ones(4)
+    assert fused.serves(torch.randn(8, 4), weight)
+    assert not fused.serves(torch.randn(8, 4, 3, 3), weight)  # not in channels-last memory
+    assert not fused.serves(torch.randn(8, 4, 6), weight)
+    assert not fused.serves(torch.randn(8, 4).half(), weight)
+    assert not fused.serves(torch.randn(8, 4, device="meta"), weight)
+    assert not fused.serves(torch.randn(8, 4), weight.double())

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eman.platform.errors import UserError, named, unknown
-from eman.trainers import distributed
+from eman.trainers import distributed, fused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +99,9 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalization, Eqs. (2)-(5), over the devices that this worker hosts.
 
     In training, sample ``j`` of the worker's batch belongs to device ``j mod V``, and each device's samples are
-    normalized with that device's statistics. One call on the view ``(N/V, V*C, ...)`` serves all devices without a
-    copy. With ``sync`` the statistics are those of all devices of all workers, on any backend.
+    normalized with that device's statistics. On a CPU, a batch in channels-last memory is served by the kernels of
+    :mod:`eman.trainers.fused`; elsewhere one call on the view ``(N/V, V*C, ...)`` serves all devices without a copy.
+    With ``sync`` the statistics are those of all devices of all workers, on any backend.
 
     Where a batch holds the samples of P ``passes`` through the network, interleaved (:func:`in_one_pass`), each pass
     has statistics of its own, as if they had come one after the other.
@@ -137,16 +138,44 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
     def extra_repr(self) -> str:
         return f"{self.num_features}, devices={self.devices}, sync={self.sync}, {self.device_statistics}"
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+    def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        """Normalizes ``x``; adds ``residual`` and takes the positive part where they are asked for."""
         groups = self.passes if self.sync else self.passes * self.devices
         samples, channels = x.shape[:2]
-        if samples % groups:
+        if self.training and samples % groups:
             raise ValueError(f"a batch of {samples} samples cannot be spread evenly over {groups} devices")
+        if not self._fused(x, residual):
+            return _followed(self._plain(x, groups), residual, relu)
+        if not self.training:
+            assert self.running_mean is not None and self.running_var is not None
+            scale_C = self.weight * torch.rsqrt(self.running_var + self.eps)
+            return fused.affine(x, scale_C, self.bias - self.running_mean * scale_C, residual, relu)
+        y, mean, var = fused.batch_norm(x, self.weight, self.bias, groups, self.eps, residual, relu)
+        if not self.still:
+            self._move(mean.view(-1, self.passes, channels), var.view(-1, self.passes, channels))
+        return y
+
+    def _fused(self, x: Tensor, residual: Tensor | None) -> bool:
+        """Whether the kernels can do it: nothing is asked of other workers, and nobody asks for Eq. (8)'s gradient."""
+        if self.training:
+            possible = not self._waits
+        else:
+            possible = not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
+        return possible and (residual is None or residual.dtype == x.dtype) and fused.serves(x, self.weight)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether other workers take part in the statistics."""
+        return self.sync and distributed.workers() > 1
+
+    def _plain(self, x: Tensor, groups: int) -> Tensor:
+        """The same by PyTorch's operations."""
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        samples, channels = x.shape[:2]
         weight, bias = (p if groups == 1 else p.expand(groups, -1).reshape(-1) for p in (self.weight, self.bias))
         view = x.reshape(samples // groups, groups * channels, *x.shape[2:])
-        if self.sync and distributed.workers() > 1:
+        if self._waits:
             y, mean, var = _SyncBatchNorm.apply(view, weight, bias, self.eps)
         else:
             # With momentum 1, batch_norm leaves the batch's own statistics in the two buffers that it is given.
@@ -173,6 +202,19 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Vectors ``(N, C)`` and maps ``(N, C, S...)`` are both welcome."""
 
 
+def _followed(y: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+    if residual is not None:
+        y = y + residual
+    return F.relu(y, inplace=True) if relu else y
+
+
+def norm_relu(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """``relu(norm(x) + residual)``, in one where the norm can do it."""
+    if isinstance(norm, DeviceBatchNorm):
+        return norm(x, residual, True)  # type: ignore[no-any-return]
+    return _followed(norm(x), residual, True)
+
+
 def in_one_pass(network: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
     """What ``[network(x) for x in inputs]`` gives, by one larger pass.
 
@@ -190,6 +232,14 @@ def in_one_pass(network: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
 def device_norms(module: nn.Module) -> list[DeviceBatchNorm]:
     """Every :class:`DeviceBatchNorm` in ``module``."""
     return [layer for layer in module.modules() if isinstance(layer, DeviceBatchNorm)]
+
+
+def prefers_channels_last(module: nn.Module) -> bool:
+    """Whether the norms of ``module`` are faster in that layout on a CPU: the kernels of :mod:`eman.trainers.fused`
+    serve them, and other norms it has not.
+    """
+    layers = device_norms(module)
+    return bool(layers) and not any(layer._waits for layer in layers)
 
 
 def still(module: nn.Module) -> AbstractContextManager[None]:

@@ -26,6 +26,7 @@ from eman.trainers.norm import (
     convert_norm,
     device_norms,
     in_one_pass,
+    prefers_channels_last,
     reset_statistics,
     share_statistics,
     still,
@@ -60,6 +61,15 @@ def _explained() -> Iterator[None]:
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean(0)
+
+
+def lay_out(network: nn.Module, memory_format: torch.memory_format) -> None:
+    """Puts the weights of convolutions into a layout, which their outputs then have. ``Module.to`` would leave those of
+    one channel as they are, since they have both layouts, and the first output would decide for the wrong one.
+    """
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = torch.empty_like(parameter, memory_format=memory_format).copy_(parameter)
 
 
 class _Views(nn.Module):
@@ -161,8 +171,9 @@ class Training:
             device_statistics=spec.device_statistics,
         )
         self.student.to(self.device, self.dtype)
-        self.memory_format = torch.channels_last if spec.channels_last else torch.preserve_format
-        self.student.to(memory_format=self.memory_format)
+        faster = self.device.type == "cpu" and not spec.compile and prefers_channels_last(self.student)
+        self.memory_format = torch.channels_last if spec.channels_last or faster else torch.preserve_format
+        lay_out(self.student, self.memory_format)
         self.criterion = self.method.criterion(spec, torch.Generator().manual_seed(spec.seed))
         self.criterion.to(self.device, self.dtype)
         self.optimizer = optim.optimizer(spec, self.student)
