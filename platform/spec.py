@@ -16,7 +16,7 @@ from typing import Any, Self, get_args, get_type_hints
 
 from eman.platform.errors import UserError, unknown
 
-#: Raised by one whenever a change of code changes the numbers of a run with unchanged fields.
+#: Raised by one whenever a change of code changes the numbers of a run with unchanged fields by more than rounding.
 TRAINING_VERSION = 2
 EVALUATION_VERSION = 1
 

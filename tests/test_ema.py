@@ -111,7 +111,8 @@ def test_momentum_0_equals_the_student_in_evaluation_mode() -> None:
     perturb(student)
     teacher.update(student)
     x = images()
-    torch.testing.assert_close(teacher(x), student.eval()(x), atol=0, rtol=0)
+    with torch.no_grad():  # with a gradient, PyTorch's own norms compute the same with other rounding
+        torch.testing.assert_close(teacher(x), student.eval()(x), atol=0, rtol=0)
 
 
 def test_student_proxy_norm_copies_statistics_and_averages_parameters() -> None:

@@ -11,8 +11,10 @@ from llvmlite import ir
 from numba import carray, cfunc, from_dtype, njit, types
 from numba.extending import intrinsic, overload
 
-#: Sums may be reordered and products contracted; infinities and NaN stay what they are.
-_FAST = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy"}
+#: Division by zero gives infinity or NaN. The compiler may neither reorder sums nor contract products: it would do so
+#: in some copies of a loop and not in others, and where memory lies decides which copy runs. The lanes are enough to
+#: fill its vectors.
+_IEEE = {"error_model": "numpy"}
 
 #: Of the narrowest type, so that it widens nothing.
 _ZERO = np.float32(0)
@@ -80,7 +82,7 @@ def _(number, like):
     return lambda number, like: number
 
 
-@njit(**_FAST)
+@njit(**_IEEE)
 def _fold(total_K, channels):
     """Adds up the lanes of each channel, in its first."""
     for start in range(channels, len(total_K), channels):
@@ -88,7 +90,7 @@ def _fold(total_K, channels):
             total_K[c] += total_K[start + c]
 
 
-@njit(**_FAST)
+@njit(**_IEEE)
 def _repeat(table_K, channels):
     """Gives all lanes of a channel the value of its first."""
     for start in range(channels, len(table_K), channels):
@@ -96,7 +98,7 @@ def _repeat(table_K, channels):
             table_K[start + c] = table_K[c]
 
 
-@njit(**_FAST)
+@njit(**_IEEE)
 def _add_sum(x, begin, end, sum_K, total_K):
     """Adds ``x`` from begin to end to the totals."""
     sum_K[:] = 0
@@ -108,7 +110,7 @@ def _add_sum(x, begin, end, sum_K, total_K):
         total_K[k] += sum_K[k]
 
 
-@njit(**_FAST)
+@njit(**_IEEE)
 def _add_squares(x, begin, end, mean_K, sum_K, total_K):
     """Adds the squared distances from the mean to the totals."""
     sum_K[:] = 0
@@ -121,7 +123,7 @@ def _add_squares(x, begin, end, mean_K, sum_K, total_K):
         total_K[k] += sum_K[k]
 
 
-@njit(**_FAST)
+@njit(**_IEEE)
 def _scale(x, y, begin, end, scale_K, shift_K, floor):
     """``max(x scale + shift, floor)``; NaN stays NaN."""
     width = len(scale_K)
@@ -133,7 +135,7 @@ def _scale(x, y, begin, end, scale_K, shift_K, floor):
             y_K[k] = _narrowed(floor if value < floor else value, x_K[k])
 
 
-@njit(**_FAST)
+@njit(**_IEEE)
 def _scale_and_add(x, residual, y, begin, end, scale_K, shift_K, floor):
     """``max(x scale + shift + residual, floor)``; NaN stays NaN."""
     width = len(scale_K)
@@ -145,7 +147,7 @@ def _scale_and_add(x, residual, y, begin, end, scale_K, shift_K, floor):
             y_K[k] = _narrowed(floor if value < floor else value, x_K[k])
 
 
-@njit(**_FAST)
+@njit(**_IEEE)
 def _finish(x, residual, y, begin, end, scale_K, shift_K, floor):
     if len(residual):
         _scale_and_add(x, residual, y, begin, end, scale_K, shift_K, floor)
@@ -153,7 +155,7 @@ def _finish(x, residual, y, begin, end, scale_K, shift_K, floor):
         _scale(x, y, begin, end, scale_K, shift_K, floor)
 
 
-@njit(**_FAST)
+@njit(**_IEEE)
 def _forward(first, last, n, V, L, C, x, residual, y, weight, bias, mean, var, inverse, eps, floor, lanes, block):
     """Eqs. (2) and (3) for the devices from first to last."""
     row, width, count = L * C, C * max(1, lanes // C), n * L
@@ -193,7 +195,7 @@ def _forward(first, last, n, V, L, C, x, residual, y, weight, bias, mean, var, i
                 _finish(x, residual, y, at, at + row, scale_BK[b], shift_BK[b], floor)
 
 
-@njit(**_FAST)
+@njit(**_IEEE)
 def _add_gradients(x, grad, begin, end, mean_K, scale_K, shift_K, floor, sum_K, product_K, total_K, products_K):
     """Adds the gradient that passes ReLU, and its products with the distance from the mean, to the totals."""
     width = len(sum_K)
@@ -212,7 +214,7 @@ def _add_gradients(x, grad, begin, end, mean_K, scale_K, shift_K, floor, sum_K, 
         products_K[k] += product_K[k]
 
 
-@njit(**_FAST)
+@njit(**_IEEE)
 def _keep_gradients(x, y, grad, passed, begin, end):
     """The gradient where ``y`` is positive: that of the sum before ReLU."""
     x_K, y_K, g_K, p_K = x[begin:end], y[begin:end], grad[begin:end], passed[begin:end]
@@ -220,7 +222,7 @@ def _keep_gradients(x, y, grad, passed, begin, end):
         p_K[k] = _narrowed(_ZERO if _widened(y_K[k]) <= _ZERO else _widened(g_K[k]), x_K[k])
 
 
-@njit(**_FAST)
+@njit(**_IEEE)
 def _scale_gradients(x, grad, grad_x, begin, end, scale_K, shift_K, floor, a_K, b_K, c_K):
     """``a g + b x + c``, with g the gradient that passes ReLU."""
     width = len(a_K)
@@ -233,7 +235,7 @@ def _scale_gradients(x, grad, grad_x, begin, end, scale_K, shift_K, floor, a_K, 
             d_K[k] = _narrowed(g * a_K[k] + value * b_K[k] + c_K[k], x_K[k])
 
 
-@njit(**_FAST)
+@njit(**_IEEE)
 def _backward(
     first, last, n, V, L, C, x, y, grad, passed, grad_x,
     weight, bias, mean, inverse, sums, products, floor, lanes, block,
