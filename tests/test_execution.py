@@ -138,12 +138,12 @@ def test_fused_norms_change_the_layout_and_the_order_of_sums_alone(
     assert_close(by_kernels, trained(spec))
 
 
-@pytest.mark.parametrize("name", ["small", "resnet18-small", "resnet50", "resnet18-small-2x"])
+@pytest.mark.parametrize("name", ["small", "small-2x", "resnet18-small", "resnet50"])
 @pytest.mark.parametrize("train", [True, False])
 def test_fused_norms_give_a_backbones_output_and_gradient(name: str, train: bool) -> None:
     torch.manual_seed(0)
     network = convert_norm(backbone_named(name).build(1), "bn", devices=2).double().train(train)
-    x, found = torch.randn(8, 1, 16, 16, dtype=torch.float64), []
+    x, found = torch.randn(12, 1, 24, 24, dtype=torch.float64), []
     for layout in (torch.channels_last, torch.contiguous_format):
         same = copy.deepcopy(network)
         lay_out(same, layout)
@@ -153,7 +153,7 @@ def test_fused_norms_give_a_backbones_output_and_gradient(name: str, train: bool
             y.square().mean().backward()
         found.append([y.detach(), *(p.grad for p in same.parameters()), *same.buffers()])
     for mine, plain in zip(*found, strict=True):
-        torch.testing.assert_close(mine, plain, atol=1e-8, rtol=1e-6)
+        torch.testing.assert_close(mine, plain, atol=1e-7, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
