@@ -41,7 +41,7 @@ from eman.trainers.backbones import backbone_named, recompute_blocks
 from eman.trainers.byol import projector_and_predictor
 from eman.trainers.ema import Teacher
 from eman.trainers.moco import projector
-from eman.trainers.norm import convert_norm
+from eman.trainers.norm import DeviceBatchNorm, convert_norm, norm_relu
 from eman.trainers.sharding import Items, shard
 from eman.trainers.training import Training, fast_bf16
 
@@ -255,7 +255,7 @@ def _beside_the_usual(title: str, spec: RunSpec, loaders: Sequence[int], steps: 
 
 
 def end_to_end(method: str) -> Found:
-    """The mini net, with 32 devices."""
+    """The mini net, with its 64 devices."""
     return _beside_the_usual(method, MINI.run(method, "eman"), (0, 2), steps=12, rounds=5)
 
 
@@ -283,6 +283,39 @@ def teachers() -> Found:
         f"teacher forward  BN {1e3 * found['bn']:.1f} ms, EMAN {1e3 * found['eman']:.1f} ms: "
         f"{found['bn'] / found['eman']:.2f}x faster"
     ), {"EMAN / BN": found["bn"] / found["eman"]}
+
+
+def fused_norms() -> Found:
+    """Batch norm over 64 devices of 4 images, a shortcut's addition and ReLU, forward and backward, at the three sizes
+    of the mini net: by the kernels, and by PyTorch's own operations in the layout that suits them.
+    """
+    torch.manual_seed(0)
+    kind = torch.bfloat16 if fast_bf16() else torch.float32
+    passes: dict[str, list[Callable[[], None]]] = {"kernels": [], "PyTorch": []}
+    for channels, size in ((16, 14), (32, 7), (64, 4)):
+        for name, layout in (("kernels", torch.channels_last), ("PyTorch", torch.contiguous_format)):
+            layer = DeviceBatchNorm(channels, devices=64)
+            x, shortcut, grad = (
+                torch.randn(256, channels, size, size).to(kind).contiguous(memory_format=layout) for _ in range(3)
+            )
+            passes[name].append(partial(_norm_pass, layer, x.requires_grad_(), shortcut.requires_grad_(), grad))
+
+    def run(name: str) -> None:
+        for there_and_back in passes[name]:
+            there_and_back()
+
+    found = medians({name: partial(run, name) for name in passes}, 40)
+    ratio = found["PyTorch"] / found["kernels"]
+    return (
+        f"batch norm       64 devices, shortcut, ReLU, there and back: kernels {1e3 * found['kernels']:.1f} ms, "
+        f"PyTorch's operations {1e3 * found['PyTorch']:.1f} ms: {ratio:.1f}x faster"
+    ), {"kernels / PyTorch": ratio}
+
+
+def _norm_pass(layer: DeviceBatchNorm, x: torch.Tensor, shortcut: torch.Tensor, grad: torch.Tensor) -> None:
+    for leaf in (x, shortcut, layer.weight, layer.bias):
+        leaf.grad = None
+    norm_relu(layer, x, shortcut).backward(grad)
 
 
 def random_features(count: int, seed: int, width: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -353,7 +386,6 @@ def execution() -> Found:
     backward pass, 64 images of 224 pixels, without and with recomputation."""
     fields: dict[str, dict[str, Any]] = {
         "plain": {},
-        "channels_last": {"channels_last": True},
         "recompute": {"recompute": True},
         "accumulate=4": {"accumulate": 4},
     }
@@ -476,6 +508,7 @@ def decoding(count: int = 256) -> None:
 BENCHMARKS: dict[str, Callable[[], Found]] = {
     "update": teacher_update,
     "teacher": teachers,
+    "norm": fused_norms,
     "knn": nearest_neighbours,
     "linear": linear_grid,
     "lowshot": low_shot,

@@ -285,12 +285,13 @@ def test_a_sweep_is_found_by_name_and_key_and_must_be_this_versions() -> None:
 
 
 NOISE = """
-import logging, os, subprocess, sys, time, warnings
+import logging, os, signal, subprocess, sys, time, warnings
 from rich.console import Console
 from eman.sweeps.live import Board, Screen, picture
 from eman.sweeps.profiles import SMOKE
 from eman.sweeps.sweep import plan
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without it
 board, console = Board(plan(["table1"], SMOKE), time.time()), Console(file=sys.stderr, highlight=False)
 screen = Screen(console, lambda: picture(board, console), board.warn)
 screen.start()
