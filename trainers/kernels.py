@@ -99,6 +99,16 @@ def _repeat(table_K, channels):
 
 
 @njit(**_IEEE)
+def _tabulate(v, C, weight, bias, mean, inverse, scale_K, shift_K):
+    """Scale and shift of Eq. (3) for device v."""
+    for c in range(C):
+        scale_K[c] = inverse[v * C + c] * weight[c]
+        shift_K[c] = bias[c] - mean[v * C + c] * scale_K[c]
+    _repeat(scale_K, C)
+    _repeat(shift_K, C)
+
+
+@njit(**_IEEE)
 def _add_sum(x, begin, end, sum_K, total_K):
     """Adds ``x`` from begin to end to the totals."""
     sum_K[:] = 0
@@ -185,10 +195,7 @@ def _forward(first, last, n, V, L, C, x, residual, y, weight, bias, mean, var, i
                 v = (begin + b) * C + c
                 var[v] = total_BK[b, c] / (count - 1)
                 inverse[v] = 1 / np.sqrt(total_BK[b, c] / count + eps)
-                scale_BK[b, c] = inverse[v] * weight[c]
-                shift_BK[b, c] = bias[c] - mean[v] * scale_BK[b, c]
-            _repeat(scale_BK[b], C)
-            _repeat(shift_BK[b], C)
+            _tabulate(begin + b, C, weight, bias, mean, inverse, scale_BK[b], shift_BK[b])
         for i in range(n):
             for b in range(devices):
                 at = (i * V + begin + b) * row
@@ -223,16 +230,16 @@ def _keep_gradients(x, y, grad, passed, begin, end):
 
 
 @njit(**_IEEE)
-def _scale_gradients(x, grad, grad_x, begin, end, scale_K, shift_K, floor, a_K, b_K, c_K):
-    """``a g + b x + c``, with g the gradient that passes ReLU."""
-    width = len(a_K)
+def _scale_gradients(x, grad, grad_x, begin, end, scale_K, shift_K, floor, b_K, c_K):
+    """``scale g + b x + c``, with g the gradient that passes ReLU."""
+    width = len(b_K)
     for start in range(begin, end, width):
         stop = min(start + width, end)
         x_K, g_K, d_K = x[start:stop], grad[start:stop], grad_x[start:stop]
         for k in range(len(x_K)):
             value = _widened(x_K[k])
             g = _ZERO if value * scale_K[k] + shift_K[k] <= floor else _widened(g_K[k])
-            d_K[k] = _narrowed(g * a_K[k] + value * b_K[k] + c_K[k], x_K[k])
+            d_K[k] = _narrowed(g * scale_K[k] + value * b_K[k] + c_K[k], x_K[k])
 
 
 @njit(**_IEEE)
@@ -249,7 +256,7 @@ def _backward(
     sum_K, product_K = np.empty(width, weight.dtype), np.empty(width, weight.dtype)
     total_BK, products_BK = np.empty((block, width)), np.empty((block, width))
     mean_BK, scale_BK = np.empty((block, width), weight.dtype), np.empty((block, width), weight.dtype)
-    shift_BK, a_BK = np.empty((block, width), weight.dtype), np.empty((block, width), weight.dtype)
+    shift_BK = np.empty((block, width), weight.dtype)
     b_BK, c_BK = np.empty((block, width), weight.dtype), np.empty((block, width), weight.dtype)
     if len(passed):  # that ReLU is done with before it is the norm's turn
         floor = floor - np.inf
@@ -258,14 +265,9 @@ def _backward(
         total_BK[:] = 0
         products_BK[:] = 0
         for b in range(devices):
-            for c in range(C):
-                v = (begin + b) * C + c
-                mean_BK[b, c] = mean[v]
-                scale_BK[b, c] = inverse[v] * weight[c]
-                shift_BK[b, c] = bias[c] - mean[v] * scale_BK[b, c]
+            mean_BK[b, :C] = mean[(begin + b) * C : (begin + b + 1) * C]
             _repeat(mean_BK[b], C)
-            _repeat(scale_BK[b], C)
-            _repeat(shift_BK[b], C)
+            _tabulate(begin + b, C, weight, bias, mean, inverse, scale_BK[b], shift_BK[b])
         for i in range(n):
             for b in range(devices):
                 at = (i * V + begin + b) * row
@@ -283,10 +285,8 @@ def _backward(
                 r = inverse[v]
                 sums[v] = total_BK[b, c]
                 products[v] = products_BK[b, c] * r
-                a_BK[b, c] = scale_BK[b, c]
                 b_BK[b, c] = -scale_BK[b, c] * r * r * products_BK[b, c] / count
                 c_BK[b, c] = -scale_BK[b, c] * total_BK[b, c] / count - b_BK[b, c] * mean[v]
-            _repeat(a_BK[b], C)
             _repeat(b_BK[b], C)
             _repeat(c_BK[b], C)
         for i in range(n):
@@ -294,7 +294,7 @@ def _backward(
                 at = (i * V + begin + b) * row
                 _scale_gradients(
                     x, passed if len(passed) else grad, grad_x, at, at + row, scale_BK[b], shift_BK[b], floor,
-                    a_BK[b], b_BK[b], c_BK[b],
+                    b_BK[b], c_BK[b],
                 )  # fmt: skip
 
 

@@ -63,6 +63,7 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean(0)
 
 
+@torch.no_grad()
 def lay_out(network: nn.Module, memory_format: torch.memory_format) -> None:
     """Puts the weights of convolutions into a layout, which their outputs then have. ``Module.to`` would leave those of
     one channel as they are, since they have both layouts, and the first output would decide for the wrong one.
