@@ -88,8 +88,14 @@ def rates(sides: dict[str, Callable[[], float]], rounds: int, pause: float = 1.5
 
 
 def pretraining(title: str, spec: RunSpec, steps: int, rounds: int) -> Found:
-    """Images a second from the data set to the moved teacher."""
-    ours, beside = Training(spec), Processes(spec, together=False)
+    """Images a second from the data set to the moved teacher: of one run in one process with all threads, of one run
+    with a worker a core, and of runs side by side, one a core.
+    """
+    ours = Training(spec)
+    processes = {
+        f"{data.cores()} workers": Processes(spec, together=True),
+        "side by side": Processes(spec, together=False),
+    }
     peers = {f"lightly, {n} workers": Peer("pretraining", spec=spec.fields(), workers=n) for n in (0, 2)}
 
     def one() -> float:
@@ -98,26 +104,27 @@ def pretraining(title: str, spec: RunSpec, steps: int, rounds: int) -> Found:
             ours.train_step()
         return steps * spec.batch / (time.perf_counter() - started)
 
-    def several() -> float:
+    def several(side: Processes) -> float:
         started = time.perf_counter()
-        beside.run(steps)
-        return beside.runs * steps * spec.batch / (time.perf_counter() - started)
+        side.run(steps)
+        return side.runs * steps * spec.batch / (time.perf_counter() - started)
 
     def theirs(peer: Peer) -> float:
         return steps * spec.batch / peer.seconds(steps)
 
-    sides = {"one process": one, "side by side": several} | {n: partial(theirs, peer) for n, peer in peers.items()}
-    speed = rates(sides, rounds)
-    beside.run(0)
+    mine = {"one process": one} | {name: partial(several, side) for name, side in processes.items()}
+    speed = rates(mine | {name: partial(theirs, peer) for name, peer in peers.items()}, rounds)
+    for side in processes.values():
+        side.run(0)
     for peer in peers.values():
         peer.end()
     best = max(speed[name] for name in peers)
-    ratios = {f"{name} / lightly": speed[name] / best for name in ("one process", "side by side")}
+    ratios = {f"{name} / lightly": speed[name] / best for name in mine}
     return (
         f"{title:<16} "
         + ", ".join(f"{name} {value:,.0f} images/s" for name, value in speed.items())
         + ": "
-        + " and ".join(f"{ratio:.1f}x" for ratio in ratios.values())
+        + ", ".join(f"{ratio:.1f}x" for ratio in ratios.values())
         + " the faster of these"
     ), ratios
 

@@ -52,7 +52,7 @@ def test_moco_loss_and_queue() -> None:
     moco = moco_spec(temperature=0.5)
     queue = moco.queue_KC.clone()
     query, key = torch.randn(4, 5, requires_grad=True), torch.randn(4, 5)
-    loss, _ = moco([query], [key], {})
+    loss, measures = moco([query], [key], {})
     q = query.detach().double() / query.detach().double().norm(dim=1, keepdim=True)
     k = key.double() / key.double().norm(dim=1, keepdim=True)
     expected = 0.0
@@ -62,6 +62,13 @@ def test_moco_loss_and_queue() -> None:
         expected -= math.log(positive / (positive + negatives)) / 4
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     assert torch.equal(moco.queue_KC, queue)  # other parts of the batch still need it
+    loss.backward()
+    leaf = query.detach().double().requires_grad_()
+    q = torch.nn.functional.normalize(leaf, dim=1)
+    logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.double().T], 1) / 0.5
+    torch.nn.functional.cross_entropy(logits, torch.zeros(4, dtype=torch.int64)).backward()
+    torch.testing.assert_close(query.grad.double(), leaf.grad, atol=1e-6, rtol=1e-5)
+    assert measures["contrast_accuracy"] == (logits.argmax(1) == 0).double().mean()
     moco.after_step([key])
     torch.testing.assert_close(moco.queue_KC[:4].double(), k, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(moco.queue_KC[4:], queue[4:])

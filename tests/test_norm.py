@@ -204,7 +204,14 @@ FUSED_TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 3e
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize(
     ("shape", "devices"),
-    [((24, 5, 3, 3), 4), ((24, 16, 14, 14), 2), ((8, 70, 5, 5), 1), ((32, 130), 4), ((80, 3, 1, 1), 10)],
+    [
+        ((24, 16, 3, 3), 4),
+        ((8, 32, 14, 14), 2),  # an image's pixels are more than a tile
+        ((8, 80, 5, 5), 1),
+        ((32, 144), 4),
+        ((80, 48, 1, 1), 10),
+        ((8, 4112), 2),  # a pixel is more than a tile
+    ],
 )
 def test_fused_norms_are_equations_2_and_3(
     shape: tuple[int, ...], devices: int, dtype: torch.dtype, added: bool, relu: bool
@@ -235,8 +242,8 @@ def test_fused_norms_are_equations_2_and_3(
 @pytest.mark.parametrize("dtype", FUSED_TOLERANCE)
 @pytest.mark.parametrize("added", [False, True])
 def test_a_fused_norm_in_evaluation_is_equation_8(dtype: torch.dtype, added: bool) -> None:
-    given, _ = fused_case((24, 5, 3, 3), dtype, added=added)
-    bn = DeviceBatchNorm(5, devices=4).to(given[1].dtype).eval()
+    given, _ = fused_case((24, 16, 3, 3), dtype, added=added)
+    bn = DeviceBatchNorm(16, devices=4).to(given[1].dtype).eval()
     nn.init.normal_(bn.running_mean)
     nn.init.uniform_(bn.running_var, 0.5, 2)
     nn.init.uniform_(bn.weight, 0.5, 2)
@@ -254,13 +261,16 @@ def test_a_fused_norm_in_evaluation_is_equation_8(dtype: torch.dtype, added: boo
 @pytest.mark.parametrize("dtype", FUSED_TOLERANCE)
 def test_fused_norms_hide_nothing(dtype: torch.dtype) -> None:
     """NaN reaches the loss, from its own device alone; an infinite gradient that ReLU stops is gone."""
-    (x, weight, bias, _), _ = fused_case((8, 3, 2, 2), dtype, added=False)
+    (x, weight, bias, _), _ = fused_case((8, 16, 2, 2), dtype, added=False)
     x[3] = float("nan")
     y = fused.batch_norm(x, weight, bias, 4, 1e-5, None, True)[0]
     assert y[3::4].isnan().all()
     assert y[[0, 1, 2, 4, 5, 6]].isfinite().all()
     shift = torch.full_like(bias, float("nan"))
     assert fused.affine(x, weight, shift, None, True).isnan().all()
+    if dtype != torch.float64:  # all bits of a NaN set: rounding must not carry over into the sign
+        shift.view(torch.int32).fill_(-1)
+        assert fused.affine(x, weight, shift, None, True).isnan().all()
     leaf = x[:3].clone().contiguous(memory_format=torch.channels_last).requires_grad_()
     y = fused.batch_norm(leaf, weight, bias - 100, 1, 1e-5, None, True)[0]
     y.backward(torch.full_like(y, float("inf")))
@@ -268,10 +278,11 @@ def test_fused_norms_hide_nothing(dtype: torch.dtype) -> None:
 
 
 def test_what_fused_norms_do_not_serve_goes_by_pytorch() -> None:
-    weight = torch.ones(4)
-    assert fused.serves(torch.randn(8, 4), weight)
-    assert not fused.serves(torch.randn(8, 4, 3, 3), weight)  # not in channels-last memory
-    assert not fused.serves(torch.randn(8, 4, 6), weight)
-    assert not fused.serves(torch.randn(8, 4).half(), weight)
-    assert not fused.serves(torch.randn(8, 4, device="meta"), weight)
-    assert not fused.serves(torch.randn(8, 4), weight.double())
+    weight = torch.ones(16)
+    assert fused.serves(torch.randn(8, 16), weight)
+    assert not fused.serves(torch.randn(8, 24), torch.ones(24))
+    assert not fused.serves(torch.randn(8, 16, 3, 3), weight)  # not in channels-last memory
+    assert not fused.serves(torch.randn(8, 16, 6), weight)
+    assert not fused.serves(torch.randn(8, 16).half(), weight)
+    assert not fused.serves(torch.randn(8, 16, device="meta"), weight)
+    assert not fused.serves(torch.randn(8, 16), weight.double())

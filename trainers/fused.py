@@ -3,9 +3,8 @@ norm in a residual network, the shortcut's addition and ReLU.
 
 PyTorch's own batch norm knows nothing of devices unless their channels are put side by side, which in its fast layout,
 channels last, takes a copy. The kernels here (:mod:`eman.trainers.kernels`) work on that layout, in memory
-``(I, V, L, C)``: sample ``i V + v`` belongs to device ``v``. Sums are taken in float32 over a sample and in float64
-over samples, in an order that does not depend on the number of threads. Numba compiles the kernels when they are first
-needed, some seconds a type, and keeps them on disk.
+``(I, V, L, C)``: sample ``i V + v`` belongs to device ``v``. Sums are taken in an order that does not depend on the
+number of threads. Numba compiles the kernels when they are first needed, some seconds a type, and keeps them on disk.
 
 Shapes: N samples, V devices, I = N / V samples of a device, L pixels, C channels.
 """
@@ -21,17 +20,25 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Values that are worked on at once, and devices that take turns, so that memory is read in order.
-_LANES, _BLOCK = 64, 8
+#: Channels that are worked on at once; a tensor must have a multiple of them.
+LANES = 16
 
-#: What a kernel is told: sizes, how many devices are a part of the work, how many parts are taken and where that is
-#: counted, and addresses.
-_JOB = np.dtype(
-    [(name, np.int64) for name in ("samples", "devices", "pixels", "channels", "relu", "part", "taken", "counter")]
-    + [(name, np.int64) for name in ("x", "residual", "y", "grad", "passed", "grad_x")]
-    + [(name, np.int64) for name in ("weight", "bias", "mean", "var", "inverse", "sums", "products")]
-    + [("eps", np.float64)]
-)
+#: Devices that take turns, so that memory is read in order.
+_BLOCK = 8
+
+
+class _Job(ctypes.Structure):
+    """What a kernel is told: sizes, how many devices are a part of the work, how many parts are taken and where that is
+    counted, and addresses.
+    """
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("samples", "devices", "pixels", "channels", "relu", "part", "taken")),
+        *((name, ctypes.c_int64) for name in ("counter", "x", "residual", "y", "grad", "passed", "grad_x")),
+        *((name, ctypes.c_int64) for name in ("weight", "bias", "mean", "var", "inverse", "sums", "products")),
+        ("eps", ctypes.c_double),
+    )
+
 
 #: Memory and arithmetic of each type. bfloat16 is the upper half of a float32's bits.
 _TYPES = {
@@ -44,12 +51,13 @@ log = logging.getLogger("eman")
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels take this input: on the CPU, of a type and in a layout that they know, not being compiled."""
+    """Whether the kernels take this input: on the CPU, of a type, width and layout they know, not being compiled."""
     return (
         x.device.type == "cpu"
         and x.dtype in _TYPES
         and weight.dtype == (torch.float64 if x.dtype == torch.float64 else torch.float32)
         and x.dim() in (2, 4)
+        and x.shape[1] % LANES == 0
         and x.is_contiguous(memory_format=_layout(x))
         and not torch.compiler.is_compiling()
     )
@@ -126,16 +134,19 @@ def _run(kernel: str, x: Tensor, devices: int, relu: bool, eps: float, **tensors
     """Runs a kernel on as many threads as PyTorch would take."""
     samples, channels = x.shape[:2]
     threads = min(torch.get_num_threads(), devices)
-    job = np.zeros(1, _JOB)
-    job["samples"], job["devices"], job["channels"] = samples // devices, devices, channels
-    job["pixels"], job["relu"], job["eps"] = x.numel() // (samples * channels), relu, eps
-    job["part"] = devices if threads == 1 else -(-devices // (4 * threads))
-    address = job.ctypes.data
-    job["counter"] = address + _JOB.fields["taken"][1]  # type: ignore[index]
-    job["x"] = x.data_ptr()
-    for name, tensor in tensors.items():
-        if tensor is not None:
-            job[name] = tensor.data_ptr()
+    job = _Job(
+        samples=samples // devices,
+        devices=devices,
+        pixels=x.numel() // (samples * channels),
+        channels=channels,
+        relu=relu,
+        part=devices if threads == 1 else -(-devices // (4 * threads)),
+        eps=eps,
+        x=x.data_ptr(),
+        **{name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None},
+    )
+    address = ctypes.addressof(job)
+    job.counter = address + _Job.taken.offset
     function, team = _compiled(x.dtype)[kernel], _team()
     if threads == 1 or team is None:
         function.ctypes(address)
@@ -162,7 +173,7 @@ def _compiled(dtype: torch.dtype) -> dict[str, Any]:
 
     stored, real = _TYPES[dtype]
     try:
-        return kernels.compiled(stored, real, _JOB, _LANES, _BLOCK, keep=True)
+        return kernels.compiled(stored, real, np.dtype(_Job), _BLOCK, keep=True)
     except RuntimeError as error:
         log.warning("the compiled kernels cannot be kept (%s); NUMBA_CACHE_DIR names a folder for them", error)
-        return kernels.compiled(stored, real, _JOB, _LANES, _BLOCK, keep=False)
+        return kernels.compiled(stored, real, np.dtype(_Job), _BLOCK, keep=False)

@@ -1,39 +1,163 @@
 """The kernels of :mod:`eman.trainers.fused`, compiled by Numba. See there for what they compute.
 
-A vector of K lanes (64, or a multiple of the channels near it) is worked on at once; lane ``k`` holds channel
-``k mod C``, and a name ending in K is a value for each lane. Arrays named ``..._BK`` hold those of a block of devices.
+They are written in lanes: 16 numbers side by side, those of 16 neighbouring channels of a pixel, which the compiler
+keeps in vector registers. Loops over single numbers would be left to its vectorizer, which cannot know that the arrays
+are different ones and makes code that is several times slower. A tile is as many pixels as the fastest cache holds;
+sums are taken in the tensors' arithmetic over a tile and in float64 over tiles. Arrays named ``..._BC`` hold values of
+the channels for each of a block of devices.
 """
 
+import operator
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import carray, cfunc, from_dtype, njit, types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, models, overload, register_model
 
-#: Division by zero gives infinity or NaN. The compiler may neither reorder sums nor contract products: it would do so
-#: in some copies of a loop and not in others, and where memory lies decides which copy runs. The lanes are enough to
-#: fill its vectors.
+from eman.trainers.fused import LANES
+
+#: Division by zero gives infinity or NaN. The compiler may neither reorder sums nor contract products, so that results
+#: do not depend on which processor or which copy of a loop computes them.
 _IEEE = {"error_model": "numpy"}
 
-#: Of the narrowest type, so that it widens nothing.
-_ZERO = np.float32(0)
+#: Numbers in a tile.
+_TILE = 4096
+
+
+class _Lanes(types.Type):  # type: ignore[misc]
+    """The type of a variable that holds 16 floats or doubles."""
+
+    def __init__(self, real: types.Float) -> None:
+        self.real = real
+        super().__init__(name=f"lanes of {real}")
+
+
+@register_model(_Lanes)
+class _Model(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager, lanes):
+        super().__init__(manager, lanes, _vector(lanes.real))
+
+
+def _vector(real: types.Type) -> ir.VectorType:
+    kinds = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.uint16: ir.IntType(16)}
+    return ir.VectorType(kinds[real], LANES)
+
+
+_WORDS = ir.VectorType(ir.IntType(32), LANES)
+
+
+def _each(bits: int) -> ir.Constant:
+    return ir.Constant(_WORDS, [bits] * LANES)
+
+
+def _memory(context, builder, array_type, array, at):
+    """A pointer to the lanes that begin at a place of an array."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [at]), _vector(array_type.dtype).as_pointer())
+
+
+def _bytes(array_type) -> int:
+    return array_type.dtype.bitwidth // 8
+
+
+def _rounded(builder, value):
+    """The upper halves of the nearest bfloat16s, of two the even one; NaN stays NaN."""
+    bits = builder.bitcast(value, _WORDS)
+    odd = builder.and_(builder.lshr(bits, _each(16)), _each(1))
+    up = builder.add(bits, builder.add(odd, _each(0x7FFF)))
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    kept = builder.select(is_nan, builder.or_(bits, _each(0x400000)), up)
+    return builder.trunc(builder.lshr(kept, _each(16)), _vector(types.uint16))
 
 
 @intrinsic
-def _as_float(_context, _bits):
-    def code(_target, builder, _signature, args):
-        return builder.bitcast(args[0], ir.FloatType())
+def _load(_typing, array, at):
+    """The lanes that begin at a place of an array; of bfloat16, whose bits are given, as floats."""
 
-    return types.float32(types.uint32), code
+    def code(context, builder, signature, args):
+        value = builder.load(_memory(context, builder, signature.args[0], *args), align=_bytes(array))
+        if array.dtype != types.uint16:
+            return value
+        return builder.bitcast(builder.shl(builder.zext(value, _WORDS), _each(16)), _vector(types.float32))
+
+    return _Lanes(types.float32 if array.dtype == types.uint16 else array.dtype)(array, at), code
 
 
 @intrinsic
-def _as_bits(_context, _value):
-    def code(_target, builder, _signature, args):
-        return builder.bitcast(args[0], ir.IntType(32))
+def _store(_typing, array, at, lanes):
+    """Puts lanes into an array; as bfloat16 if it holds those."""
 
-    return types.uint32(types.float32), code
+    def code(context, builder, signature, args):
+        value = _rounded(builder, args[2]) if array.dtype == types.uint16 else args[2]
+        builder.store(value, _memory(context, builder, signature.args[0], *args[:2]), align=_bytes(array))
+        return context.get_dummy_value()
+
+    return types.void(array, at, lanes), code
+
+
+@intrinsic
+def _add_to(_typing, totals, at, lanes):
+    """Adds lanes to an array of float64."""
+
+    def code(context, builder, signature, args):
+        place = _memory(context, builder, signature.args[0], *args[:2])
+        wide = _vector(types.float64)
+        value = args[2] if lanes.real == types.float64 else builder.fpext(args[2], wide)
+        builder.store(builder.fadd(builder.load(place, align=8), value), place, align=8)
+        return context.get_dummy_value()
+
+    return types.void(totals, at, lanes), code
+
+
+@intrinsic
+def _all(_typing, value):
+    """Lanes that are all alike."""
+
+    def code(_context, builder, _signature, args):
+        vector = _vector(value)
+        first = builder.insert_element(ir.Constant(vector, ir.Undefined), args[0], ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), ir.Constant(_WORDS, [0] * LANES))
+
+    return _Lanes(value)(value), code
+
+
+@intrinsic
+def _at_least(_typing, value, floor):
+    """The larger of two; NaN stays NaN."""
+
+    def code(_context, builder, _signature, args):
+        return builder.select(builder.fcmp_ordered("<", *args), args[1], args[0])
+
+    return value(value, floor), code
+
+
+@intrinsic
+def _passes(_typing, gradient, value, floor):
+    """The gradient where the value is above the floor or NaN, else 0."""
+
+    def code(_context, builder, _signature, args):
+        zero = ir.Constant(args[0].type, [0.0] * LANES)
+        return builder.select(builder.fcmp_ordered("<=", *args[1:]), zero, args[0])
+
+    return gradient(gradient, value, floor), code
+
+
+def _arithmetic(operation, instruction):
+    @intrinsic
+    def apply(_typing, a, b):
+        return a(a, b), lambda _context, builder, _signature, args: getattr(builder, instruction)(*args)
+
+    @overload(operation)
+    def _(a, b):
+        def compiled(a, b):
+            return apply(a, b)
+
+        return compiled if isinstance(a, _Lanes) and isinstance(b, _Lanes) else None
+
+
+for _operation, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+    _arithmetic(_operation, _instruction)
 
 
 @intrinsic
@@ -55,257 +179,186 @@ def _take(_context, _address):
     return types.int64(types.int64), code
 
 
-def _widened(_stored):
-    """A stored value as a number."""
-
-
-def _narrowed(_number, _like):
-    """A number as it is stored beside ``_like``: bfloat16 takes the nearest, of two the even one."""
-
-
-@overload(_widened, inline="always")
-def _(stored):
-    if isinstance(stored, types.Integer):
-        return lambda stored: _as_float(np.uint32(stored) << np.uint32(16))
-    return lambda stored: stored
-
-
-@overload(_narrowed, inline="always")
-def _(number, like):
-    if isinstance(like, types.Integer):
-
-        def rounded(number, like):
-            bits = _as_bits(number)
-            return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
-
-        return rounded
-    return lambda number, like: number
-
-
 @njit(**_IEEE)
-def _fold(total_K, channels):
-    """Adds up the lanes of each channel, in its first."""
-    for start in range(channels, len(total_K), channels):
-        for c in range(channels):
-            total_K[c] += total_K[start + c]
-
-
-@njit(**_IEEE)
-def _repeat(table_K, channels):
-    """Gives all lanes of a channel the value of its first."""
-    for start in range(channels, len(table_K), channels):
-        for c in range(channels):
-            table_K[start + c] = table_K[c]
-
-
-@njit(**_IEEE)
-def _tabulate(v, C, weight, bias, mean, inverse, scale_K, shift_K):
+def _tabulate(v, C, weight, bias, mean, inverse, scale_C, shift_C):
     """Scale and shift of Eq. (3) for device v."""
     for c in range(C):
-        scale_K[c] = inverse[v * C + c] * weight[c]
-        shift_K[c] = bias[c] - mean[v * C + c] * scale_K[c]
-    _repeat(scale_K, C)
-    _repeat(shift_K, C)
+        scale_C[c] = inverse[v * C + c] * weight[c]
+        shift_C[c] = bias[c] - mean[v * C + c] * scale_C[c]
 
 
 @njit(**_IEEE)
-def _add_sum(x, begin, end, sum_K, total_K):
+def _add_sum(x, begin, end, tile, zero, total_C):
     """Adds ``x`` from begin to end to the totals."""
-    sum_K[:] = 0
-    for start in range(begin, end, len(sum_K)):
-        x_K = x[start : min(start + len(sum_K), end)]
-        for k in range(len(x_K)):
-            sum_K[k] += _widened(x_K[k])
-    for k in range(len(sum_K)):
-        total_K[k] += sum_K[k]
+    C = len(total_C)
+    for first in range(begin, end, tile):
+        last = min(first + tile, end)
+        for c in range(0, C, LANES):
+            total = _all(zero)
+            for at in range(first + c, last, C):
+                total = total + _load(x, at)
+            _add_to(total_C, c, total)
 
 
 @njit(**_IEEE)
-def _add_squares(x, begin, end, mean_K, sum_K, total_K):
+def _add_squares(x, begin, end, tile, zero, mean_C, total_C):
     """Adds the squared distances from the mean to the totals."""
-    sum_K[:] = 0
-    for start in range(begin, end, len(sum_K)):
-        x_K = x[start : min(start + len(sum_K), end)]
-        for k in range(len(x_K)):
-            rest = _widened(x_K[k]) - mean_K[k]
-            sum_K[k] += rest * rest
-    for k in range(len(sum_K)):
-        total_K[k] += sum_K[k]
+    C = len(total_C)
+    for first in range(begin, end, tile):
+        last = min(first + tile, end)
+        for c in range(0, C, LANES):
+            mean, total = _load(mean_C, c), _all(zero)
+            for at in range(first + c, last, C):
+                rest = _load(x, at) - mean
+                total = total + rest * rest
+            _add_to(total_C, c, total)
 
 
 @njit(**_IEEE)
-def _scale(x, y, begin, end, scale_K, shift_K, floor):
-    """``max(x scale + shift, floor)``; NaN stays NaN."""
-    width = len(scale_K)
-    for start in range(begin, end, width):
-        stop = min(start + width, end)
-        x_K, y_K = x[start:stop], y[start:stop]
-        for k in range(len(x_K)):
-            value = _widened(x_K[k]) * scale_K[k] + shift_K[k]
-            y_K[k] = _narrowed(floor if value < floor else value, x_K[k])
-
-
-@njit(**_IEEE)
-def _scale_and_add(x, residual, y, begin, end, scale_K, shift_K, floor):
+def _finish(x, residual, y, begin, end, tile, scale_C, shift_C, floor):
     """``max(x scale + shift + residual, floor)``; NaN stays NaN."""
-    width = len(scale_K)
-    for start in range(begin, end, width):
-        stop = min(start + width, end)
-        x_K, r_K, y_K = x[start:stop], residual[start:stop], y[start:stop]
-        for k in range(len(x_K)):
-            value = _widened(x_K[k]) * scale_K[k] + shift_K[k] + _widened(r_K[k])
-            y_K[k] = _narrowed(floor if value < floor else value, x_K[k])
+    C, least = len(scale_C), _all(floor)
+    for first in range(begin, end, tile):
+        last = min(first + tile, end)
+        for c in range(0, C, LANES):
+            scale, shift = _load(scale_C, c), _load(shift_C, c)
+            if len(residual):
+                for at in range(first + c, last, C):
+                    _store(y, at, _at_least(_load(x, at) * scale + shift + _load(residual, at), least))
+            else:
+                for at in range(first + c, last, C):
+                    _store(y, at, _at_least(_load(x, at) * scale + shift, least))
 
 
 @njit(**_IEEE)
-def _finish(x, residual, y, begin, end, scale_K, shift_K, floor):
-    if len(residual):
-        _scale_and_add(x, residual, y, begin, end, scale_K, shift_K, floor)
-    else:
-        _scale(x, y, begin, end, scale_K, shift_K, floor)
-
-
-@njit(**_IEEE)
-def _forward(first, last, n, V, L, C, x, residual, y, weight, bias, mean, var, inverse, eps, floor, lanes, block):
+def _forward(first, last, n, V, L, C, x, residual, y, weight, bias, mean, var, inverse, eps, zero, floor, tile, block):
     """Eqs. (2) and (3) for the devices from first to last."""
-    row, width, count = L * C, C * max(1, lanes // C), n * L
-    sum_K, total_BK = np.empty(width, weight.dtype), np.empty((block, width))
-    mean_BK, scale_BK = np.empty((block, width), weight.dtype), np.empty((block, width), weight.dtype)
-    shift_BK = np.empty((block, width), weight.dtype)
+    row, count = L * C, n * L
+    total_BC = np.empty((block, C))
+    mean_BC, scale_BC = np.empty((block, C), weight.dtype), np.empty((block, C), weight.dtype)
+    shift_BC = np.empty((block, C), weight.dtype)
     for begin in range(first, last, block):
         devices = min(block, last - begin)
-        total_BK[:] = 0
+        total_BC[:] = 0
         for i in range(n):
             for b in range(devices):
                 at = (i * V + begin + b) * row
-                _add_sum(x, at, at + row, sum_K, total_BK[b])
+                _add_sum(x, at, at + row, tile, zero, total_BC[b])
         for b in range(devices):
-            _fold(total_BK[b], C)
             for c in range(C):
-                mean_BK[b, c] = mean[(begin + b) * C + c] = total_BK[b, c] / count
-            _repeat(mean_BK[b], C)
-        total_BK[:] = 0
+                mean_BC[b, c] = mean[(begin + b) * C + c] = total_BC[b, c] / count
+        total_BC[:] = 0
         for i in range(n):
             for b in range(devices):
                 at = (i * V + begin + b) * row
-                _add_squares(x, at, at + row, mean_BK[b], sum_K, total_BK[b])
+                _add_squares(x, at, at + row, tile, zero, mean_BC[b], total_BC[b])
         for b in range(devices):
-            _fold(total_BK[b], C)
             for c in range(C):
                 v = (begin + b) * C + c
-                var[v] = total_BK[b, c] / (count - 1)
-                inverse[v] = 1 / np.sqrt(total_BK[b, c] / count + eps)
-            _tabulate(begin + b, C, weight, bias, mean, inverse, scale_BK[b], shift_BK[b])
+                var[v] = total_BC[b, c] / (count - 1)
+                inverse[v] = 1 / np.sqrt(total_BC[b, c] / count + eps)
+            _tabulate(begin + b, C, weight, bias, mean, inverse, scale_BC[b], shift_BC[b])
         for i in range(n):
             for b in range(devices):
                 at = (i * V + begin + b) * row
-                _finish(x, residual, y, at, at + row, scale_BK[b], shift_BK[b], floor)
+                _finish(x, residual, y, at, at + row, tile, scale_BC[b], shift_BC[b], floor)
 
 
 @njit(**_IEEE)
-def _add_gradients(x, grad, begin, end, mean_K, scale_K, shift_K, floor, sum_K, product_K, total_K, products_K):
+def _add_gradients(x, grad, begin, end, tile, zero, mean_C, scale_C, shift_C, floor, total_C, products_C):
     """Adds the gradient that passes ReLU, and its products with the distance from the mean, to the totals."""
-    width = len(sum_K)
-    sum_K[:] = 0
-    product_K[:] = 0
-    for start in range(begin, end, width):
-        stop = min(start + width, end)
-        x_K, g_K = x[start:stop], grad[start:stop]
-        for k in range(len(x_K)):
-            value = _widened(x_K[k])
-            g = _ZERO if value * scale_K[k] + shift_K[k] <= floor else _widened(g_K[k])
-            sum_K[k] += g
-            product_K[k] += g * (value - mean_K[k])
-    for k in range(width):
-        total_K[k] += sum_K[k]
-        products_K[k] += product_K[k]
+    C, least = len(mean_C), _all(floor)
+    for first in range(begin, end, tile):
+        last = min(first + tile, end)
+        for c in range(0, C, LANES):
+            mean, scale, shift = _load(mean_C, c), _load(scale_C, c), _load(shift_C, c)
+            total, products = _all(zero), _all(zero)
+            for at in range(first + c, last, C):
+                value = _load(x, at)
+                g = _passes(_load(grad, at), value * scale + shift, least)
+                total = total + g
+                products = products + g * (value - mean)
+            _add_to(total_C, c, total)
+            _add_to(products_C, c, products)
 
 
 @njit(**_IEEE)
-def _keep_gradients(x, y, grad, passed, begin, end):
+def _keep_gradients(y, grad, passed, begin, end, zero):
     """The gradient where ``y`` is positive: that of the sum before ReLU."""
-    x_K, y_K, g_K, p_K = x[begin:end], y[begin:end], grad[begin:end], passed[begin:end]
-    for k in range(end - begin):
-        p_K[k] = _narrowed(_ZERO if _widened(y_K[k]) <= _ZERO else _widened(g_K[k]), x_K[k])
+    least = _all(zero)
+    for at in range(begin, end, LANES):
+        _store(passed, at, _passes(_load(grad, at), _load(y, at), least))
 
 
 @njit(**_IEEE)
-def _scale_gradients(x, grad, grad_x, begin, end, scale_K, shift_K, floor, b_K, c_K):
+def _scale_gradients(x, grad, grad_x, begin, end, tile, scale_C, shift_C, floor, b_C, c_C):
     """``scale g + b x + c``, with g the gradient that passes ReLU."""
-    width = len(b_K)
-    for start in range(begin, end, width):
-        stop = min(start + width, end)
-        x_K, g_K, d_K = x[start:stop], grad[start:stop], grad_x[start:stop]
-        for k in range(len(x_K)):
-            value = _widened(x_K[k])
-            g = _ZERO if value * scale_K[k] + shift_K[k] <= floor else _widened(g_K[k])
-            d_K[k] = _narrowed(g * scale_K[k] + value * b_K[k] + c_K[k], x_K[k])
+    C, least = len(scale_C), _all(floor)
+    for first in range(begin, end, tile):
+        last = min(first + tile, end)
+        for c in range(0, C, LANES):
+            scale, shift, by, plus = _load(scale_C, c), _load(shift_C, c), _load(b_C, c), _load(c_C, c)
+            for at in range(first + c, last, C):
+                value = _load(x, at)
+                g = _passes(_load(grad, at), value * scale + shift, least)
+                _store(grad_x, at, g * scale + value * by + plus)
 
 
 @njit(**_IEEE)
 def _backward(
     first, last, n, V, L, C, x, y, grad, passed, grad_x,
-    weight, bias, mean, inverse, sums, products, floor, lanes, block,
+    weight, bias, mean, inverse, sums, products, zero, floor, tile, block,
 ):  # fmt: skip
     """The gradient for the devices from first to last.
 
     With r the inverse deviation, s and p the sums of g and of g (x - mean) over a device's samples: dw = r p, db = s
     and dx = w r (g - s / count - (x - mean) r^2 p / count).
     """
-    row, width, count = L * C, C * max(1, lanes // C), n * L
-    sum_K, product_K = np.empty(width, weight.dtype), np.empty(width, weight.dtype)
-    total_BK, products_BK = np.empty((block, width)), np.empty((block, width))
-    mean_BK, scale_BK = np.empty((block, width), weight.dtype), np.empty((block, width), weight.dtype)
-    shift_BK = np.empty((block, width), weight.dtype)
-    b_BK, c_BK = np.empty((block, width), weight.dtype), np.empty((block, width), weight.dtype)
-    if len(passed):  # that ReLU is done with before it is the norm's turn
-        floor = floor - np.inf
+    row, count = L * C, n * L
+    total_BC, products_BC = np.empty((block, C)), np.empty((block, C))
+    mean_BC, scale_BC = np.empty((block, C), weight.dtype), np.empty((block, C), weight.dtype)
+    shift_BC = np.empty((block, C), weight.dtype)
+    b_BC, c_BC = np.empty((block, C), weight.dtype), np.empty((block, C), weight.dtype)
     for begin in range(first, last, block):
         devices = min(block, last - begin)
-        total_BK[:] = 0
-        products_BK[:] = 0
+        total_BC[:] = 0
+        products_BC[:] = 0
         for b in range(devices):
-            mean_BK[b, :C] = mean[(begin + b) * C : (begin + b + 1) * C]
-            _repeat(mean_BK[b], C)
-            _tabulate(begin + b, C, weight, bias, mean, inverse, scale_BK[b], shift_BK[b])
+            mean_BC[b] = mean[(begin + b) * C : (begin + b + 1) * C]
+            _tabulate(begin + b, C, weight, bias, mean, inverse, scale_BC[b], shift_BC[b])
         for i in range(n):
             for b in range(devices):
                 at = (i * V + begin + b) * row
                 if len(passed):
-                    _keep_gradients(x, y, grad, passed, at, at + row)
+                    _keep_gradients(y, grad, passed, at, at + row, zero)
                 _add_gradients(
-                    x, passed if len(passed) else grad, at, at + row, mean_BK[b], scale_BK[b], shift_BK[b], floor,
-                    sum_K, product_K, total_BK[b], products_BK[b],
+                    x, passed if len(passed) else grad, at, at + row, tile, zero, mean_BC[b], scale_BC[b], shift_BC[b],
+                    floor, total_BC[b], products_BC[b],
                 )  # fmt: skip
         for b in range(devices):
-            _fold(total_BK[b], C)
-            _fold(products_BK[b], C)
             for c in range(C):
                 v = (begin + b) * C + c
                 r = inverse[v]
-                sums[v] = total_BK[b, c]
-                products[v] = products_BK[b, c] * r
-                b_BK[b, c] = -scale_BK[b, c] * r * r * products_BK[b, c] / count
-                c_BK[b, c] = -scale_BK[b, c] * total_BK[b, c] / count - b_BK[b, c] * mean[v]
-            _repeat(b_BK[b], C)
-            _repeat(c_BK[b], C)
+                sums[v] = total_BC[b, c]
+                products[v] = products_BC[b, c] * r
+                b_BC[b, c] = -scale_BC[b, c] * r * r * products_BC[b, c] / count
+                c_BC[b, c] = -scale_BC[b, c] * total_BC[b, c] / count - b_BC[b, c] * mean[v]
         for i in range(n):
             for b in range(devices):
                 at = (i * V + begin + b) * row
                 _scale_gradients(
-                    x, passed if len(passed) else grad, grad_x, at, at + row, scale_BK[b], shift_BK[b], floor,
-                    b_BK[b], c_BK[b],
+                    x, passed if len(passed) else grad, grad_x, at, at + row, tile, scale_BC[b], shift_BC[b], floor,
+                    b_BC[b], c_BC[b],
                 )  # fmt: skip
 
 
-def compiled(stored: Any, real: Any, job: np.dtype[Any], lanes: int, block: int, *, keep: bool) -> dict[str, Any]:
+def compiled(stored: Any, real: Any, job: np.dtype[Any], block: int, *, keep: bool) -> dict[str, Any]:
     """The kernels as C functions of a job's address, each of which takes parts of the devices until none is left.
 
     Args:
         stored: NumPy's type of the tensors' memory.
         real: NumPy's type of statistics, weights and sums.
         job: The record that a kernel is told.
-        lanes: K.
         block: B.
         keep: Whether to keep the machine code on disk, beside this file or in the user's cache.
 
@@ -324,15 +377,15 @@ def compiled(stored: Any, real: Any, job: np.dtype[Any], lanes: int, block: int,
         weight, bias = carray(_pointer(job.weight), C, real), carray(_pointer(job.bias), C, real)
         mean, var = carray(_pointer(job.mean), V * C, real), carray(_pointer(job.var), V * C, real)
         inverse = carray(_pointer(job.inverse), V * C, real)
-        floor = real(0) if job.relu else real(-np.inf)
+        floor, tile = real(0) if job.relu else real(-np.inf), max(1, _TILE // C) * C
         while True:
             first = _take(job.counter) * job.part
             if first >= V:
                 return
-            last = min(first + job.part, V)
             _forward(
-                first, last, n, V, L, C, x, residual, y, weight, bias, mean, var, inverse, job.eps, floor, lanes, block
-            )
+                first, min(first + job.part, V), n, V, L, C, x, residual, y, weight, bias, mean, var, inverse,
+                job.eps, real(0), floor, tile, block,
+            )  # fmt: skip
 
     @cfunc(signature, cache=keep)
     def backward(told):
@@ -346,14 +399,16 @@ def compiled(stored: Any, real: Any, job: np.dtype[Any], lanes: int, block: int,
         weight, bias = carray(_pointer(job.weight), C, real), carray(_pointer(job.bias), C, real)
         mean, inverse = carray(_pointer(job.mean), V * C, real), carray(_pointer(job.inverse), V * C, real)
         sums, products = carray(_pointer(job.sums), V * C, real), carray(_pointer(job.products), V * C, real)
-        floor = real(0) if job.relu else real(-np.inf)
+        # Where the gradient has to be kept, ReLU is done with before it is the norm's turn.
+        floor = real(0) if job.relu and not job.passed else real(-np.inf)
+        tile = max(1, _TILE // C) * C
         while True:
             first = _take(job.counter) * job.part
             if first >= V:
                 return
             _backward(
                 first, min(first + job.part, V), n, V, L, C, x, y, grad, passed, grad_x,
-                weight, bias, mean, inverse, sums, products, floor, lanes, block,
+                weight, bias, mean, inverse, sums, products, real(0), floor, tile, block,
             )  # fmt: skip
 
     @cfunc(signature, cache=keep)
@@ -364,17 +419,13 @@ def compiled(stored: Any, real: Any, job: np.dtype[Any], lanes: int, block: int,
         size = job.devices * row
         x, y = carray(_pointer(job.x), size, stored), carray(_pointer(job.y), size, stored)
         residual = carray(_pointer(job.residual), size if job.residual else 0, stored)
-        scale_K, shift_K = np.empty(C * max(1, lanes // C), real), np.empty(C * max(1, lanes // C), real)
-        scale_K[:C] = carray(_pointer(job.weight), C, real)
-        shift_K[:C] = carray(_pointer(job.bias), C, real)
-        _repeat(scale_K, C)
-        _repeat(shift_K, C)
-        floor = real(0) if job.relu else real(-np.inf)
+        scale_C, shift_C = carray(_pointer(job.weight), C, real), carray(_pointer(job.bias), C, real)
+        floor, tile = real(0) if job.relu else real(-np.inf), max(1, _TILE // C) * C
         while True:
             first = _take(job.counter) * job.part
             if first >= job.devices:
                 return
             last = min(first + job.part, job.devices)
-            _finish(x, residual, y, first * row, last * row, scale_K, shift_K, floor)
+            _finish(x, residual, y, first * row, last * row, tile, scale_C, shift_C, floor)
 
     return {"forward": forward, "backward": backward, "affine": affine}

@@ -8,6 +8,7 @@ Shapes: N images on this worker, G on all, C projection dimension, K length of t
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from eman.platform.spec import RunSpec
 from eman.trainers import distributed
@@ -36,14 +37,8 @@ class MoCo(Criterion):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of queries ``student[0]`` against keys ``teacher[0]``, both ``(N, C)``."""
         query_NC, key_NC = F.normalize(student[0], dim=1), F.normalize(teacher[0], dim=1)
-        # The cross-entropy of the positive among 1 + K logits, without building the N x (1 + K) matrix again and again:
-        # -log p = log(exp(l+) + sum_j exp(l_j)) - l+.
-        scaled_NC = query_NC / self.temperature
-        positive_N = (scaled_NC * key_NC).sum(1)
-        negative_NK = scaled_NC @ self.queue_KC.T
-        loss_N = torch.logaddexp(positive_N, torch.logsumexp(negative_NK, 1)) - positive_N
-        right_N = (positive_N.detach() > negative_NK.detach().amax(1)).float()
-        return loss_N.mean(), {"contrast_accuracy": right_N.mean()}
+        loss_N, right_N = _InfoNCE.apply(query_NC / self.temperature, key_NC, self.queue_KC)
+        return loss_N.mean(), {"contrast_accuracy": right_N.float().mean()}
 
     @torch.no_grad()
     def after_step(self, teacher: list[Tensor]) -> None:
@@ -52,6 +47,35 @@ class MoCo(Criterion):
         start = int(self.pointer)
         self.queue_KC[start : start + len(key_GC)] = key_GC
         self.pointer.fill_((start + len(key_GC)) % len(self.queue_KC))
+
+
+class _InfoNCE(torch.autograd.Function):
+    """The loss of each image, and whether its key comes before all of the queue.
+
+    The N x K exponentials are made once, in place of the logits, and serve the gradient at once: that of the scaled
+    query is its expected key, minus the right one.
+    """
+
+    @staticmethod
+    def forward(ctx, scaled_NC, key_NC, queue_KC):  # type: ignore[no-untyped-def]
+        positive_N = (scaled_NC * key_NC).sum(1)
+        weight_NK = scaled_NC @ queue_KC.T
+        best_N = weight_NK.amax(1)
+        right_N = positive_N > best_N
+        top_N = torch.maximum(positive_N, best_N)
+        weight_NK.sub_(top_N.unsqueeze(1)).exp_()
+        weight_N = torch.exp(positive_N - top_N)
+        total_N = weight_N + weight_NK.sum(1)
+        expected_NC = (weight_NK @ queue_KC + weight_N.unsqueeze(1) * key_NC) / total_N.unsqueeze(1)
+        ctx.save_for_backward(expected_NC - key_NC)
+        ctx.mark_non_differentiable(right_N)
+        return torch.log(total_N) + top_N - positive_N, right_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_N, _right):  # type: ignore[no-untyped-def]
+        (gradient_NC,) = ctx.saved_tensors
+        return grad_N.unsqueeze(1) * gradient_NC, None, None
 
 
 def projector(spec: RunSpec, features: int, _classes: int) -> dict[str, nn.Module]:
