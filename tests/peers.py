@@ -87,9 +87,10 @@ def rates(sides: dict[str, Callable[[], float]], rounds: int, pause: float = 1.5
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def pretraining(title: str, spec: RunSpec, steps: int, rounds: int) -> Found:
+def pretraining(title: str, spec: RunSpec, theirs_steps: int, steps: int, rounds: int) -> Found:
     """Images a second from the data set to the moved teacher: of one run in one process with all threads, of one run
-    with a worker a core, and of runs side by side, one a core.
+    with a worker a core, and of runs side by side, one a core. Ours take more steps in a turn, so that all turns take
+    about as long: a core that has rested is slow at first.
     """
     ours = Training(spec)
     processes = {
@@ -110,7 +111,7 @@ def pretraining(title: str, spec: RunSpec, steps: int, rounds: int) -> Found:
         return side.runs * steps * spec.batch / (time.perf_counter() - started)
 
     def theirs(peer: Peer) -> float:
-        return steps * spec.batch / peer.seconds(steps)
+        return theirs_steps * spec.batch / peer.seconds(theirs_steps)
 
     mine = {"one process": one} | {name: partial(several, side) for name, side in processes.items()}
     speed = rates(mine | {name: partial(theirs, peer) for name, peer in peers.items()}, rounds)
@@ -131,13 +132,13 @@ def pretraining(title: str, spec: RunSpec, steps: int, rounds: int) -> Found:
 
 def mini(method: str) -> Found:
     """The mini net."""
-    return pretraining(method, MINI.run(method, "eman"), steps=12, rounds=5)
+    return pretraining(method, MINI.run(method, "eman"), theirs_steps=12, steps=72, rounds=5)
 
 
 def resnet18(method: str) -> Found:
     """ResNet-18 with the stem for small images: 8 devices, batch 64."""
     fields = {"backbone": "resnet18-small", "batch": 64, "devices": 8, "statistics_passes": 0}
-    return pretraining(f"ResNet-18 {method}", MINI.run(method, "eman", overrides=fields), steps=2, rounds=3)
+    return pretraining(f"ResNet-18 {method}", MINI.run(method, "eman", overrides=fields), theirs_steps=2, steps=4, rounds=3)
 
 
 def devices() -> Found:
