@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from inspect import signature
 from typing import Annotated
 
 import typer
@@ -64,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         if not message:  # no command: the help has been printed
             return 0
+        option = getattr(error, "option_name", None)
+        if option in {f"--{name}" for name in signature(_common).parameters}:
+            message = f"{option} stands before the command: eman {option} ... COMMAND"
         print(f"eman: {' '.join(message.split())} (see `eman --help`)", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, typer.Abort):

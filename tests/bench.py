@@ -91,7 +91,7 @@ def teacher_update() -> Found:
             tensor.copy_(tensor * 0.99 + source[name] * 0.01 if tensor.is_floating_point() else source[name])
 
     found = medians({"fused": lambda: teacher.update(student), "loop": loop}, 300)
-    step = medians({"step": lambda: [None, training.train_step()][0]}, 12)["step"]
+    step = medians({"step": partial(one_step, training)}, 12)["step"]
     return (
         f"teacher update   fused {1e6 * found['fused']:.0f} us, loop over the state dict {1e6 * found['loop']:.0f} us: "
         f"{found['loop'] / found['fused']:.1f}x faster, "
@@ -268,24 +268,74 @@ def resnet18(method: str) -> Found:
     return _beside_the_usual(f"ResNet-18 {method}", spec, (2,), steps=2, rounds=3)
 
 
-def teachers() -> Found:
+def _teacher_passes() -> dict[str, Callable[[], None]]:
     """A forward pass of an EMAN teacher, of a BN teacher, and of one with PyTorch's own batch norm (one device)."""
     torch.manual_seed(0)
     images, spec = torch.randn(256, 1, 28, 28), MINI.run("moco", "bn")
     stock = nn.Sequential(backbone_named(spec.backbone).build(1), *projector(spec, 64, 10).values())
-    kinds = {name: Teacher(Training(MINI.run("moco", name)).student, name) for name in ("bn", "eman")}
-    kinds["stock BN"] = Teacher(stock, "bn")
+    kinds = {name: Teacher(Training(MINI.run("moco", name)).student, name) for name in ("eman", "bn")}
+    teachers = {"EMAN": kinds["eman"], "BN": kinds["bn"], "PyTorch's BN": Teacher(stock, "bn")}
 
     def forward(teacher: Teacher) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
             teacher(images)
 
-    found = medians({name: partial(forward, teacher) for name, teacher in kinds.items()}, 40)
-    ratios = {name: found[name] / found["eman"] for name in ("bn", "stock BN")}
+    return {title: partial(forward, teacher) for title, teacher in teachers.items()}
+
+
+def teachers() -> Found:
+    """EMAN's teacher beside those that normalize with the statistics of their batch."""
+    found = medians(_teacher_passes(), 40)
+    eman = found["EMAN"]
+    ratios = {f"EMAN / {title}": seconds / eman for title, seconds in found.items() if title != "EMAN"}
     return (
-        f"teacher forward  EMAN {1e3 * found['eman']:.1f} ms, BN {1e3 * found['bn']:.1f} ms, by PyTorch's batch norm "
-        f"{1e3 * found['stock BN']:.1f} ms: {ratios['bn']:.2f}x and {ratios['stock BN']:.2f}x faster"
-    ), {"EMAN / BN": ratios["bn"], "EMAN / PyTorch's BN": ratios["stock BN"]}
+        "teacher forward  "
+        + ", ".join(f"{title} {1e3 * seconds:.1f} ms" for title, seconds in found.items())
+        + ": "
+        + " and ".join(f"{ratio:.2f}x" for ratio in ratios.values())
+        + " faster"
+    ), ratios
+
+
+#: PyTorch's names for what takes most of a step's time.
+_PARTS = {
+    "convolutions forward": ("aten::mkldnn_convolution",),
+    "convolutions backward": ("aten::convolution_backward",),
+    "batch norms": ("_BatchNorm", "_BatchNormBackward", "aten::native_batch_norm"),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+}
+
+
+def parts() -> Found:
+    """Where the time of a step and of a teacher's pass goes, on one thread, by PyTorch's profiler. These are shares, no
+    ratios of two sides: they tell what is left to gain.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trainings = {name: Training(MINI.run(name, "eman")) for name in ("fixmatch", "moco", "byol")}
+    calls = {f"step of {name}": partial(one_step, training) for name, training in trainings.items()}
+    calls |= {f"teacher {title}": call for title, call in _teacher_passes().items()}
+    lines = []
+    for title, call in calls.items():
+        medians({title: call}, 1, warmup=5)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            started = time.perf_counter()
+            for _ in range(10):
+                call()
+            wall = time.perf_counter() - started
+        spent = {event.key: event.self_cpu_time_total / 1e6 for event in profile.key_averages()}
+        shares = {part: sum(spent.get(name, 0) for name in names) / wall for part, names in _PARTS.items()}
+        lines.append(
+            f"parts            {title} {100 * wall:.1f} ms: "
+            + ", ".join(f"{part} {100 * share:.0f} %" for part, share in shares.items() if share)
+        )
+    torch.set_num_threads(threads)
+    return "\n".join(lines), {}
+
+
+def one_step(training: Training) -> None:
+    """A step without its loss."""
+    training.train_step()
 
 
 def fused_norms() -> Found:
@@ -393,7 +443,7 @@ def execution() -> Found:
         "accumulate=4": {"accumulate": 4},
     }
     trainings = {name: Training(MINI.run("moco", "eman", 0, extra)) for name, extra in fields.items()}
-    found = medians({name: partial(_one_step, training) for name, training in trainings.items()}, 15)
+    found = medians({name: partial(one_step, training) for name, training in trainings.items()}, 15)
     kept = {}
     for recompute in (False, True):
         sizes: dict[int, tuple[int, torch.Tensor]] = {}
@@ -414,10 +464,6 @@ def execution() -> Found:
         + ", ".join(f"{name} {1e3 * s:.0f} ms ({s / found['plain']:.2f}x)" for name, s in found.items())
         + f"; ResNet-50 keeps {kept[False]:.1f} GiB, with recompute {kept[True]:.1f} GiB"
     ), {f"{name} / plain": found["plain"] / seconds for name, seconds in found.items() if name != "plain"}
-
-
-def _one_step(training: Training) -> None:
-    training.train_step()
 
 
 def streaming(steps: int = 48) -> Found:
@@ -512,6 +558,7 @@ BENCHMARKS: dict[str, Callable[[], Found]] = {
     "update": teacher_update,
     "teacher": teachers,
     "norm": fused_norms,
+    "parts": parts,
     "knn": nearest_neighbours,
     "linear": linear_grid,
     "lowshot": low_shot,

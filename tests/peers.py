@@ -24,6 +24,7 @@ from bench import (
     linear_classifiers,
     machine,
     medians,
+    one_step,
     random_features,
     teacher_update,
     teachers,
@@ -138,26 +139,19 @@ def mini(method: str) -> Found:
 def resnet18(method: str) -> Found:
     """ResNet-18 with the stem for small images: 8 devices, batch 64."""
     fields = {"backbone": "resnet18-small", "batch": 64, "devices": 8, "statistics_passes": 0}
-    return pretraining(f"ResNet-18 {method}", MINI.run(method, "eman", overrides=fields), theirs_steps=2, steps=4, rounds=3)
+    return pretraining(
+        f"ResNet-18 {method}", MINI.run(method, "eman", overrides=fields), theirs_steps=2, steps=4, rounds=3
+    )
 
 
 def devices() -> Found:
     """A step of MoCo with 64 devices against one."""
     sides = {n: Training(MINI.run("moco", "eman", overrides={"devices": n})) for n in (1, 64)}
-    found = medians({str(n): training_step(side) for n, side in sides.items()}, 15)
+    found = medians({str(n): partial(one_step, side) for n, side in sides.items()}, 15)
     ratio = found["64"] / found["1"]
     return (
         f"devices          64: {1e3 * found['64']:.0f} ms a step, 1: {1e3 * found['1']:.0f} ms: {ratio:.2f}x the time"
     ), {"64 devices / 1": 1 / ratio}
-
-
-def training_step(training: Training) -> Callable[[], None]:
-    """A step without its loss."""
-
-    def step() -> None:
-        training.train_step()
-
-    return step
 
 
 def synchronized() -> Found:

@@ -23,6 +23,16 @@ def test_dry_run_as_json(profile: str, capsys: pytest.CaptureFixture[str], home:
     assert not list(home.iterdir())
 
 
+@pytest.mark.parametrize("option", ["--home", "--data", "--store"])
+def test_an_option_of_all_commands_behind_one_is_told_its_place(
+    option: str, capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    code, _, err = call(capsys, "sweep", "table1", option, "elsewhere")
+    assert code == 2
+    assert f"{option} stands before the command: eman {option} ... COMMAND" in err
+    assert not list(home.iterdir())
+
+
 def test_frozen_options(capsys: pytest.CaptureFixture[str]) -> None:
     for command, options in {
         ("sweep",): (
