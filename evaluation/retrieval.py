@@ -14,8 +14,9 @@ Shapes: N database features, M queries, D features, T ranks.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from eman.evaluation.knn import cosines
 
 #: Queries compared with the database at once: memory is CHUNK x N similarities, whatever M is.
 CHUNK = 512
@@ -36,14 +37,13 @@ def evaluate(
     Returns:
         ``retrieval/map`` and ``retrieval/recall`` in percent.
     """
-    bank_DN = F.normalize(bank_ND, dim=1).T.contiguous()
     top = min(top, len(bank_ND))
     classes = 1 + int(max(labels_N.max(), query_labels_M.max()))
     relevant_K = torch.bincount(labels_N, minlength=classes)
     rank_T = torch.arange(1, top + 1, device=bank_ND.device)
     precision = recall = 0.0
-    for queries, labels in zip(F.normalize(queries_MD, dim=1).split(CHUNK), query_labels_M.split(CHUNK), strict=True):
-        ranked = (queries @ bank_DN).topk(top, dim=1).indices
+    for cosine_MN, labels in zip(cosines(bank_ND, queries_MD, CHUNK), query_labels_M.split(CHUNK), strict=True):
+        ranked = cosine_MN.topk(top, dim=1).indices
         hit_MT = labels_N[ranked] == labels.unsqueeze(1)
         hits_M = hit_MT.sum(1)
         precision_MT = hit_MT.cumsum(1) / rank_T

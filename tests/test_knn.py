@@ -21,6 +21,21 @@ def test_predictions_are_scikit_learns(k: int, monkeypatch: pytest.MonkeyPatch) 
     assert np.array_equal(knn.predict(bank, labels, queries, k).numpy(), theirs.predict(unit(queries).numpy()))
 
 
+@pytest.mark.parametrize("columns", [80, 5000, 5120, 6399])
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_largest_of_a_row_are_topks(columns: int, tied: bool) -> None:
+    x = torch.randn(30, columns, generator=torch.Generator().manual_seed(2))
+    x = (3 * x).round() if tied else x
+    x[3, 70] = float("inf")
+    values, places = knn.largest(x, 20)
+    expected = x.topk(20, dim=1)
+    assert torch.equal(values.sort(1, descending=True).values, expected.values)
+    assert torch.equal(x.gather(1, places), values)
+    assert all(len(set(row)) == 20 for row in places.tolist())
+    if not tied:
+        assert torch.equal(places.sort(1).values, expected.indices.sort(1).values)
+
+
 @pytest.mark.parametrize("temperature", [0.07, 0.001])
 def test_a_weighted_vote_is_scikit_learns(temperature: float) -> None:
     generator = torch.Generator().manual_seed(1)

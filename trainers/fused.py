@@ -20,9 +20,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Channels that are worked on at once; a tensor must have a multiple of them.
-LANES = 16
-
 #: Devices that take turns, so that memory is read in order.
 _BLOCK = 8
 
@@ -53,13 +50,13 @@ log = logging.getLogger("eman")
 def serves(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernels take this input: on the CPU, of a type, width and layout they know, not being compiled."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
         and x.dtype in _TYPES
         and weight.dtype == (torch.float64 if x.dtype == torch.float64 else torch.float32)
         and x.dim() in (2, 4)
-        and x.shape[1] % LANES == 0
+        and x.shape[1] % lanes() == 0
         and x.is_contiguous(memory_format=_layout(x))
-        and not torch.compiler.is_compiling()
     )
 
 
@@ -93,6 +90,14 @@ def affine(x: Tensor, scale_C: Tensor, shift_C: Tensor, residual: Tensor | None,
     y = torch.empty_like(x)
     _run("affine", x, len(x), relu, 0.0, residual=_like(residual, x), y=y, weight=scale_C, bias=shift_C)
     return y
+
+
+@cache
+def lanes() -> int:
+    """Channels that are worked on at once; a tensor must have a multiple of them."""
+    from eman.trainers import kernels
+
+    return kernels.LANES
 
 
 def _layout(x: Tensor) -> torch.memory_format:

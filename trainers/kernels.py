@@ -15,11 +15,12 @@ from llvmlite import ir
 from numba import carray, cfunc, from_dtype, njit, types
 from numba.extending import intrinsic, models, overload, register_model
 
-from eman.trainers.fused import LANES
-
 #: Division by zero gives infinity or NaN. The compiler may neither reorder sums nor contract products, so that results
 #: do not depend on which processor or which copy of a loop computes them.
 _IEEE = {"error_model": "numpy"}
+
+#: Channels that are worked on at once. It stands in this file, whose changes make Numba compile anew.
+LANES = 16
 
 #: Numbers in a tile.
 _TILE = 4096

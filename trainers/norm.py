@@ -239,7 +239,7 @@ def prefers_channels_last(module: nn.Module) -> bool:
     serve them, and other norms it has not.
     """
     layers = device_norms(module)
-    return bool(layers) and not any(layer._waits or layer.num_features % fused.LANES for layer in layers)
+    return bool(layers) and not any(layer._waits or layer.num_features % fused.lanes() for layer in layers)
 
 
 def still(module: nn.Module) -> AbstractContextManager[None]:
