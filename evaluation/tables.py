@@ -255,8 +255,9 @@ def said(table: Table, found: Sequence[Value]) -> list[str]:
             pair = [by_place.get((row, column)) for row in rows]
             shown = significance.difference(*(value.by_seed if value else {} for value in pair))
             if shown is not None:
+                p = f"p = {shown.p:.3f}" if shown.p >= 0.0005 else "p < 0.001"
                 parts.append(
-                    f"{rows[0]} minus {rows[1]} {shown.mean:+.1f} ±{shown.half_width:.1f} (p = {shown.p:.3f}, "
+                    f"{rows[0]} minus {rows[1]} {shown.mean:+.1f} ±{shown.half_width:.1f} ({p}, "
                     f"{shown.n} seeds): {shown.verdict}"
                 )
         ranked = [value for value in found if value.cell.column == column and value.value is not None]

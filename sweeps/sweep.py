@@ -187,7 +187,8 @@ def plan_grid(
     network: str = "student",
     selection: str = "last",
 ) -> Sweep:
-    """A grid of one's own: methods x schemes x EMAN momenta (for the schemes that have one) x seeds.
+    """A grid of one's own: methods x schemes x EMAN momenta (for the schemes that have one) x seeds. Over several seeds
+    its rows are compared with the first.
 
     Raises:
         UserError: A name is unknown, a value out of range, or a run cannot be specified.
@@ -205,7 +206,8 @@ def plan_grid(
                 items = tuple(scope.standard(run, tuple(linear_lr) or None) for run in runs)
                 row = scheme_of(items[0].run).title
                 cells[row, method] = Cell(0, row, method_named(method).title, "-", items)
-    rows = dict.fromkeys(row for row, _ in cells)
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    contrasts = tuple((row, rows[0]) for row in rows[1:])
     ordered = tuple(cells[row, method] for row in rows for method in dict.fromkeys(methods) if (row, method) in cells)
     asked = {
         "methods": list(methods),
@@ -213,7 +215,7 @@ def plan_grid(
         "eman_momenta": list(eman_momenta),
         "linear_lr": list(linear_lr),
     }
-    return Sweep("grid", scope, (Table(0, "Grid", ordered, scope.results_notes(linear_lr)),), asked)
+    return Sweep("grid", scope, (Table(0, "Grid", ordered, scope.results_notes(linear_lr), contrasts),), asked)
 
 
 def plan_again(request: Mapping[str, Any]) -> Sweep:

@@ -148,6 +148,7 @@ def test_a_grid_multiplies_only_what_applies() -> None:
     assert len(sweep.trainings) == 6
     assert len(sweep.evaluations) == 18
     assert sweep.tables[0].rows == ("BN / BN", "BN / EMAN (m=0.9)", "BN / EMAN (m=0.99)")
+    assert sweep.tables[0].contrasts == tuple((row, "BN / BN") for row in sweep.tables[0].rows[1:])
 
 
 def test_mistakes_are_named_before_anything_runs() -> None:

@@ -53,7 +53,13 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
     form: Annotated[PlanFormat, typer.Option("--format", help="Format of --dry-run.")] = PlanFormat.text,
     method: Annotated[str | None, typer.Option(help="grid: methods, with commas.", rich_help_panel=GRID_PANEL)] = None,
-    scheme: Annotated[str | None, typer.Option(help="grid: schemes, with commas.", rich_help_panel=GRID_PANEL)] = None,
+    scheme: Annotated[
+        str | None,
+        typer.Option(
+            help="grid: schemes, with commas; with several seeds all are compared with the first.",
+            rich_help_panel=GRID_PANEL,
+        ),
+    ] = None,
     eman_momentum: Annotated[
         str | None, typer.Option(help="grid: EMAN momenta m of Eq. (9), with commas.", rich_help_panel=GRID_PANEL)
     ] = None,
