@@ -273,14 +273,14 @@ def _teacher_passes() -> dict[str, Callable[[], None]]:
     torch.manual_seed(0)
     images, spec = torch.randn(256, 1, 28, 28), MINI.run("moco", "bn")
     stock = nn.Sequential(backbone_named(spec.backbone).build(1), *projector(spec, 64, 10).values())
-    kinds = {name: Teacher(Training(MINI.run("moco", name)).student, name) for name in ("eman", "bn")}
-    teachers = {"EMAN": kinds["eman"], "BN": kinds["bn"], "PyTorch's BN": Teacher(stock, "bn")}
+    kinds = {name.upper(): Teacher(Training(MINI.run("moco", name)).student, name) for name in ("eman", "bn")}
+    kinds["PyTorch's BN"] = Teacher(stock, "bn")
 
     def forward(teacher: Teacher) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
             teacher(images)
 
-    return {title: partial(forward, teacher) for title, teacher in teachers.items()}
+    return {title: partial(forward, teacher) for title, teacher in kinds.items()}
 
 
 def teachers() -> Found:
