@@ -1,8 +1,9 @@
 """Views of images: batched augmentations whose every random draw is a function of (seed, epoch, sample, view).
 
 Neither workers, nor the slicing of a batch, nor a resume in mid-epoch can change a view. Images are floats in [0, 1]
-until :func:`normalize`. Crop, flip and blur are small matrices applied from both sides, one product a batch. What a
-function has made itself it changes in place: most of a view's time is memory's.
+until :func:`normalize`. A self-supervised view is drawn first (:class:`Changes`) and made then: gray images on a CPU by
+the kernel of :mod:`~eman.trainers.pixels`, all others by PyTorch, where crop, flip and blur are small matrices applied
+from both sides, one product a batch.
 
 Shapes: B images, A channels, H by W pixels, D draws.
 """
@@ -11,16 +12,22 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eman.trainers.fused import kept
+
 _MASK = (1 << 64) - 1
 
 #: Draws that are made at once: those of one self-supervised view.
 _BLOCK = 40
+
+#: Solarization inverts what is at least this bright: 128 of 255.
+SOLARIZED = 128 / 255
 
 
 def _signed(value: int) -> int:
@@ -145,16 +152,13 @@ def crop_boxes(draws: Draws, height: Tensor | int, width: Tensor | int, crop_min
     return torch.floor(corner[:, 0] * (height_B - h_B + 1)), torch.floor(corner[:, 1] * (width_B - w_B + 1)), h_B, w_B
 
 
-def crop_and_flip(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
-    """Random resized crop (area ``crop_min`` to 1, ratio 3/4 to 4/3) and horizontal flip."""
-    if options.cropped:
-        draws.skip(22)  # those of the boxes
-        flipped = draws(1)[:, 0] < 0.5
-        return torch.where(flipped.view(-1, 1, 1, 1), x_BAHW.flip(3), x_BAHW)
+def _crop_and_flip(x_BAHW: Tensor, box_4B: tuple[Tensor, ...] | None, flipped_B: Tensor) -> Tensor:
+    if box_4B is None:
+        return torch.where(flipped_B.view(-1, 1, 1, 1), x_BAHW.flip(3), x_BAHW)
+    top, left, h, w = box_4B
     height, width = x_BAHW.shape[2:]
-    top, left, h, w = crop_boxes(draws, height, width, options.crop_min)
     rows = resize_matrix(top, h, height, height)
-    columns = resize_matrix(left, w, width, width, draws(1)[:, 0] < 0.5)
+    columns = resize_matrix(left, w, width, width, flipped_B)
     return _from_both_sides(rows, x_BAHW, columns)
 
 
@@ -242,26 +246,89 @@ def hue(x_BAHW: Tensor, turn_B: Tensor) -> Tensor:
     return torch.stack(channels, 1)
 
 
-def jitter(x_BAHW: Tensor, draws: Draws, strength: tuple[float, float, float, float], probability: float) -> Tensor:
-    """Colour jitter, in the fixed order brightness, contrast, saturation, hue (torchvision shuffles the order)."""
-    applied = (draws(1)[:, 0] < probability).float()
-    changed = x_BAHW
-    for adjust, amount in zip((brightness, contrast, saturation), strength[:3], strict=True):
-        changed = adjust(changed, 1 + applied * draws.between(-amount, amount))
-    return hue(changed, applied * draws.between(-strength[3], strength[3]))
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What is drawn for each image of a batch, and done in this order. ``None`` stands for nothing.
+
+    Attributes:
+        box_4B: Top, left, height and width of the part that is cut out and resized to the whole, in pixels.
+        flipped_B: bool, whether left and right are exchanged.
+        colour_4B: Factors of brightness, contrast and saturation, and the turn of the hue. The order is fixed;
+            torchvision shuffles it.
+        gray_B: bool.
+        sigma_B: Standard deviation of the blur in pixels; 0 for an image that is not blurred.
+        solarized_B: bool.
+    """
+
+    box_4B: tuple[Tensor, ...] | None
+    flipped_B: Tensor
+    colour_4B: tuple[Tensor, ...] | None = None
+    gray_B: Tensor | None = None
+    sigma_B: Tensor | None = None
+    solarized_B: Tensor | None = None
 
 
-def grayscale(x_BAHW: Tensor, draws: Draws, probability: float) -> Tensor:
-    """Turns a share of the images gray."""
-    chosen = draws(1)[:, 0] < probability
-    if x_BAHW.shape[1] == 1:
-        return x_BAHW
-    return torch.where(chosen.view(-1, 1, 1, 1), _gray(x_BAHW).expand_as(x_BAHW), x_BAHW)
+def changed(x_BAHW: Tensor, changes: Changes) -> Tensor:
+    """The images with the changes made."""
+    if _by_kernel(x_BAHW):
+        return _changed_gray(x_BAHW, changes)
+    x = _crop_and_flip(x_BAHW, changes.box_4B, changes.flipped_B)
+    if changes.colour_4B is not None:
+        for adjust, amount_B in zip((brightness, contrast, saturation, hue), changes.colour_4B, strict=True):
+            x = adjust(x, amount_B)
+    if changes.gray_B is not None and x.shape[1] > 1:
+        x = torch.where(changes.gray_B.view(-1, 1, 1, 1), _gray(x).expand_as(x), x)
+    if changes.sigma_B is not None:
+        x = blur(x, changes.sigma_B, changes.sigma_B > 0)
+    if changes.solarized_B is not None:
+        x = torch.where(changes.solarized_B.view(-1, 1, 1, 1) & (x >= SOLARIZED), 1 - x, x)
+    return x
+
+
+def _by_kernel(x_BAHW: Tensor) -> bool:
+    """Whether the kernel takes these images: gray ones on the CPU."""
+    on_cpu = x_BAHW.device.type == "cpu" and x_BAHW.dtype == torch.float32
+    return on_cpu and x_BAHW.shape[1] == 1 and min(x_BAHW.shape[2:]) > 1
+
+
+def _changed_gray(x_BAHW: Tensor, changes: Changes) -> Tensor:
+    batch, _, height, width = x_BAHW.shape
+    zero_B, one_B = torch.zeros(batch), torch.ones(batch)
+    brightness_B, contrast_B = (changes.colour_4B or (one_B, one_B))[:2]
+    y_BAHW = torch.empty(x_BAHW.shape)
+    told = (
+        x_BAHW.contiguous()[:, 0],
+        y_BAHW[:, 0],
+        *(changes.box_4B or (zero_B, zero_B, one_B * height, one_B * width)),
+        changes.flipped_B,
+        brightness_B,
+        contrast_B,
+        zero_B if changes.sigma_B is None else changes.sigma_B,
+        zero_B > 0 if changes.solarized_B is None else changes.solarized_B,
+    )
+    _kernel()(*(t.numpy() for t in told), SOLARIZED)
+    return y_BAHW
+
+
+@cache
+def _kernel() -> Any:
+    from eman.trainers import pixels  # Numba takes a while to import, and a GPU needs none
+
+    return kept(pixels.compiled)
+
+
+def _place(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> dict[str, Any]:
+    """Random resized crop (area ``crop_min`` to 1, ratio 3/4 to 4/3) and horizontal flip."""
+    if options.cropped:
+        draws.skip(22)  # those of the boxes
+    height, width = x_BAHW.shape[2:]
+    box_4B = None if options.cropped else crop_boxes(draws, height, width, options.crop_min)
+    return {"box_4B": box_4B, "flipped_B": draws(1)[:, 0] < 0.5}
 
 
 def weak(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
     """FixMatch's weak view: crop and flip."""
-    return crop_and_flip(x_BAHW, draws, options)
+    return changed(x_BAHW, Changes(**_place(x_BAHW, draws, options)))
 
 
 def moco(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
@@ -280,7 +347,7 @@ def byol_second(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
 
 
 def _self_supervised(
-    x: Tensor,
+    x_BAHW: Tensor,
     draws: Draws,
     options: ViewOptions,
     strength: tuple[float, float, float, float],
@@ -288,15 +355,18 @@ def _self_supervised(
     blurred: float,
     solarized: float,
 ) -> Tensor:
-    x = crop_and_flip(x, draws, options)
-    x = grayscale(jitter(x, draws, strength, 0.8), draws, 0.2)
+    drawn = _place(x_BAHW, draws, options)
+    jittered_B = (draws(1)[:, 0] < 0.8).float()
+    factors = [1 + jittered_B * draws.between(-amount, amount) for amount in strength[:3]]
+    drawn["colour_4B"] = (*factors, jittered_B * draws.between(-strength[3], strength[3]))
+    drawn["gray_B"] = draws(1)[:, 0] < 0.2
     if options.blur_max:
         # The official sigma runs from 0.1 to 2 at 224 pixels; its lower end is the same share of the upper one here.
-        x = blur(x, draws.between(options.blur_max / 20, options.blur_max), draws(1)[:, 0] < blurred)
+        sigma_B = draws.between(options.blur_max / 20, options.blur_max)
+        drawn["sigma_B"] = sigma_B * (draws(1)[:, 0] < blurred)
     if solarized:
-        chosen = (draws(1)[:, 0] < solarized).view(-1, 1, 1, 1)
-        x = torch.where(chosen & (x >= 128 / 255), 1 - x, x)
-    return x
+        drawn["solarized_B"] = draws(1)[:, 0] < solarized
+    return changed(x_BAHW, Changes(**drawn))
 
 
 # RandAugment ----------------------------------------------------------------------------------------------------------

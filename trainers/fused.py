@@ -11,9 +11,10 @@ Shapes: N samples, V devices, I = N / V samples of a device, L pixels, C channel
 
 import ctypes
 import logging
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +46,8 @@ _TYPES = {
 }
 
 log = logging.getLogger("eman")
+
+Compiled = TypeVar("Compiled")
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
@@ -177,8 +180,17 @@ def _compiled(dtype: torch.dtype) -> dict[str, Any]:
     from eman.trainers import kernels
 
     stored, real = _TYPES[dtype]
+    return kept(partial(kernels.compiled, stored, real, np.dtype(_Job), _BLOCK))
+
+
+def kept(compiled: Callable[..., Compiled]) -> Compiled:
+    """What a function makes that compiles with Numba, its machine code kept on disk if there is a folder for it.
+
+    Args:
+        compiled: It takes ``keep``, and raises :class:`RuntimeError` if that is true and there is none.
+    """
     try:
-        return kernels.compiled(stored, real, np.dtype(_Job), _BLOCK, keep=True)
+        return compiled(keep=True)
     except RuntimeError as error:
         log.warning("the compiled kernels cannot be kept (%s); NUMBA_CACHE_DIR names a folder for them", error)
-        return kernels.compiled(stored, real, np.dtype(_Job), _BLOCK, keep=False)
+        return compiled(keep=False)

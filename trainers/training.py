@@ -240,7 +240,7 @@ class Training:
         for number, (view, (name, change)) in enumerate(self.method.views.items()):
             images_PNAHW, epoch_N, ids_N = batches[name]
             cropped = self.streams[name].split.cropped
-            x_NAHW = images_PNAHW[seen[name] if cropped else 0].to(self.device).float() / 255
+            x_NAHW = images_PNAHW[seen[name] if cropped else 0].to(self.device).float().div_(255)
             seen[name] += 1
             draws = augment.Draws(spec.seed, epoch_N, ids_N, number)
             changed = augment.VIEWS[change](x_NAHW, draws, replace(options, cropped=cropped))
