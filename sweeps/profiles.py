@@ -282,7 +282,7 @@ MINI = Profile(
             **_FASHION_METHODS["fixmatch"],
             "labelled_batch": 64,  # one a device, and three unlabelled
             "batch": 192,
-            "unlabelled_weight": 10.0,  # the paper's; with 3, wrong pseudo-labels cost too little to tell teachers apart
+            "unlabelled_weight": 10.0,  # the paper's; the smaller, the less wrong pseudo-labels cost
             "lr": 0.03,
             "epochs": 8,
         },

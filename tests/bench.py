@@ -19,6 +19,7 @@ from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import benchmarks
 import torch
@@ -36,7 +37,7 @@ from eman.platform.spec import RunSpec
 from eman.platform.storage import Place
 from eman.platform.tracking import git_revision
 from eman.sweeps.profiles import MINI
-from eman.trainers import data, shards, stored
+from eman.trainers import augment, data, shards, stored
 from eman.trainers.backbones import backbone_named, recompute_blocks
 from eman.trainers.byol import projector_and_predictor
 from eman.trainers.ema import Teacher
@@ -295,6 +296,32 @@ def teachers() -> Found:
         + " and ".join(f"{ratio:.2f}x" for ratio in ratios.values())
         + " faster"
     ), ratios
+
+
+def views_of_gray_images() -> Found:
+    """The two views of a MoCo step's images, on one thread: by the kernel, and by PyTorch's operations."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    spec = MINI.run("moco", "eman")
+    options = augment.ViewOptions(spec.crop_min, spec.blur_max or 0.0, 0)
+    x_BAHW = torch.rand(spec.batch, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    ids_B = torch.arange(spec.batch)
+
+    def both() -> None:
+        for view in range(2):
+            augment.moco(x_BAHW, augment.Draws(0, ids_B * 0, ids_B, view), options)
+
+    def by_pytorch() -> None:
+        with patch.object(augment, "_by_kernel", lambda _x: False):
+            both()
+
+    found = medians({"kernel": both, "PyTorch": by_pytorch}, 60)
+    torch.set_num_threads(threads)
+    ratio = found["PyTorch"] / found["kernel"]
+    return (
+        f"views            two of {spec.batch} gray images of 28 px, one thread: kernel "
+        f"{1e3 * found['kernel']:.1f} ms, PyTorch's operations {1e3 * found['PyTorch']:.1f} ms: {ratio:.1f}x faster"
+    ), {"kernel / PyTorch": ratio}
 
 
 #: PyTorch's names for what takes most of a step's time.
@@ -558,6 +585,7 @@ BENCHMARKS: dict[str, Callable[[], Found]] = {
     "update": teacher_update,
     "teacher": teachers,
     "norm": fused_norms,
+    "views": views_of_gray_images,
     "parts": parts,
     "knn": nearest_neighbours,
     "linear": linear_grid,
