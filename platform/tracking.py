@@ -252,16 +252,26 @@ class Store:
                     raise BusyError(f"another process has begun {name}")
                 run_id = first.run_id
             log = RunLog(self, run_id, 0)
-            log.write(params=params)
+            try:
+                log.write(params=params)
+            except Exception:
+                if not self._deleted(run_id):
+                    raise
+                return self.begin(kind, key, name, params=params, tags=tags, parent=parent, again=again)
             return log
         if known.status == "done" and kind != SWEEP and (not again or known.tags.get("eman.owner") != again):
             raise BusyError(f"{name} is done already")
         if known.status == "running" and kind != SWEEP and known.tags.get("eman.host") != tags["eman.host"]:
             # On this host the lock of the run's folder has told already; another host tells by its heartbeat.
             raise BusyError(f"{name} is running on {known.tags.get('eman.host')}")
-        self.patiently(lambda: self.client.update_run(known.run_id, status="RUNNING"))
         log = RunLog(self, known.run_id, 0)
-        log.write(tags=tags | {"eman.reason": ""} | ({"eman.share": "0"} if again else {}))
+        try:
+            self.patiently(lambda: self.client.update_run(known.run_id, status="RUNNING"))
+            log.write(tags=tags | {"eman.reason": ""} | ({"eman.share": "0"} if again else {}))
+        except Exception:
+            if not self._deleted(known.run_id):
+                raise
+            return self.begin(kind, key, name, params=params, tags=tags, parent=parent, again=again)
         log.last_step = self._last_step(known.run_id)
         if not self.local and kind != SWEEP:
             time.sleep(_SETTLE_SECONDS)
@@ -290,6 +300,10 @@ class Store:
             return False
         elsewhere = known.tags.get("eman.host") != socket.gethostname()
         return known.status == "done" or (known.status == "running" and elsewhere)
+
+    def _deleted(self, run_id: str) -> bool:
+        """Whether a run is gone that was there a moment ago: who had made it has found an older one."""
+        return bool(self.patiently(lambda: self.client.get_run(run_id)).info.lifecycle_stage == "deleted")
 
     def _oldest(self, kind: str, key: str) -> Record | None:
         return min(self.records(kind, key), key=lambda record: (record.start, record.run_id), default=None)

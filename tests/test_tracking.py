@@ -12,7 +12,7 @@ import pytest
 from eman.platform import spool, tracking
 from eman.platform.errors import BusyError, UserError
 from eman.platform.lock import locked
-from eman.platform.tracking import TRAINING, Store
+from eman.platform.tracking import SWEEP, TRAINING, Store
 
 
 def test_a_key_has_one_run_however_often_it_begins() -> None:
@@ -30,6 +30,23 @@ def test_a_key_has_one_run_however_often_it_begins() -> None:
     record = store.by_key(TRAINING)["k"]
     assert (record.status, record.metrics["test/top1"], record.params["lr"]) == ("done", 90.0, "0.1")
     assert record.tags["eman.git"]
+
+
+@pytest.mark.parametrize("made_here", [False, True])
+def test_a_run_that_its_maker_gives_up_meanwhile_is_begun_anew(
+    made_here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three processes make a run at once: the second finds that of the first, the third has taken the second's."""
+    store = Store()
+    store.begin(SWEEP, "sweep", "of the second", params={}, tags={})
+    [given_up] = store.records(SWEEP)
+    store.client.delete_run(given_up.run_id)
+    answers = [None, given_up] if made_here else [given_up]
+    ask = Store._oldest
+    monkeypatch.setattr(Store, "_oldest", lambda *told: answers.pop(0) if answers else ask(*told))
+    log = store.begin(SWEEP, "sweep", "of the third", params={"a": 1}, tags={})
+    assert log.run_id != given_up.run_id
+    assert [record.run_id for record in store.records(SWEEP)] == [log.run_id]
 
 
 def test_failures_keep_their_reason_until_they_are_taken_up_again() -> None:
