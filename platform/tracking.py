@@ -102,6 +102,10 @@ def existing_store(where: str) -> "Store":
     return Store(where)
 
 
+class _GoneError(Exception):
+    """A run was deleted that was there a moment ago."""
+
+
 class Store:
     """An MLflow store, with the experiment in which everything is kept.
 
@@ -240,6 +244,16 @@ class Store:
         }
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
+        while True:
+            try:
+                return self._begin(kind, key, name, params, tags, again)
+            except _GoneError:
+                log.info("%s was made twice at once; looking again", name)
+
+    def _begin(
+        self, kind: str, key: str, name: str, params: Mapping[str, Any], tags: dict[str, str], again: str
+    ) -> "RunLog":
+        """What :meth:`begin` does once; raises :class:`_GoneError` if the run is deleted meanwhile."""
         known = self._oldest(kind, key)
         if known is None:
             run_id = self.patiently(
@@ -252,12 +266,8 @@ class Store:
                     raise BusyError(f"another process has begun {name}")
                 run_id = first.run_id
             log = RunLog(self, run_id, 0)
-            try:
+            with self._there(run_id):
                 log.write(params=params)
-            except Exception:
-                if not self._deleted(run_id):
-                    raise
-                return self.begin(kind, key, name, params=params, tags=tags, parent=parent, again=again)
             return log
         if known.status == "done" and kind != SWEEP and (not again or known.tags.get("eman.owner") != again):
             raise BusyError(f"{name} is done already")
@@ -265,13 +275,9 @@ class Store:
             # On this host the lock of the run's folder has told already; another host tells by its heartbeat.
             raise BusyError(f"{name} is running on {known.tags.get('eman.host')}")
         log = RunLog(self, known.run_id, 0)
-        try:
+        with self._there(known.run_id):
             self.patiently(lambda: self.client.update_run(known.run_id, status="RUNNING"))
             log.write(tags=tags | {"eman.reason": ""} | ({"eman.share": "0"} if again else {}))
-        except Exception:
-            if not self._deleted(known.run_id):
-                raise
-            return self.begin(kind, key, name, params=params, tags=tags, parent=parent, again=again)
         log.last_step = self._last_step(known.run_id)
         if not self.local and kind != SWEEP:
             time.sleep(_SETTLE_SECONDS)
@@ -301,9 +307,19 @@ class Store:
         elsewhere = known.tags.get("eman.host") != socket.gethostname()
         return known.status == "done" or (known.status == "running" and elsewhere)
 
-    def _deleted(self, run_id: str) -> bool:
-        """Whether a run is gone that was there a moment ago: who had made it has found an older one."""
-        return bool(self.patiently(lambda: self.client.get_run(run_id)).info.lifecycle_stage == "deleted")
+    @contextlib.contextmanager
+    def _there(self, run_id: str) -> Iterator[None]:
+        """Around the first writing to a run. Who had made it deletes it if it finds an older one.
+
+        Raises:
+            _GoneError: That has happened.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.patiently(lambda: self.client.get_run(run_id)).info.lifecycle_stage != "deleted":
+                raise
+            raise _GoneError(run_id) from error
 
     def _oldest(self, kind: str, key: str) -> Record | None:
         return min(self.records(kind, key), key=lambda record: (record.start, record.run_id), default=None)

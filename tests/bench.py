@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from functools import partial
 from itertools import islice
@@ -298,10 +299,19 @@ def teachers() -> Found:
     ), ratios
 
 
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Within, PyTorch's operations take this many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def views_of_gray_images() -> Found:
     """The two views of a MoCo step's images, on one thread: by the kernel, and by PyTorch's operations."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     spec = MINI.run("moco", "eman")
     options = augment.ViewOptions(spec.crop_min, spec.blur_max or 0.0, 0)
     x_BAHW = torch.rand(spec.batch, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -315,8 +325,8 @@ def views_of_gray_images() -> Found:
         with patch.object(augment, "_by_kernel", lambda _x: False):
             both()
 
-    found = medians({"kernel": both, "PyTorch": by_pytorch}, 60)
-    torch.set_num_threads(threads)
+    with threads(1):
+        found = medians({"kernel": both, "PyTorch": by_pytorch}, 60)
     ratio = found["PyTorch"] / found["kernel"]
     return (
         f"views            two of {spec.batch} gray images of 28 px, one thread: kernel "
@@ -337,26 +347,24 @@ def parts() -> Found:
     """Where the time of a step and of a teacher's pass goes, on one thread, by PyTorch's profiler. These are shares, no
     ratios of two sides: they tell what is left to gain.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     trainings = {name: Training(MINI.run(name, "eman")) for name in ("fixmatch", "moco", "byol")}
     calls = {f"step of {name}": partial(one_step, training) for name, training in trainings.items()}
     calls |= {f"teacher {title}": call for title, call in _teacher_passes().items()}
     lines = []
     for title, call in calls.items():
-        medians({title: call}, 1, warmup=5)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            started = time.perf_counter()
-            for _ in range(10):
-                call()
-            wall = time.perf_counter() - started
+        with threads(1):
+            medians({title: call}, 1, warmup=5)
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                started = time.perf_counter()
+                for _ in range(10):
+                    call()
+                wall = time.perf_counter() - started
         spent = {event.key: event.self_cpu_time_total / 1e6 for event in profile.key_averages()}
         shares = {part: sum(spent.get(name, 0) for name in names) / wall for part, names in _PARTS.items()}
         lines.append(
             f"parts            {title} {100 * wall:.1f} ms: "
             + ", ".join(f"{part} {100 * share:.0f} %" for part, share in shares.items() if share)
         )
-    torch.set_num_threads(threads)
     return "\n".join(lines), {}
 
 
@@ -447,16 +455,15 @@ def low_shot() -> Found:
     """The SVM grid of 16 images a class with all threads, against one thread."""
     train, held_out, test = (random_features(count, seed, 2048) for seed, count in enumerate((2_000, 1_000, 1_000)))
     spec = make_eval("lowshot", "x", shots=16)
-    threads = torch.get_num_threads()
+    every = torch.get_num_threads()
 
     def run(number: int) -> None:
-        torch.set_num_threads(number)
-        lowshot.evaluate(spec, Features(*train, *held_out, *test))
-        torch.set_num_threads(threads)
+        with threads(number):
+            lowshot.evaluate(spec, Features(*train, *held_out, *test))
 
-    found = medians({"all": partial(run, threads), "one": partial(run, 1)}, 3, warmup=1)
+    found = medians({"all": partial(run, every), "one": partial(run, 1)}, 3, warmup=1)
     return (
-        f"low-shot         11 costs x 5 sets of 16 a class, 2,048 features: {found['all']:.2f} s on {threads} threads, "
+        f"low-shot         11 costs x 5 sets of 16 a class, 2,048 features: {found['all']:.2f} s on {every} threads, "
         f"{found['one']:.2f} s on one: {found['one'] / found['all']:.2f}x faster"
     ), {"all threads / one": found["one"] / found["all"]}
 
