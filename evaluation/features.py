@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed
 from eman.platform.spec import EvalSpec
-from eman.trainers import augment, data
+from eman.trainers import augment, data, transforms
+from eman.trainers.draws import Draws
 from eman.trainers.stored import StoredSplit
 
 #: Images in one forward pass: activations that fit a core's cache. It changes no result.
@@ -41,7 +42,7 @@ def outputs(network: nn.Module, split: data.AnySplit, dataset: data.DataSet, pre
     with evaluating(network, precision) as device:
         parts = []
         for images in split.batches(CHUNK):
-            x_NAHW = augment.normalize(images.to(device).float() / 255, dataset.mean, dataset.std)
+            x_NAHW = transforms.normalize(images.to(device).float() / 255, dataset.mean, dataset.std)
             parts.append(network(x_NAHW.to(dtype)).float().cpu())
         return torch.cat(parts)
 
@@ -111,15 +112,15 @@ def cropped(splits: Splits, index_N: Tensor, epoch: int, spec: EvalSpec, like: T
     assert spec.crop_min is not None
     split, options = splits.train, augment.ViewOptions(spec.crop_min, 0.0, 0, splits.train.cropped)
 
-    def draws() -> augment.Draws:
-        return augment.Draws(spec.seed, torch.full_like(index_N, epoch), split.ids[index_N], 0)
+    def draws() -> Draws:
+        return Draws(spec.seed, torch.full_like(index_N, epoch), split.ids[index_N], 0)
 
     if isinstance(split, StoredSplit) and split.cropped:
         images_NAHW = split.crops(index_N, draws(), spec.crop_min)
     else:
         images_NAHW = split.read(index_N)
     x_NAHW = augment.weak(images_NAHW.to(like.device).float() / 255, draws(), options)
-    return augment.normalize(x_NAHW, splits.dataset.mean, splits.dataset.std).to(like.dtype)
+    return transforms.normalize(x_NAHW, splits.dataset.mean, splits.dataset.std).to(like.dtype)
 
 
 def spread(features_ND: Tensor) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from eman.evaluation.trained import Trained
 from eman.platform.home import new_folder
-from eman.trainers import augment
+from eman.trainers import transforms
 from eman.trainers.backbones import backbone_named
 from eman.trainers.data import DataSet
 
@@ -29,7 +29,7 @@ class _FromBytes(nn.Module):
         self.network, self.mean, self.std, self.classifies = network, dataset.mean, dataset.std, classifies
 
     def forward(self, images_NAHW: Tensor) -> Tensor:
-        output: Tensor = self.network(augment.normalize(images_NAHW.float() / 255, self.mean, self.std))
+        output: Tensor = self.network(transforms.normalize(images_NAHW.float() / 255, self.mean, self.std))
         return output.softmax(1) if self.classifies else output
 
 

@@ -41,6 +41,7 @@ from eman.sweeps.profiles import MINI
 from eman.trainers import augment, data, shards, stored
 from eman.trainers.backbones import backbone_named, recompute_blocks
 from eman.trainers.byol import projector_and_predictor
+from eman.trainers.draws import Draws
 from eman.trainers.ema import Teacher
 from eman.trainers.moco import projector
 from eman.trainers.norm import DeviceBatchNorm, convert_norm, norm_relu
@@ -319,7 +320,7 @@ def views_of_gray_images() -> Found:
 
     def both() -> None:
         for view in range(2):
-            augment.moco(x_BAHW, augment.Draws(0, ids_B * 0, ids_B, view), options)
+            augment.moco(x_BAHW, Draws(0, ids_B * 0, ids_B, view), options)
 
     def by_pytorch() -> None:
         with patch.object(augment, "_by_kernel", lambda _x: False):

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from eman.trainers import augment
-from eman.trainers.augment import RANDAUGMENT_POOL, VIEWS, Draws, ViewOptions
+from eman.trainers import augment, randaugment, transforms
+from eman.trainers.augment import VIEWS, ViewOptions
+from eman.trainers.draws import Draws
+from eman.trainers.randaugment import RANDAUGMENT_POOL
 
 OPTIONS = ViewOptions(crop_min=0.2, blur_max=1.0, strong_ops=2)
 
@@ -66,17 +68,18 @@ def test_crop_is_torchvisions_resized_crop() -> None:
         torch.tensor(v).float()
         for v in ([0, 3, 5, 1, 0, 9], [0, 2, 7, 4, 1, 0], [20, 9, 14, 3, 7, 11], [16, 5, 9, 12, 15, 2])
     )
-    rows, columns = augment.resize_matrix(top, h, 20, 20), augment.resize_matrix(left, w, 16, 16)
-    ours = augment._from_both_sides(rows, x, columns)
+    flipped = torch.arange(6) % 2 == 1
+    ours = transforms.crop_and_flip(x, (top, left, h, w), flipped)
     for i in range(6):
         theirs = tv.resized_crop(x[i], int(top[i]), int(left[i]), int(h[i]), int(w[i]), [20, 16], antialias=True)
+        theirs = theirs.flip(2) if flipped[i] else theirs
         torch.testing.assert_close(ours[i], theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_shrinking_is_antialiased() -> None:
     x = images(1, 1, 40, 40)
-    matrix = augment.resize_matrix(torch.tensor([4.0]), torch.tensor([32.0]), 40, 8)
-    ours = augment._from_both_sides(matrix, x, matrix)
+    matrix = transforms.resize_matrix(torch.tensor([4.0]), torch.tensor([32.0]), 40, 8)
+    ours = transforms._from_both_sides(matrix, x, matrix)
     theirs = tv.resized_crop(x[0], 4, 4, 32, 32, [8, 8], antialias=True)
     torch.testing.assert_close(ours[0], theirs, atol=1e-5, rtol=1e-5)
 
@@ -94,7 +97,7 @@ def test_crop_boxes_have_the_asked_area_and_ratio() -> None:
 def test_blur_is_torchvisions() -> None:
     x, sigma = images(), torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0, 0.5])
     apply = torch.tensor([True, True, True, True, True, False])
-    ours = augment.blur(x, sigma, apply)
+    ours = transforms.blur(x, sigma, apply)
     for i in range(5):
         torch.testing.assert_close(ours[i], tv.gaussian_blur(x[i], [7, 7], [float(sigma[i])] * 2), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours[5], x[5])
@@ -103,10 +106,10 @@ def test_blur_is_torchvisions() -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs", "amounts"),
     [
-        (augment.brightness, tv.adjust_brightness, [0.5, 0.8, 1.0, 1.2, 1.4, 1.6]),
-        (augment.contrast, tv.adjust_contrast, [0.5, 0.8, 1.0, 1.2, 1.4, 1.6]),
-        (augment.saturation, tv.adjust_saturation, [0.5, 0.8, 1.0, 1.2, 1.4, 1.6]),
-        (augment.hue, tv.adjust_hue, [-0.5, -0.1, 0.0, 0.05, 0.1, 0.4]),
+        (transforms.brightness, tv.adjust_brightness, [0.5, 0.8, 1.0, 1.2, 1.4, 1.6]),
+        (transforms.contrast, tv.adjust_contrast, [0.5, 0.8, 1.0, 1.2, 1.4, 1.6]),
+        (transforms.saturation, tv.adjust_saturation, [0.5, 0.8, 1.0, 1.2, 1.4, 1.6]),
+        (transforms.hue, tv.adjust_hue, [-0.5, -0.1, 0.0, 0.05, 0.1, 0.4]),
     ],
 )
 def test_colour_changes_are_torchvisions(ours: object, theirs: object, amounts: list[float]) -> None:
@@ -121,23 +124,25 @@ def test_histogram_operations_are_torchvisions_on_bytes() -> None:
     x = (x * 255).round() / 255
     level = torch.full((6,), 0.5)
     as_bytes = (x * 255).round().to(torch.uint8)
-    torch.testing.assert_close(augment._equalize(x, level) * 255, tv.equalize(as_bytes).float(), atol=1.01, rtol=0)
-    torch.testing.assert_close(augment._posterize(x, level) * 255, tv.posterize(as_bytes, 6).float(), atol=1e-3, rtol=0)
-    torch.testing.assert_close(augment._autocontrast(x, level), tv.autocontrast(x), atol=1e-5, rtol=0)
-    torch.testing.assert_close(augment._solarize(x, level), tv.solarize(x, 0.5), atol=1e-6, rtol=0)
+    torch.testing.assert_close(randaugment._equalize(x, level) * 255, tv.equalize(as_bytes).float(), atol=1.01, rtol=0)
+    torch.testing.assert_close(
+        randaugment._posterize(x, level) * 255, tv.posterize(as_bytes, 6).float(), atol=1e-3, rtol=0
+    )
+    torch.testing.assert_close(randaugment._autocontrast(x, level), tv.autocontrast(x), atol=1e-5, rtol=0)
+    torch.testing.assert_close(randaugment._solarize(x, level), tv.solarize(x, 0.5), atol=1e-6, rtol=0)
 
 
 def test_sharpness_is_torchvisions() -> None:
     x = images()
     torch.testing.assert_close(
-        augment._sharpness(x, torch.full((6,), 0.5)), tv.adjust_sharpness(x, 0.5), atol=1e-5, rtol=1e-5
+        randaugment._sharpness(x, torch.full((6,), 0.5)), tv.adjust_sharpness(x, 0.5), atol=1e-5, rtol=1e-5
     )
 
 
 def test_every_operation_of_the_pool_is_drawn_and_changes_something() -> None:
     assert len(RANDAUGMENT_POOL) == 16
     x = bytes_like(1).expand(3000, -1, -1, -1)
-    out = augment.randaugment(x, draws(3000), 1)
+    out = randaugment.randaugment(x, draws(3000), 1)
     operation = torch.floor(draws(3000)(3)[:, 0] * 16).long()
     for number, name in enumerate(RANDAUGMENT_POOL):
         chosen = operation == number
@@ -147,14 +152,14 @@ def test_every_operation_of_the_pool_is_drawn_and_changes_something() -> None:
 
 def test_translation_moves_by_whole_pixels() -> None:
     x = images(2, 1, 20, 20)
-    out = augment.affine(x, torch.tensor([3, 4]), torch.tensor([2 / 9, -1 / 9]))  # 0.45 * 2/9 of 20 pixels: 2; -1
+    out = randaugment.affine(x, torch.tensor([3, 4]), torch.tensor([2 / 9, -1 / 9]))  # 0.45 * 2/9 of 20 pixels: 2; -1
     torch.testing.assert_close(out[0, :, :, :-2], x[0, :, :, 2:], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(out[1, :, 1:], x[1, :, :-1], atol=1e-5, rtol=1e-5)
 
 
 def test_normalization_gives_zero_mean_and_unit_variance() -> None:
     x = images(50)
-    y = augment.normalize(x, tuple(x.mean((0, 2, 3)).tolist()), tuple(x.std((0, 2, 3)).tolist()))
+    y = transforms.normalize(x, tuple(x.mean((0, 2, 3)).tolist()), tuple(x.std((0, 2, 3)).tolist()))
     torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.std((0, 2, 3)), torch.ones(3), atol=1e-5, rtol=0)
 

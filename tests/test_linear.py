@@ -16,9 +16,10 @@ from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.home import run_folder
 from eman.sweeps.profiles import SMOKE
-from eman.trainers import augment, data
+from eman.trainers import augment, data, transforms
 from eman.trainers.backbones import BACKBONES
 from eman.trainers.data import Split, epoch_order
+from eman.trainers.draws import Draws
 from eman.trainers.loop import fit
 
 
@@ -135,9 +136,9 @@ def images(run: Trained, index: torch.Tensor, epoch: int) -> torch.Tensor:
     split, dataset = run.splits.train, run.splits.dataset
     views = []
     for place in index.tolist():
-        draws = augment.Draws(0, torch.tensor([epoch]), split.ids[[place]], 0)
+        draws = Draws(0, torch.tensor([epoch]), split.ids[[place]], 0)
         view = augment.weak(split.images[[place]].float() / 255, draws, augment.ViewOptions(0.08, 0.0, 0))
-        views.append(augment.normalize(view, dataset.mean, dataset.std))
+        views.append(transforms.normalize(view, dataset.mean, dataset.std))
     return torch.cat(views)
 
 
@@ -203,7 +204,7 @@ def test_finetuning_reports_every_rate_and_its_best_network_learns(run: Trained)
 def test_teacher_and_best_epoch_can_be_asked_for(run: Trained) -> None:
     teacher = Trained(run.run, run.folder, "teacher", "last")
     with torch.no_grad():
-        x = augment.normalize(
+        x = transforms.normalize(
             run.splits.train.images[:9].float() / 255, run.splits.dataset.mean, run.splits.dataset.std
         )
         torch.testing.assert_close(teacher.features.train_ND[:9], stock(run, "teacher").eval()(x), atol=1e-4, rtol=1e-4)
@@ -228,7 +229,7 @@ def test_a_run_is_evaluated_on_other_data_with_its_own_pixel_scale(
     assert len(found.features.train_ND) == len(digits.train) - run.spec.held_out
     index = found.splits.train.ids[:5]
     with torch.no_grad():
-        x = augment.normalize(inverted.images[index].float() / 255, digits.mean, digits.std)
+        x = transforms.normalize(inverted.images[index].float() / 255, digits.mean, digits.std)
         torch.testing.assert_close(found.features.train_ND[:5], stock(run).eval()(x), atol=1e-4, rtol=1e-4)
     assert run.features.train_ND.shape[1] == found.features.train_ND.shape[1]
     again = Trained(run.run, run.folder, dataset="inverted")

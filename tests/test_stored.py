@@ -25,6 +25,7 @@ from eman.platform.errors import UserError
 from eman.platform.spec import EvalSpec, RunSpec
 from eman.sweeps.profiles import SMOKE
 from eman.trainers import augment, data, loop, shards, stored
+from eman.trainers.draws import Draws
 from eman.trainers.sharding import shard
 from eman.trainers.training import Training
 
@@ -101,7 +102,7 @@ def test_crops_are_torchvisions_with_the_draws_of_the_views(birds: Path, name: s
     split = data.load(name, 32).train
     assert isinstance(split, stored.StoredSplit)
     index = torch.tensor([3, 50, 119])
-    draws = [augment.Draws(1, torch.full((3,), 2), split.ids[index], 0) for _ in range(2)]
+    draws = [Draws(1, torch.full((3,), 2), split.ids[index], 0) for _ in range(2)]
     crops = split.crops(index, draws[0], 0.2)
     pictures = [datasets.ImageFolder(str(birds / "birds" / "train"))[int(place)][0] for place in index]
     heights, widths = (torch.tensor([getattr(p, side) for p in pictures]) for side in ("height", "width"))

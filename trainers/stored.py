@@ -26,6 +26,7 @@ from torch import Tensor
 from eman.platform.errors import UserError
 from eman.platform.storage import Place
 from eman.trainers import augment, shards
+from eman.trainers.draws import Draws
 
 #: Steps whose batches one task makes: the windows in which :func:`~eman.trainers.shards.grouped_order` shuffles rows.
 WINDOW = 8
@@ -165,7 +166,7 @@ class StoredSplit:
         """Whether random crops are made where the images are decoded."""
         return self.size is not None
 
-    def crops(self, index_n: Tensor, draws: augment.Draws, crop_min: float) -> Tensor:
+    def crops(self, index_n: Tensor, draws: Draws, crop_min: float) -> Tensor:
         """Random resized crops, uint8, ``(n, A, S, S)``, by the draws that :mod:`~eman.trainers.augment` would use."""
 
         def crop(part: Tensor) -> tuple[Array, list[int]]:
@@ -291,7 +292,7 @@ class Recipe:
                 images, bad = _decoded(window, index_n.numpy(), None)
                 images = images[None]
             else:
-                draws = [augment.Draws(self.seed, epoch_n, split.ids[index_n], view) for view in self.views]
+                draws = [Draws(self.seed, epoch_n, split.ids[index_n], view) for view in self.views]
                 images, bad = _decoded(window, index_n.numpy(), draws, self.crop_min)
             mask = np.zeros(len(index_n), bool)
             mask[bad] = True

@@ -17,8 +17,9 @@ from eman.platform import checkpoint
 from eman.platform.errors import UserError
 from eman.platform.home import run_folder
 from eman.platform.spec import RunSpec
-from eman.trainers import augment, data, distributed, optim, stored
+from eman.trainers import augment, data, distributed, optim, stored, transforms
 from eman.trainers.backbones import backbone_named, load_backbone, recompute_blocks
+from eman.trainers.draws import Draws
 from eman.trainers.ema import Teacher
 from eman.trainers.methods import method_named, scheme_of
 from eman.trainers.norm import (
@@ -242,9 +243,9 @@ class Training:
             cropped = self.streams[name].split.cropped
             x_NAHW = images_PNAHW[seen[name] if cropped else 0].to(self.device).float().div_(255)
             seen[name] += 1
-            draws = augment.Draws(spec.seed, epoch_N, ids_N, number)
+            draws = Draws(spec.seed, epoch_N, ids_N, number)
             changed = augment.VIEWS[change](x_NAHW, draws, replace(options, cropped=cropped))
-            views[view] = augment.normalize(changed, self.dataset.mean, self.dataset.std).to(self.dtype)
+            views[view] = transforms.normalize(changed, self.dataset.mean, self.dataset.std).to(self.dtype)
         return views, labels
 
     def _batch(self, name: str, step: int) -> tuple[Tensor, Tensor, Tensor]:

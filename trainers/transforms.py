@@ -1,0 +1,148 @@
+"""What torchvision's transforms do to an image, done to a batch with an amount of its own for each image.
+
+Images are floats in [0, 1] until :func:`normalize`. Crop, flip and blur are small matrices applied from both sides, one
+product a batch.
+
+Shapes: B images, A channels, H by W pixels.
+"""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_matrix(start_B: Tensor, length_B: Tensor, size: int, out: int, flipped_B: Tensor | None = None) -> Tensor:
+    """Bilinear resampling with anti-aliasing of ``size`` pixels' part ``[start, start + length)`` to ``out`` pixels.
+
+    Args:
+        start_B: Float32.
+        length_B: Float32.
+        size: Pixels of the image.
+        out: Pixels of the result.
+        flipped_B: bool; where true, the result is in reverse.
+
+    Returns:
+        ``(B, out, size)``; rows add up to 1. ``rows @ image @ columns.T`` is torchvision's ``resized_crop``.
+    """
+    start, length = start_B.view(-1, 1, 1), length_B.view(-1, 1, 1)
+    scale = length / out
+    place = torch.arange(out, device=start.device).view(1, -1, 1) + 0.5
+    if flipped_B is not None:
+        place = torch.where(flipped_B.view(-1, 1, 1), out - place, place)
+    pixel = torch.arange(size, device=start.device).view(1, 1, -1) + 0.5
+    weight = pixel - (start + place * scale)
+    weight.abs_().div_(-scale.clamp(min=1)).add_(1).clamp_(min=0)
+    weight *= ((pixel > start) & (pixel < start + length)).float()
+    return weight.div_(weight.sum(2, keepdim=True))
+
+
+def crop_and_flip(x_BAHW: Tensor, box_4B: tuple[Tensor, ...] | None, flipped_B: Tensor) -> Tensor:
+    """Torchvision's ``resized_crop`` to the images' own size with one box an image, then ``horizontal_flip``.
+
+    Args:
+        x_BAHW: Images.
+        box_4B: Top, left, height and width in pixels; ``None``: the whole image.
+        flipped_B: bool, whether left and right are exchanged.
+    """
+    if box_4B is None:
+        return torch.where(flipped_B.view(-1, 1, 1, 1), x_BAHW.flip(3), x_BAHW)
+    top, left, h, w = box_4B
+    height, width = x_BAHW.shape[2:]
+    rows = resize_matrix(top, h, height, height)
+    columns = resize_matrix(left, w, width, width, flipped_B)
+    return _from_both_sides(rows, x_BAHW, columns)
+
+
+def _from_both_sides(rows: Tensor, x_BAHW: Tensor, columns: Tensor) -> Tensor:
+    batch, channels, height, width = x_BAHW.shape
+    x = x_BAHW.reshape(batch, channels * height, width) @ columns.transpose(1, 2)
+    if channels == 1:
+        return (rows @ x).unsqueeze(1)
+    return rows.unsqueeze(1) @ x.view(batch, channels, height, -1)
+
+
+@lru_cache(maxsize=8)
+def _distances(size: int, radius: int) -> tuple[Tensor, Tensor]:
+    """For a blur of that radius with reflected borders: source pixel of each tap, and squared distance of each tap."""
+    tap = torch.arange(-radius, radius + 1)
+    source = (torch.arange(size).unsqueeze(1) + tap).abs()
+    source = torch.where(source >= size, 2 * (size - 1) - source, source)
+    return F.one_hot(source, size).float(), tap.float().square()
+
+
+def blur(x_BAHW: Tensor, sigma_B: Tensor, apply_B: Tensor) -> Tensor:
+    """Gaussian blur with a sigma of its own for each image; reflected borders, as torchvision's ``gaussian_blur``.
+
+    Args:
+        x_BAHW: Images.
+        sigma_B: Standard deviations in pixels.
+        apply_B: bool; the other images stay as they are.
+    """
+
+    def matrix(size: int) -> Tensor:
+        radius = min(3, size - 1)
+        one_hot, squares = (t.to(x_BAHW.device) for t in _distances(size, radius))
+        weight = torch.softmax(-squares / (2 * sigma_B.clamp(min=1e-3).square().unsqueeze(1)), 1)
+        weight = torch.where(apply_B.unsqueeze(1), weight, (squares == 0).float())
+        return torch.einsum("bt,hts->bhs", weight, one_hot)
+
+    height, width = x_BAHW.shape[2:]
+    rows = matrix(height)
+    return _from_both_sides(rows, x_BAHW, rows if width == height else matrix(width))
+
+
+def gray(x_BAHW: Tensor) -> Tensor:
+    """Torchvision's ``rgb_to_grayscale``: ``(B, 1, H, W)``."""
+    if x_BAHW.shape[1] == 1:
+        return x_BAHW
+    weight = torch.tensor([0.2989, 0.587, 0.114], device=x_BAHW.device).view(1, 3, 1, 1)
+    return (x_BAHW * weight).sum(1, keepdim=True)
+
+
+def blend(x_BAHW: Tensor, other: Tensor, factor_B: Tensor) -> Tensor:
+    """``factor * x + (1 - factor) * other``, clamped to [0, 1], with one factor an image."""
+    factor = factor_B.view(-1, 1, 1, 1)
+    return (x_BAHW - other).mul_(factor).add_(other).clamp_(0, 1)
+
+
+def brightness(x_BAHW: Tensor, factor_B: Tensor) -> Tensor:
+    """Torchvision's ``adjust_brightness`` with one factor an image."""
+    return (x_BAHW * factor_B.view(-1, 1, 1, 1)).clamp_(0, 1)
+
+
+def contrast(x_BAHW: Tensor, factor_B: Tensor) -> Tensor:
+    """Torchvision's ``adjust_contrast`` with one factor an image."""
+    return blend(x_BAHW, gray(x_BAHW).mean((1, 2, 3), keepdim=True), factor_B)
+
+
+def saturation(x_BAHW: Tensor, factor_B: Tensor) -> Tensor:
+    """Torchvision's ``adjust_saturation`` with one factor an image; no change to gray images."""
+    return x_BAHW if x_BAHW.shape[1] == 1 else blend(x_BAHW, gray(x_BAHW), factor_B)
+
+
+def hue(x_BAHW: Tensor, turn_B: Tensor) -> Tensor:
+    """Torchvision's ``adjust_hue`` with one shift (in turns) an image; no change to gray images."""
+    if x_BAHW.shape[1] == 1:
+        return x_BAHW
+    high, which = x_BAHW.max(1)
+    low = x_BAHW.amin(1)
+    chroma = high - low
+    r, g, b = x_BAHW.unbind(1)
+    safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
+    sector = torch.where(which == 0, (g - b) / safe, torch.where(which == 1, 2 + (b - r) / safe, 4 + (r - g) / safe))
+    turned = torch.remainder(sector / 6 + turn_B.view(-1, 1, 1), 1) * 6
+    # Channel n of HSV to RGB: V - C * clamp(min(k, 4 - k), 0, 1) with k = (n + 6h) mod 6 and n = 5, 3, 1.
+    channels = []
+    for n in (5, 3, 1):
+        k = torch.remainder(n + turned, 6)
+        channels.append(high - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
+    return torch.stack(channels, 1)
+
+
+def normalize(x_BAHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Zero mean and unit variance over the training set, channel by channel."""
+    shape = (1, -1, 1, 1)
+    mean_A, std_A = (torch.tensor(v, device=x_BAHW.device).view(shape) for v in (mean, std))
+    return (x_BAHW - mean_A).div_(std_A)
