@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed
 from eman.platform.spec import EvalSpec
-from eman.trainers import augment, data, transforms
+from eman.trainers import augment, transforms
 from eman.trainers.draws import Draws
+from eman.trainers.splits import AnySplit, DataSet
 from eman.trainers.stored import StoredSplit
 
 #: Images in one forward pass: activations that fit a core's cache. It changes no result.
@@ -36,7 +37,7 @@ def evaluating(network: nn.Module, precision: str) -> Iterator[torch.device]:
             module.training = mode
 
 
-def outputs(network: nn.Module, split: data.AnySplit, dataset: data.DataSet, precision: str) -> Tensor:
+def outputs(network: nn.Module, split: AnySplit, dataset: DataSet, precision: str) -> Tensor:
     """A network's output in evaluation mode for a whole split, float32, ``(N, D)``."""
     dtype = next(network.parameters()).dtype
     with evaluating(network, precision) as device:
@@ -67,9 +68,9 @@ class Splits:
     data set with the test images.
     """
 
-    dataset: data.DataSet
-    train: data.AnySplit
-    held_out: data.AnySplit
+    dataset: DataSet
+    train: AnySplit
+    held_out: AnySplit
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from eman.evaluation import features, linear
 from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed
 from eman.platform.spec import EvalSpec
-from eman.trainers import data
-from eman.trainers.data import epoch_order
+from eman.trainers.splits import AnySplit
+from eman.trainers.subsets import epoch_order
 
 SGD_MOMENTUM = 0.9
 
@@ -97,7 +97,7 @@ def _measured(trained: Trained, network: nn.Module) -> tuple[Any, ...]:
     """Top-1 and top-5 on the test images, top-1 on those put aside."""
     splits, precision = trained.splits, trained.spec.precision
 
-    def logits(split: data.AnySplit) -> Tensor:
+    def logits(split: AnySplit) -> Tensor:
         found = features.outputs(network, split, splits.dataset, precision)
         if not torch.isfinite(found).all():
             raise RunFailed("the finetuned network diverged")

@@ -17,8 +17,8 @@ from eman.evaluation.features import cropped, evaluating
 from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed
 from eman.platform.spec import EvalSpec
-from eman.trainers import data
-from eman.trainers.data import epoch_order
+from eman.trainers import subsets
+from eman.trainers.subsets import epoch_order
 
 SGD_MOMENTUM = 0.9
 
@@ -111,8 +111,8 @@ def label_sets(trained: Trained, spec: EvalSpec) -> Tensor:
     labels_N = trained.features.train_labels_N  # asking for features finds a collapse
     if spec.label_index is not None:
         splits = trained.splits
-        return torch.stack([data.indexed(splits.dataset.name, f, splits.train) for f in spec.label_index.split(",")])
-    return torch.stack([data.label_set(labels_N, spec.label_fraction, number) for number in range(spec.label_sets)])
+        return torch.stack([subsets.indexed(splits.dataset.name, f, splits.train) for f in spec.label_index.split(",")])
+    return torch.stack([subsets.label_set(labels_N, spec.label_fraction, number) for number in range(spec.label_sets)])
 
 
 def prefix(spec: EvalSpec) -> str:

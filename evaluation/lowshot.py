@@ -22,7 +22,7 @@ from torch import Tensor
 from eman.evaluation.features import Features
 from eman.platform.errors import UserError
 from eman.platform.spec import EvalSpec
-from eman.trainers import data
+from eman.trainers import subsets
 
 #: C of the grid.
 COSTS = tuple(2.0**power for power in range(-5, 6))
@@ -58,7 +58,7 @@ def evaluate(spec: EvalSpec, found: Features, costs: tuple[float, ...] = COSTS) 
     name = "map" if several else "top1"
 
     def single(number: int, cost: float) -> list[float]:
-        index = data.shots(found.train_labels_N, shots, number).numpy()
+        index = subsets.shots(found.train_labels_N, shots, number).numpy()
         classifier = LinearSVC(C=cost, random_state=number).fit(train_ND[index], labels_N[index])
         return [100 * float((classifier.predict(x) == y).mean()) for x, y in others]
 

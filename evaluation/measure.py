@@ -7,9 +7,9 @@ from torch import Tensor
 
 from eman.evaluation import features, knn, linear
 from eman.platform import checkpoint
-from eman.trainers import data
 from eman.trainers.loop import Metrics
 from eman.trainers.methods import Method
+from eman.trainers.splits import AnySplit
 from eman.trainers.training import Training
 
 #: Shares of the training images (bank) and of the held-out ones (queries) that the monitor uses (Section 5.1).
@@ -95,6 +95,6 @@ def _accuracy(training: Training, features_ND: Tensor, labels_N: Tensor) -> floa
     return knn.percent(logits_NK.argmax(1), labels_N)
 
 
-def _share(split: data.AnySplit, share: float) -> data.AnySplit:
+def _share(split: AnySplit, share: float) -> AnySplit:
     count = max(round(share * len(split)), 100)
     return split if count >= len(split) else split.take(torch.arange(len(split))[:: len(split) // count][:count])

@@ -14,7 +14,7 @@ from eman.evaluation.features import Features, Splits
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.spec import RunSpec
-from eman.trainers import data, distributed
+from eman.trainers import data, distributed, subsets
 from eman.trainers.backbones import PREFIX, backbone_named, load_backbone
 from eman.trainers.methods import method_named
 from eman.trainers.norm import convert_norm
@@ -71,7 +71,7 @@ class Trained:
         if self.dataset in (None, spec.dataset):
             own = data.load(spec.dataset, spec.image_size)
             own.must_be(self._saved.get("data"), self.run)
-            return Splits(own, *data.parts(own, spec.images, spec.held_out))
+            return Splits(own, *subsets.parts(own, spec.images, spec.held_out))
         mean, std = data.pixel_scale(spec.dataset)
         other = data.load(self.dataset, data.size_of(self.dataset, spec.image_size))
         channels = other.train.shape[0]
@@ -81,7 +81,7 @@ class Trained:
                 f"{other.name} have {channels}; give a data set of {len(mean)}."
             )
         other = replace(other, mean=mean, std=std)
-        return Splits(other, *data.parts(other, None, spec.held_out))
+        return Splits(other, *subsets.parts(other, None, spec.held_out))
 
     def backbone(self) -> nn.Module:
         """A fresh copy of its backbone, all images of a batch on one device.

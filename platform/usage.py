@@ -1,14 +1,21 @@
-"""How busy the machine is while a run trains: MLflow's own system metrics, logged together with an epoch's.
+"""The machine: its cores, and how busy it is while a run trains, by MLflow's own system metrics.
 
-MLflow's thread would write to the store by itself, by default every 10 seconds, of which a short run has none, and ends
-where a store is away. These go the way of all metrics, which a store that is away does not lose.
+MLflow's own thread would write to the store by itself, by default every 10 seconds, of which a short run has none, and
+ends where a store is away. These are logged with an epoch's, and go the way of all metrics, which a store that is away
+does not lose.
 """
 
 import contextlib
+import os
 import time
 from typing import Any
 
 _SAMPLE_SECONDS = 5.0
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Usage:

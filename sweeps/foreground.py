@@ -14,10 +14,10 @@ from eman.platform.errors import UserError, first_line
 from eman.platform.home import run_folder
 from eman.platform.spec import RunSpec
 from eman.platform.tracking import EVALUATION, TRAINING, Record, Store, new_id
+from eman.platform.usage import cores
 from eman.sweeps import trial
 from eman.sweeps.profiles import Profile
 from eman.sweeps.sweep import check_data
-from eman.trainers.data import cores
 from eman.trainers.methods import run_title
 
 

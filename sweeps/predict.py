@@ -22,7 +22,7 @@ from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.home import run_folder
 from eman.platform.tracking import Record
-from eman.trainers import data
+from eman.trainers.splits import AnySplit, Split
 from eman.trainers.stored import middle
 
 
@@ -167,7 +167,7 @@ def predict(
 def _outputs(trained: Trained, network: torch.nn.Module, images_MAHW: Tensor) -> Tensor:
     """What a network gives, as evaluations compute it."""
     index = torch.arange(len(images_MAHW))
-    split = data.Split(images_MAHW, torch.zeros_like(index), index)
+    split = Split(images_MAHW, torch.zeros_like(index), index)
     return features.outputs(network, split, trained.splits.dataset, trained.spec.precision)
 
 
@@ -229,7 +229,7 @@ def _open(path: Path) -> Any:
         raise UserError(f"{path} cannot be read as an image ({reason}); give PNG, JPEG or the like.") from error
 
 
-def _fit(picture: Any, split: data.AnySplit) -> tuple[Tensor, tuple[str, ...]]:
+def _fit(picture: Any, split: AnySplit) -> tuple[Tensor, tuple[str, ...]]:
     """A picture as the images of a split are, uint8, ``(A, H, W)``, and what was done to it."""
     from PIL import Image, ImageOps
 

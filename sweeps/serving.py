@@ -18,7 +18,7 @@ from eman.evaluation.trained import Trained
 from eman.platform.home import new_folder
 from eman.trainers import transforms
 from eman.trainers.backbones import backbone_named
-from eman.trainers.data import DataSet
+from eman.trainers.splits import DataSet
 
 
 class _FromBytes(nn.Module):

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from eman.platform.errors import UserError
 from eman.platform.home import data_folder, home_folder
 from eman.platform.tracking import SWEEP, TRAINING, Record, Store, git_revision, store_uri
+from eman.platform.usage import cores
 from eman.sweeps.live import duration
 from eman.sweeps.sweep import Sweep, plan_again
 from eman.trainers import data
@@ -111,7 +112,7 @@ def doctor_lines() -> tuple[list[str], bool]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     lines += [
         f"git            {git_revision()}",
-        f"cores          {data.cores()}",
+        f"cores          {cores()}",
         f"GPUs           {', '.join(gpus) or 'none'}",
         f"bfloat16       {'fast' if fast_bf16() else 'slow here: profiles take float32'}",
         f"home           {home_folder()}",

@@ -20,7 +20,7 @@ from eman.platform.lock import locked
 from eman.platform.spec import EvalSpec, RunSpec
 from eman.platform.tracking import EVALUATION, TRAINING, RunLog, Store, new_id
 from eman.platform.usage import Usage
-from eman.trainers import data, distributed
+from eman.trainers import distributed, subsets
 from eman.trainers.loop import OnStep, fit
 from eman.trainers.methods import method_named, run_title, scheme_of
 
@@ -132,7 +132,7 @@ def _train_and_measure(spec: RunSpec, log: RunLog, on_epoch: OnEpochDone | None,
     found = measure.final(outcome.training, folder, outcome.best_epoch)
     tags = {"eman.data_hash": outcome.training.dataset.hash, "eman.best_epoch": str(outcome.best_epoch)}
     if outcome.training.labelled is not None:
-        tags["eman.label_set_hash"] = data.fingerprint(outcome.training.labelled)
+        tags["eman.label_set_hash"] = subsets.fingerprint(outcome.training.labelled)
     log.finish(found | {"train/seconds": outcome.seconds} | usage.take(last=True), tags)
     checkpoint.remove_newest(folder / "resume.pt")
     return outcome.seconds

@@ -37,8 +37,9 @@ from eman.platform.errors import UserError, named
 from eman.platform.spec import RunSpec
 from eman.platform.storage import Place
 from eman.platform.tracking import git_revision
+from eman.platform.usage import cores
 from eman.sweeps.profiles import MINI
-from eman.trainers import augment, data, shards, stored
+from eman.trainers import augment, data, shards, stored, subsets
 from eman.trainers.backbones import backbone_named, recompute_blocks
 from eman.trainers.byol import projector_and_predictor
 from eman.trainers.draws import Draws
@@ -46,6 +47,7 @@ from eman.trainers.ema import Teacher
 from eman.trainers.moco import projector
 from eman.trainers.norm import DeviceBatchNorm, convert_norm, norm_relu
 from eman.trainers.sharding import Items, shard
+from eman.trainers.splits import Split
 from eman.trainers.training import Training, fast_bf16
 
 
@@ -105,7 +107,7 @@ def teacher_update() -> Found:
 class PairsOfImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Two views of an image by torchvision's transforms on PIL images, one sample at a time."""
 
-    def __init__(self, split: data.Split, first: transforms.Compose, second: transforms.Compose) -> None:
+    def __init__(self, split: Split, first: transforms.Compose, second: transforms.Compose) -> None:
         self.split, self.first, self.second = split, first, second
 
     def __len__(self) -> int:
@@ -194,7 +196,7 @@ def _train_on_command(spec: RunSpec, connection: Connection, rank: int, meet: st
     """A process with one thread; trains as many steps as it is told, alone or as one of a run's workers."""
     torch.set_num_threads(1)
     if meet:
-        torch.distributed.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=data.cores())
+        torch.distributed.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=cores())
     training = Training(spec)
     while steps := connection.recv():
         for _ in range(steps):
@@ -206,11 +208,11 @@ class Processes:
     """One process a core: the workers of one run, or runs side by side, as a sweep trains them."""
 
     def __init__(self, spec: RunSpec, *, together: bool) -> None:
-        self.runs = 1 if together else data.cores()
+        self.runs = 1 if together else cores()
         context = multiprocessing.get_context("spawn")
         self.connections = []
         meet = f"{tempfile.mkdtemp(prefix='bench')}/meet" if together else ""
-        for rank in range(data.cores()):
+        for rank in range(cores()):
             ours, theirs = context.Pipe()
             context.Process(target=_train_on_command, args=(spec, theirs, rank, meet), daemon=True).start()
             self.connections.append(ours)
@@ -229,7 +231,7 @@ def _beside_the_usual(title: str, spec: RunSpec, loaders: Sequence[int], steps: 
     bf16 where the CPU has it.
     """
     processes = {
-        f"{data.cores()} workers": Processes(spec, together=True),
+        f"{cores()} workers": Processes(spec, together=True),
         "side by side": Processes(spec, together=False),
     }
     ours = Training(spec)
@@ -436,7 +438,7 @@ def linear_classifiers(sets: int, rates: tuple[float, ...]) -> Callable[[], None
     spec = make_eval("linear", "x", label_sets=sets, views="cached")
 
     def train() -> None:
-        chosen = torch.stack([data.label_set(labels_N, 0.1, number) for number in range(sets)])
+        chosen = torch.stack([subsets.label_set(labels_N, 0.1, number) for number in range(sets)])
         linear.train(lambda index, epoch: linear.rows(x_ND, index), 64, labels_N, chosen, 10, spec, rates)
 
     return train
@@ -570,7 +572,7 @@ def decoding(count: int = 256) -> None:
 
     def ours(name: str) -> None:
         split = data.load(name, 224).train
-        stream = data.Stream(split, 64, seed=0, number=0)
+        stream = subsets.Stream(split, 64, seed=0, number=0)
         for _ in stored.Recipe(stream, torch.arange(64), (0, 1), 0, 0.2).make(0, count // 64):
             pass
 
@@ -612,7 +614,7 @@ def machine() -> dict[str, Any]:
     """What ratios depend on."""
     return {
         "processor": benchmarks.processor(),
-        "cores": data.cores(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "bf16": "on" if fast_bf16() else "off",

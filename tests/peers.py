@@ -36,8 +36,9 @@ from torch import nn
 from eman.evaluation import knn
 from eman.platform.errors import UserError, named
 from eman.platform.spec import RunSpec
+from eman.platform.usage import cores
 from eman.sweeps.profiles import MINI
-from eman.trainers import data
+from eman.trainers import subsets
 from eman.trainers.training import Training
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,7 +96,7 @@ def pretraining(title: str, spec: RunSpec, theirs_steps: int, steps: int, rounds
     """
     ours = Training(spec)
     processes = {
-        f"{data.cores()} workers": Processes(spec, together=True),
+        f"{cores()} workers": Processes(spec, together=True),
         "side by side": Processes(spec, together=False),
     }
     peers = {f"lightly, {n} workers": Peer("pretraining", spec=spec.fields(), workers=n) for n in (0, 2)}
@@ -202,7 +203,7 @@ def classifiers() -> Found:
     regressions one after the other, which stop by themselves.
     """
     x_ND, labels_N = random_features(50_000, 0)
-    chosen = [data.label_set(labels_N, 0.1, number) for number in range(3)]
+    chosen = [subsets.label_set(labels_N, 0.1, number) for number in range(3)]
     few = [(x_ND[index].numpy(), labels_N[index].numpy()) for index in chosen]
 
     def theirs() -> None:

@@ -21,6 +21,7 @@ from eman.platform.tracking import TRAINING, Store
 from eman.sweeps.exchange import read
 from eman.trainers import data
 from eman.trainers.backbones import BACKBONES
+from eman.trainers.splits import Split
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -121,7 +122,7 @@ def test_an_imported_network_is_evaluated_started_from_and_given_out(
     assert "supervised · default / default · from moco BN / EMAN · seed 0" in out
 
 
-def own_features(key: str, network: str, selection: str, images: data.Split) -> torch.Tensor:
+def own_features(key: str, network: str, selection: str, images: Split) -> torch.Tensor:
     trained = Trained(key, run_folder(key), network, selection)
     return features.outputs(trained.backbone(), images, trained.splits.dataset, "float32")
 

@@ -16,11 +16,12 @@ from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.home import run_folder
 from eman.sweeps.profiles import SMOKE
-from eman.trainers import augment, data, transforms
+from eman.trainers import augment, data, memory, subsets, transforms
 from eman.trainers.backbones import BACKBONES
-from eman.trainers.data import Split, epoch_order
 from eman.trainers.draws import Draws
 from eman.trainers.loop import fit
+from eman.trainers.splits import Split
+from eman.trainers.subsets import epoch_order
 
 
 def problem(n: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,7 +40,7 @@ def of_features(features: Features) -> Trained:
 def test_training_is_torchs_sgd_for_every_label_set_and_rate() -> None:
     features, labels = problem()
     spec = make_eval("linear", "x", epochs=10, batch=32, label_sets=2)
-    sets = torch.stack([data.stratified(labels, 100, seed) for seed in range(2)])
+    sets = torch.stack([subsets.stratified(labels, 100, seed) for seed in range(2)])
     rates = (0.3, 0.05)
     weights, biases = linear.train(lambda index, epoch: features[index], 6, labels, sets, 4, spec, rates)
     for rate, weight, bias in zip(rates, weights, biases, strict=True):
@@ -72,7 +73,7 @@ def test_a_long_training_comes_near_scikit_learns_optimum() -> None:
     first, rest = (features[:600], labels[:600]), (features[600:], labels[600:])
     [result] = linear.evaluate([spec], of_features(Features(*first, *rest, *rest)))
     assert isinstance(result, dict)
-    chosen = data.label_set(labels[:600], 0.5, 0)
+    chosen = subsets.label_set(labels[:600], 0.5, 0)
     optimum = LogisticRegression(C=1e4, max_iter=500).fit(features[chosen].numpy(), labels[chosen].numpy())
     theirs = 100 * optimum.score(features[600:].numpy(), labels[600:].numpy())
     top1 = result["linear/50pct_top1"]
@@ -164,7 +165,7 @@ def test_augmented_features_are_those_of_fresh_crops_and_leave_the_network_as_it
 
 def test_finetuning_is_torchs_sgd_with_two_rates_on_stock_modules(run: Trained) -> None:
     spec = make_eval("finetune", run.run, lr=0.01, head_lr=0.1, epochs=3, milestones=(0.7,), batch=32)
-    index = data.label_set(run.splits.train.labels, 0.05, 0)
+    index = subsets.label_set(run.splits.train.labels, 0.05, 0)
     network = finetune.train(run, index, spec)
     backbone, head = stock(run), nn.Linear(64, 10)
     with torch.no_grad():
@@ -224,7 +225,7 @@ def test_a_run_is_evaluated_on_other_data_with_its_own_pixel_scale(
     other = replace(digits, name="inverted", train=inverted, mean=(0.9,), std=(0.1,))
     colour = replace(other, train=replace(inverted, images=inverted.images.expand(-1, 3, -1, -1)))
     for name, dataset in (("inverted", other), ("colour", replace(colour, name="colour"))):
-        monkeypatch.setitem(data.IN_MEMORY, name, lambda folder, download, dataset=dataset: dataset)
+        monkeypatch.setitem(memory.IN_MEMORY, name, lambda folder, download, dataset=dataset: dataset)
     found = Trained(run.run, run.folder, dataset="inverted")
     assert len(found.features.train_ND) == len(digits.train) - run.spec.held_out
     index = found.splits.train.ids[:5]

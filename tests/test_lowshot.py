@@ -10,7 +10,7 @@ from eman.evaluation import lowshot
 from eman.evaluation.features import Features
 from eman.evaluation.protocols import make_eval
 from eman.platform.errors import UserError
-from eman.trainers import data
+from eman.trainers import subsets
 
 
 def splits() -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -25,12 +25,12 @@ def splits() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def test_shots_are_balanced_and_differ_between_sets() -> None:
     labels = splits()[0][1]
-    first, second = data.shots(labels, 3, 0), data.shots(labels, 3, 1)
+    first, second = subsets.shots(labels, 3, 0), subsets.shots(labels, 3, 1)
     assert torch.bincount(labels[first]).tolist() == [3, 3, 3, 3]
     assert first.tolist() != second.tolist()
-    assert first.tolist() == data.shots(labels, 3, 0).tolist()
+    assert first.tolist() == subsets.shots(labels, 3, 0).tolist()
     with pytest.raises(UserError, match="500 samples a class were asked for, and class"):
-        data.shots(labels, 500, 0)
+        subsets.shots(labels, 500, 0)
 
 
 @pytest.mark.filterwarnings("ignore:Liblinear failed to converge")
@@ -40,7 +40,7 @@ def test_the_cost_that_held_out_images_choose_gives_scikit_learns_number() -> No
     for cost in (0.03125, 1.0, 32.0):
         accuracy = []
         for number in range(3):
-            index = data.shots(train[1], 4, number)
+            index = subsets.shots(train[1], 4, number)
             model = LinearSVC(C=cost, random_state=number)
             model.fit(normalize(train[0][index].numpy()).astype(np.float64), train[1][index].numpy())
             accuracy.append([100 * model.score(normalize(x.numpy()), y.numpy()) for x, y in (held_out, test)])

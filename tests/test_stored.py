@@ -24,7 +24,7 @@ from eman.platform import storage
 from eman.platform.errors import UserError
 from eman.platform.spec import EvalSpec, RunSpec
 from eman.sweeps.profiles import SMOKE
-from eman.trainers import augment, data, loop, shards, stored
+from eman.trainers import augment, data, loop, shards, stored, subsets
 from eman.trainers.draws import Draws
 from eman.trainers.sharding import shard
 from eman.trainers.training import Training
@@ -194,7 +194,7 @@ def test_a_feed_goes_on_after_it_was_closed(birds: Path) -> None:
 
 def test_workers_make_the_parts_of_the_same_batch(birds: Path) -> None:
     split = data.load("sharded", 32).train
-    stream = data.Stream(split, 16, seed=3, number=0, devices=4)
+    stream = subsets.Stream(split, 16, seed=3, number=0, devices=4)
 
     def made(mine: torch.Tensor) -> list[np.ndarray[Any, Any]]:
         return [batch["images"] for batch in stored.Recipe(stream, mine, (0, 1), 3, 0.2).make(5, 9)]

@@ -9,14 +9,15 @@ import torch
 
 from eman.platform.home import data_place
 from eman.platform.storage import Place
-from eman.trainers import data, shards
+from eman.trainers import data, memory, shards
+from eman.trainers.splits import AnySplit, Split
 from eman.trainers.stored import StoredSplit
 
 
 class Items(Sequence[shards.Item]):
     """A split's images as the writer wants them, made one by one."""
 
-    def __init__(self, split: data.AnySplit) -> None:
+    def __init__(self, split: AnySplit) -> None:
         self.split = split
         self.labels = split.labels if split.labels.dim() == 1 else None
 
@@ -32,7 +33,7 @@ class Items(Sequence[shards.Item]):
             return [self[n] for n in range(*place.indices(len(self)))]
         split, row = self.split, self.split.labels[place]
         label: int | list[int] = int(row) if row.dim() == 0 else row.nonzero()[:, 0].tolist()
-        if isinstance(split, data.Split):
+        if isinstance(split, Split):
             return shards.Item(int(place), label, f"image {place}", lambda: _png(split.images[place]))
         return shards.Item(
             int(place), label, split.source.label(place), lambda: split.source.encoded(np.array([place]))[0]
@@ -68,7 +69,7 @@ def shard(
     """
     source = source or name
     target = Place(out) if out else Place(data_place()) / name
-    found = data.load(source) if source in data.IN_MEMORY else data.at(name, Place(source))
+    found = data.load(source) if source in memory.IN_MEMORY else data.at(name, Place(source))
     train = found.train
     several = train.labels.dim() == 2
     channels = train.channels if isinstance(train, StoredSplit) else train.shape[0]

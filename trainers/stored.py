@@ -98,7 +98,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class StoredSplit:
-    """The counterpart of :class:`~eman.trainers.data.Split` for images that are not in memory.
+    """The counterpart of :class:`~eman.trainers.splits.Split` for images that are not in memory.
 
     Attributes:
         source: Where they are.
@@ -269,7 +269,7 @@ class Recipe:
     """What a task needs to make this worker's part of the batch of any step.
 
     Attributes:
-        stream: A :class:`~eman.trainers.data.Stream` over a stored split.
+        stream: A :class:`~eman.trainers.subsets.Stream` over a stored split.
         mine: This worker's positions in a global batch.
         views: Numbers of the views that are made of each image.
         seed: The run's seed.

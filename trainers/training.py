@@ -17,7 +17,7 @@ from eman.platform import checkpoint
 from eman.platform.errors import UserError
 from eman.platform.home import run_folder
 from eman.platform.spec import RunSpec
-from eman.trainers import augment, data, distributed, optim, stored, transforms
+from eman.trainers import augment, data, distributed, optim, stored, subsets, transforms
 from eman.trainers.backbones import backbone_named, load_backbone, recompute_blocks
 from eman.trainers.draws import Draws
 from eman.trainers.ema import Teacher
@@ -32,6 +32,7 @@ from eman.trainers.norm import (
     share_statistics,
     still,
 )
+from eman.trainers.splits import Split, joined
 
 #: What autocast computes in, by precision.
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -112,7 +113,7 @@ class Training:
         self.device = distributed.device()
         self.dtype = torch.float64 if spec.precision == "float64" else torch.float32
         self.dataset = data.load(spec.dataset, spec.image_size)
-        self.train, self.held_out = data.parts(self.dataset, spec.images, spec.held_out)
+        self.train, self.held_out = subsets.parts(self.dataset, spec.images, spec.held_out)
         self.streams = self._streams()
         self.feeds: dict[str, stored.Feed] = {}
         first = self.streams[self.method.streams[-1]]
@@ -121,23 +122,23 @@ class Training:
         self.step = 0
         self._build()
 
-    def _streams(self) -> dict[str, data.Stream]:
+    def _streams(self) -> dict[str, subsets.Stream]:
         spec = self.spec
-        splits = {"unlabelled": data.joined(self.train, self.dataset.unlabelled)}
+        splits = {"unlabelled": joined(self.train, self.dataset.unlabelled)}
         sizes = {"unlabelled": spec.batch, "labelled": spec.labelled_batch or 0}
         self.labelled: Tensor | None = None
         if "labelled" in self.method.streams:
             assert spec.label_fraction is not None and spec.label_set is not None
             self.labelled = (
-                data.label_set(self.train.labels, spec.label_fraction, spec.label_set)
+                subsets.label_set(self.train.labels, spec.label_fraction, spec.label_set)
                 if spec.label_index is None
-                else data.indexed(spec.dataset, spec.label_index, self.train)
+                else subsets.indexed(spec.dataset, spec.label_index, self.train)
             )
             rest = torch.ones(len(self.train), dtype=torch.bool)
             rest[self.labelled] = False
             splits = {
                 "labelled": self.train.take(self.labelled),
-                "unlabelled": data.joined(self.train.take(rest.nonzero()[:, 0]), self.dataset.unlabelled),
+                "unlabelled": joined(self.train.take(rest.nonzero()[:, 0]), self.dataset.unlabelled),
             }  # "the rest" (Section 5.1)
         for name in self.method.streams:
             if len(splits[name]) < sizes[name] and name == "unlabelled":
@@ -146,7 +147,7 @@ class Training:
                     f"batch or more images."
                 )
         return {
-            name: data.Stream(splits[name], sizes[name], spec.seed, number, spec.devices)
+            name: subsets.Stream(splits[name], sizes[name], spec.seed, number, spec.devices)
             for number, name in enumerate(self.method.streams)
         }
 
@@ -254,7 +255,7 @@ class Training:
         """
         stream = self.streams[name]
         mine = distributed.positions(stream.batch, self.spec.devices)
-        if isinstance(stream.split, data.Split):
+        if isinstance(stream.split, Split):
             index_N, epoch_N = (x[mine] for x in stream.at(step))
             return stream.split.images[index_N].unsqueeze(0), index_N, epoch_N
         if name not in self.feeds:
