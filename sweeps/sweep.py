@@ -4,7 +4,7 @@ import hashlib
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -226,9 +226,9 @@ def plan_again(request: Mapping[str, Any]) -> Sweep:
     """
     scope = {name: request[name] for name in ("seeds", "network", "selection")}
     scope["overrides"] = dict(request["overrides"])
-    if "precision" in request:
-        scope["overrides"]["precision"] = request["precision"]
     profile = profile_named(request["profile"])
+    if "precision" in request and profile.common.get("precision") == "auto":
+        profile = replace(profile, common={**profile.common, "precision": request["precision"]})
     if "tables" in request:
         return plan(request["tables"], profile, **scope)
     grid = {name: request[name] for name in ("methods", "schemes", "eman_momenta", "linear_lr")}
