@@ -18,7 +18,6 @@ from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed
 from eman.platform.spec import EvalSpec
 from eman.trainers import subsets
-from eman.trainers.subsets import epoch_order
 
 SGD_MOMENTUM = 0.9
 
@@ -61,7 +60,7 @@ def train(
     for epoch in range(spec.epochs):
         fall = 0.1 ** sum(epoch >= drop for drop in drops)
         rate_X1 = torch.tensor([-rate * fall for rate in rates]).repeat(classes).unsqueeze(1)
-        for batch in epoch_order(samples, spec.seed, 0, epoch).split(spec.batch):
+        for batch in subsets.epoch_order(samples, spec.seed, 0, epoch).split(spec.batch):
             index_SB = sets_Sn.index_select(1, batch)
             x_SBD = features_of(index_SB, epoch)
             logits_SXB = torch.baddbmm(bias_SX1, weight_SXD, x_SBD.transpose(1, 2))

@@ -7,7 +7,8 @@ import gzip
 import hashlib
 import struct
 import urllib.error
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -138,6 +139,19 @@ def _read_idx(place: Path, name: str, sha256: str) -> np.ndarray[Any, Any]:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape).copy()
 
 
+@contextmanager
+def _torchvisions(name: str, trouble: str, archive: str, folder: Path, download: bool) -> Iterator[None]:
+    """Around the making of torchvision's set of that name: what to do where its files are not there."""
+    try:
+        yield
+    except (RuntimeError, OSError, urllib.error.URLError) as error:
+        why = f"could not be downloaded ({first_line(error)})" if download else "was not asked for"
+        raise UserError(
+            f"{name} {trouble}, and {why}. Either unpack {archive} into {folder}, or run `eman data fetch {name}` "
+            f"where the internet can be reached."
+        ) from error
+
+
 def _cifar(name: str, folder: Path, download: bool) -> DataSet:
     """CIFAR-10 or CIFAR-100 by torchvision, which checks every file by its MD5, from the data folder or downloaded."""
     from torchvision import datasets
@@ -154,14 +168,8 @@ def _cifar(name: str, folder: Path, download: bool) -> DataSet:
                 f"`eman data fetch {name}`, or unpack {kind.filename} into {folder} again."
             )
         download = False
-    try:
+    with _torchvisions(name, "is not on this machine", kind.filename, folder, download):
         train, test = (kind(str(folder), train=part, download=download) for part in (True, False))
-    except (RuntimeError, OSError, urllib.error.URLError) as error:
-        why = f"could not be downloaded ({first_line(error)})" if download else "was not asked for"
-        raise UserError(
-            f"{name} is not on this machine, and {why}. Either unpack {kind.filename} into {folder}, or run `eman data "
-            f"fetch {name}` where the internet can be reached."
-        ) from error
     parts = [
         (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets, dtype=torch.int64))
         for part in (train, test)
@@ -175,14 +183,9 @@ def _stl10(folder: Path, download: bool) -> DataSet:
     """
     from torchvision.datasets import STL10
 
-    try:
+    trouble = f"is missing, truncated or corrupt in {folder / STL10.base_folder}"
+    with _torchvisions("stl10", trouble, STL10.filename, folder, download):
         train, test = (STL10(str(folder), split=part, download=download) for part in ("train+unlabeled", "test"))
-    except (RuntimeError, OSError, urllib.error.URLError) as error:
-        why = f"could not be downloaded ({first_line(error)})" if download else "was not asked for"
-        raise UserError(
-            f"stl10 is missing, truncated or corrupt in {folder / STL10.base_folder}, and {why}. Either unpack "
-            f"{STL10.filename} into {folder}, or run `eman data fetch stl10` where the internet can be reached."
-        ) from error
     images, labels = torch.from_numpy(train.data), torch.from_numpy(train.labels.astype(np.int64))
     known = labels >= 0
     rest = (~known).nonzero()[:, 0]
