@@ -70,8 +70,8 @@ def add_modules(_app: Any, page: str, source: list[str]) -> None:
     folder, _, name = page.partition("/")
     if folder != "api":
         return
-    for path in sorted((ROOT / name).glob("[!_]*.py")):
-        module = f"eman.{name}.{path.stem}"
+    for path in sorted((ROOT / name).rglob("[!_]*.py")):
+        module = ".".join(["eman", *path.relative_to(ROOT).with_suffix("").parts])
         source[0] += f"\n\n## `{module}`\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```\n"
 
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed
-from eman.platform.spec import EvalSpec
-from eman.trainers import augment, transforms
-from eman.trainers.draws import Draws
-from eman.trainers.splits import AnySplit, DataSet
-from eman.trainers.stored import StoredSplit
+from eman.trainers.data.splits import AnySplit, DataSet
+from eman.trainers.data.stored import StoredSplit
+from eman.trainers.spec.run import EvalSpec
+from eman.trainers.views import transforms
+from eman.trainers.views import views as augment
+from eman.trainers.views.draws import Draws
 
 #: Images in one forward pass: activations that fit a core's cache. It changes no result.
 CHUNK = 256

@@ -5,11 +5,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eman.evaluation import features, knn, linear
+from eman.evaluation import features
+from eman.evaluation.protocols import knn, linear
 from eman.platform import checkpoint
+from eman.trainers.data.splits import AnySplit
 from eman.trainers.loop import Metrics
-from eman.trainers.methods import Method
-from eman.trainers.splits import AnySplit
+from eman.trainers.methods.registry import Method
 from eman.trainers.training import Training
 
 #: Shares of the training images (bank) and of the held-out ones (queries) that the monitor uses (Section 5.1).

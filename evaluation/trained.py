@@ -13,11 +13,13 @@ from eman.evaluation import features
 from eman.evaluation.features import Features, Splits
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
-from eman.platform.spec import RunSpec
-from eman.trainers import data, distributed, subsets
+from eman.trainers import distributed
 from eman.trainers.backbones import PREFIX, backbone_named, load_backbone
-from eman.trainers.methods import method_named
-from eman.trainers.norm import convert_norm
+from eman.trainers.data import catalog as data
+from eman.trainers.data import subsets
+from eman.trainers.methods.registry import method_named
+from eman.trainers.norm.convert import convert_norm
+from eman.trainers.spec.run import RunSpec
 
 #: Least :func:`~eman.evaluation.features.spread` of features that carry anything: bfloat16 rounds to about this.
 COLLAPSED = 1e-3

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from eman.platform.errors import UserError
-from eman.platform.home import data_place, home_folder
+from eman.platform.workspace import data_place, home_folder
 
 #: Set before Ray is imported. Reports are taken every 0.1 s instead of every 2 s; workers keep the driver's priority;
 #: nothing is sent home; Tune writes no logs of its own beside MLflow's; and trials, threads of one process, share

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from eman.evaluation.protocols import protocol_named, together
+from eman.evaluation.protocols.registry import protocol_named, together
 from eman.platform.errors import UserError
-from eman.platform.spec import RunSpec
-from eman.platform.tracking import TRAINING, Store
-from eman.sweeps.sweep import Sweep, training_images
+from eman.platform.store.store import TRAINING, Store
+from eman.sweeps.plan import Sweep, training_images
 from eman.trainers.backbones import backbone_named
-from eman.trainers.methods import METHODS, method_named
+from eman.trainers.methods.registry import METHODS, method_named
+from eman.trainers.spec.run import RunSpec
 
 #: Copies of the weights that a run keeps: student and teacher, after the last and after the best epoch.
 NETWORKS_KEPT = 4

@@ -29,26 +29,29 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 
-from eman.evaluation import knn, linear, lowshot
 from eman.evaluation.features import Features
-from eman.evaluation.protocols import make_eval
+from eman.evaluation.protocols import knn, linear, lowshot
+from eman.evaluation.protocols.registry import make_eval
 from eman.platform.cluster import cluster
 from eman.platform.errors import UserError, named
-from eman.platform.spec import RunSpec
+from eman.platform.machine import cores
 from eman.platform.storage import Place
-from eman.platform.tracking import git_revision
-from eman.platform.usage import cores
-from eman.sweeps.profiles import MINI
-from eman.trainers import augment, data, shards, stored, subsets
+from eman.platform.store.store import git_revision
+from eman.sweeps.profiles.profiles import MINI
 from eman.trainers.backbones import backbone_named, recompute_blocks
-from eman.trainers.byol import projector_and_predictor
-from eman.trainers.draws import Draws
-from eman.trainers.ema import Teacher
-from eman.trainers.moco import projector
-from eman.trainers.norm import DeviceBatchNorm, convert_norm, norm_relu
-from eman.trainers.sharding import Items, shard
-from eman.trainers.splits import Split
+from eman.trainers.data import catalog as data
+from eman.trainers.data import shards, stored, subsets
+from eman.trainers.data.sharding import Items, shard
+from eman.trainers.data.splits import Split
+from eman.trainers.methods.byol import projector_and_predictor
+from eman.trainers.methods.moco import projector
+from eman.trainers.norm.convert import convert_norm
+from eman.trainers.norm.device_bn import DeviceBatchNorm, norm_relu
+from eman.trainers.norm.teacher import Teacher
+from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training, fast_bf16
+from eman.trainers.views import views as augment
+from eman.trainers.views.draws import Draws
 
 
 def medians(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eman.platform.home import replacing
+from eman.platform.workspace import replacing
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 HISTORY, PAGE = DOCS / "benchmarks.json", DOCS / "performance.md"

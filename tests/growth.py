@@ -12,10 +12,10 @@ from pathlib import Path
 
 from bench import about, machine, medians
 
-from eman.platform.tracking import Store
-from eman.sweeps.launch import Options, Report, run_sweep
-from eman.sweeps.profiles import MINI, SMOKE
-from eman.sweeps.sweep import plan_grid
+from eman.platform.store.store import Store
+from eman.sweeps.plan import plan_grid
+from eman.sweeps.profiles.profiles import MINI, SMOKE
+from eman.sweeps.run.launch import Options, Report, run_sweep
 from eman.trainers.training import Training
 
 SCHEMES = ("default", "bn", "syncbn", "gn", "in", "ln", "eman")

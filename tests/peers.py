@@ -33,12 +33,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from eman.evaluation import knn
+from eman.evaluation.protocols import knn
 from eman.platform.errors import UserError, named
-from eman.platform.spec import RunSpec
-from eman.platform.usage import cores
-from eman.sweeps.profiles import MINI
-from eman.trainers import subsets
+from eman.platform.machine import cores
+from eman.sweeps.profiles.profiles import MINI
+from eman.trainers.data import subsets
+from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training
 
 ROOT = Path(__file__).resolve().parent.parent

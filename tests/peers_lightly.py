@@ -22,8 +22,8 @@ from lightly.utils.benchmarking import knn_predict
 from torch import nn
 from torch.utils.data import DataLoader
 
-from eman.trainers import data
 from eman.trainers.backbones import backbone_named
+from eman.trainers.data import catalog as data
 
 GREY = {"mean": [0.286], "std": [0.353]}
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from eman.trainers import augment, randaugment, transforms
-from eman.trainers.augment import VIEWS, ViewOptions
-from eman.trainers.draws import Draws
-from eman.trainers.randaugment import RANDAUGMENT_POOL
+from eman.trainers.views import randaugment, transforms
+from eman.trainers.views import views as augment
+from eman.trainers.views.draws import Draws
+from eman.trainers.views.randaugment import RANDAUGMENT_POOL
+from eman.trainers.views.views import VIEWS, ViewOptions
 
 OPTIONS = ViewOptions(crop_min=0.2, blur_max=1.0, strong_ops=2)
 

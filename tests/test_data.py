@@ -12,8 +12,9 @@ import torch
 from torchvision import datasets
 
 from eman.platform.errors import UserError
-from eman.sweeps.profiles import SMOKE
-from eman.trainers import data, memory, subsets
+from eman.sweeps.profiles.profiles import SMOKE
+from eman.trainers.data import catalog as data
+from eman.trainers.data import memory, subsets
 from eman.trainers.training import Training
 
 #: Images of each file of a small STL-10.

@@ -12,9 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing as mp
 
-from eman.sweeps.profiles import SMOKE
+from eman.sweeps.profiles.profiles import SMOKE
 from eman.trainers import distributed
-from eman.trainers.norm import SCHEMES, DeviceBatchNorm, share_statistics
+from eman.trainers.norm.device_bn import DeviceBatchNorm
+from eman.trainers.norm.schemes import SCHEMES
+from eman.trainers.norm.statistics import share_statistics
 from eman.trainers.training import Training
 
 DEVICES = 4
@@ -167,8 +169,8 @@ TOLERANCE = 1e-6
 
 
 def _fit_some(fields: str, folder: str, stop_after: int | None) -> dict[str, Any]:
-    from eman.platform.spec import RunSpec
     from eman.trainers.loop import fit
+    from eman.trainers.spec.run import RunSpec
 
     outcome = fit(RunSpec.from_fields(json.loads(fields)), folder=Path(folder), stop_after=stop_after)
     networks = outcome.training.networks()

@@ -10,8 +10,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from eman.platform.errors import UserError
-from eman.trainers.ema import Teacher
-from eman.trainers.norm import SCHEMES, Scheme, convert_norm
+from eman.trainers.norm.convert import convert_norm
+from eman.trainers.norm.schemes import SCHEMES, Scheme
+from eman.trainers.norm.teacher import Teacher
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 

@@ -16,12 +16,12 @@ from eman.evaluation import features
 from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
 from eman.platform.errors import UserError
-from eman.platform.home import run_folder
-from eman.platform.tracking import TRAINING, Store
-from eman.sweeps.exchange import read
-from eman.trainers import data
+from eman.platform.store.store import TRAINING, Store
+from eman.platform.workspace import run_folder
+from eman.sweeps.exchange.networks import read
 from eman.trainers.backbones import BACKBONES
-from eman.trainers.splits import Split
+from eman.trainers.data import catalog as data
+from eman.trainers.data.splits import Split
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -9,11 +9,12 @@ import torch
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from eman.platform.errors import UserError
-from eman.platform.spec import RunSpec
-from eman.sweeps.profiles import SMOKE
-from eman.trainers import fused, training
+from eman.sweeps.profiles.profiles import SMOKE
+from eman.trainers import training
+from eman.trainers.accel import fused
 from eman.trainers.backbones import backbone_named
-from eman.trainers.norm import convert_norm
+from eman.trainers.norm.convert import convert_norm
+from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training, lay_out
 
 #: In float64 the order of sums differs by 1e-16, which a few steps amplify a little.

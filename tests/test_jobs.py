@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eman.sweeps.jobs import travelling
+from eman.sweeps.run.submit import travelling
 
 EMAN = [sys.executable, "-m", "eman"]
 

@@ -25,11 +25,11 @@ def test_links_lead_to_the_prescribed_folders(layer: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [p for layer in LAYERS for p in sorted((ROOT / layer).glob("*.py"))],
-    ids=lambda p: f"{p.parent.name}/{p.name}",
+    [p for layer in LAYERS for p in sorted((ROOT / layer).rglob("*.py"))],
+    ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_imports_run_one_way(path: Path) -> None:
-    above = [*LAYERS[LAYERS.index(path.parent.name) + 1 :], "cli"]
+    above = [*LAYERS[LAYERS.index(path.relative_to(ROOT).parts[0]) + 1 :], "cli"]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = (
             [node.module]
@@ -44,7 +44,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 def test_no_file_asks_a_method_for_its_name() -> None:
     for layer in LAYERS:
-        for path in (ROOT / layer).glob("*.py"):
+        for path in (ROOT / layer).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Compare):
                     constants = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}

@@ -8,20 +8,24 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from eman.evaluation import finetune, linear, measure
+from eman.evaluation import measure
 from eman.evaluation.features import Features, spread
-from eman.evaluation.protocols import eval_title, evaluate, group_title, make_eval, together
+from eman.evaluation.protocols import finetune, linear
+from eman.evaluation.protocols.registry import eval_title, evaluate, group_title, make_eval, together
 from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
-from eman.platform.home import run_folder
-from eman.sweeps.profiles import SMOKE
-from eman.trainers import augment, data, memory, subsets, transforms
+from eman.platform.workspace import run_folder
+from eman.sweeps.profiles.profiles import SMOKE
 from eman.trainers.backbones import BACKBONES
-from eman.trainers.draws import Draws
+from eman.trainers.data import catalog as data
+from eman.trainers.data import memory, subsets
+from eman.trainers.data.splits import Split
+from eman.trainers.data.subsets import epoch_order
 from eman.trainers.loop import fit
-from eman.trainers.splits import Split
-from eman.trainers.subsets import epoch_order
+from eman.trainers.views import transforms
+from eman.trainers.views import views as augment
+from eman.trainers.views.draws import Draws
 
 
 def problem(n: int = 300) -> tuple[torch.Tensor, torch.Tensor]:

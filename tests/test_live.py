@@ -16,16 +16,16 @@ import pytest
 from rich.console import Console
 
 from eman.cli import main
-from eman.evaluation.tables import Results
+from eman.evaluation.results.tables import Results
 from eman.platform.errors import UserError
-from eman.platform.tracking import EVALUATION, SILENT_SECONDS, SWEEP, TRAINING, RunLog, Store
-from eman.sweeps import watch
-from eman.sweeps.launch import Options, Report, _Launch
-from eman.sweeps.live import Best, Board, Running, View, render
-from eman.sweeps.profiles import QUICK, SMOKE
-from eman.sweeps.progress import Progress
-from eman.sweeps.status import found_sweep, planned_sweep
-from eman.sweeps.sweep import Sweep, command, plan, plan_again, plan_grid
+from eman.platform.store.store import EVALUATION, SILENT_SECONDS, SWEEP, TRAINING, RunLog, Store
+from eman.sweeps.plan import Sweep, command, plan, plan_again, plan_grid
+from eman.sweeps.profiles.profiles import QUICK, SMOKE
+from eman.sweeps.run.launch import Options, Report, _Launch
+from eman.sweeps.view import watch
+from eman.sweeps.view.live import Best, Board, Running, View, render
+from eman.sweeps.view.progress import Progress
+from eman.sweeps.view.status import found_sweep, planned_sweep
 
 SWEEP_OF_TWO = plan_grid(SMOKE, ["fixmatch", "moco"], ["bn", "eman"], linear_lr=[1.0, 2.0])
 VIEW = View(

@@ -9,11 +9,11 @@ import torch
 
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
-from eman.sweeps.profiles import SMOKE
+from eman.sweeps.profiles.profiles import SMOKE
 from eman.trainers import training as training_module
 from eman.trainers.loop import fit
-from eman.trainers.methods import METHODS
-from eman.trainers.norm import SCHEMES
+from eman.trainers.methods.registry import METHODS
+from eman.trainers.norm.schemes import SCHEMES
 from eman.trainers.training import Training
 
 

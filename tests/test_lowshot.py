@@ -6,11 +6,11 @@ import torch
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
-from eman.evaluation import lowshot
 from eman.evaluation.features import Features
-from eman.evaluation.protocols import make_eval
+from eman.evaluation.protocols import lowshot
+from eman.evaluation.protocols.registry import make_eval
 from eman.platform.errors import UserError
-from eman.trainers import subsets
+from eman.trainers.data import subsets
 
 
 def splits() -> list[tuple[torch.Tensor, torch.Tensor]]:

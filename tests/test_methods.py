@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from eman.platform.errors import UserError
-from eman.trainers.byol import BYOL
-from eman.trainers.fixmatch import FixMatch
-from eman.trainers.methods import METHODS, make_spec, resolve_scheme, scheme_of
-from eman.trainers.moco import MoCo
-from eman.trainers.norm import SCHEMES
+from eman.trainers.methods.byol import BYOL
+from eman.trainers.methods.fixmatch import FixMatch
+from eman.trainers.methods.moco import MoCo
+from eman.trainers.methods.registry import METHODS, make_spec, resolve_scheme, scheme_of
+from eman.trainers.norm.schemes import SCHEMES
 
 
 def generator() -> torch.Generator:

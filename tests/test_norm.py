@@ -4,19 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from eman.evaluation import paper
+from eman.evaluation.results import paper
 from eman.platform.errors import UserError
-from eman.trainers import fused
-from eman.trainers.norm import (
-    SCHEMES,
-    DeviceBatchNorm,
-    batch_statistics,
-    convert_norm,
-    groups_for,
-    in_one_pass,
-    norm_relu,
-    reset_statistics,
-)
+from eman.trainers.accel import fused
+from eman.trainers.norm.convert import convert_norm, groups_for
+from eman.trainers.norm.device_bn import DeviceBatchNorm, in_one_pass, norm_relu
+from eman.trainers.norm.schemes import SCHEMES
+from eman.trainers.norm.statistics import batch_statistics, reset_statistics
 
 
 def reference(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:

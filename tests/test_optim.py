@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from eman.sweeps.profiles import IMAGENET
-from eman.trainers import byol, optim
+from eman.sweeps.profiles.profiles import IMAGENET
+from eman.trainers import optim
 from eman.trainers.backbones import backbone_named
-from eman.trainers.methods import make_spec
+from eman.trainers.methods import byol
+from eman.trainers.methods.registry import make_spec
 
 
 def rates(steps_per_epoch: int, **fields: object) -> list[float]:

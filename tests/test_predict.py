@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from eman.cli import main
-from eman.evaluation import features, knn
+from eman.evaluation import features
+from eman.evaluation.protocols import knn
 from eman.evaluation.trained import Trained
-from eman.platform.home import run_folder
-from eman.platform.tracking import TRAINING, Record, Store
-from eman.sweeps.predict import Prediction, predict
+from eman.platform.store.store import TRAINING, Record, Store
+from eman.platform.workspace import run_folder
+from eman.sweeps.exchange.predict import Prediction, predict
 
 
 @pytest.fixture(scope="module")

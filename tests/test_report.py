@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from eman.cli import main
-from eman.evaluation import tables
-from eman.evaluation.tables import Results
-from eman.platform.tracking import EVALUATION, SWEEP, TRAINING, Store
-from eman.sweeps.profiles import SMOKE
-from eman.sweeps.sweep import Sweep, plan, plan_grid
+from eman.evaluation.results import tables
+from eman.evaluation.results.tables import Results
+from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
+from eman.sweeps.plan import Sweep, plan, plan_grid
+from eman.sweeps.profiles.profiles import SMOKE
 
 REASON = "<script>alert('no')</script> & a loss that is not finite"
 VOID = {"meta", "br", "wbr", "path", "use", "rect", "stop"}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from eman.evaluation import retrieval
+from eman.evaluation.protocols import retrieval
 
 
 @pytest.mark.parametrize("top", [7, 40, 1000])

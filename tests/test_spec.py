@@ -3,9 +3,9 @@
 import pytest
 
 from eman.platform.errors import UserError
-from eman.platform.spec import EXECUTION, EvalSpec, RunSpec, parse_fields
-from eman.sweeps.profiles import SMOKE
-from eman.trainers.methods import make_spec
+from eman.sweeps.profiles.profiles import SMOKE
+from eman.trainers.methods.registry import make_spec
+from eman.trainers.spec.run import EXECUTION, EvalSpec, RunSpec, parse_fields
 
 FIELDS = {"devices": 4, "batch": 64, "queue": 256}
 

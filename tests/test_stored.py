@@ -18,16 +18,19 @@ from torchvision import datasets
 from torchvision.transforms import functional as tv
 
 from eman.cli import main
-from eman.evaluation import linear
+from eman.evaluation.protocols import linear
 from eman.evaluation.trained import Trained
 from eman.platform import storage
 from eman.platform.errors import UserError
-from eman.platform.spec import EvalSpec, RunSpec
-from eman.sweeps.profiles import SMOKE
-from eman.trainers import augment, data, loop, shards, stored, subsets
-from eman.trainers.draws import Draws
-from eman.trainers.sharding import shard
+from eman.sweeps.profiles.profiles import SMOKE
+from eman.trainers import loop
+from eman.trainers.data import catalog as data
+from eman.trainers.data import shards, stored, subsets
+from eman.trainers.data.sharding import shard
+from eman.trainers.spec.run import EvalSpec, RunSpec
 from eman.trainers.training import Training
+from eman.trainers.views import views as augment
+from eman.trainers.views.draws import Draws
 
 CLASSES, TRAIN, TEST = 4, 30, 8
 

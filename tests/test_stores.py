@@ -11,8 +11,8 @@ from mlflow.entities import Metric
 
 from eman.cli import main
 from eman.platform.errors import UserError
-from eman.platform.stores import Copied, export, migrate
-from eman.platform.tracking import EVALUATION, SWEEP, TRAINING, Store, existing_store
+from eman.platform.store.copy import Copied, export, migrate
+from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store, existing_store
 
 
 @pytest.fixture(scope="session")

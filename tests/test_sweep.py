@@ -15,11 +15,11 @@ import psutil
 import pytest
 
 from eman.platform.errors import UserError
-from eman.platform.tracking import EVALUATION, SWEEP, TRAINING, Store
-from eman.sweeps.figure3 import lines
-from eman.sweeps.profiles import CIFAR10, IMAGENET, PROFILES, QUICK, SMOKE, STL10, Profile
-from eman.sweeps.sweep import plan, plan_again, plan_grid, work
-from eman.trainers.data import TRAINING_IMAGES
+from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
+from eman.sweeps.plan import plan, plan_again, plan_grid, work
+from eman.sweeps.profiles.profiles import CIFAR10, IMAGENET, PROFILES, QUICK, SMOKE, STL10, Profile
+from eman.sweeps.tables.figure3 import lines
+from eman.trainers.data.catalog import TRAINING_IMAGES
 
 EMAN = [sys.executable, "-m", "eman"]
 

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from eman.evaluation import paper, significance, tables
-from eman.evaluation.tables import Results
-from eman.platform.tracking import EVALUATION, TRAINING, Store
-from eman.sweeps.profiles import IMAGENET, PROFILES, SMOKE, Profile
-from eman.sweeps.scope import Scope
-from eman.sweeps.sweep import TABLES, plan
+from eman.evaluation.results import paper, significance, tables
+from eman.evaluation.results.tables import Results
+from eman.platform.store.store import EVALUATION, TRAINING, Store
+from eman.sweeps.plan import TABLES, plan
+from eman.sweeps.profiles.profiles import IMAGENET, PROFILES, SMOKE, Profile
+from eman.sweeps.tables.scope import Scope
 
 SCOPE = Scope(profile=SMOKE)
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from eman.cli import main
-from eman.platform.stores import migrate
-from eman.platform.tracking import EVALUATION, SWEEP, TRAINING, Store
-from eman.sweeps.profiles import SMOKE
-from eman.sweeps.sweep import Sweep, plan
+from eman.platform.store.copy import migrate
+from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
+from eman.sweeps.plan import Sweep, plan
+from eman.sweeps.profiles.profiles import SMOKE
 
 WRITERS, EPOCHS = 8, 30
 

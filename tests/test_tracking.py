@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from eman.platform import spool, tracking
 from eman.platform.errors import BusyError, UserError
 from eman.platform.lock import locked
-from eman.platform.tracking import SWEEP, TRAINING, Store
+from eman.platform.store import spool
+from eman.platform.store import store as tracking
+from eman.platform.store.store import SWEEP, TRAINING, Store
 
 
 def test_a_key_has_one_run_however_often_it_begins() -> None:

@@ -16,8 +16,8 @@ from urllib.parse import unquote
 import pytest
 
 from eman.cli import main
-from eman.platform.tracking import SWEEP, TRAINING, Store
-from eman.sweeps.ui import comparisons, link_lines
+from eman.platform.store.store import SWEEP, TRAINING, Store
+from eman.sweeps.view.ui import comparisons, link_lines
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

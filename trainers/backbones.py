@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet
 
 from eman.platform.errors import UserError, named
-from eman.trainers.norm import again, norm_relu
+from eman.trainers.norm.device_bn import again, norm_relu
 
 #: What the backbone's part of a network's state begins with.
 PREFIX = "backbone."

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed
-from eman.platform.spec import RunSpec
 from eman.trainers import distributed
+from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training, feature_std
 
 #: Seconds between two checkpoints of a run, unless ``EMAN_CHECKPOINT_SECONDS`` says otherwise.

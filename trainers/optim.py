@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from eman.platform.spec import RunSpec
+from eman.trainers.spec.run import RunSpec
 
 #: What the names of the parameters that the official code's LARS leaves out contain.
 _OFFICIAL = ("bn", "downsample.1", "bias")

@@ -15,24 +15,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from eman.platform import checkpoint
 from eman.platform.errors import UserError
-from eman.platform.home import run_folder
-from eman.platform.spec import RunSpec
-from eman.trainers import augment, data, distributed, optim, stored, subsets, transforms
+from eman.platform.workspace import run_folder
+from eman.trainers import distributed, optim
 from eman.trainers.backbones import backbone_named, load_backbone, recompute_blocks
-from eman.trainers.draws import Draws
-from eman.trainers.ema import Teacher
-from eman.trainers.methods import method_named, scheme_of
-from eman.trainers.norm import (
-    batch_norms,
-    convert_norm,
-    device_norms,
-    in_one_pass,
-    prefers_channels_last,
-    reset_statistics,
-    share_statistics,
-    still,
-)
-from eman.trainers.splits import Split, joined
+from eman.trainers.data import catalog as data
+from eman.trainers.data import stored, subsets
+from eman.trainers.data.splits import Split, joined
+from eman.trainers.methods.registry import method_named, scheme_of
+from eman.trainers.norm.convert import convert_norm
+from eman.trainers.norm.device_bn import device_norms, in_one_pass, prefers_channels_last, still
+from eman.trainers.norm.statistics import batch_norms, reset_statistics, share_statistics
+from eman.trainers.norm.teacher import Teacher
+from eman.trainers.spec.run import RunSpec
+from eman.trainers.views import transforms
+from eman.trainers.views import views as augment
+from eman.trainers.views.draws import Draws
 
 #: What autocast computes in, by precision.
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

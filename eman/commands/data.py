@@ -10,7 +10,7 @@ app = typer.Typer(name="data", no_args_is_help=True, help="Data sets: what there
 @app.command("list")
 def data_list() -> None:
     """Data sets by name, and whether they are on this machine."""
-    from eman.sweeps.status import data_lines
+    from eman.sweeps.view.status import data_lines
 
     for line in data_lines():
         print(line)
@@ -19,7 +19,7 @@ def data_list() -> None:
 @app.command("fetch")
 def data_fetch(name: Annotated[str, typer.Argument(help="A data set's name.")]) -> None:
     """Get a data set, and check it."""
-    from eman.trainers.data import load
+    from eman.trainers.data.catalog import load
 
     loaded = load(name)
     print(f"{loaded.name}: {loaded.describe()}, hash {loaded.hash}")
@@ -42,7 +42,7 @@ def data_shard(
     - `eman data shard imagenet --source /data/imagenet --out s3://bucket/data/imagenet`
     - `EMAN_DATA=s3://bucket/data eman sweep table1 --profile imagenet` then reads them
     """
-    from eman.trainers.sharding import info, shard
+    from eman.trainers.data.sharding import info, shard
 
     shard(name, source, out, print, rows=rows)
     for line in info(out or name):
@@ -55,8 +55,8 @@ def data_verify(
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image, too.")] = False,
 ) -> None:
     """Read every shard, and compare counts and checksums with those written down."""
-    from eman.trainers.sharding import place_of
-    from eman.trainers.shards import verify
+    from eman.trainers.data.sharding import place_of
+    from eman.trainers.data.shards import verify
 
     for line in verify(place_of(where), decode=decode):
         print(line)
@@ -66,7 +66,7 @@ def data_verify(
 @app.command("info")
 def data_info(where: Annotated[str, typer.Argument(help="Folder of shards, by path or URI, or a set's name.")]) -> None:
     """Say what shards hold."""
-    from eman.trainers.sharding import info
+    from eman.trainers.data.sharding import info
 
     for line in info(where):
         print(line)

@@ -27,7 +27,7 @@ def submit(
     - `eman submit table1 table8 --profile mini --address http://HOST:8265`
     """
     from eman.cli import app as whole
-    from eman.sweeps import jobs
+    from eman.sweeps.run import submit as jobs
 
     whole(args=["sweep", *context.args, "--dry-run"], standalone_mode=False)  # a typo is found here, not on the cluster
     connected = jobs.client(address)
@@ -43,7 +43,7 @@ def submit(
 @app.command(name="jobs")
 def jobs_(address: JobServer) -> None:
     """List the sweeps that were submitted to a cluster."""
-    from eman.sweeps import jobs
+    from eman.sweeps.run import submit as jobs
 
     for line in jobs.listing(jobs.client(address)):
         print(line)
@@ -56,7 +56,7 @@ def logs(
     follow: Annotated[bool, typer.Option(help="Go on until the job ends.")] = True,
 ) -> None:
     """Print the output of a submitted sweep."""
-    from eman.sweeps import jobs
+    from eman.sweeps.run import submit as jobs
 
     for text in jobs.logs(jobs.client(address), job, follow=follow):
         print(text, end="", flush=True)
@@ -65,6 +65,6 @@ def logs(
 @app.command()
 def stop(job: JobId, address: JobServer) -> None:
     """Stop a submitted sweep; what it has finished is kept."""
-    from eman.sweeps import jobs
+    from eman.sweeps.run import submit as jobs
 
     jobs.stop(jobs.client(address), job)

@@ -22,8 +22,8 @@ def import_(
 
     - `eman import moco_eman_r50_200ep.pth.tar --as moco --scheme eman`
     """
-    from eman.platform.tracking import Store
-    from eman.sweeps.exchange import take_in
+    from eman.platform.store.store import Store
+    from eman.sweeps.exchange.networks import take_in
 
     for line in take_in(file, layout, Store(), scheme=scheme, dataset=dataset):
         if not (quiet and line.startswith("  ")):
@@ -47,9 +47,9 @@ def export(
     - `eman export 3f2a --format mlflow --out model`, then
       `mlflow models predict -m model -i model/serving_input_example.json --env-manager local`
     """
-    from eman.platform.tracking import TRAINING, Store
-    from eman.sweeps.exchange import give_out
-    from eman.sweeps.foreground import found_run
+    from eman.platform.store.store import TRAINING, Store
+    from eman.sweeps.exchange.networks import give_out
+    from eman.sweeps.run.foreground import found_run
 
     record = found_run(run, Store().by_key(TRAINING))
     print(give_out(record, form, out, network=network.value, selection=selection.value))

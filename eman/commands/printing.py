@@ -5,7 +5,7 @@ from typing import Any
 
 from eman.options import Format, Network, Selection
 from eman.platform.errors import UserError
-from eman.platform.home import replacing
+from eman.platform.workspace import replacing
 
 
 def planned_tables(
@@ -16,9 +16,9 @@ def planned_tables(
     network: Network = Network.student,
     selection: Selection = Selection.last,
 ) -> Any:
-    from eman.platform.spec import parse_fields
-    from eman.sweeps.profiles import profile_named
-    from eman.sweeps.sweep import plan
+    from eman.sweeps.plan import plan
+    from eman.sweeps.profiles.profiles import profile_named
+    from eman.trainers.spec.run import parse_fields
 
     tables = [name if name.startswith("table") else f"table{name}" for name in names]
     fields = parse_fields(overrides or [])
@@ -26,9 +26,9 @@ def planned_tables(
 
 
 def print_tables(planned: Any, store: Any, form: Format, out: Path | None, other: str = "paper") -> None:
-    from eman.evaluation import tables
-    from eman.evaluation.tables import Results
-    from eman.platform.tracking import existing_store
+    from eman.evaluation.results import tables
+    from eman.evaluation.results.tables import Results
+    from eman.platform.store.store import existing_store
 
     results, shown = Results.read(store), planned.tables
     if other != "paper":

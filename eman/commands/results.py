@@ -43,7 +43,7 @@ def table(
     - `eman table 2 --seeds 3 --network teacher --format latex --out table2.tex`
     - `eman table 1 --against ../elsewhere/.eman`
     """
-    from eman.platform.tracking import Store
+    from eman.platform.store.store import Store
 
     planned = planned_tables(numbers, profile, seeds, set_, network, selection)
     print_tables(planned, Store(), form, out, against)
@@ -58,10 +58,10 @@ def figure(
     set_: SetOption = None,
 ) -> None:
     """Draw Figure 3, accuracy along training, from what the store holds."""
-    from eman.evaluation.figures import draw
+    from eman.evaluation.results.figures import draw
     from eman.platform.errors import unknown
-    from eman.platform.tracking import Store
-    from eman.sweeps.figure3 import caption, lines
+    from eman.platform.store.store import Store
+    from eman.sweeps.tables.figure3 import caption, lines
 
     if number.removeprefix("figure") != "3":
         raise unknown("figure", number, ["3"])
@@ -81,11 +81,11 @@ def status(
 
     - `eman status --watch`, in another terminal than the sweep's, or on another machine that reaches the store
     """
-    from eman.sweeps.status import run_lines, status_lines
+    from eman.sweeps.view.status import run_lines, status_lines
 
     if watch:
-        from eman.platform.tracking import Store
-        from eman.sweeps.watch import watch as follow
+        from eman.platform.store.store import Store
+        from eman.sweeps.view.watch import watch as follow
 
         follow(Store(), every)
         return
@@ -108,9 +108,9 @@ def report(
     - `eman report --out report.html`
     - `eman report "table1 + table8" --out report.html`
     """
-    from eman.platform.tracking import Store
-    from eman.sweeps.report import write
-    from eman.sweeps.status import found_sweep
+    from eman.platform.store.store import Store
+    from eman.sweeps.view.report import write
+    from eman.sweeps.view.status import found_sweep
 
     store = Store()
     record = found_sweep(sweep, store)
@@ -135,9 +135,9 @@ def predict(
 
     - `eman predict 3f2a shoe.png shirt.jpg --network teacher --top 3`
     """
-    from eman.platform.tracking import TRAINING, Store
-    from eman.sweeps.foreground import found_run
-    from eman.sweeps.predict import predict as ask
+    from eman.platform.store.store import TRAINING, Store
+    from eman.sweeps.exchange.predict import predict as ask
+    from eman.sweeps.run.foreground import found_run
 
     record = found_run(run, Store().by_key(TRAINING))
     found = ask(record, images, network=network.value, selection=selection.value, k=k)
@@ -171,7 +171,7 @@ def ui(
     - `eman ui --port 5001`
     - `eman ui --host 0.0.0.0 --allowed-host lab.example.org`: for others, too
     """
-    from eman.sweeps.ui import serve
+    from eman.sweeps.view.ui import serve
 
     serve(port, host, allowed_host or [], open_browser=open_)
 
@@ -179,7 +179,7 @@ def ui(
 @app.command()
 def doctor() -> None:
     """Say whether everything is in place: versions, data, cores, GPUs, store."""
-    from eman.sweeps.status import doctor_lines
+    from eman.sweeps.view.status import doctor_lines
 
     lines, well = doctor_lines()
     for line in lines:

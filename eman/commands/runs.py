@@ -75,9 +75,9 @@ def sweep(
     - `eman sweep table1 table8 --profile quick`
     - `eman sweep grid --method moco --scheme bn,eman --eman-momentum 0.9,0.999 --linear-lr 15,30,60`
     """
-    from eman.platform.spec import parse_fields
-    from eman.sweeps.profiles import profile_named
-    from eman.sweeps.sweep import plan, plan_grid
+    from eman.sweeps.plan import plan, plan_grid
+    from eman.sweeps.profiles.profiles import profile_named
+    from eman.trainers.spec.run import parse_fields
 
     chosen = profile_named(profile)
     overrides = parse_fields(set_ or [])
@@ -106,7 +106,7 @@ def sweep(
     if dry_run:
         _print_plan(planned, form)
         return
-    from eman.sweeps.launch import Options
+    from eman.sweeps.run.launch import Options
 
     _launch(
         planned,
@@ -133,9 +133,9 @@ def _print_plan(planned: Any, form: PlanFormat) -> None:
 
 
 def _launch(planned: Any, options: Any) -> None:
-    from eman.platform.tracking import Store
-    from eman.sweeps.launch import run_sweep
-    from eman.sweeps.progress import Progress
+    from eman.platform.store.store import Store
+    from eman.sweeps.run.launch import run_sweep
+    from eman.sweeps.view.progress import Progress
 
     store, progress = Store(), Progress()
     try:
@@ -168,10 +168,10 @@ def train(
 
     - `eman train moco --scheme eman --profile smoke --set epochs=2`
     """
-    from eman.platform.spec import parse_fields
-    from eman.platform.tracking import Store
-    from eman.sweeps.foreground import start_of, train_in_foreground
-    from eman.sweeps.profiles import profile_named
+    from eman.platform.store.store import Store
+    from eman.sweeps.profiles.profiles import profile_named
+    from eman.sweeps.run.foreground import start_of, train_in_foreground
+    from eman.trainers.spec.run import parse_fields
 
     chosen = profile_named(profile)
     start = start_of(init, Store()) if init is not None else None
@@ -202,9 +202,9 @@ def evaluate(
     - `eman evaluate 3f2a --protocol linear --set lr=0.5 --set label_fraction=0.01 --set label_sets=5`
     - `eman evaluate 3f2a --protocol knn --set k=200 --set temperature=0.07 --network teacher`
     """
-    from eman.platform.spec import EvalSpec, parse_fields
-    from eman.platform.tracking import Store
-    from eman.sweeps.foreground import evaluate_in_foreground
+    from eman.platform.store.store import Store
+    from eman.sweeps.run.foreground import evaluate_in_foreground
+    from eman.trainers.spec.run import EvalSpec, parse_fields
 
     fields = {"network": network.value, "selection": selection.value, **parse_fields(set_ or [], EvalSpec)}
     for line in evaluate_in_foreground(run, Store(), protocol, fields):
@@ -233,7 +233,7 @@ def plan_(
 
     - `eman plan table2 --profile imagenet --images-per-second moco=1340,byol=900,supervised=2500`
     """
-    from eman.platform.tracking import Store
+    from eman.platform.store.store import Store
     from eman.sweeps.cost import cost_of, measured, parse_throughput
 
     planned = planned_tables(tables, profile, seeds, set_)

@@ -23,7 +23,7 @@ def migrate(
     - `eman store migrate .eman http://HOST:5000`
     - `eman store migrate http://HOST:5000 copy/.eman`
     """
-    from eman.platform.stores import migrate as copy
+    from eman.platform.store.copy import migrate as copy
 
     for line in copy(source, target, print).lines():
         print(line)
@@ -38,8 +38,8 @@ def export(
     - `eman store export --out results`
     - `eman --store http://HOST:5000 store export --out results`
     """
-    from eman.platform.stores import export as write
-    from eman.platform.tracking import Store
+    from eman.platform.store.copy import export as write
+    from eman.platform.store.store import Store
 
     for name, rows in write(Store(), out).items():
         print(f"{out / name}.parquet: {rows:,} rows")

@@ -1,0 +1,183 @@
+"""Figure 3 of the paper, drawn from logged metrics: accuracy along training, one panel a method, one line a scheme."""
+
+import io
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eman.platform.errors import UserError
+from eman.platform.store.store import TRAINING, Record, Store
+from eman.platform.workspace import replacing
+from eman.trainers.spec.run import RunSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".svg", ".pdf")
+
+#: Okabe and Ito's colours, which colour-blind readers can tell apart; the first is for the line that matters.
+_COLOURS = ("#d55e00", "#000000", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+#: Beyond seven lines the colours come again, with other dashes.
+_DASHES = ("-", "--", ":")
+
+#: Stands for the colour of a page's text until the picture is part of it.
+_INK = "#010203"
+
+_AXES = {
+    "accuracy/top1": "accuracy, %",
+    "knn/top1": "kNN accuracy, %",
+    "train/loss": "loss",
+    "train/feature_std": "spread of features",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a panel: the mean over its runs (one a seed) of a metric, epoch by epoch."""
+
+    panel: str
+    label: str
+    metric: str
+    runs: tuple[RunSpec, ...]
+    highlighted: bool = False
+
+
+def points(line: Line, store: Store, known: Mapping[str, Record]) -> tuple[list[int], list[float]]:
+    """Epochs and means over the runs that have logged them.
+
+    Args:
+        line: The line.
+        store: Where the metrics are.
+        known: The store's trainings by key.
+    """
+    by_epoch: dict[int, list[float]] = defaultdict(list)
+    for spec in line.runs:
+        if spec.key in known:
+            for metric in store.client.get_metric_history(known[spec.key].run_id, line.metric):
+                by_epoch[metric.step].append(metric.value)
+    epochs = sorted(by_epoch)
+    return epochs, [statistics.fmean(by_epoch[epoch]) for epoch in epochs]
+
+
+def draw(lines: Sequence[Line], store: Store, out: Path, caption: str) -> None:
+    """Writes the figure.
+
+    Args:
+        lines: In the order of the legend; panels in the order in which they first occur, a panel's metrics below each
+            other.
+        store: Where the metrics are.
+        out: A file whose ending names the format.
+        caption: One line beneath the panels: profile, seeds.
+
+    Raises:
+        UserError: The format is unknown, or nothing has been logged yet.
+    """
+    if out.suffix not in FORMATS:
+        raise UserError(f"--out {out}: the ending must be one of {', '.join(FORMATS)}.")
+    with _figure(lines, store, caption) as figure, replacing(out) as temporary:
+        figure.savefig(temporary, dpi=160)
+
+
+def inline_svg(lines: Sequence[Line], store: Store, name: str, caption: str = "") -> str:
+    """The figure for a page: an ``svg`` element without a background, whose text has the page's colour.
+
+    Args:
+        lines: See :func:`draw`.
+        store: Where the metrics are.
+        name: Differs between the figures of a page: what they refer to inside themselves is named after it.
+        caption: See :func:`draw`.
+
+    Raises:
+        UserError: Nothing has been logged yet.
+    """
+    import matplotlib as mpl
+
+    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    chosen: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        **dict.fromkeys(inks, _INK),
+    }
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    out = io.StringIO()
+    with mpl.rc_context(chosen), _figure(lines, store, caption, ink=_INK) as figure:
+        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    text = out.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    return re.sub(r' id="[\w.]+_\d+"', "", text)  # nothing refers to these, and two figures would share them
+
+
+@contextmanager
+def _figure(lines: Sequence[Line], store: Store, caption: str, ink: str = "#000000") -> Iterator["Figure"]:
+    known = store.by_key(TRAINING)
+    found = {line: points(line, store, known) for line in lines}
+    if not any(epochs for epochs, _ in found.values()):
+        raise UserError(
+            "the store holds no training of this figure yet; run `eman sweep table1` at the same profile first."
+        )
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    panels = {line.panel: dict[str, None]() for line in lines}
+    for line in lines:
+        panels[line.panel][line.metric] = None
+    labels = list(dict.fromkeys(line.label for line in sorted(lines, key=lambda line: not line.highlighted)))
+    colours = [ink if colour == "#000000" else colour for colour in _COLOURS]
+    style = {label: (colours[n % len(colours)], _DASHES[n // len(colours) % 3]) for n, label in enumerate(labels)}
+    rows = max(len(metrics) for metrics in panels.values())
+    legend = 0.18 * -(-len(labels) // 4) + 0.25  # inches
+    height = 2.7 * rows + legend
+    figure, axes = plt.subplots(rows, len(panels), figsize=(3.4 * len(panels), height), squeeze=False)
+    handles = {}
+    for axis in axes.flat[:]:
+        axis.set_visible(False)
+    for column, (panel, metrics) in enumerate(panels.items()):
+        for row, metric in enumerate(metrics):
+            axis = axes[row][column]
+            axis.set_visible(True)
+            for line in lines:
+                epochs, means = found[line]
+                if (line.panel, line.metric) == (panel, metric) and epochs:
+                    colour, dash = style[line.label]
+                    [handles[line.label]] = axis.plot(
+                        epochs,
+                        means,
+                        color=colour,
+                        linestyle=dash,
+                        linewidth=2.4 if line.highlighted else 1.3,
+                        marker="o",
+                        markersize=3,
+                        zorder=3 if line.highlighted else 2,
+                    )
+            axis.set_ylabel(_AXES.get(metric, metric))
+            if row == 0:
+                axis.set_title(panel)
+            if row == len(metrics) - 1:
+                axis.set_xlabel("epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(
+        [handles[label] for label in labels if label in handles],
+        [label for label in labels if label in handles],
+        loc="lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=8,
+        bbox_to_anchor=(0.5, 0.14 / height),
+    )
+    figure.text(0.5, 0.04 / height, caption, ha="center", fontsize=7, alpha=0.65)
+    figure.tight_layout(rect=(0, (legend + 0.1) / height, 1, 1))
+    try:
+        yield figure
+    finally:
+        plt.close(figure)

@@ -1,0 +1,1 @@
+"""Networks in and out: import, export, serving, prediction."""

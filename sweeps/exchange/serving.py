@@ -1,0 +1,98 @@
+"""A run's network as a folder that MLflow serves: from the bytes of images to probabilities or features.
+
+The network is written as a traced graph (``torch.export``), which MLflow loads without this project and without
+unpickling anything.
+
+Shapes: N images, A channels, H by W pixels.
+"""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eman.evaluation.trained import Trained
+from eman.platform.workspace import new_folder
+from eman.trainers.backbones import backbone_named
+from eman.trainers.data.splits import DataSet
+from eman.trainers.views import transforms
+
+
+class _FromBytes(nn.Module):
+    """``(N, A, H, W)``, uint8, to a network's output, float32, scaled before by the pixel statistics of its run."""
+
+    def __init__(self, network: nn.Module, dataset: DataSet, *, classifies: bool) -> None:
+        super().__init__()
+        self.network, self.mean, self.std, self.classifies = network, dataset.mean, dataset.std, classifies
+
+    def forward(self, images_NAHW: Tensor) -> Tensor:
+        output: Tensor = self.network(transforms.normalize(images_NAHW.float() / 255, self.mean, self.std))
+        return output.softmax(1) if self.classifies else output
+
+
+def write(trained: Trained, out: Path, title: str) -> str:
+    """Writes the folder, and says what the model gives.
+
+    The model takes the bytes that images are kept as, so that nobody has to know how to scale them. It computes in
+    float32 on the CPU, whatever the run's precision and device.
+
+    Args:
+        trained: Which network.
+        out: The folder; it must not be there yet.
+        title: The run's name, for the model's metadata.
+
+    Raises:
+        UserError: The run has no such network, or the folder is there already.
+    """
+    dataset, spec = trained.splits.dataset, trained.spec
+    classifier = trained.classifier()
+    network = (classifier or trained.backbone()).to("cpu", torch.float32)
+    model = _FromBytes(network, dataset, classifies=classifier is not None).eval()
+    shape = dataset.train.shape
+    gives = (
+        f"{len(dataset.classes)} probabilities" if classifier else f"{backbone_named(spec.backbone).features} features"
+    )
+    about: dict[str, Any] = {
+        "run": trained.run,
+        "title": title,
+        "network": trained.network,
+        "selection": trained.selection,
+        "backbone": spec.backbone,
+        "dataset": spec.dataset,
+        "input": f"images (N, {', '.join(map(str, shape))}), uint8, 0 to 255; the model scales them itself",
+        "output": f"{gives} an image, float32",
+        **({"classes": list(dataset.classes)} if classifier else {}),
+    }
+    with new_folder(out) as folder:
+        _save(model, shape, about, folder)
+    return gives
+
+
+def _save(model: nn.Module, shape: tuple[int, ...], about: dict[str, Any], folder: Path) -> None:
+    import mlflow.pytorch
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    example = np.zeros((2, *shape), np.uint8)  # of one image, the graph would take batches of one image alone
+    with torch.no_grad():
+        width = model(torch.from_numpy(example)).shape[1]
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape))]), Schema([TensorSpec(np.dtype(np.float32), (-1, width))])
+    )
+    mlflow.pytorch.save_model(
+        model,
+        folder,
+        signature=signature,
+        input_example=example,
+        metadata=about,
+        serialization_format="pt2",
+        # Given, since MLflow would otherwise load the model in another process to find them.
+        pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")],
+    )
+    # The graph is tied to the CPU; without this, MLflow would look for it on the GPU where there is one.
+    written = Model.load(folder)
+    written.flavors["python_function"]["config"] = {"device": "cpu"}
+    written.save(folder / "MLmodel")

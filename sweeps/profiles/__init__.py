@@ -1,0 +1,1 @@
+"""Scales at which the paper is run."""

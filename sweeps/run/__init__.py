@@ -1,0 +1,1 @@
+"""Carrying out a sweep: trials on Ray, launching, jobs on a cluster, one run in the foreground."""

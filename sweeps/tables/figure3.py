@@ -1,0 +1,36 @@
+"""Figure 3: training curves of the schemes, per method."""
+
+from eman.evaluation.measure import headline
+from eman.evaluation.results.figures import Line
+from eman.sweeps.tables import table1
+from eman.sweeps.tables.schemes import METHODS
+from eman.sweeps.tables.scope import Scope
+from eman.trainers.methods.registry import method_named
+from eman.trainers.norm.schemes import SCHEMES
+
+
+def lines(scope: Scope) -> tuple[Line, ...]:
+    """One line for each cell of Table 1. A scheme that is the method's default under another name is drawn once."""
+    made: dict[tuple[str, str], Line] = {}
+    for method in METHODS:
+        entry = method_named(method)
+        for scheme in table1.ROWS:
+            runs = tuple(scope.run(method, scheme, seed) for seed in scope.seeds)
+            made.setdefault(
+                (method, runs[0].key),
+                Line(
+                    entry.title,
+                    "default" if scheme == "default" else SCHEMES[scheme].title,
+                    headline(entry),
+                    runs,
+                    scheme == "eman",
+                ),
+            )
+    return tuple(made.values())
+
+
+def caption(scope: Scope) -> str:
+    """What stands beneath the figure."""
+    first, last = scope.seeds[0], scope.seeds[-1]
+    seeds = f"seed {first}" if first == last else f"mean of seeds {first} to {last}"
+    return f"profile {scope.profile.name}, {seeds}, held-out images"

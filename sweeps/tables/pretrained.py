@@ -1,0 +1,97 @@
+"""What the tables of pretrained networks have in common: networks down the side, by the paper's names for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eman.sweeps.tables.scope import Scope
+from eman.trainers.backbones import WIDE
+from eman.trainers.spec.run import RunSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A pretraining.
+
+    Attributes:
+        title: The paper's name.
+        method, scheme: What it is trained by.
+        times: Its length in units of the profile's pretraining; the paper's 800 epochs are four times 200.
+        wide: Twice the channels in every layer.
+        labelled: Supervised by this share of the labels.
+    """
+
+    title: str
+    method: str
+    scheme: str = "default"
+    times: int = 1
+    wide: bool = False
+    labelled: float | None = None
+
+    def run(self, scope: Scope, seed: int) -> RunSpec:
+        """Its training."""
+        profile = scope.profile
+        fields = dict(profile.fully_supervised if self.labelled == 1 else profile.pretraining.get(self.method, {}))
+        spec = scope.run(self.method, self.scheme, seed, **fields)
+        spec = spec.replace(epochs=self.times * spec.epochs)
+        if self.wide:
+            spec = spec.replace(backbone=spec.backbone + WIDE)
+        return spec if self.labelled is None else spec.replace(label_fraction=self.labelled)
+
+    def baseline(self, others: Sequence["Network"]) -> "Network | None":
+        """The same pretraining without EMAN, if this one has it."""
+        for other in others:
+            alike = (other.method, other.times, other.wide) == (self.method, self.times, self.wide)
+            if alike and (self.scheme, other.scheme) == ("eman", "default"):
+                return other
+        return None
+
+
+SUPERVISED = Network(title="Supervised", method="supervised", labelled=1.0)
+MOCO = Network(title="MoCo", method="moco")
+MOCO_EMAN = Network(title="MoCo-EMAN", method="moco", scheme="eman")
+MOCO_2X = Network(title="MoCo (2×)", method="moco", wide=True)
+MOCO_EMAN_2X = Network(title="MoCo-EMAN (2×)", method="moco", scheme="eman", wide=True)
+MOCO_800 = Network(title="MoCo (800)", method="moco", times=4)
+MOCO_EMAN_800 = Network(title="MoCo-EMAN (800)", method="moco", scheme="eman", times=4)
+BYOL = Network(title="BYOL", method="byol")
+BYOL_EMAN = Network(title="BYOL-EMAN", method="byol", scheme="eman")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: the paper's title, and its network (``None``: others' work, quoted)."""
+
+    title: str
+    network: Network | None = None
+
+
+#: The rows that Tables 4 and 5 share.
+OURS = (
+    Row("Supervised (90 epochs)", SUPERVISED),
+    Row("MoCo (200 epochs)", MOCO),
+    Row("MoCo-EMAN (200 epochs)", MOCO_EMAN),
+    Row("MoCo (800 epochs)", MOCO_800),
+    Row("MoCo-EMAN (800 epochs)", MOCO_EMAN_800),
+    Row("BYOL (200 epochs)", BYOL),
+    Row("BYOL-EMAN (200 epochs)", BYOL_EMAN),
+)
+
+QUOTED = "Rows with - are others' work, as the paper quotes it."
+
+
+def lengths(scope: Scope, rows: Sequence[Row]) -> str:
+    """A note: how long the pretrainings are here."""
+    epochs = {row.network.title: row.network.run(scope, scope.seeds[0]).epochs for row in rows if row.network}
+    return f"Epochs here: {', '.join(f'{title} {count}' for title, count in epochs.items())}."
+
+
+def contrasts(rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
+    """Each EMAN row against its baseline, within one kind of evaluation: what a title has in brackets."""
+    found = []
+    for row in rows:
+        kind = row.title.partition("[")[2]
+        peers = {r.network: r.title for r in rows if r.network and r.title.partition("[")[2] == kind}
+        base = row.network.baseline(list(peers)) if row.network else None
+        if base is not None:
+            found.append((row.title, peers[base]))
+    return tuple(found)

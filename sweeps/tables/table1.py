@@ -1,0 +1,12 @@
+"""Table 1: accuracy with different normalization."""
+
+from eman.evaluation.results.tables import Table
+from eman.sweeps.tables.schemes import scheme_table
+from eman.sweeps.tables.scope import Scope
+
+ROWS = ("default", "bn", "syncbn", "shufflebn", "gn", "in", "eman")
+
+
+def table(scope: Scope) -> Table:
+    """The table at a scale."""
+    return scheme_table(1, "Accuracy with different normalization", ROWS, scope)

@@ -1,0 +1,61 @@
+"""Table 5: low-shot classification, on the data set of the pretraining (ImageNet in the paper) and on others."""
+
+from dataclasses import replace
+from functools import partial
+
+from eman.evaluation.results import paper
+from eman.evaluation.results.tables import Cell, Table, Wanted
+from eman.sweeps.profiles.profiles import LowShot
+from eman.sweeps.tables import pretrained
+from eman.sweeps.tables.pretrained import OURS, QUOTED, Network, Row
+from eman.sweeps.tables.scope import Scope
+
+SHOTS = (1, 2, 4, 8, 16)
+
+#: The paper's rows of each block, in its order.
+BLOCKS = {
+    "ImageNet": (OURS[0], Row("PCL (200 epochs)"), Row("SwAV (800 epochs)"), *OURS[1:]),
+    "VOC2007": (OURS[0], Row("PCL (200 epochs)"), *OURS[1:3], *OURS[5:]),
+    "iNaturalist": (
+        Row("MoCo (1000 epochs)", pretrained.MOCO),
+        Row("MoCo-EMAN (1000 epochs)", pretrained.MOCO_EMAN),
+        *OURS[5:],
+    ),
+}
+
+ABOUT = (
+    "Linear SVMs on k images a class, mean of 5 sets, C from 2^-5 to 2^5 chosen on images put aside (the test images "
+    "where there are none); top-1, on VOC2007 mean average precision."
+)
+
+
+def result(block: LowShot, shots: int, scope: Scope, network: Network, seed: int) -> Wanted:
+    """A cell's result."""
+    run = network.run(scope, seed)
+    if block.pretrained:
+        run = run.replace(dataset=block.dataset, **block.pretrained.get(run.method, {}))
+    elsewhere = {"dataset": block.dataset} if block.dataset and not block.pretrained else {}
+    name = "map" if block.several else "top1"
+    return scope.result(run, "lowshot", f"lowshot/k{shots}_{name}", shots=shots, **elsewhere)
+
+
+def table(scope: Scope) -> Table:
+    """The table at a scale, with the blocks that the profile has data for."""
+    cells, contrasts = [], list[tuple[str, str]]()
+    blocks = scope.profile.low_shot
+    for name, block in blocks.items():
+        rows = [replace(row, title=f"{name}: {row.title}" if len(blocks) > 1 else row.title) for row in BLOCKS[name]]
+        contrasts += pretrained.contrasts(rows)
+        for row, original in zip(rows, BLOCKS[name], strict=True):
+            for shots in SHOTS:
+                wanted: tuple[Wanted, ...] = ()
+                if row.network is not None:
+                    make = partial(result, block, shots, scope, row.network)
+                    wanted = tuple(make(seed) for seed in scope.seeds)
+                published = paper.value(5, f"{name}: {original.title}", f"k={shots}")
+                cells.append(Cell(5, row.title, f"k={shots}", published, wanted))
+    left = [name for name in BLOCKS if name not in blocks]
+    missing = (f"The paper's numbers are its ImageNet rows; {' and '.join(left)} need other data.",) if left else ()
+    lengths = pretrained.lengths(scope, BLOCKS["ImageNet"])
+    notes = (*scope.profile.about_notes(), ABOUT, *missing, QUOTED, lengths, *scope.notes())
+    return Table(5, "Low-shot classification", tuple(cells), notes, tuple(contrasts), "network")

@@ -1,0 +1,90 @@
+"""Table 6: FixMatch from nothing, from MoCo and from MoCo-EMAN, and trained three times as long."""
+
+from eman.evaluation.results import paper
+from eman.evaluation.results.tables import Cell, Table, Wanted
+from eman.sweeps.tables import pretrained, table2
+from eman.sweeps.tables.pretrained import Network
+from eman.sweeps.tables.scope import Scope
+from eman.trainers.spec.run import RunSpec
+
+#: The paper's names for the schemes, and for what the backbone starts from.
+SCHEMES = {"baseline": "default", "EMAN": "eman"}
+STARTS: dict[str, Network | None] = {"None": None, "MoCo": pretrained.MOCO, "MoCo-EMAN": pretrained.MOCO_EMAN}
+
+ROWS = (
+    ("baseline", "None", 1),
+    ("EMAN", "None", 1),
+    ("baseline", "MoCo", 1),
+    ("EMAN", "MoCo", 1),
+    ("EMAN", "MoCo-EMAN", 1),
+    ("baseline", "None", 3),
+    ("EMAN", "None", 3),
+    ("EMAN", "MoCo", 3),
+    ("EMAN", "MoCo-EMAN", 3),
+)
+
+FRACTIONS = (0.01, 0.1)
+
+
+def run(scope: Scope, seed: int, scheme: str, start: str, times: int, fraction: float) -> RunSpec:
+    """A cell's training. Longer ones follow a cosine (Section 5.3)."""
+    profile, network = scope.profile, STARTS[start]
+    fields = dict(profile.semi_supervised.get(fraction, {}))
+    if times > 1:
+        fields |= {"schedule": "cosine"}
+    if network is not None:
+        fields |= profile.from_pretrained
+    spec = scope.run("fixmatch", SCHEMES[scheme], seed, **fields)
+    return spec.replace(
+        label_fraction=fraction,
+        epochs=times * spec.epochs,
+        init=network.run(scope, seed) if network is not None else None,
+    )
+
+
+def title(scheme: str, start: str, times: int) -> str:
+    """A row's title."""
+    return f"{scheme} from {start}, {times}×"
+
+
+def table(scope: Scope) -> Table:
+    """The table at a scale. Cells that the paper leaves empty are not trained."""
+    cells = []
+    for row in ROWS:
+        for fraction in FRACTIONS:
+            for top in table2.TOPS:
+                column = table2.labels(fraction, top)
+                published = paper.value(6, title(*row), column)
+                wanted: tuple[Wanted, ...] = ()
+                if published != "-":
+                    wanted = tuple(scope.classified(run(scope, seed, *row, fraction), top) for seed in scope.seeds)
+                cells.append(Cell(6, title(*row), column, published, wanted))
+    return Table(6, "FixMatch", tuple(cells), notes(scope), contrasts(), "FixMatch")
+
+
+def contrasts() -> tuple[tuple[str, str], ...]:
+    """EMAN against the baseline, and a start from MoCo-EMAN against one from MoCo, alike in all else."""
+    return tuple(
+        (title(*first), title(*second))
+        for first in ROWS
+        for second in ROWS
+        if first[2] == second[2]
+        and (
+            (first[0] == "EMAN" and second == ("baseline", *first[1:]))
+            or (first[:2] == ("EMAN", "MoCo-EMAN") and second[:2] == ("EMAN", "MoCo"))
+        )
+    )
+
+
+def notes(scope: Scope) -> tuple[str, ...]:
+    """What a reader must know."""
+    seed = scope.seeds[0]
+    short, long = run(scope, seed, *ROWS[4], 0.1), run(scope, seed, *ROWS[8], 0.1)
+    assert short.init is not None
+    return (
+        *scope.profile.about_notes(),
+        f"Test top-1 and top-5 of FixMatch. 1×: {short.epochs} epochs at 10 % of the labels; 3×: {long.epochs}, with a "
+        f"cosine schedule. From a pretrained network: {short.init.epochs} epochs of pretraining, learning rate "
+        f"{short.lr:g}, classifier new.",
+        *scope.notes(),
+    )

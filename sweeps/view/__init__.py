@@ -1,0 +1,1 @@
+"""What a sweep looks like: live progress, status, reports, MLflow's UI."""

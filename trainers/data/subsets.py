@@ -1,0 +1,169 @@
+"""Which samples of a data set a run uses, which of them have labels, and the order in which it sees them."""
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eman.platform.errors import UserError, first_line
+from eman.platform.storage import Place
+from eman.platform.workspace import data_place
+from eman.trainers.data import shards
+from eman.trainers.data.splits import AnySplit, DataSet
+from eman.trainers.data.stored import WINDOW, StoredSplit
+
+
+def indexed(name: str, file: str, split: AnySplit) -> Tensor:
+    """Places of the labelled samples that an index file lists: ``$EMAN_DATA/NAME/indexes/FILE.csv``, whose column
+    ``Index`` counts the training images in ImageFolder's order, as the files of the official code do.
+
+    Raises:
+        UserError: There is no such file or column, or it lists an image that the run does not use.
+    """
+    import pandas as pd
+
+    place = Place(data_place()) / name / "indexes" / f"{file}.csv"
+    try:
+        with place.open() as stream:
+            listed = torch.tensor(pd.read_csv(stream)["Index"].to_numpy(dtype=np.int64))
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(
+            f"label_index is {file!r}, and {place} is not a CSV file with a column Index ({first_line(error)})."
+        ) from error
+    where = {int(sample): n for n, sample in enumerate(split.ids.tolist())}
+    strange = next((int(sample) for sample in listed.tolist() if int(sample) not in where), None)
+    if strange is not None:
+        raise UserError(f"{place} lists image {strange}, which is not among the {len(split):,} that this run uses.")
+    return torch.tensor(sorted(where[int(sample)] for sample in listed.tolist()))
+
+
+def stratified(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tensor:
+    """Places of ``count`` samples with as equal class shares as ``count`` allows, in ascending order.
+
+    The samples of each class are put in an order that depends on the seed alone; ``skip`` leaves out those that a call
+    with ``count=skip`` would take, so two calls can make disjoint sets.
+
+    Raises:
+        UserError: A class would get no sample, or has too few.
+    """
+    classes = int(labels.max()) + 1
+    if count < classes:
+        raise UserError(
+            f"{count} labelled samples leave some of the {classes} classes with none; ask for {classes} or "
+            f"more (a larger label_fraction)."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    # Samples of all classes in turn: class 0's first, class 1's first, ..., class 0's second, ...
+    shuffled = labels[order]
+    turn = torch.empty(len(labels), dtype=torch.int64)
+    for label in range(classes):
+        mask = shuffled == label
+        turn[mask] = torch.arange(int(mask.sum()))
+    in_turn = order[torch.argsort(turn * classes + shuffled, stable=True)]
+    if skip + count > len(labels):
+        raise UserError(f"{skip + count:,} samples were asked for, and there are {len(labels):,}.")
+    return in_turn[skip : skip + count].sort().values
+
+
+def parts(dataset: DataSet, images: int | None, held_out: int) -> tuple[AnySplit, AnySplit]:
+    """The training images that a run uses, and those put aside for choices. Both are the same for every seed.
+
+    Args:
+        dataset: The whole set.
+        images: Size of the first part; ``None``: all that is not put aside.
+        held_out: Size of the second part; with 0 it is the test split, as in the paper, which chose on validation.
+    """
+    total = len(dataset.train)
+    images = total - held_out if images is None else images
+    if images + held_out > total:
+        raise UserError(
+            f"images={images} and held_out={held_out} add up to more than the {total:,} training images of "
+            f"{dataset.name}."
+        )
+    train = dataset.train if images == total else dataset.train.take(stratified(dataset.train.labels, images, 0))
+    if not held_out:
+        return train, dataset.test
+    return train, dataset.train.take(stratified(dataset.train.labels, held_out, 0, skip=images))
+
+
+def label_set(labels: Tensor, fraction: float, number: int) -> Tensor:
+    """Places of the labelled samples: a stratified share, drawn by the number of the label set (Section 5.2)."""
+    if fraction == 1:
+        return torch.arange(len(labels))
+    return stratified(labels, round(fraction * len(labels)), 1_000 + number)
+
+
+def shots(labels: Tensor, count: int, number: int) -> Tensor:
+    """Places of ``count`` samples a class, drawn by the number of the set (Section 5.2, low-shot classification).
+
+    Raises:
+        UserError: A class has fewer.
+    """
+    sizes = torch.bincount(labels)
+    if int(sizes.min()) < count:
+        raise UserError(
+            f"{count} samples a class were asked for, and class {int(sizes.argmin())} has {int(sizes.min())}; give "
+            f"fewer."
+        )
+    return stratified(labels, count * len(sizes), 2_000 + number)
+
+
+def fingerprint(index: Tensor) -> str:
+    """A short hash of a label set, for the record."""
+    return hashlib.sha256(index.numpy().astype("<i8").tobytes()).hexdigest()[:12]
+
+
+def epoch_order(samples: int, seed: int, stream: int, epoch: int) -> Tensor:
+    """The order of an epoch: a permutation that depends on (seed, stream, epoch) alone."""
+    words = np.random.SeedSequence((seed, stream, epoch)).generate_state(1, np.uint64)
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(int(words[0] >> np.uint64(1))))
+
+
+class Stream:
+    """An endless sequence of global batches over a split, in an order that depends on (seed, epoch) alone.
+
+    Each epoch is a permutation; samples left over at its end open the next one, so no sample is ever skipped. Rows of
+    shards are permuted such that reading stays local (:func:`eman.trainers.data.shards.grouped_order`).
+
+    Args:
+        split: The samples.
+        batch: Images in a global batch.
+        seed: The run's seed.
+        number: Which of the run's streams this is.
+        devices: Devices in all.
+    """
+
+    def __init__(self, split: AnySplit, batch: int, seed: int, number: int, devices: int = 1) -> None:
+        self.split, self.batch, self.seed, self.number, self.devices = split, batch, seed, number, devices
+        self.group_N = split.groups() if isinstance(split, StoredSplit) else None
+        self._order: dict[int, Tensor] = {}
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Places in the split, and the epoch of each, for the batch of a step; both int64, ``(batch,)``."""
+        first = step * self.batch
+        position = torch.arange(first, first + self.batch)
+        epoch, place = position // len(self.split), position % len(self.split)
+        index = torch.empty_like(position)
+        for number in epoch.unique().tolist():
+            mask = epoch == number
+            index[mask] = self._epoch(number)[place[mask]]
+        return index, epoch
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._order:
+            self._order = {e: o for e, o in self._order.items() if e == epoch - 1}
+            if self.group_N is None:
+                self._order[epoch] = epoch_order(len(self.split), self.seed, self.number, epoch)
+            else:
+                order = shards.grouped_order(
+                    self.group_N,
+                    np.random.default_rng((self.seed, self.number, epoch)),
+                    first=epoch * len(self.split),
+                    devices=self.devices,
+                    batch=self.batch,
+                    steps=WINDOW,
+                )
+                self._order[epoch] = torch.from_numpy(order)
+        return self._order[epoch]

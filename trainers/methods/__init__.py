@@ -1,0 +1,1 @@
+"""One file a method (FixMatch, MoCo, BYOL, supervised), and the registry that names them."""

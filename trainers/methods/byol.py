@@ -1,0 +1,66 @@
+r"""BYOL (Section 4.1): the student predicts the teacher's projection of the other view.
+
+.. math:: L = \sum_{(a,b)} 2 - 2 \frac{\langle q(z_a), z'_b \rangle}{\|q(z_a)\| \, \|z'_b\|}
+
+with z the student's projection, q its predictor, z' the teacher's projection, over both orders of the two views.
+
+Shapes: N images, C projection dimension.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eman.trainers.methods.criterion import Criterion
+from eman.trainers.spec.run import RunSpec
+
+
+class BYOL(Criterion):
+    """The symmetric regression loss."""
+
+    def __init__(self, spec: RunSpec, generator: torch.Generator) -> None:
+        super().__init__()
+
+    def forward(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        labels: dict[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of predictions ``student`` (views 1, 2) against projections ``teacher`` (views 1, 2).
+
+        All of shape ``(N, C)``.
+        """
+        first = F.cosine_similarity(student[0], teacher[1]).mean()
+        second = F.cosine_similarity(student[1], teacher[0]).mean()
+        return 4 - 2 * (first + second), {}
+
+
+def projector_and_predictor(spec: RunSpec, features: int, _classes: int) -> dict[str, nn.Module]:
+    """BYOL's heads, with a norm in each. The predictor comes last: the teacher has none."""
+    assert spec.hidden_dim is not None and spec.projection_dim is not None
+    heads = {
+        "projector": _head(features, spec.hidden_dim, spec.projection_dim),
+        "predictor": _head(spec.projection_dim, spec.hidden_dim, spec.projection_dim),
+    }
+    for module in heads["projector"].modules():  # the official code's initial weights
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    for module in heads["predictor"].modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.01)
+    return heads
+
+
+def _head(inputs: int, hidden: int, outputs: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, outputs, bias=False),
+    )
+
+
+def without_predictor(student: nn.Sequential) -> nn.Sequential:
+    """What BYOL's teacher copies: backbone and projector."""
+    return student[:-1]

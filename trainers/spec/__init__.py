@@ -1,0 +1,1 @@
+"""What decides a result: specifications of runs, and their keys."""

@@ -1,0 +1,1 @@
+"""Augmented views: deterministic draws, batched transforms, RandAugment, and the views by name."""

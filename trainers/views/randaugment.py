@@ -1,0 +1,117 @@
+"""RandAugment, in batches: each operation takes the images that drew it, and a level in (0, 1).
+
+Ranges are those of the pool that FixMatch's PyTorch versions use: levels are one of 1..9 tenths of the largest value.
+
+Shapes: B images, A channels, H by W pixels.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eman.trainers.views.draws import Draws
+from eman.trainers.views.transforms import blend, brightness, contrast, saturation
+
+
+def _autocontrast(x: Tensor, _level: Tensor) -> Tensor:
+    low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+    return torch.where(high > low, (x - low) / (high - low).clamp(min=1e-6), x)
+
+
+def _equalize(x: Tensor, _level: Tensor) -> Tensor:
+    """Histogram equalization of each channel, by PIL's rule."""
+    batch, channels, height, width = x.shape
+    pixel = (x.reshape(batch * channels, -1) * 255).round().long()
+    histogram = torch.zeros(batch * channels, 256, device=x.device).scatter_add_(
+        1, pixel, torch.ones_like(pixel).float()
+    )
+    last = histogram.gather(1, (255 - (histogram.flip(1) > 0).int().argmax(1, keepdim=True)))
+    step = torch.floor((height * width - last) / 255)
+    table = torch.floor((histogram.cumsum(1) - histogram + torch.floor(step / 2)) / step.clamp(min=1)).clamp(0, 255)
+    out = torch.where(step > 0, table.gather(1, pixel), pixel.float())
+    return (out / 255).view(batch, channels, height, width)
+
+
+def _posterize(x: Tensor, level: Tensor) -> Tensor:
+    kept = (4 + torch.floor(4 * level)).view(-1, 1, 1, 1)  # 4 to 7 bits of 8
+    step = torch.exp2(8 - kept)
+    return torch.floor((x * 255).round() / step) * step / 255
+
+
+def _sharpness(x: Tensor, level: Tensor) -> Tensor:
+    # Sums of shifted images: a convolution's last bits would depend on how many images it is given.
+    height, width = x.shape[2:]
+    middle = x[:, :, 1:-1, 1:-1]
+    neighbours = [x[:, :, i : i + height - 2, j : j + width - 2] for i in range(3) for j in range(3)]
+    smooth = x.clone()
+    smooth[:, :, 1:-1, 1:-1] = (sum(neighbours[1:], neighbours[0]) + 4 * middle) / 13
+    return blend(x, smooth, 0.05 + 0.9 * level)
+
+
+def _solarize(x: Tensor, level: Tensor) -> Tensor:
+    return torch.where(x >= (1 - level).view(-1, 1, 1, 1), 1 - x, x)
+
+
+def _solarize_add(x: Tensor, level: Tensor) -> Tensor:
+    return torch.where(x < 128 / 255, (x + (level * 110 / 255).view(-1, 1, 1, 1)).clamp(0, 1), x)
+
+
+_POINTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "autocontrast": _autocontrast,
+    "brightness": lambda x, level: brightness(x, 0.05 + 0.9 * level),
+    "color": lambda x, level: saturation(x, 0.05 + 0.9 * level),
+    "contrast": lambda x, level: contrast(x, 0.05 + 0.9 * level),
+    "equalize": _equalize,
+    "invert": lambda x, _level: 1 - x,
+    "posterize": _posterize,
+    "sharpness": _sharpness,
+    "solarize": _solarize,
+    "solarize_add": _solarize_add,
+    "identity": lambda x, _level: x,
+}
+_GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+
+#: The 16 operations of RandAugment's pool.
+RANDAUGMENT_POOL = (*_POINTWISE, *_GEOMETRIC)
+
+
+def affine(x_BAHW: Tensor, operation_B: Tensor, amount_B: Tensor) -> Tensor:
+    """One geometric operation an image, all in one resampling; what comes from outside is black.
+
+    Args:
+        x_BAHW: Images.
+        operation_B: Index into rotate (30 degrees at amount 1), shear x, shear y (0.3), translate x, translate y (0.45
+            of the side).
+        amount_B: Signed amount in (-1, 1).
+    """
+    angle = torch.where(operation_B == 0, amount_B * math.radians(30), 0.0)
+    matrix = torch.zeros(len(x_BAHW), 2, 3, device=x_BAHW.device)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = torch.cos(angle)
+    matrix[:, 0, 1] = torch.where(operation_B == 1, 0.3 * amount_B, -torch.sin(angle))
+    matrix[:, 1, 0] = torch.where(operation_B == 2, 0.3 * amount_B, torch.sin(angle))
+    matrix[:, 0, 2] = torch.where(operation_B == 3, 0.9 * amount_B, 0.0)  # grid coordinates span 2 over a side
+    matrix[:, 1, 2] = torch.where(operation_B == 4, 0.9 * amount_B, 0.0)
+    grid = F.affine_grid(matrix, list(x_BAHW.shape), align_corners=False)
+    return F.grid_sample(x_BAHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def randaugment(x_BAHW: Tensor, draws: Draws, operations: int) -> Tensor:
+    """RandAugment: ``operations`` operations of the pool in a row, each at a level of 1..9 tenths, always applied."""
+    for _ in range(operations):
+        choice_B, level_B, sign_B = draws(3).unbind(1)
+        operation_B = torch.floor(choice_B * len(RANDAUGMENT_POOL)).long()
+        level_B = (torch.floor(level_B * 9) + 1) / 10
+        out = x_BAHW.clone()
+        for number, apply in enumerate(_POINTWISE.values()):
+            chosen = (operation_B == number).nonzero()[:, 0]
+            if len(chosen):
+                out[chosen] = apply(x_BAHW[chosen], level_B[chosen])
+        chosen = (operation_B >= len(_POINTWISE)).nonzero()[:, 0]
+        if len(chosen):
+            signed = torch.where(sign_B < 0.5, -level_B, level_B)
+            out[chosen] = affine(x_BAHW[chosen], operation_B[chosen] - len(_POINTWISE), signed[chosen])
+        x_BAHW = out
+    return x_BAHW

@@ -1,0 +1,204 @@
+"""Views of images: batched augmentations whose every random draw is a function of (seed, epoch, sample, view).
+
+Images are floats in [0, 1]. A self-supervised view is drawn first (:class:`Changes`) and made then: gray images on a
+CPU by the kernel of :mod:`~eman.trainers.accel.pixels`, all others by PyTorch's operations
+(:mod:`~eman.trainers.views.transforms`).
+
+Shapes: B images, A channels, H by W pixels.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eman.trainers.accel.fused import kept
+from eman.trainers.views import transforms
+from eman.trainers.views.draws import Draws
+from eman.trainers.views.randaugment import randaugment
+
+#: Solarization inverts what is at least this bright: 128 of 255.
+SOLARIZED = 128 / 255
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """What a run's specification says about its views; see the fields of the same names in ``RunSpec``.
+
+    ``cropped``: the images were cropped when they were decoded, by the draws that would have cropped them here.
+    """
+
+    crop_min: float
+    blur_max: float
+    strong_ops: int
+    cropped: bool = False
+
+
+def crop_boxes(draws: Draws, height: Tensor | int, width: Tensor | int, crop_min: float) -> tuple[Tensor, ...]:
+    """Torchvision's ``RandomResizedCrop.get_params``: the first of ten tries that fits, else the whole image.
+
+    Args:
+        draws: 22 of them are used.
+        height: Of the images: one number for all, or int64 ``(B,)``.
+        width: Likewise.
+        crop_min: Smallest share of an image's area.
+
+    Returns:
+        Top, left, height and width of the boxes in pixels, float32, ``(B,)`` each.
+    """
+    tries = draws(20).view(-1, 10, 2)
+    height_B, width_B = (torch.as_tensor(x, device=tries.device).float().expand(len(tries)) for x in (height, width))
+    area = (height_B * width_B).unsqueeze(1) * (crop_min + (1 - crop_min) * tries[..., 0])
+    ratio = torch.exp(math.log(3 / 4) + math.log(16 / 9) * tries[..., 1])
+    w = torch.round(torch.sqrt(area * ratio))
+    h = torch.round(torch.sqrt(area / ratio))
+    fits = (w >= 1) & (w <= width_B.unsqueeze(1)) & (h >= 1) & (h <= height_B.unsqueeze(1))
+    first = fits.int().argmax(1, keepdim=True)
+    found = fits.any(1)
+    w_B = torch.where(found, w.gather(1, first)[:, 0], width_B)
+    h_B = torch.where(found, h.gather(1, first)[:, 0], height_B)
+    corner = draws(2)
+    return torch.floor(corner[:, 0] * (height_B - h_B + 1)), torch.floor(corner[:, 1] * (width_B - w_B + 1)), h_B, w_B
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What is drawn for each image of a batch, and done in this order. ``None`` stands for nothing.
+
+    Attributes:
+        box_4B: Top, left, height and width of the part that is cut out and resized to the whole, in pixels.
+        flipped_B: bool, whether left and right are exchanged.
+        colour_4B: Factors of brightness, contrast and saturation, and the turn of the hue. The order is fixed;
+            torchvision shuffles it.
+        gray_B: bool.
+        sigma_B: Standard deviation of the blur in pixels; 0 for an image that is not blurred.
+        solarized_B: bool.
+    """
+
+    box_4B: tuple[Tensor, ...] | None
+    flipped_B: Tensor
+    colour_4B: tuple[Tensor, ...] | None = None
+    gray_B: Tensor | None = None
+    sigma_B: Tensor | None = None
+    solarized_B: Tensor | None = None
+
+
+def changed(x_BAHW: Tensor, changes: Changes) -> Tensor:
+    """The images with the changes made."""
+    if _by_kernel(x_BAHW):
+        return _changed_gray(x_BAHW, changes)
+    x = transforms.crop_and_flip(x_BAHW, changes.box_4B, changes.flipped_B)
+    if changes.colour_4B is not None:
+        adjustments = (transforms.brightness, transforms.contrast, transforms.saturation, transforms.hue)
+        for adjust, amount_B in zip(adjustments, changes.colour_4B, strict=True):
+            x = adjust(x, amount_B)
+    if changes.gray_B is not None and x.shape[1] > 1:
+        x = torch.where(changes.gray_B.view(-1, 1, 1, 1), transforms.gray(x).expand_as(x), x)
+    if changes.sigma_B is not None:
+        x = transforms.blur(x, changes.sigma_B, changes.sigma_B > 0)
+    if changes.solarized_B is not None:
+        x = torch.where(changes.solarized_B.view(-1, 1, 1, 1) & (x >= SOLARIZED), 1 - x, x)
+    return x
+
+
+def _by_kernel(x_BAHW: Tensor) -> bool:
+    """Whether the kernel takes these images: gray ones on the CPU."""
+    on_cpu = x_BAHW.device.type == "cpu" and x_BAHW.dtype == torch.float32
+    return on_cpu and x_BAHW.shape[1] == 1 and min(x_BAHW.shape[2:]) > 1
+
+
+def _changed_gray(x_BAHW: Tensor, changes: Changes) -> Tensor:
+    batch, _, height, width = x_BAHW.shape
+    zero_B, one_B = torch.zeros(batch), torch.ones(batch)
+    brightness_B, contrast_B = (changes.colour_4B or (one_B, one_B))[:2]
+    y_BAHW = torch.empty(x_BAHW.shape)
+    told = (
+        x_BAHW.contiguous()[:, 0],
+        y_BAHW[:, 0],
+        *(changes.box_4B or (zero_B, zero_B, one_B * height, one_B * width)),
+        changes.flipped_B,
+        brightness_B,
+        contrast_B,
+        zero_B if changes.sigma_B is None else changes.sigma_B,
+        zero_B > 0 if changes.solarized_B is None else changes.solarized_B,
+    )
+    _kernel()(*(t.numpy() for t in told), SOLARIZED)
+    return y_BAHW
+
+
+@cache
+def _kernel() -> Any:
+    from eman.trainers.accel import pixels  # Numba takes a while to import, and a GPU needs none
+
+    return kept(pixels.compiled)
+
+
+def _place(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> dict[str, Any]:
+    """Random resized crop (area ``crop_min`` to 1, ratio 3/4 to 4/3) and horizontal flip."""
+    if options.cropped:
+        draws.skip(22)  # those of the boxes
+    height, width = x_BAHW.shape[2:]
+    box_4B = None if options.cropped else crop_boxes(draws, height, width, options.crop_min)
+    return {"box_4B": box_4B, "flipped_B": draws(1)[:, 0] < 0.5}
+
+
+def weak(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
+    """FixMatch's weak view: crop and flip."""
+    return changed(x_BAHW, Changes(**_place(x_BAHW, draws, options)))
+
+
+def moco(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
+    """A MoCo v2 view: crop, jitter (0.4, 0.4, 0.4, 0.1) with p 0.8, gray 0.2, blur 0.5, flip."""
+    return _self_supervised(x_BAHW, draws, options, (0.4, 0.4, 0.4, 0.1), blurred=0.5, solarized=0.0)
+
+
+def byol_first(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
+    """BYOL's first view: blur always, no solarization."""
+    return _self_supervised(x_BAHW, draws, options, (0.4, 0.4, 0.2, 0.1), blurred=1.0, solarized=0.0)
+
+
+def byol_second(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
+    """BYOL's second view: blur with p 0.1, solarization with p 0.2."""
+    return _self_supervised(x_BAHW, draws, options, (0.4, 0.4, 0.2, 0.1), blurred=0.1, solarized=0.2)
+
+
+def _self_supervised(
+    x_BAHW: Tensor,
+    draws: Draws,
+    options: ViewOptions,
+    strength: tuple[float, float, float, float],
+    *,
+    blurred: float,
+    solarized: float,
+) -> Tensor:
+    drawn = _place(x_BAHW, draws, options)
+    jittered_B = (draws(1)[:, 0] < 0.8).float()
+    factors = [1 + jittered_B * draws.between(-amount, amount) for amount in strength[:3]]
+    drawn["colour_4B"] = (*factors, jittered_B * draws.between(-strength[3], strength[3]))
+    drawn["gray_B"] = draws(1)[:, 0] < 0.2
+    if options.blur_max:
+        # The official sigma runs from 0.1 to 2 at 224 pixels; its lower end is the same share of the upper one here.
+        sigma_B = draws.between(options.blur_max / 20, options.blur_max)
+        drawn["sigma_B"] = sigma_B * (draws(1)[:, 0] < blurred)
+    if solarized:
+        drawn["solarized_B"] = draws(1)[:, 0] < solarized
+    return changed(x_BAHW, Changes(**drawn))
+
+
+def strong(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
+    """FixMatch's strong view: the weak view's crop and flip, then RandAugment."""
+    return randaugment(weak(x_BAHW, draws, options), draws, options.strong_ops)
+
+
+#: Views by name.
+VIEWS: dict[str, Callable[[Tensor, Draws, ViewOptions], Tensor]] = {
+    "weak": weak,
+    "strong": strong,
+    "moco": moco,
+    "byol_first": byol_first,
+    "byol_second": byol_second,
+}
