@@ -4,7 +4,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data quickstart services test lint docs chaos bench bench-peers bench-growth clean
+.PHONY: help install data quickstart services test test-slow lint docs chaos bench bench-peers bench-growth clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,8 +35,11 @@ services:  ## PostgreSQL and Chromium for the tests, where Debian's packages can
 	  $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } \
 	|| echo "could not install $$missing: the tests that need it will be skipped" >&2
 
-test: install services  ## All tests
-	$(BIN)/python -m pytest
+test: install  ## The quick tests: every module and property, within ten minutes on two cores
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install services  ## The slow tests: faults, whole tables, browser, deployment, commands of the pages
+	$(BIN)/python -m pytest -m slow
 
 lint: install  ## Style and types
 	$(BIN)/ruff check

@@ -1,4 +1,9 @@
-"""Every test has a home folder of its own, and one thread, as a run of one worker has."""
+"""Fixtures that tests share. Every test gets a home folder of its own and one thread, as a run of one worker has.
+
+What is expensive is made once per test run: a finished sweep (`grid`, small; `swept`, whole tables, for slow tests), an
+MLflow server (`mlflow_server`), a PostgreSQL server behind `postgres`, a Ray cluster (`cluster`).
+A test that changes a finished sweep's folder copies it first.
+"""
 
 import os
 import shutil
@@ -8,9 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -22,7 +28,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("EMAN_HOME", str(folder))
-    # The command line sets these for its whole process; whatever a test leaves behind is taken back.
+    # The command line may set these for its whole process; restore them after the test.
     for name in ("EMAN_DATA", "MLFLOW_TRACKING_URI"):
         before = os.environ.get(name)
         monkeypatch.setenv(name, before or "")
@@ -31,6 +37,22 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     torch.set_num_threads(1)
     torch.manual_seed(0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with MLflow's tables and nothing in them, to be copied: making the tables takes seconds."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store_file(empty_database: Path, home: Path) -> Path:
+    """The test's store, already made, in its home folder. Use it where a test does not ask how a store comes to be."""
+    return Path(shutil.copy(empty_database, home / "mlflow.db"))
 
 
 class Server:
@@ -69,8 +91,9 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """A real MLflow server on the loopback address, which a test can stop and start."""
+def server(tmp_path: Path, empty_database: Path) -> Iterator[Server]:
+    """A real MLflow server on the loopback address, for tests that stop and start it."""
+    shutil.copy(empty_database, tmp_path / "server.db")
     server = Server(tmp_path)
     server.start()
     yield server
@@ -79,7 +102,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
-    """The same over a database of the test's own."""
+    """Start such a server over a database of the test's own."""
     made: list[Server] = []
 
     def make(database: str) -> Server:
@@ -92,40 +115,147 @@ def make_server(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
         server.stop()
 
 
-def programs() -> Path:
-    """PostgreSQL's programs: Debian keeps them out of the path."""
-    found = shutil.which("postgres")
-    places = [
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
+    """An MLflow server that all tests share: do not stop it, and expect the runs of other tests in it."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(empty_database, folder / "server.db")
+    server = Server(folder)
+    server.start()
+    yield server
+    server.stop()
+
+
+def sweep(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``eman sweep`` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "eman", "sweep", *arguments],
+        env={**os.environ, "EMAN_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=580,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home folder of a finished smoke sweep over two schemes of MoCo."""
+    home = tmp_path_factory.mktemp("grid")
+    sweep(home, "grid", "--method", "moco", "--scheme", "bn,eman", "--profile", "smoke")
+    return home
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home folder of a finished smoke sweep of Tables 1 and 8. It takes minutes: for slow tests."""
+    home = tmp_path_factory.mktemp("swept")
+    done = sweep(home, "table1", "table8", "--profile", "smoke")
+    assert "35 trained, 0 reused, 66 evaluations, 0 failed" in done.stderr
+    assert "sweep efficiency" in done.stderr
+    assert "missing" not in done.stdout
+    return home
+
+
+class Cluster(NamedTuple):
+    """A Ray cluster: its job server's address, the environment of somebody who may use it, and its own address."""
+
+    job_server: str
+    environment: dict[str, str]
+    address: str
+
+
+#: A cluster of three nodes until its input ends: a process of its own, so that stopping it stops no other. Each has a
+#: folder of its own for temporary files, as on machines of their own: in a common one, the first node that is done with
+#: a job's files deletes them for all.
+CLUSTER = """
+import sys, tempfile
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={
+    "num_cpus": 0, "include_dashboard": True, "dashboard_port": 0, "dashboard_host": "127.0.0.1"})
+for _ in range(2):
+    cluster.add_node(num_cpus=1, temp_dir=tempfile.mkdtemp(prefix="ray"))
+print("READY", cluster.webui_url, cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Ray cluster with two processors, a job server and a token."""
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": os.urandom(32).hex(),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "EMAN_HOME": str(tmp_path_factory.mktemp("cluster")),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    line = next((line for line in process.stdout if line.startswith("READY")), "")
+    assert line, "the cluster did not start"
+    _, server, address = line.split()
+    yield Cluster(f"http://{server.removeprefix('http://')}", environment, address)
+    process.stdin.close()
+    process.wait(timeout=60)
+    process.stdout.close()
+
+
+def postgres_programs() -> Path:
+    """The folder of PostgreSQL's programs, which Debian keeps out of the path."""
+    postgres = shutil.which("postgres")
+    folders = [
         *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
-        *([Path(found).parent] if found else []),
+        *([Path(postgres).parent] if postgres else []),
     ]
-    for place in places:
-        if (place / "initdb").exists():
-            return place
+    for folder in folders:
+        if (folder / "initdb").exists():
+            return folder
     pytest.skip("PostgreSQL is not installed; `make services` installs Debian's package")
 
 
-@pytest.fixture
-def postgres() -> Iterator[str]:
-    """The address of a database of one's own, reached through a socket that only this user can open."""
-    binaries = programs()
-    # As root PostgreSQL refuses to run; pytest's own folders are closed to others.
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Path]:
+    """The folder of a PostgreSQL server's socket, which only this user can open."""
+    programs = postgres_programs()
+    # As root PostgreSQL refuses to run, and other users cannot enter pytest's own folders.
     user: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if user:
             shutil.chown(folder, "nobody", "nogroup")
         common: dict[str, Any] = {**user, "cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        create = [binaries / "initdb", "-D", folder / "data", "-U", "eman", "--auth=trust", "--no-sync"]
+        create = [programs / "initdb", "-D", folder / "data", "-U", "eman", "--auth=trust", "--no-sync"]
         subprocess.run(create, check=True, timeout=120, **common)
-        run = [binaries / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
+        run = [programs / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
         server = subprocess.Popen(run, **common)
         try:
+            ready = [programs / "pg_isready", "-q", "-h", folder, "-U", "eman", "-d", "postgres"]
             for _ in range(300):
-                if (folder / ".s.PGSQL.5432").exists() and server.poll() is None:
+                if subprocess.run(ready, check=False, timeout=30).returncode == 0:
                     break
                 time.sleep(0.1)
-            yield f"postgresql://eman@/postgres?host={folder}"
+            yield folder
         finally:
             server.terminate()
             server.wait(timeout=30)
+
+
+@pytest.fixture
+def postgres(postgres_server: Path) -> str:
+    """The address of an empty database of the test's own."""
+    name = f"test_{uuid.uuid4().hex}"
+    command = [postgres_programs() / "createdb", "-h", postgres_server, "-U", "eman", name]
+    subprocess.run(command, check=True, timeout=60)
+    return f"postgresql://eman@/{name}?host={postgres_server}"

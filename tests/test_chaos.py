@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_disturbed_sweep_gives_the_undisturbed_numbers() -> None:
     done = subprocess.run(

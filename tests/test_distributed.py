@@ -134,6 +134,7 @@ def _every_scheme(method: str, steps: int, schemes: tuple[str, ...], accumulate:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fixmatch", "moco", "byol"])
 def test_every_scheme_gives_the_same_run_on_1_2_and_4_workers(method: str, tmp_path: Path) -> None:
     one = on_workers(1, tmp_path / "1", _every_scheme, method, 20, tuple(SCHEMES))[0]
@@ -177,6 +178,7 @@ def _fit_some(fields: str, folder: str, stop_after: int | None) -> dict[str, Any
     return {"student": networks["student"], "teacher": networks["teacher"], "loss": outcome.metrics.get("train/loss")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "scheme"), [("moco", "bn"), ("fixmatch", "eman")])
 def test_a_run_stopped_on_2_workers_goes_on_on_1_or_4(method: str, scheme: str, tmp_path: Path) -> None:
     fields = json.dumps(SMOKE.run(method, scheme).replace(precision="float64", device_statistics="mean").fields())

@@ -36,6 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("link", ["[there](nowhere.md)", "![it](nowhere.png)", "{py:func}`nowhere.at_all`"])
 def test_a_broken_link_fails_the_build(link: str, tmp_path: Path) -> None:
     source = tmp_path / "docs"
@@ -61,6 +62,7 @@ class _Fetched(HTMLParser):
             self.found.append(given.get("href") or "")
 
 
+@pytest.mark.slow
 def test_the_site_fetches_nothing_from_another_host(site: Path) -> None:
     fetched: list[str] = []
     for path in site.rglob("*.html"):
@@ -82,6 +84,7 @@ def commands() -> dict[str, list[str]]:
     return {name: [*getattr(command, "commands", [])] for name, command in get_command(app).commands.items()}
 
 
+@pytest.mark.slow
 def test_the_command_reference_has_every_command(site: Path) -> None:
     page = (site / "commands.html").read_text(encoding="utf-8")
     for name, below in commands().items():
@@ -89,6 +92,7 @@ def test_the_command_reference_has_every_command(site: Path) -> None:
             assert f'id="{whole.replace(" ", "-")}"' in page, whole
 
 
+@pytest.mark.slow
 def test_the_api_pages_have_every_module(site: Path) -> None:
     for folder in CODE[1:]:
         page = (site / "api" / f"{folder}.html").read_text(encoding="utf-8")
@@ -107,6 +111,7 @@ def test_commands_and_paths_that_a_page_names_exist(page: Path) -> None:
         assert not known[name] or below in known[name], f"eman {name} {below}"
 
 
+@pytest.mark.slow
 def test_what_the_pages_say_to_do_works(tmp_path: Path) -> None:
     """In a copy of the project, with the pages' files and patches, and a home of its own."""
     copy, home = tmp_path / "project", tmp_path / "you"

@@ -1,9 +1,7 @@
 """A sweep submitted as a job to a cluster, over HTTP, with a token."""
 
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,51 +9,6 @@ import pytest
 from eman.sweeps.run.submit import travelling
 
 EMAN = [sys.executable, "-m", "eman"]
-
-#: A cluster of three nodes until its input ends: a process of its own, so that stopping it stops no other. Each has a
-#: folder of its own for temporary files, as on machines of their own: in a common one, the first node that is done with
-#: a job's files deletes them for all.
-CLUSTER = """
-import sys, tempfile
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={
-    "num_cpus": 0, "include_dashboard": True, "dashboard_port": 0, "dashboard_host": "127.0.0.1"})
-for _ in range(2):
-    cluster.add_node(num_cpus=1, temp_dir=tempfile.mkdtemp(prefix="ray"))
-print("READY", cluster.webui_url, cluster.address, flush=True)
-sys.stdin.read()
-cluster.shutdown()
-"""
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str], str]]:
-    """The job server's address, the environment of somebody who may use it, and the cluster's own address."""
-    folder = tmp_path_factory.mktemp("jobs")
-    environment = {
-        **os.environ,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": os.urandom(32).hex(),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "EMAN_HOME": str(folder),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    line = next((line for line in process.stdout if line.startswith("READY")), "")
-    assert line, "the cluster did not start"
-    _, server, address = line.split()
-    yield f"http://{server.removeprefix('http://')}", environment, address
-    process.stdin.close()
-    process.wait(timeout=60)
-    process.stdout.close()
 
 
 def call(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -67,6 +20,7 @@ def call(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPr
 GRID = ["grid", "--method", "moco", "--scheme", "bn,eman", "--profile", "smoke"]
 
 
+@pytest.mark.slow
 def test_a_submitted_sweep_runs_and_is_continued(cluster: tuple[str, dict[str, str], str]) -> None:
     address, environment, _ = cluster
     done = call(environment, "submit", *GRID, "--address", address)
@@ -90,6 +44,7 @@ def test_the_project_travels_and_not_what_lies_beside_it(tmp_path: Path) -> None
     assert travelling(installed) == {"py_modules": [str(installed)]}
 
 
+@pytest.mark.slow
 def test_a_submission_too_large_for_the_cluster_ends_with_the_sweeps_exit_code(
     cluster: tuple[str, dict[str, str], str],
 ) -> None:
@@ -127,6 +82,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 def test_a_cluster_that_cannot_be_joined_says_why(cluster: tuple[str, dict[str, str], str]) -> None:
     _, environment, address = cluster
     sweep = ["sweep", "grid", "--method", "moco", "--scheme", "ln", "--profile", "smoke", "--address"]

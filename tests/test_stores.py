@@ -15,22 +15,12 @@ from eman.platform.store.copy import Copied, export, migrate
 from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store, existing_store
 
 
-@pytest.fixture(scope="session")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing in them: making them takes seconds."""
-    import mlflow
-
-    path = tmp_path_factory.mktemp("tables") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture(autouse=True)
-def stores(tables: Path, home: Path, tmp_path: Path) -> None:
+def stores(empty_database: Path, home: Path, tmp_path: Path) -> None:
     """Databases for :class:`Store` to begin with: in the home folder, in ``tmp_path / "copy"``, and as ``copy.db``."""
     for path in (home / "mlflow.db", tmp_path / "copy" / "mlflow.db", tmp_path / "copy.db"):
         path.parent.mkdir(exist_ok=True)
-        shutil.copy(tables, path)
+        shutil.copy(empty_database, path)
 
 
 def fill(store: Store) -> None:

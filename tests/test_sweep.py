@@ -169,17 +169,7 @@ def test_work_grows_with_images_and_passes() -> None:
     assert work(IMAGENET.run("moco", "eman")) > 1000 * work(SMOKE.run("moco", "eman"))
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home folder of a finished smoke sweep of Tables 1 and 8."""
-    home = tmp_path_factory.mktemp("swept")
-    done = run("sweep", "table1", "table8", "--profile", "smoke", home=home)
-    assert "35 trained, 0 reused, 66 evaluations, 0 failed" in done.stderr
-    assert "sweep efficiency" in done.stderr
-    assert "missing" not in done.stdout
-    return home
-
-
+@pytest.mark.slow
 def test_smoke_sweep_fills_both_tables(swept: Path) -> None:
     done = run("table", "1", "8", "--profile", "smoke", "--format", "csv", "--out", str(swept / "t.csv"), home=swept)
     assert done.stdout == ""
@@ -191,6 +181,7 @@ def test_smoke_sweep_fills_both_tables(swept: Path) -> None:
     assert (shared == 1).all()  # Table 1 and Table 8 print the same run
 
 
+@pytest.mark.slow
 def test_the_store_tells_the_whole_story(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMAN_HOME", str(swept))
     store = Store()
@@ -234,6 +225,7 @@ def test_the_store_tells_the_whole_story(swept: Path, monkeypatch: pytest.Monkey
     assert len(store.client.load_table(store.experiment_id, "tables.json", [sweeps[0].run_id])) == 46
 
 
+@pytest.mark.slow
 def test_tables_4_and_5_are_filled_from_the_same_networks(swept: Path, tmp_path: Path) -> None:
     home = shutil.copytree(swept, tmp_path / "home")
     done = run("sweep", "table4", "table5", "--profile", "smoke", home=home)
@@ -249,6 +241,7 @@ def test_tables_4_and_5_are_filled_from_the_same_networks(swept: Path, tmp_path:
             assert record.metrics["knn/test_top1"] == record.metrics["test/knn_top1"]
 
 
+@pytest.mark.slow
 def test_tables_2_and_6_whole_and_what_stands_on_them(swept: Path, tmp_path: Path) -> None:
     home = shutil.copytree(swept, tmp_path / "home")
     names = ["table2", "table3", "table6", "table7"]
@@ -288,6 +281,7 @@ def test_tables_2_and_6_whole_and_what_stands_on_them(swept: Path, tmp_path: Pat
         assert records[record.params["init"]].end < record.start
 
 
+@pytest.mark.slow
 def test_the_teacher_and_the_best_epoch_can_be_asked_for(swept: Path, tmp_path: Path) -> None:
     home = shutil.copytree(swept, tmp_path / "home")
     asked = ["--network", "teacher", "--selection", "best"]
@@ -308,6 +302,7 @@ def test_the_teacher_and_the_best_epoch_can_be_asked_for(swept: Path, tmp_path: 
     assert frames[1].loc[row, "value"].item() == pytest.approx(fixmatch.metrics["test/teacher_top1_best"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_given_again_it_trains_nothing(swept: Path) -> None:
     started = time.monotonic()
     done = run("sweep", "table1", "table8", "--profile", "smoke", home=swept)
@@ -316,16 +311,19 @@ def test_given_again_it_trains_nothing(swept: Path) -> None:
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.slow
 def test_a_run_in_the_foreground_is_the_sweeps_run(swept: Path) -> None:
     assert "is done already" in run("train", "byol", "--scheme", "eman", home=swept).stdout
 
 
+@pytest.mark.slow
 def test_status_counts_what_is_there(swept: Path) -> None:
     lines = run("status", home=swept).stdout
     assert "table1 + table8 · smoke: done" in lines
     assert "MoCo       done      12" in lines
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_keeps_what_is_finished_and_continues(tmp_path: Path) -> None:
     arguments = ["sweep", "grid", "--method", "moco", "--scheme", "bn,eman,gn", "--profile", "smoke"]
     process = subprocess.Popen(
@@ -363,6 +361,7 @@ def _workers_of(launch: subprocess.Popen[str]) -> list[int]:
 GRID = ["sweep", "grid", "--method", "moco", "--scheme", "bn,eman,gn,ln", "--profile", "smoke"]
 
 
+@pytest.mark.slow
 def test_two_launches_at_once_share_the_work(tmp_path: Path) -> None:
     launches = [
         subprocess.Popen(
@@ -387,6 +386,7 @@ def test_two_launches_at_once_share_the_work(tmp_path: Path) -> None:
         assert len(store.client.get_metric_history(record.run_id, "train/loss")) == 2
 
 
+@pytest.mark.slow
 def test_a_group_of_workers_takes_one_run_after_another_and_survives_a_loss(tmp_path: Path) -> None:
     arguments = ["sweep", "grid", "--method", "moco", "--scheme", "bn,eman,gn", "--profile", "smoke"]
     launch = subprocess.Popen(
@@ -418,6 +418,7 @@ def test_a_group_of_workers_takes_one_run_after_another_and_survives_a_loss(tmp_
         assert [point.step for point in history] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_workers_may_be_a_range(tmp_path: Path) -> None:
     arguments = ["sweep", "grid", "--method", "byol", "--scheme", "syncbn", "--profile", "smoke"]
     done = run(*arguments, "--workers", "1-2", home=tmp_path)

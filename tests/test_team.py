@@ -65,6 +65,7 @@ def fill(store: Store, sweep: Sweep) -> None:
     parent.finish()
 
 
+@pytest.mark.slow
 def test_eight_writers_lose_and_repeat_nothing_though_the_server_is_killed(
     postgres: str, make_server: Callable[[str], Any], home: Path, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_eight_writers_lose_and_repeat_nothing_though_the_server_is_killed(
             assert [(m.step, m.value) for m in history] == [(e, value(e)) for e in range(1, EPOCHS + 1)]
 
 
+@pytest.mark.slow
 def test_tables_from_postgresql_are_those_from_sqlite(
     postgres: str,
     make_server: Callable[[str], Any],

@@ -73,25 +73,8 @@ class UI:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work folder of a sweep over two schemes."""
-    home = tmp_path_factory.mktemp("swept")
-    asked = ["--method", "moco", "--scheme", "bn,eman", "--profile", "smoke"]
-    done = subprocess.run(
-        [*EMAN, "sweep", "grid", *asked],
-        env={**os.environ, "EMAN_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return home
-
-
-@pytest.fixture(scope="module")
-def ui(swept: Path) -> Iterator[UI]:
-    started = UI(swept)
+def ui(grid: Path) -> Iterator[UI]:
+    started = UI(grid)
     yield started
     started.stop()
 
@@ -117,6 +100,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Page]":
         context.close()
 
 
+@pytest.mark.slow
 def test_the_comparison_that_eman_ui_names_shows_the_schemes_of_the_newest_sweep(
     ui: UI, page: "Page", tmp_path: Path
 ) -> None:
@@ -131,6 +115,7 @@ def test_the_comparison_that_eman_ui_names_shows_the_schemes_of_the_newest_sweep
     assert len(picture) > 30_000  # not an empty page
 
 
+@pytest.mark.slow
 def test_the_sweep_is_found_by_its_name_with_its_description_and_table(ui: UI, page: "Page") -> None:
     page.goto(ui.link("all runs"))
     page.get_by_role("link", name="grid · smoke").click()
@@ -145,6 +130,7 @@ def test_the_sweep_is_found_by_its_name_with_its_description_and_table(ui: UI, p
     opened.value.close()
 
 
+@pytest.mark.slow
 def test_the_table_is_an_artifact_that_the_ui_shows(ui: UI, page: "Page") -> None:
     page.goto(ui.link("tables").replace("?", "/artifacts?"))
     page.get_by_text("tables.json").first.click()
@@ -152,8 +138,9 @@ def test_the_table_is_an_artifact_that_the_ui_shows(ui: UI, page: "Page") -> Non
     page.get_by_text("table0.md").first.wait_for()
 
 
-def test_a_training_has_system_metrics(ui: UI, page: "Page", swept: Path) -> None:
-    store = Store(f"sqlite:///{swept / 'mlflow.db'}")
+@pytest.mark.slow
+def test_a_training_has_system_metrics(ui: UI, page: "Page", grid: Path) -> None:
+    store = Store(f"sqlite:///{grid / 'mlflow.db'}")
     for record in store.records(TRAINING):
         assert record.metrics["system/system_memory_usage_megabytes"] > 0
         assert 0 <= record.metrics["system/cpu_utilization_percentage"] <= 100
@@ -162,8 +149,8 @@ def test_a_training_has_system_metrics(ui: UI, page: "Page", swept: Path) -> Non
     page.get_by_text("system/cpu_utilization_percentage").first.wait_for()
 
 
-def test_all_methods_and_schemes_log_metrics_by_the_same_names(swept: Path) -> None:
-    first, second = Store(f"sqlite:///{swept / 'mlflow.db'}").records(TRAINING)
+def test_all_methods_and_schemes_log_metrics_by_the_same_names(grid: Path) -> None:
+    first, second = Store(f"sqlite:///{grid / 'mlflow.db'}").records(TRAINING)
     assert first.metrics.keys() == second.metrics.keys()
 
 
@@ -173,8 +160,8 @@ def test_a_server_on_this_machine_answers_to_no_other_name(ui: UI) -> None:
     assert ui.status("192.168.1.5") == 403  # as a page elsewhere would, which has learned to be this machine
 
 
-def test_a_name_that_is_written_down_is_answered_to(swept: Path) -> None:
-    started = UI(swept, "--allowed-host", "lab.example.org")  # as behind a proxy
+def test_a_name_that_is_written_down_is_answered_to(grid: Path) -> None:
+    started = UI(grid, "--allowed-host", "lab.example.org")  # as behind a proxy
     try:
         assert any("there is no login" in line for line in started.lines)
         assert started.link("all runs").startswith(f"http://lab.example.org:{started.port}/#/")
