@@ -14,7 +14,8 @@ from eman.evaluation.features import Features, Splits
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.trainers import distributed
-from eman.trainers.backbones import PREFIX, backbone_named, load_backbone
+from eman.trainers.backbones.registry import PREFIX, backbone_named
+from eman.trainers.backbones.state import load_backbone
 from eman.trainers.data import catalog as data
 from eman.trainers.data import subsets
 from eman.trainers.methods.registry import method_named

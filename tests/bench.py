@@ -34,11 +34,12 @@ from eman.evaluation.protocols import knn, linear, lowshot
 from eman.evaluation.protocols.registry import make_eval
 from eman.platform.cluster import cluster
 from eman.platform.errors import UserError, named
-from eman.platform.machine import cores
+from eman.platform.machine import cores, fast_bf16
 from eman.platform.storage import Place
 from eman.platform.store.store import git_revision
 from eman.sweeps.profiles.profiles import MINI
-from eman.trainers.backbones import backbone_named, recompute_blocks
+from eman.trainers.backbones.registry import backbone_named
+from eman.trainers.backbones.state import recompute_blocks
 from eman.trainers.data import catalog as data
 from eman.trainers.data import shards, stored, subsets
 from eman.trainers.data.sharding import Items, shard
@@ -49,7 +50,7 @@ from eman.trainers.norm.convert import convert_norm
 from eman.trainers.norm.device_bn import DeviceBatchNorm, norm_relu
 from eman.trainers.norm.teacher import Teacher
 from eman.trainers.spec.run import RunSpec
-from eman.trainers.training import Training, fast_bf16
+from eman.trainers.training import Training
 from eman.trainers.views import views as augment
 from eman.trainers.views.draws import Draws
 

@@ -22,7 +22,7 @@ from lightly.utils.benchmarking import knn_predict
 from torch import nn
 from torch.utils.data import DataLoader
 
-from eman.trainers.backbones import backbone_named
+from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.data import catalog as data
 
 GREY = {"mean": [0.286], "std": [0.353]}

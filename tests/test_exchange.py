@@ -19,7 +19,7 @@ from eman.platform.errors import UserError
 from eman.platform.store.store import TRAINING, Store
 from eman.platform.workspace import run_folder
 from eman.sweeps.exchange.networks import read
-from eman.trainers.backbones import BACKBONES
+from eman.trainers.backbones.registry import BACKBONES
 from eman.trainers.data import catalog as data
 from eman.trainers.data.splits import Split
 

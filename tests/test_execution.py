@@ -12,7 +12,7 @@ from eman.platform.errors import UserError
 from eman.sweeps.profiles.profiles import SMOKE
 from eman.trainers import training
 from eman.trainers.accel import fused
-from eman.trainers.backbones import backbone_named
+from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.norm.convert import convert_norm
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training, lay_out

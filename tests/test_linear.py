@@ -17,7 +17,7 @@ from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.workspace import run_folder
 from eman.sweeps.profiles.profiles import SMOKE
-from eman.trainers.backbones import BACKBONES
+from eman.trainers.backbones.registry import BACKBONES
 from eman.trainers.data import catalog as data
 from eman.trainers.data import memory, subsets
 from eman.trainers.data.splits import Split

@@ -9,7 +9,7 @@ from torch import nn
 
 from eman.sweeps.profiles.profiles import IMAGENET
 from eman.trainers import optim
-from eman.trainers.backbones import backbone_named
+from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.methods import byol
 from eman.trainers.methods.registry import make_spec
 

@@ -17,7 +17,8 @@ from eman.platform import checkpoint
 from eman.platform.errors import UserError
 from eman.platform.workspace import run_folder
 from eman.trainers import distributed, optim
-from eman.trainers.backbones import backbone_named, load_backbone, recompute_blocks
+from eman.trainers.backbones.registry import backbone_named
+from eman.trainers.backbones.state import load_backbone, recompute_blocks
 from eman.trainers.data import catalog as data
 from eman.trainers.data import stored, subsets
 from eman.trainers.data.splits import Split, joined
@@ -33,13 +34,6 @@ from eman.trainers.views.draws import Draws
 
 #: What autocast computes in, by precision.
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def fast_bf16() -> bool:
-    """Whether bfloat16 is faster than float32 here: the CPU has instructions for it, or there is a GPU that has."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from eman.platform.workspace import replacing, run_folder
 from eman.sweeps.exchange import serving
 from eman.sweeps.profiles.profiles import IMAGENET
 from eman.sweeps.run.trial import begin_training, training_config
-from eman.trainers.backbones import BACKBONES, PREFIX
+from eman.trainers.backbones.registry import BACKBONES, PREFIX
 from eman.trainers.data import catalog as data
 from eman.trainers.methods.registry import run_title
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from eman.evaluation.trained import Trained
 from eman.platform.workspace import new_folder
-from eman.trainers.backbones import backbone_named
+from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.data.splits import DataSet
 from eman.trainers.views import transforms
 

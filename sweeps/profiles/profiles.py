@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eman.platform.errors import UserError, named
+from eman.platform.machine import fast_bf16
 from eman.trainers.methods.registry import make_spec, method_named, resolve_scheme
 from eman.trainers.norm.schemes import Scheme
 from eman.trainers.spec.run import RunSpec
-from eman.trainers.training import fast_bf16
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eman.sweeps.tables.scope import Scope
-from eman.trainers.backbones import WIDE
+from eman.trainers.backbones.registry import WIDE
 from eman.trainers.spec.run import RunSpec
 
 

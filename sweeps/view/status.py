@@ -6,13 +6,12 @@ from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 
 from eman.platform.errors import UserError
-from eman.platform.machine import cores
+from eman.platform.machine import cores, fast_bf16
 from eman.platform.store.store import SWEEP, TRAINING, Record, Store, git_revision, store_uri
 from eman.platform.workspace import data_folder, home_folder
 from eman.sweeps.plan import Sweep, plan_again
 from eman.sweeps.view.live import duration
 from eman.trainers.data import catalog as data
-from eman.trainers.training import fast_bf16
 
 #: The data sets behind the profiles that run anywhere.
 NEEDED = ("digits", "fashion-mnist")

@@ -1,0 +1,41 @@
+"""The base class of every section of a specification: frozen, strict, with errors of one line."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from eman.platform.errors import UserError, unknown
+from eman.trainers.spec.kinds import kind_of
+
+
+class Section(BaseModel):
+    """Typed, frozen fields. Unknown fields, values of another type, NaN and infinity are refused.
+
+    Raises:
+        UserError: A field's value is not allowed, or two fields contradict each other.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise explained(error, type(self)) from None
+
+
+def explained(error: ValidationError, model: type[BaseModel]) -> UserError:
+    """The first fault of a validation in one line: the field, what was given, what is allowed."""
+    fault = error.errors(include_url=False)[0]
+    name, given = str(fault["loc"][0]) if fault["loc"] else model.__name__, fault["input"]
+    if fault["type"] == "extra_forbidden":
+        return unknown("field", name, model.model_fields)
+    if fault["type"] == "missing":
+        return UserError(f"{name} is missing; give {name}=VALUE.")
+    kind = kind_of(model.model_fields[name]) if name in model.model_fields else None
+    if kind is None:
+        return UserError(f"{name} is {given!r}: {fault['msg']}.")
+    if kind.choices and isinstance(given, str):
+        return unknown(name, given, kind.choices)
+    shown = fault["ctx"]["item"] if "item" in fault.get("ctx", {}) else given
+    return UserError(f"{name} is {shown!r}; give {kind.describe()}.")
