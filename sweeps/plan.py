@@ -12,7 +12,8 @@ from eman.evaluation.protocols.registry import protocol_named
 from eman.evaluation.results.tables import Cell, Results, Table, Wanted
 from eman.platform.errors import UserError, unknown
 from eman.platform.store.store import Record
-from eman.sweeps.profiles.profiles import Profile, check_rates, profile_named
+from eman.sweeps.profiles.profile import Profile, check_rates
+from eman.sweeps.profiles.registry import profile_named
 from eman.sweeps.tables import table1, table2, table3, table4, table5, table6, table7, table8
 from eman.sweeps.tables.scope import Scope
 from eman.trainers.data import catalog as data
@@ -194,7 +195,7 @@ def plan_grid(
         UserError: A name is unknown, a value out of range, or a run cannot be specified.
     """
     scope = _scope(profile, seeds, overrides, network, selection)
-    check_rates(tuple(linear_lr))
+    check_rates("--linear-lr", tuple(linear_lr))
     cells: dict[tuple[str, str], Cell] = {}
     for method in methods:
         for scheme in schemes:
@@ -215,7 +216,7 @@ def plan_grid(
         "eman_momenta": list(eman_momenta),
         "linear_lr": list(linear_lr),
     }
-    return Sweep("grid", scope, (Table(0, "Grid", ordered, scope.results_notes(linear_lr), contrasts),), asked)
+    return Sweep("grid", scope, (Table(0, "Grid", ordered, scope.results_notes(methods, linear_lr), contrasts),), asked)
 
 
 def plan_again(request: Mapping[str, Any]) -> Sweep:

@@ -37,7 +37,7 @@ from eman.platform.errors import UserError, named
 from eman.platform.machine import cores, fast_bf16
 from eman.platform.storage import Place
 from eman.platform.store.store import git_revision
-from eman.sweeps.profiles.profiles import MINI
+from eman.sweeps.profiles.mini import MINI
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.backbones.state import recompute_blocks
 from eman.trainers.data import catalog as data

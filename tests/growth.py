@@ -14,7 +14,8 @@ from bench import about, machine, medians
 
 from eman.platform.store.store import Store
 from eman.sweeps.plan import plan_grid
-from eman.sweeps.profiles.profiles import MINI, SMOKE
+from eman.sweeps.profiles.mini import MINI
+from eman.sweeps.profiles.smoke import SMOKE
 from eman.sweeps.run.launch import Options, Report, run_sweep
 from eman.trainers.training import Training
 

@@ -36,7 +36,7 @@ from torch import nn
 from eman.evaluation.protocols import knn
 from eman.platform.errors import UserError, named
 from eman.platform.machine import cores
-from eman.sweeps.profiles.profiles import MINI
+from eman.sweeps.profiles.mini import MINI
 from eman.trainers.data import subsets
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training

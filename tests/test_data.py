@@ -12,7 +12,7 @@ import torch
 from torchvision import datasets
 
 from eman.platform.errors import UserError
-from eman.sweeps.profiles.profiles import SMOKE
+from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.data import catalog as data
 from eman.trainers.data import memory, subsets
 from eman.trainers.training import Training

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing as mp
 
-from eman.sweeps.profiles.profiles import SMOKE
+from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers import distributed
 from eman.trainers.norm.device_bn import DeviceBatchNorm
 from eman.trainers.norm.schemes import SCHEMES

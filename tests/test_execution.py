@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from eman.platform.errors import UserError
-from eman.sweeps.profiles.profiles import SMOKE
+from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers import training
 from eman.trainers.accel import fused
 from eman.trainers.backbones.registry import backbone_named

@@ -16,7 +16,7 @@ from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.workspace import run_folder
-from eman.sweeps.profiles.profiles import SMOKE
+from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.backbones.registry import BACKBONES
 from eman.trainers.data import catalog as data
 from eman.trainers.data import memory, subsets

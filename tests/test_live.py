@@ -20,7 +20,8 @@ from eman.evaluation.results.tables import Results
 from eman.platform.errors import UserError
 from eman.platform.store.store import EVALUATION, SILENT_SECONDS, SWEEP, TRAINING, RunLog, Store
 from eman.sweeps.plan import Sweep, command, plan, plan_again, plan_grid
-from eman.sweeps.profiles.profiles import QUICK, SMOKE
+from eman.sweeps.profiles.quick import QUICK
+from eman.sweeps.profiles.smoke import SMOKE
 from eman.sweeps.run.launch import Options, Report, _Launch
 from eman.sweeps.view import watch
 from eman.sweeps.view.live import Best, Board, Running, View, render

@@ -9,7 +9,7 @@ import torch
 
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
-from eman.sweeps.profiles.profiles import SMOKE
+from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers import training as training_module
 from eman.trainers.loop import fit
 from eman.trainers.methods.registry import METHODS

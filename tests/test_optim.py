@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from eman.sweeps.profiles.profiles import IMAGENET
+from eman.sweeps.profiles.imagenet import IMAGENET
 from eman.trainers import optim
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.methods import byol

@@ -15,7 +15,7 @@ from eman.evaluation.results import tables
 from eman.evaluation.results.tables import Results
 from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
 from eman.sweeps.plan import Sweep, plan, plan_grid
-from eman.sweeps.profiles.profiles import SMOKE
+from eman.sweeps.profiles.smoke import SMOKE
 
 REASON = "<script>alert('no')</script> & a loss that is not finite"
 VOID = {"meta", "br", "wbr", "path", "use", "rect", "stop"}

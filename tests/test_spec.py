@@ -3,7 +3,7 @@
 import pytest
 
 from eman.platform.errors import UserError
-from eman.sweeps.profiles.profiles import SMOKE
+from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.methods.registry import make_spec
 from eman.trainers.spec.run import EXECUTION, EvalSpec, RunSpec, parse_fields
 

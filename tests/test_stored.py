@@ -22,7 +22,7 @@ from eman.evaluation.protocols import linear
 from eman.evaluation.trained import Trained
 from eman.platform import storage
 from eman.platform.errors import UserError
-from eman.sweeps.profiles.profiles import SMOKE
+from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers import loop
 from eman.trainers.data import catalog as data
 from eman.trainers.data import shards, stored, subsets

@@ -17,7 +17,13 @@ import pytest
 from eman.platform.errors import UserError
 from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
 from eman.sweeps.plan import plan, plan_again, plan_grid, work
-from eman.sweeps.profiles.profiles import CIFAR10, IMAGENET, PROFILES, QUICK, SMOKE, STL10, Profile
+from eman.sweeps.profiles.cifar10 import CIFAR10
+from eman.sweeps.profiles.imagenet import IMAGENET
+from eman.sweeps.profiles.profile import Profile
+from eman.sweeps.profiles.quick import QUICK
+from eman.sweeps.profiles.registry import PROFILES
+from eman.sweeps.profiles.smoke import SMOKE
+from eman.sweeps.profiles.stl10 import STL10
 from eman.sweeps.tables.figure3 import lines
 from eman.trainers.data.catalog import TRAINING_IMAGES
 
@@ -128,10 +134,10 @@ def test_what_differs_from_the_profile_is_said_under_the_table() -> None:
         plan_grid(SMOKE, ["moco"], ["bn"], linear_lr=[3, 30], overrides=overrides),
     ):
         notes = " ".join(sweep.tables[0].notes)
-        assert "Other than the profile says, in every run: epochs=5, held_out=300." in notes
-        assert "chosen on 300 training images put aside" in notes
+        assert "Overrides of the profile, in every run: epochs=5, held_out=300." in notes
+        assert "chosen on 300 held-out training images" in notes
     assert "rate from MoCo {3, 30}; BYOL {3, 30}" in notes
-    assert "Other than" not in " ".join(plan(["table1"], SMOKE).tables[0].notes)
+    assert "Overrides" not in " ".join(plan(["table1"], SMOKE).tables[0].notes)
 
 
 def test_a_seed_that_is_set_is_the_seed_of_all_runs_and_of_what_is_said() -> None:
@@ -295,7 +301,7 @@ def test_the_teacher_and_the_best_epoch_can_be_asked_for(swept: Path, tmp_path: 
     same = frames[0]["value"] == frames[1]["value"]
     assert not same.all()
     text = run("table", "1", "--profile", "smoke", *asked, home=home).stdout
-    assert "Network: the teacher after the best epoch (the student where a run has no other network)" in text
+    assert "Network: the teacher after the best epoch (the student where a run has no separate teacher)" in text
     store = Store(f"sqlite:///{home / 'mlflow.db'}")
     fixmatch = store.by_key(TRAINING)[SMOKE.run("fixmatch", "eman").key]
     row = (frames[1]["row"] == "BN / EMAN") & (frames[1]["column"] == "FixMatch")

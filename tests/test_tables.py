@@ -12,7 +12,10 @@ from eman.evaluation.results import paper, significance, tables
 from eman.evaluation.results.tables import Results
 from eman.platform.store.store import EVALUATION, TRAINING, Store
 from eman.sweeps.plan import TABLES, plan
-from eman.sweeps.profiles.profiles import IMAGENET, PROFILES, SMOKE, Profile
+from eman.sweeps.profiles.imagenet import IMAGENET
+from eman.sweeps.profiles.profile import Profile
+from eman.sweeps.profiles.registry import PROFILES
+from eman.sweeps.profiles.smoke import SMOKE
 from eman.sweeps.tables.scope import Scope
 
 SCOPE = Scope(profile=SMOKE)

@@ -13,7 +13,7 @@ from eman.cli import main
 from eman.platform.store.copy import migrate
 from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
 from eman.sweeps.plan import Sweep, plan
-from eman.sweeps.profiles.profiles import SMOKE
+from eman.sweeps.profiles.smoke import SMOKE
 
 WRITERS, EPOCHS = 8, 30
 

@@ -17,7 +17,7 @@ def planned_tables(
     selection: Selection = Selection.last,
 ) -> Any:
     from eman.sweeps.plan import plan
-    from eman.sweeps.profiles.profiles import profile_named
+    from eman.sweeps.profiles.registry import profile_named
     from eman.trainers.spec.run import parse_fields
 
     tables = [name if name.startswith("table") else f"table{name}" for name in names]

@@ -76,7 +76,7 @@ def sweep(
     - `eman sweep grid --method moco --scheme bn,eman --eman-momentum 0.9,0.999 --linear-lr 15,30,60`
     """
     from eman.sweeps.plan import plan, plan_grid
-    from eman.sweeps.profiles.profiles import profile_named
+    from eman.sweeps.profiles.registry import profile_named
     from eman.trainers.spec.run import parse_fields
 
     chosen = profile_named(profile)
@@ -169,7 +169,7 @@ def train(
     - `eman train moco --scheme eman --profile smoke --set epochs=2`
     """
     from eman.platform.store.store import Store
-    from eman.sweeps.profiles.profiles import profile_named
+    from eman.sweeps.profiles.registry import profile_named
     from eman.sweeps.run.foreground import start_of, train_in_foreground
     from eman.trainers.spec.run import parse_fields
 

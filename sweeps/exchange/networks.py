@@ -19,7 +19,7 @@ from eman.platform.errors import UserError, named, unknown
 from eman.platform.store.store import TRAINING, Record, Store
 from eman.platform.workspace import replacing, run_folder
 from eman.sweeps.exchange import serving
-from eman.sweeps.profiles.profiles import IMAGENET
+from eman.sweeps.profiles.imagenet import IMAGENET
 from eman.sweeps.run.trial import begin_training, training_config
 from eman.trainers.backbones.registry import BACKBONES, PREFIX
 from eman.trainers.data import catalog as data

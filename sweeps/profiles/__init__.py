@@ -1,1 +1,7 @@
-"""Scales at which the paper is run."""
+"""The scales at which the paper is run.
+
+- `profile`: the type of a profile.
+- `smoke`, `quick`, `mini`, `cifar10`, `stl10`, `imagenet`: one profile each, with the reason for its values.
+- `shared`, `fashion`: values that several profiles share.
+- `registry`: profiles by name.
+"""

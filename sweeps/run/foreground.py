@@ -15,7 +15,7 @@ from eman.platform.machine import cores
 from eman.platform.store.store import EVALUATION, TRAINING, Record, Store, new_id
 from eman.platform.workspace import run_folder
 from eman.sweeps.plan import check_data
-from eman.sweeps.profiles.profiles import Profile
+from eman.sweeps.profiles.profile import Profile
 from eman.sweeps.run import trial
 from eman.trainers.methods.registry import run_title
 from eman.trainers.spec.run import RunSpec

@@ -25,4 +25,4 @@ def scheme_table(number: int, title: str, schemes: Sequence[str], scope: Scope) 
                 cells.append(Cell(number, row, column, published, wanted))
     eman = SCHEMES["eman"].title
     contrasts = tuple((eman, SCHEMES[other].title) for other in ("bn", "default"))
-    return Table(number, title, tuple(cells), scope.results_notes(), contrasts)
+    return Table(number, title, tuple(cells), scope.results_notes(METHODS), contrasts)

@@ -1,4 +1,4 @@
-"""What is asked of a table: at which scale, over which seeds, of which networks."""
+"""What is asked of a table: the scale, the seeds, and the networks to evaluate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from eman.evaluation.protocols import linear
 from eman.evaluation.protocols.registry import make_eval
 from eman.evaluation.results.tables import Wanted
 from eman.platform.errors import unknown
-from eman.sweeps.profiles.profiles import Profile
+from eman.sweeps.profiles.profile import Profile
 from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import TEACHER_NORMS
 from eman.trainers.spec.run import NETWORKS, SELECTIONS, EvalSpec, RunSpec
@@ -21,10 +21,10 @@ class Scope:
     Attributes:
         profile: The scale.
         seeds: Seeds of every cell.
-        overrides: RunSpec fields for every run.
-        network: Which network is evaluated: ``student`` (the paper's) or ``teacher``; a run without a teacher network
-            of its own is evaluated by its student.
-        selection: Which epoch: ``last``, or the ``best`` on the held-out images.
+        overrides: Run fields for every run. `METHOD.FIELD` applies to the runs of one method.
+        network: The network to evaluate: `student` (as in the paper) or `teacher`. Runs without a separate teacher
+            network are evaluated by their student.
+        selection: The epoch to evaluate: `last`, or the `best` on held-out images.
 
     Raises:
         UserError: A name is unknown.
@@ -42,63 +42,75 @@ class Scope:
                 raise unknown(f"--{name}", getattr(self, name), allowed)
 
     def run(self, method: str, scheme: str, seed: int, **fields: Any) -> RunSpec:
-        """A run at this scale; what the user overrides goes before ``fields``."""
-        return self.profile.run(method, scheme, seed, {**fields, **self.overrides})
+        """Return a run at this scale. The user's overrides win over `fields`."""
+        return self.profile.run(method, scheme, seed, {**fields, **self._overrides_of(method)})
 
     def evaluation(self, run: RunSpec, protocol: str, **fields: Any) -> EvalSpec:
-        """An evaluation of a run: the paper's values, the profile's, then ``fields``."""
+        """Return an evaluation of a run with the paper's values, then the profile's, then `fields`."""
         chosen = {**self.profile.protocols.get(protocol, {}), **fields}
         return make_eval(protocol, run.key, network=self._network(run), selection=self.selection, **chosen)
 
     def result(self, run: RunSpec, protocol: str, metric: str, **fields: Any) -> Wanted:
-        """A metric of one evaluation of a run."""
+        """Return a metric of one evaluation of a run."""
         return Wanted(run, (self.evaluation(run, protocol, **fields),), metric)
 
     def labelled(
         self, run: RunSpec, protocol: str, fraction: float, top: int = 1, rates: Sequence[float] | None = None
     ) -> Wanted:
-        """Linear evaluation or finetuning on a share of the labels, at the rate that is best on held-out images."""
+        """Return linear evaluation or finetuning on a share of the labels, at the rate that is best on held-out images.
+
+        Args:
+            run: The training.
+            protocol: `linear` or `finetune`.
+            fraction: Share of labels.
+            top: 1 or 5, for top-1 or top-5 accuracy.
+            rates: Learning rates to search, if they are not the profile's.
+        """
         profile = self.profile
         fields: dict[str, Any] = {"label_fraction": fraction, "label_sets": profile.label_sets[fraction]}
         if protocol == "finetune":
             fields |= {"head_lr": profile.head_lr[fraction], "epochs": profile.finetune_epochs[fraction]}
             rates = rates or profile.finetune_lr
         evaluations = tuple(
-            self.evaluation(run, protocol, lr=rate, **fields) for rate in rates or profile.linear_lr[run.method]
+            self.evaluation(run, protocol, lr=rate, **fields) for rate in rates or profile.linear_rates(run.method)
         )
-        name = linear.prefix(evaluations[0])
-        return Wanted(run, evaluations, f"{name}top{top}", f"{name}held_out_top1")
+        prefix = linear.prefix(evaluations[0])
+        return Wanted(run, evaluations, f"{prefix}top{top}", f"{prefix}held_out_top1")
 
     def classified(self, run: RunSpec, top: int = 1) -> Wanted:
-        """Test accuracy of a run that classifies by itself."""
+        """Return the test accuracy of a run whose network is a classifier."""
         name = "test/" + ("teacher_" if self._network(run) == "teacher" else "") + f"top{top}"
         return Wanted(run, (), name + ("_best" if self.selection == "best" else ""))
 
     def standard(self, run: RunSpec, rates: Sequence[float] | None = None) -> Wanted:
-        """The result that stands for a run in Tables 1 and 8: its own accuracy, or that of the linear evaluation."""
+        """Return the result of Tables 1 and 8: a classifier's own accuracy, else that of linear evaluation."""
         if method_named(run.method).classifier:
             return self.classified(run)
         return self.labelled(run, "linear", self.profile.label_fraction, rates=rates)
 
-    def _network(self, run: RunSpec) -> str:
-        own = run.teacher_norm is not None and not TEACHER_NORMS[run.teacher_norm].joint
-        return self.network if own else "student"
-
-    def results_notes(self, rates: Sequence[float] = ()) -> tuple[str, ...]:
-        """All that stands under a table of standard results; ``rates`` are those of the linear evaluation, if they are
-        not the profile's.
-        """
-        return (*self.profile.notes(self.overrides.get("held_out"), rates), *self.notes())
+    def results_notes(self, methods: Sequence[str], rates: Sequence[float] = ()) -> tuple[str, ...]:
+        """Return the notes under a table of `standard` results of some methods."""
+        measured = self.profile.results_note(methods, self.overrides.get("held_out"), rates)
+        return (*self.profile.notes(), measured, *self.notes())
 
     def notes(self) -> tuple[str, ...]:
-        """Which networks and seeds made the numbers, and what is not as the profile says."""
+        """Return which networks and seeds the numbers come from, and which values are not the profile's."""
         seeds = ", ".join(map(str, self.seeds))
-        other = [f"{name}={value}" for name, value in self.overrides.items() if name != "seed"]
+        other = [f"{name}={value}" for name, value in self.overrides.items()]
         return (
-            *([f"Other than the profile says, in every run: {', '.join(other)}."] if other else []),
+            *([f"Overrides of the profile, in every run: {', '.join(other)}."] if other else []),
             f"Network: the {self.network} after the {self.selection} epoch"
-            + (" (the student where a run has no other network)" if self.network == "teacher" else "")
+            + (" (the student where a run has no separate teacher)" if self.network == "teacher" else "")
             + (", the best on the held-out images" if self.selection == "best" else "")
             + ".",
             f"Seed {seeds}." if len(self.seeds) == 1 else f"Mean and sample standard deviation over seeds {seeds}.",
         )
+
+    def _overrides_of(self, method: str) -> dict[str, Any]:
+        common = {name: value for name, value in self.overrides.items() if "." not in name}
+        own = {name: value for name, value in self.overrides.items() if name.startswith(f"{method}.")}
+        return common | {name.partition(".")[2]: value for name, value in own.items()}
+
+    def _network(self, run: RunSpec) -> str:
+        separate = run.teacher_norm is not None and not TEACHER_NORMS[run.teacher_norm].joint
+        return self.network if separate else "student"

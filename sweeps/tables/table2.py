@@ -67,7 +67,7 @@ def table(scope: Scope) -> Table:
                 wanted = tuple(kind(scope, row.network, seed, fraction, top) for seed in scope.seeds)
                 cells.append(Cell(2, row.title, title, paper.value(2, row.title, title), wanted))
     notes = (
-        *scope.profile.about_notes(),
+        *scope.profile.notes(),
         *about(scope),
         "The paper's supervised rows at 1 % and 10 % are quoted from others; ours are trained here.",
         pretrained.lengths(scope, ROWS),

@@ -31,7 +31,7 @@ def table(scope: Scope) -> Table:
                 cells.append(Cell(3, row, title, paper.value(3, name, title), wanted))
     rows = [Row(name, network) for name, (network, *_) in OURS.items()]
     notes = (
-        *scope.profile.about_notes(),
+        *scope.profile.notes(),
         *table2.about(scope),
         "MoCo-EMAN is finetuned; BYOL-EMAN has a linear classifier at 1 % and is finetuned at 10 %: the cells of Table "
         "2 that the paper's numbers are.",

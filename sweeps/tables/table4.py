@@ -35,6 +35,6 @@ def table(scope: Scope) -> Table:
         for column, (protocol, metric) in COLUMNS.items():
             wanted: tuple[Wanted, ...] = tuple(scope.result(run, protocol, metric) for run in runs)
             cells.append(Cell(4, row.title, column, paper.value(4, row.title, column), wanted))
-    notes = (*scope.profile.about_notes(), about(scope), QUOTED, pretrained.lengths(scope, ROWS), *scope.notes())
+    notes = (*scope.profile.notes(), about(scope), QUOTED, pretrained.lengths(scope, ROWS), *scope.notes())
     title = "kNN classification and image retrieval"
     return Table(4, title, tuple(cells), notes, pretrained.contrasts(ROWS), "network")

@@ -5,7 +5,7 @@ from functools import partial
 
 from eman.evaluation.results import paper
 from eman.evaluation.results.tables import Cell, Table, Wanted
-from eman.sweeps.profiles.profiles import LowShot
+from eman.sweeps.profiles.profile import LowShot
 from eman.sweeps.tables import pretrained
 from eman.sweeps.tables.pretrained import OURS, QUOTED, Network, Row
 from eman.sweeps.tables.scope import Scope
@@ -57,5 +57,5 @@ def table(scope: Scope) -> Table:
     left = [name for name in BLOCKS if name not in blocks]
     missing = (f"The paper's numbers are its ImageNet rows; {' and '.join(left)} need other data.",) if left else ()
     lengths = pretrained.lengths(scope, BLOCKS["ImageNet"])
-    notes = (*scope.profile.about_notes(), ABOUT, *missing, QUOTED, lengths, *scope.notes())
+    notes = (*scope.profile.notes(), ABOUT, *missing, QUOTED, lengths, *scope.notes())
     return Table(5, "Low-shot classification", tuple(cells), notes, tuple(contrasts), "network")

@@ -82,7 +82,7 @@ def notes(scope: Scope) -> tuple[str, ...]:
     short, long = run(scope, seed, *ROWS[4], 0.1), run(scope, seed, *ROWS[8], 0.1)
     assert short.init is not None
     return (
-        *scope.profile.about_notes(),
+        *scope.profile.notes(),
         f"Test top-1 and top-5 of FixMatch. 1×: {short.epochs} epochs at 10 % of the labels; 3×: {long.epochs}, with a "
         f"cosine schedule. From a pretrained network: {short.init.epochs} epochs of pretraining, learning rate "
         f"{short.lr:g}, classifier new.",

@@ -1,0 +1,168 @@
+"""The type of a profile: the values that the paper's runs and evaluations take at some scale."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from eman.platform.errors import UserError
+from eman.platform.machine import fast_bf16
+from eman.trainers.methods.registry import make_spec, method_named, resolve_scheme
+from eman.trainers.norm.schemes import Scheme
+from eman.trainers.spec.run import RunSpec
+
+#: The precision of a profile that computes in bfloat16 where this machine is quick at it, else in float32.
+AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowShot:
+    """A block of Table 5.
+
+    Attributes:
+        dataset: Its data set; `None` for the profile's.
+        several: Whether an image can have several classes.
+        pretrained: Fields by method for networks that are pretrained on this data set. Empty: take the profile's
+            networks.
+    """
+
+    dataset: str | None = None
+    several: bool = False
+    pretrained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A scale. "Fields" are those of a run's specification.
+
+    Attributes:
+        name: Name on the command line.
+        about: One line for notes and help.
+        common: Fields for every method.
+        methods: Fields for single methods.
+        linear_lr: Learning rates to search in linear evaluation, by method. The paper has {15, 30, 60} for MoCo and
+            {0.2, 0.4, 0.8} for BYOL.
+        label_fraction: Share of labels for linear evaluation in Tables 1 and 8.
+        label_sets: Number of label sets to average at a share of labels (Section 5.2: five at 1 %, three at 10 %).
+        finetune_lr: Encoder learning rates to search in finetuning (Section 5.2).
+        head_lr: Learning rate of the new classifier in finetuning, by share of labels. The paper has 1.0 at 1 % and
+            0.1 at 10 %, and gives none at 100 %.
+        finetune_epochs: Epochs of finetuning, by share of labels.
+        protocols: Evaluation fields by protocol that differ from the paper's.
+        stand_in: Momenta of the paper's rows (m of Eq. (9), alpha of Eq. (4)) and their replacement in shorter runs.
+            Other momenta stay as they are.
+        fully_supervised: Fields of the supervised network with all labels (Tables 2, 4 and 5).
+        pretraining: Fields by method for the pretrained networks of Tables 2 to 6, where they differ from Table 1's.
+        semi_supervised: Fields of Table 6's FixMatch, by share of labels.
+        low_shot: Blocks of Table 5 by the paper's name. The first is the data set of pretraining, whichever it is.
+        from_pretrained: Fields of a FixMatch that starts from a pretrained network (Section 5.3).
+        workers: Number of workers by (method, scheme), unless `--workers` is given.
+    """
+
+    name: str
+    about: str
+    common: Mapping[str, Any]
+    methods: Mapping[str, Mapping[str, Any]]
+    linear_lr: Mapping[str, tuple[float, ...]]
+    label_fraction: float = 0.1
+    label_sets: Mapping[float, int] = field(default_factory=lambda: {0.01: 5, 0.1: 3, 1.0: 1})
+    finetune_lr: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    head_lr: Mapping[float, float] = field(default_factory=lambda: {0.01: 1.0, 0.1: 0.1, 1.0: 0.1})
+    finetune_epochs: Mapping[float, int] = field(default_factory=lambda: {0.01: 50, 0.1: 50, 1.0: 50})
+    protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    stand_in: Mapping[float, float] = field(default_factory=dict)
+    fully_supervised: Mapping[str, Any] = field(default_factory=dict)
+    pretraining: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    semi_supervised: Mapping[float, Mapping[str, Any]] = field(default_factory=dict)
+    low_shot: Mapping[str, LowShot] = field(default_factory=lambda: {"ImageNet": LowShot()})
+    from_pretrained: Mapping[str, Any] = field(default_factory=dict)
+    workers: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for rates in (*self.linear_lr.values(), self.finetune_lr):
+            check_rates(f"profile {self.name}", rates)
+        for name in ("label_sets", "head_lr", "finetune_epochs"):
+            if self.label_fraction not in getattr(self, name):
+                raise UserError(f"profile {self.name}: {name} has no value for label_fraction {self.label_fraction}.")
+
+    def run(self, method: str, scheme: str, seed: int = 0, overrides: Mapping[str, Any] | None = None) -> RunSpec:
+        """Return the specification of a run at this scale.
+
+        Args:
+            method: A method's name.
+            scheme: A scheme's name.
+            seed: The run's seed, and its label set.
+            overrides: Fields that replace the profile's.
+
+        Raises:
+            UserError: A name or a value is not allowed.
+        """
+        entry = method_named(method)
+        fields = {**self.common, **self.methods.get(method, {}), "seed": seed}
+        if fields.get("precision") == AUTO:
+            fields["precision"] = "bf16" if fast_bf16() else "float32"
+        if "label_set" in entry.fields:
+            fields["label_set"] = seed
+        return make_spec(method, self._scaled(resolve_scheme(method, scheme)), {**fields, **(overrides or {})})
+
+    def with_precision(self, precision: str) -> "Profile":
+        """Return this profile with its automatic precision resolved, as on the machine that planned a sweep."""
+        if self.common.get("precision") != AUTO:
+            return self
+        return replace(self, common={**self.common, "precision": precision})
+
+    def linear_rates(self, method: str) -> tuple[float, ...]:
+        """Return the learning rates to search; for a method without published ones, all rates of the others."""
+        known = sorted({rate for rates in self.linear_lr.values() for rate in rates})
+        return self.linear_lr.get(method, tuple(known))
+
+    def _scaled(self, scheme: Scheme) -> Scheme:
+        def scaled(momentum: float | None) -> float | None:
+            return None if momentum is None else self.stand_in.get(momentum, momentum)
+
+        return replace(
+            scheme,
+            student_proxy_momentum=self.stand_in.get(scheme.student_proxy_momentum, scheme.student_proxy_momentum),
+            teacher_proxy_momentum=scaled(scheme.teacher_proxy_momentum),
+            eman_momentum=scaled(scheme.eman_momentum),
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader of any table at this scale must know."""
+        notes = [f"Profile {self.name}: {self.about}"]
+        if self.stand_in:
+            pairs = ", ".join(f"{ours:g} for the paper's {paper:g}" for paper, ours in self.stand_in.items())
+            notes.append(f"Momenta m and α of the rows: {pairs}, as runs are that much shorter.")
+        return tuple(notes)
+
+    def results_note(self, methods: Sequence[str], held_out: int | None = None, rates: Sequence[float] = ()) -> str:
+        """Return how the result of each method is measured.
+
+        Args:
+            methods: Methods of the table.
+            held_out: Number of held-out images, if it is not the profile's.
+            rates: Learning rates of linear evaluation, if they are not the profile's.
+        """
+        entries = {method: method_named(method) for method in methods}
+        classifiers = ", ".join(entry.title for entry in entries.values() if entry.classifier)
+        featured = {method: entry.title for method, entry in entries.items() if not entry.classifier}
+        sentences = [f"{classifiers}: test top-1."] if classifiers else []
+        if featured:
+            held_out = self.common.get("held_out", 0) if held_out is None else held_out
+            grids = "; ".join(
+                f"{title} {{{', '.join(f'{rate:g}' for rate in rates or self.linear_rates(method))}}}"
+                for method, title in featured.items()
+            )
+            chosen = f"{held_out:,} held-out training images" if held_out else "the test images, as in the paper"
+            sentences.append(
+                f"{', '.join(featured.values())}: linear top-1 on {100 * self.label_fraction:g} % of the labels, mean "
+                f"of {self.label_sets[self.label_fraction]} label sets, learning rate from {grids}, chosen on {chosen}."
+            )
+        return " ".join(sentences)
+
+
+def check_rates(source: str, rates: Sequence[float]) -> None:
+    """Raise `UserError` unless all learning rates are positive and finite."""
+    for rate in rates:
+        if not (math.isfinite(rate) and rate > 0):
+            raise UserError(f"{source} {rate:g}: a learning rate must be a positive number.")
