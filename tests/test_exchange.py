@@ -143,6 +143,7 @@ def alone(*arguments: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_mlflow_serves_a_classifiers_probabilities(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "train", "fixmatch", "--scheme", "eman", "--profile", "smoke")[0] == 0
     [record] = Store().records(TRAINING)
@@ -172,6 +173,7 @@ def test_mlflow_serves_a_classifiers_probabilities(tmp_path: Path, capsys: pytes
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".db") == ["input.json", "model", "output.json"]
 
 
+@pytest.mark.slow
 def test_mlflow_serves_features_without_this_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "train", "moco", "--scheme", "eman", "--profile", "smoke")[0] == 0
     [record] = Store().records(TRAINING)

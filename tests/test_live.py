@@ -28,6 +28,9 @@ from eman.sweeps.view.live import Best, Board, Running, View, render
 from eman.sweeps.view.progress import Progress
 from eman.sweeps.view.status import found_sweep, planned_sweep
 
+#: Making the store is not what these tests are about.
+pytestmark = pytest.mark.usefixtures("store_file")
+
 SWEEP_OF_TWO = plan_grid(SMOKE, ["fixmatch", "moco"], ["bn", "eman"], linear_lr=[1.0, 2.0])
 VIEW = View(
     "table1 · quick",

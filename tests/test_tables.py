@@ -18,6 +18,9 @@ from eman.sweeps.profiles.registry import PROFILES
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.sweeps.tables.scope import Scope
 
+#: Making the store is not what these tests are about.
+pytestmark = pytest.mark.usefixtures("store_file")
+
 SCOPE = Scope(profile=SMOKE)
 ROOT = Path(__file__).resolve().parent.parent
 
