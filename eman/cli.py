@@ -1,6 +1,5 @@
 """The command line. Errors are one line on standard error and exit code 2."""
 
-import os
 import sys
 from collections.abc import Sequence
 from inspect import signature
@@ -9,7 +8,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from eman import __version__
+from eman import __version__, context
 from eman.commands import data, jobs, networks, results, runs, store
 from eman.platform.errors import UserError
 
@@ -43,9 +42,7 @@ def _common(
         typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store. Default: a SQLite file in the work folder."),
     ] = None,
 ) -> None:
-    for name, value in (("EMAN_HOME", home), ("EMAN_DATA", data), ("MLFLOW_TRACKING_URI", store)):
-        if value:
-            os.environ[name] = value
+    context.enter(home, data, store)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from eman.evaluation import features
 from eman.evaluation.features import Features, Splits
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
+from eman.platform.workspace import Workspace
 from eman.trainers import distributed
 from eman.trainers.backbones.registry import PREFIX, backbone_named
 from eman.trainers.backbones.state import load_backbone
@@ -32,17 +33,22 @@ class Trained:
 
     Attributes:
         run: Key of the training.
-        folder: Where it keeps its files.
+        workspace: Where it keeps its files, and where data sets lie.
         network: ``"student"`` or ``"teacher"``.
         selection: ``"last"`` or ``"best"``.
         dataset: What it is evaluated on; ``None``: what it was trained on.
     """
 
     run: str
-    folder: Path
+    workspace: Workspace
     network: str = "student"
     selection: str = "last"
     dataset: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps its files."""
+        return self.workspace.run_folder(self.run)
 
     @property
     def available(self) -> bool:
@@ -72,11 +78,11 @@ class Trained:
         """
         spec = self.spec
         if self.dataset in (None, spec.dataset):
-            own = data.load(spec.dataset, spec.image_size)
+            own = data.load(spec.dataset, self.workspace, spec.image_size)
             own.must_be(self._saved.get("data"), self.run)
             return Splits(own, *subsets.parts(own, spec.images, spec.held_out))
-        mean, std = data.pixel_scale(spec.dataset)
-        other = data.load(self.dataset, data.size_of(self.dataset, spec.image_size))
+        mean, std = data.pixel_scale(spec.dataset, self.workspace)
+        other = data.load(self.dataset, self.workspace, data.size_of(self.dataset, spec.image_size))
         channels = other.train.shape[0]
         if len(mean) != channels:
             raise UserError(

@@ -27,7 +27,7 @@ class DamagedError(UserError):
     """A checkpoint that cannot be read whole."""
 
 
-def save(path: Path, content: dict[str, Any], key: str, *, patient: bool = True) -> None:
+def save(path: Path, content: dict[str, Any], key: str, *, patience: float = 120.0) -> None:
     """Writes a checkpoint so that a reader sees the old file or the whole new one, never a part.
 
     It is an ordinary PyTorch file with a digest of its content in it.
@@ -36,12 +36,12 @@ def save(path: Path, content: dict[str, Any], key: str, *, patient: bool = True)
         path: Where; its folder is made if need be.
         content: Tensors and plain values.
         key: Key of the run, checked again by :func:`load`.
-        patient: Wait for at most ``EMAN_DISK_PATIENCE`` seconds (default 120) while the disk is full.
+        patience: Seconds to wait while the disk is full.
 
     Raises:
         OSError: It could not be written; what was there before still is.
     """
-    deadline = time.monotonic() + (float(os.environ.get("EMAN_DISK_PATIENCE", "120")) if patient else 0.0)
+    deadline = time.monotonic() + patience
     while True:
         try:
             return _write(path, content, key)
@@ -104,7 +104,7 @@ def load(path: Path, key: str) -> dict[str, Any]:
 def save_newest(path: Path, content: dict[str, Any], key: str) -> None:
     """Like :func:`save`, keeping the one before as ``<name>.before``."""
     fresh = path.with_name(f"{path.name}.new")
-    save(fresh, content, key, patient=False)
+    save(fresh, content, key, patience=0.0)
     if path.exists():
         os.replace(path, _before(path))
     os.replace(fresh, path)

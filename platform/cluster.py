@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from eman.platform.errors import UserError
-from eman.platform.workspace import data_place, home_folder
 
 #: Set before Ray is imported. Reports are taken every 0.1 s instead of every 2 s; workers keep the driver's priority;
 #: nothing is sent home; Tune writes no logs of its own beside MLflow's; and trials, threads of one process, share
@@ -31,15 +30,6 @@ ENVIRONMENT = {
     "TUNE_RESULT_BUFFER_LENGTH": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-
-#: What workers inherit of the environment, beside the folders.
-INHERITED = (
-    "EMAN_CHECKPOINT_SECONDS",
-    "EMAN_DISK_PATIENCE",
-    "EMAN_MOST_CORRUPT",
-    "EMAN_STORE_PATIENCE",
-    "MLFLOW_TRACKING_URI",
-)
 
 #: A trial that drives a TorchTrainer takes a grain of what every head node has instead of a CPU: holding a CPU that its
 #: own workers need would be a deadlock.
@@ -82,9 +72,7 @@ def cluster(
     warnings.filterwarnings("ignore", module="ray")
     import ray
 
-    variables = {name: os.environ[name] for name in INHERITED if os.environ.get(name)}
-    variables |= {"EMAN_HOME": str(home_folder()), "EMAN_DATA": data_place()}  # a worker's folder is another
-    variables |= {name: os.environ[name] for name in ENVIRONMENT}
+    variables = {name: os.environ[name] for name in ENVIRONMENT}
     if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):  # inside a submitted job, which has told its workers all of this
         variables = {}
     try:

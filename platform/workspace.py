@@ -1,60 +1,120 @@
-"""Where things are kept on this machine, by environment or by the documented default."""
+"""Where a process keeps and finds its files, decided once and handed down."""
 
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from eman.platform.errors import UserError
 
 
-def home_folder() -> Path:
-    """``$EMAN_HOME``, by default ``.eman`` in the current folder: MLflow's database, checkpoints, cached features."""
-    return Path(os.environ.get("EMAN_HOME") or ".eman").expanduser().resolve()
+@dataclass(frozen=True)
+class Settings:
+    """What an operator may change by environment variables. None of it changes a result.
 
-
-def data_folder() -> Path:
-    """``$EMAN_DATA``, by default ``~/.cache/eman``: data sets that are held in memory."""
-    given = os.environ.get("EMAN_DATA") or ""
-    return Path(given if given and "://" not in given else "~/.cache/eman").expanduser().resolve()
-
-
-def data_place() -> str:
-    """Where image folders and shards are looked for: ``$EMAN_DATA``, which may be a URI, or the folder above."""
-    given = os.environ.get("EMAN_DATA") or ""
-    return given.rstrip("/") if "://" in given else str(data_folder())
-
-
-def run_folder(key: str) -> Path:
-    """Checkpoints and cached features of the run with this key."""
-    return home_folder() / "runs" / key
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` to write to; it takes the place of ``path`` when all is written, or goes."""
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder beside ``path`` to write to; it is renamed to ``path`` when all is written, or goes.
-
-    Raises:
-        UserError: There is something at ``path``: a folder, unlike a file, is never replaced.
+    Attributes:
+        checkpoint_seconds: Seconds between two checkpoints of a run (``EMAN_CHECKPOINT_SECONDS``).
+        disk_patience: Seconds to wait for room while the disk is full (``EMAN_DISK_PATIENCE``).
+        store_patience: Seconds to wait for a store that does not answer (``EMAN_STORE_PATIENCE``).
+        most_corrupt: Unreadable images of a data set that a run replaces by others before it fails
+            (``EMAN_MOST_CORRUPT``).
     """
-    if path.exists():
-        raise UserError(f"{path} is there already, and a folder is never replaced; remove it, or give another name.")
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+
+    checkpoint_seconds: float = 30.0
+    disk_patience: float = 120.0
+    store_patience: float = 300.0
+    most_corrupt: int = 20
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """Read the variables; raise :class:`UserError` for one that is no number."""
+        values = os.environ
+        return cls(
+            _number(values, "EMAN_CHECKPOINT_SECONDS", cls.checkpoint_seconds),
+            _number(values, "EMAN_DISK_PATIENCE", cls.disk_patience),
+            _number(values, "EMAN_STORE_PATIENCE", cls.store_patience),
+            int(_number(values, "EMAN_MOST_CORRUPT", cls.most_corrupt)),
+        )
+
+
+def _number(values: Mapping[str, str], name: str, default: float) -> float:
+    text = values.get(name)
+    if not text:
+        return default
     try:
-        yield temporary
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise UserError(f"{name} is {text!r}; give a number that is 0 or more, or unset it for {default:g}.")
+    return number
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders and the store that a process works with.
+
+    Attributes:
+        home: Work folder: checkpoints, cached features, the embedded store.
+        data: Where data sets lie: a folder, or a URI such as ``s3://bucket/data``.
+        store: MLflow tracking URI. Default: a SQLite file in ``home``.
+        settings: See :class:`Settings`.
+    """
+
+    home: Path = Path(".eman")
+    data: str = "~/.cache/eman"
+    store: str = ""
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "home", Path(self.home).expanduser().resolve())
+        remote = "://" in self.data
+        data = self.data.rstrip("/") if remote else str(Path(self.data).expanduser().resolve())
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "store", self.store or f"sqlite:///{self.home / 'mlflow.db'}")
+
+    @classmethod
+    def from_environment(
+        cls, home: str | None = None, data: str | None = None, store: str | None = None
+    ) -> "Workspace":
+        """Return the workspace of this process: what is given, else ``EMAN_HOME``, ``EMAN_DATA`` and
+        ``MLFLOW_TRACKING_URI``, else the defaults.
+
+        Raises:
+            UserError: A variable of :class:`Settings` is no number.
+        """
+        return cls(
+            Path(home or os.environ.get("EMAN_HOME") or cls.home),
+            data or os.environ.get("EMAN_DATA") or cls.data,
+            store or os.environ.get("MLFLOW_TRACKING_URI") or cls.store,
+            Settings.from_environment(),
+        )
+
+    def run_folder(self, key: str) -> Path:
+        """Return where the run with this key keeps its checkpoints and features."""
+        return self.home / "runs" / key
+
+    @property
+    def spool_folder(self) -> Path:
+        """Entries that the store could not take yet."""
+        return self.home / "spool"
+
+    @property
+    def ray_folder(self) -> Path:
+        """What Ray Tune and Ray Train keep while a sweep runs."""
+        return self.home / "ray"
+
+    @property
+    def artifacts_folder(self) -> Path:
+        """Artifacts of the embedded store."""
+        return self.home / "artifacts"
+
+    @property
+    def lock_folder(self) -> Path:
+        """Locks between processes that share this work folder."""
+        return self.home / "locks"
+
+    @property
+    def data_folder(self) -> Path:
+        """Folder of the data sets that are held in memory; the default where ``data`` is a URI."""
+        return Path(type(self).data).expanduser().resolve() if "://" in self.data else Path(self.data)

@@ -12,6 +12,7 @@ from eman.evaluation.protocols.registry import protocol_named
 from eman.evaluation.results.tables import Cell, Results, Table, Wanted
 from eman.platform.errors import UserError, unknown
 from eman.platform.store.store import Record
+from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.profile import Profile, check_rates
 from eman.sweeps.profiles.registry import profile_named
 from eman.sweeps.tables import table1, table2, table3, table4, table5, table6, table7, table8
@@ -295,11 +296,13 @@ def evaluation_work(group: Sequence[EvalSpec], run: RunSpec) -> float:
     return 1000.0 + protocol_named(group[0].protocol).images(group, training_images(run))
 
 
-def check_data(runs: Iterable[RunSpec], evaluations: Iterable[tuple[EvalSpec, RunSpec]] = ()) -> None:
+def check_data(
+    runs: Iterable[RunSpec], workspace: Workspace, evaluations: Iterable[tuple[EvalSpec, RunSpec]] = ()
+) -> None:
     """Raises :class:`UserError` unless the data sets of these runs, and of evaluations of runs, can be read here."""
     needed = {(run.dataset, run.image_size) for run in runs}
     for spec, run in evaluations:
         name = spec.dataset or run.dataset
         needed.add((name, data.size_of(name, run.image_size)))
     for name, size in sorted(needed, key=str):
-        data.load(name, size)
+        data.load(name, workspace, size)

@@ -37,6 +37,7 @@ from eman.platform.errors import UserError, named
 from eman.platform.machine import cores, fast_bf16
 from eman.platform.storage import Place
 from eman.platform.store.store import git_revision
+from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.mini import MINI
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.backbones.state import recompute_blocks
@@ -87,7 +88,7 @@ Found = tuple[str, dict[str, float]]
 
 def teacher_update() -> Found:
     """One fused update against the usual loop over two state dicts."""
-    training = Training(MINI.run("moco", "eman"))
+    training = Training(MINI.run("moco", "eman"), Workspace.from_environment())
     teacher, student = training.teacher, training.student
     assert teacher is not None
     assert teacher.network is not None
@@ -140,7 +141,7 @@ class _PerSample:
 
     def __init__(self, spec: RunSpec, loader_workers: int) -> None:
         self.spec = spec
-        dataset, backbone = data.load(spec.dataset), backbone_named(spec.backbone)
+        dataset, backbone = data.load(spec.dataset, Workspace.from_environment()), backbone_named(spec.backbone)
         blurs = {"moco": ((0.5, 0), (0.5, 0)), "byol": ((1.0, 0), (0.1, 0.2))}[spec.method]
         pairs = PairsOfImages(dataset.train, *(_transforms(*blur) for blur in blurs))
         self.loader = DataLoader(
@@ -201,7 +202,7 @@ def _train_on_command(spec: RunSpec, connection: Connection, rank: int, meet: st
     torch.set_num_threads(1)
     if meet:
         torch.distributed.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=cores())
-    training = Training(spec)
+    training = Training(spec, Workspace.from_environment())
     while steps := connection.recv():
         for _ in range(steps):
             training.train_step()
@@ -238,7 +239,7 @@ def _beside_the_usual(title: str, spec: RunSpec, loaders: Sequence[int], steps: 
         f"{cores()} workers": Processes(spec, together=True),
         "side by side": Processes(spec, together=False),
     }
-    ours = Training(spec)
+    ours = Training(spec, Workspace.from_environment())
 
     def run() -> None:
         for _ in range(steps):
@@ -282,7 +283,10 @@ def _teacher_passes() -> dict[str, Callable[[], None]]:
     torch.manual_seed(0)
     images, spec = torch.randn(256, 1, 28, 28), MINI.run("moco", "bn")
     stock = nn.Sequential(backbone_named(spec.backbone).build(1), *projector(spec, 64, 10).values())
-    kinds = {name.upper(): Teacher(Training(MINI.run("moco", name)).student, name) for name in ("eman", "bn")}
+    kinds = {
+        name.upper(): Teacher(Training(MINI.run("moco", name), Workspace.from_environment()).student, name)
+        for name in ("eman", "bn")
+    }
     kinds["PyTorch's BN"] = Teacher(stock, "bn")
 
     def forward(teacher: Teacher) -> None:
@@ -354,7 +358,9 @@ def parts() -> Found:
     """Where the time of a step and of a teacher's pass goes, on one thread, by PyTorch's profiler. These are shares, no
     ratios of two sides: they tell what is left to gain.
     """
-    trainings = {name: Training(MINI.run(name, "eman")) for name in ("fixmatch", "moco", "byol")}
+    trainings = {
+        name: Training(MINI.run(name, "eman"), Workspace.from_environment()) for name in ("fixmatch", "moco", "byol")
+    }
     calls = {f"step of {name}": partial(one_step, training) for name, training in trainings.items()}
     calls |= {f"teacher {title}": call for title, call in _teacher_passes().items()}
     lines = []
@@ -483,7 +489,10 @@ def execution() -> Found:
         "recompute": {"recompute": True},
         "accumulate=4": {"accumulate": 4},
     }
-    trainings = {name: Training(MINI.run("moco", "eman", 0, extra)) for name, extra in fields.items()}
+    trainings = {
+        name: Training(MINI.run("moco", "eman", 0, extra), Workspace.from_environment())
+        for name, extra in fields.items()
+    }
     found = medians({name: partial(one_step, training) for name, training in trainings.items()}, 15)
     kept = {}
     for recompute in (False, True):
@@ -514,14 +523,14 @@ def streaming(steps: int = 48) -> Found:
     """
     folder = Path(tempfile.mkdtemp(prefix="bench"))
     os.environ["EMAN_DATA"] = str(folder)
-    images = data.load("synthetic", 64)
+    images = data.load("synthetic", Workspace.from_environment(), 64)
     about = shards.Set("shards", images.classes, images.hash, 3, images.mean, images.std, False)
     splits = {"train": Items(images.train), "test": Items(images.test)}
     shards.write(about, splits, Place(str(folder / "shards")), lambda _: None)
     small = {"held_out": 0, "devices": 8, "batch": 64, "queue": 1024, "backbone": "resnet18", "epochs": 1000}
     with cluster():
         memory, stored_ = (
-            Training(MINI.run("moco", "eman", 0, {**small, **fields}))
+            Training(MINI.run("moco", "eman", 0, {**small, **fields}), Workspace.from_environment())
             for fields in ({"dataset": "synthetic", "image_size": 64}, {"dataset": "shards"})
         )
 
@@ -570,12 +579,12 @@ def decoding(count: int = 256) -> None:
             smooth = nn.functional.interpolate(coarse, size=(375, 500), mode="bilinear")[0]
             pixels = (255 * (0.9 * smooth + 0.1 * torch.rand(smooth.shape, generator=generator))).byte()
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(place / f"{number}.jpg", quality=90)
-    shard("shards", str(folder / "jpegs"), None, lambda _: None)
+    shard("shards", Workspace.from_environment(), str(folder / "jpegs"), None, lambda _: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
     def ours(name: str) -> None:
-        split = data.load(name, 224).train
+        split = data.load(name, Workspace.from_environment(), 224).train
         stream = subsets.Stream(split, 64, seed=0, number=0)
         for _ in stored.Recipe(stream, torch.arange(64), (0, 1), 0, 0.2).make(0, count // 64):
             pass

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eman.platform.workspace import replacing
+from eman.platform.output import output_file
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 HISTORY, PAGE = DOCS / "benchmarks.json", DOCS / "performance.md"
@@ -61,5 +61,5 @@ def put_down(about: dict[str, Any], lines: Sequence[str], ratios: dict[str, floa
         (HISTORY, json.dumps(history, indent=1) + "\n"),
         (PAGE, written + BEGIN + "\n" + page(history)),
     ):
-        with replacing(path) as temporary:
+        with output_file(path) as temporary:
             temporary.write_text(content, encoding="utf-8")

@@ -13,6 +13,7 @@ from pathlib import Path
 from bench import about, machine, medians
 
 from eman.platform.store.store import Store
+from eman.platform.workspace import Workspace
 from eman.sweeps.plan import plan_grid
 from eman.sweeps.profiles.mini import MINI
 from eman.sweeps.profiles.smoke import SMOKE
@@ -30,7 +31,7 @@ def swept(schemes: tuple[str, ...], seeds: int, workers: int) -> tuple[Report, i
         os.environ["EMAN_HOME"] = folder
         planned = plan_grid(SMOKE, ["fixmatch"], schemes, seeds=seeds, overrides={"epochs": 1, "warmup_epochs": 0.0})
         with contextlib.redirect_stderr(io.StringIO()):
-            report = run_sweep(planned, Store(), options=Options(workers=workers))
+            report = run_sweep(planned, Store(Workspace.from_environment()), options=Options(workers=workers))
         if report.failed:
             raise RuntimeError("\n".join(report.failed))
         return report, sum(path.stat().st_size for path in Path(folder).glob("*.db"))
@@ -68,7 +69,10 @@ def workers() -> None:
 
 def devices() -> None:
     """A step of MoCo with the mini net."""
-    trainings = {number: Training(MINI.run("moco", "eman", overrides={"devices": number})) for number in DEVICES}
+    trainings = {
+        number: Training(MINI.run("moco", "eman", overrides={"devices": number}), Workspace.from_environment())
+        for number in DEVICES
+    }
     found = medians({str(number): one.train_step for number, one in trainings.items()}, 15)
     steps = ", ".join(f"{number}: {1e3 * seconds:.0f} ms" for number, seconds in found.items())
     print(f"devices, a step of MoCo        {steps}; 64 take {found['64'] / found['8']:.2f}x the time of 8")

@@ -36,6 +36,7 @@ from torch import nn
 from eman.evaluation.protocols import knn
 from eman.platform.errors import UserError, named
 from eman.platform.machine import cores
+from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.mini import MINI
 from eman.trainers.data import subsets
 from eman.trainers.spec.run import RunSpec
@@ -94,7 +95,7 @@ def pretraining(title: str, spec: RunSpec, theirs_steps: int, steps: int, rounds
     with a worker a core, and of runs side by side, one a core. Ours take more steps in a turn, so that all turns take
     about as long: a core that has rested is slow at first.
     """
-    ours = Training(spec)
+    ours = Training(spec, Workspace.from_environment())
     processes = {
         f"{cores()} workers": Processes(spec, together=True),
         "side by side": Processes(spec, together=False),
@@ -147,7 +148,9 @@ def resnet18(method: str) -> Found:
 
 def devices() -> Found:
     """A step of MoCo with 64 devices against one."""
-    sides = {n: Training(MINI.run("moco", "eman", overrides={"devices": n})) for n in (1, 64)}
+    sides = {
+        n: Training(MINI.run("moco", "eman", overrides={"devices": n}), Workspace.from_environment()) for n in (1, 64)
+    }
     found = medians({str(n): partial(one_step, side) for n, side in sides.items()}, 15)
     ratio = found["64"] / found["1"]
     return (

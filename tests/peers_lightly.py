@@ -22,6 +22,7 @@ from lightly.utils.benchmarking import knn_predict
 from torch import nn
 from torch.utils.data import DataLoader
 
+from eman.platform.workspace import Workspace
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.data import catalog as data
 
@@ -51,7 +52,7 @@ class Pretraining:
         parameters = [*self.student.parameters(), *self.predictor.parameters()]
         self.optimizer = torch.optim.SGD(parameters, lr=0.06, momentum=0.9, weight_decay=1e-4)
         self.loader = DataLoader(
-            PairsOfImages(data.load(spec["dataset"]).train, *views),
+            PairsOfImages(data.load(spec["dataset"], Workspace.from_environment()).train, *views),
             spec["batch"],
             shuffle=True,
             drop_last=True,

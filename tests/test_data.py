@@ -12,6 +12,7 @@ import torch
 from torchvision import datasets
 
 from eman.platform.errors import UserError
+from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.data import catalog as data
 from eman.trainers.data import memory, subsets
@@ -22,7 +23,7 @@ STL10 = {"train": 40, "test": 20, "unlabeled": 60}
 
 
 def test_digits() -> None:
-    digits = data.load("digits")
+    digits = data.load("digits", Workspace.from_environment())
     assert digits.train.images.dtype == torch.uint8
     assert len(digits.train) + len(digits.test) == 1797
     assert digits.train.images.shape[1:] == (1, 16, 16)
@@ -30,7 +31,7 @@ def test_digits() -> None:
 
 
 def test_a_stratified_subset_has_equal_shares_and_two_can_be_disjoint() -> None:
-    labels = data.load("digits").train.labels
+    labels = data.load("digits", Workspace.from_environment()).train.labels
     first, second = subsets.stratified(labels, 100, 0), subsets.stratified(labels, 200, 0, skip=100)
     assert torch.bincount(labels[first]).tolist() == [10] * 10
     assert torch.bincount(labels[second]).tolist() == [20] * 10
@@ -39,7 +40,7 @@ def test_a_stratified_subset_has_equal_shares_and_two_can_be_disjoint() -> None:
 
 
 def test_label_sets_differ_and_are_reproducible() -> None:
-    labels = data.load("digits").train.labels
+    labels = data.load("digits", Workspace.from_environment()).train.labels
     sets = [subsets.label_set(labels, 0.1, number) for number in range(3)]
     assert len({subsets.fingerprint(index) for index in sets}) == 3
     assert torch.equal(sets[1], subsets.label_set(labels, 0.1, 1))
@@ -49,11 +50,11 @@ def test_label_sets_differ_and_are_reproducible() -> None:
 
 def test_a_fraction_that_leaves_a_class_without_samples_is_refused() -> None:
     with pytest.raises(UserError, match="leave some of the 10 classes with none"):
-        subsets.label_set(data.load("digits").train.labels, 0.005, 0)
+        subsets.label_set(data.load("digits", Workspace.from_environment()).train.labels, 0.005, 0)
 
 
 def test_parts_are_disjoint_and_bounded() -> None:
-    digits = data.load("digits")
+    digits = data.load("digits", Workspace.from_environment())
     train, held_out = subsets.parts(digits, 1000, 200)
     assert (len(train), len(held_out)) == (1000, 200)
     assert not set(train.ids.tolist()) & set(held_out.ids.tolist())
@@ -63,7 +64,7 @@ def test_parts_are_disjoint_and_bounded() -> None:
 
 
 def test_a_stream_shows_every_sample_once_an_epoch() -> None:
-    split = data.load("digits").train
+    split = data.load("digits", Workspace.from_environment()).train
     stream = subsets.Stream(split, 100, seed=0, number=0)
     places, epochs = (torch.cat(part) for part in zip(*(stream.at(step) for step in range(27)), strict=True))
     size = len(split)
@@ -90,7 +91,7 @@ def test_missing_fashion_mnist_names_the_three_ways(folder: Path, monkeypatch: p
 
     monkeypatch.setattr("torchvision.datasets.FashionMNIST", unreachable)
     with pytest.raises(UserError, match=r"FashionMNIST/raw.*dataset-fashion-mnist.*eman data fetch"):
-        data.load("fashion-mnist")
+        data.load("fashion-mnist", Workspace.from_environment())
 
 
 @pytest.mark.parametrize(
@@ -104,13 +105,13 @@ def test_missing_fashion_mnist_names_the_three_ways(folder: Path, monkeypatch: p
 def test_damaged_files_are_refused_by_name(folder: Path, content: bytes, message: str) -> None:
     (folder / "train-images-idx3-ubyte.gz").write_bytes(content)
     with pytest.raises(UserError, match=f"train-images-idx3-ubyte.gz.*{message}"):
-        data.load("fashion-mnist")
+        data.load("fashion-mnist", Workspace.from_environment())
 
 
 def test_a_file_that_is_absent_beside_others_is_named(folder: Path) -> None:
     (folder / "t10k-labels-idx1-ubyte").write_bytes(b"x")
     with pytest.raises(UserError, match="lacks train-images-idx3-ubyte"):
-        data.load("fashion-mnist")
+        data.load("fashion-mnist", Workspace.from_environment())
 
 
 def cifar(folder: Path, kind: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray[Any, Any]]:
@@ -140,10 +141,10 @@ def test_cifar_is_read_through_torchvisions_checks(
     with pytest.raises(
         UserError, match=f"{name} is not on this machine, and was not asked for.*unpack {kind.filename}"
     ):
-        data.load(name, download=False)
+        data.load(name, Workspace.from_environment(), download=False)
     images = cifar(tmp_path, kind, monkeypatch)
     files = [file for file, _ in kind.train_list]
-    found = data.load(name)
+    found = data.load(name, Workspace.from_environment())
     assert found.train.images.shape == (40 * len(files), 3, 32, 32)
     assert len(found.test) == 40
     assert found.classes[3] == "class 3"
@@ -155,12 +156,12 @@ def test_cifar_is_read_through_torchvisions_checks(
     damaged = tmp_path / kind.base_folder / files[0]
     damaged.write_bytes(damaged.read_bytes()[:-5])
     with pytest.raises(UserError, match=f"{files[0]} is missing, truncated or corrupt"):
-        data.load(name)
+        data.load(name, Workspace.from_environment())
 
 
 def test_stl10_has_images_without_labels(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"stl10 is missing.*stl10_binary.*was not asked for"):
-        data.load("stl10", download=False)
+        data.load("stl10", Workspace.from_environment(), download=False)
     kind, random = datasets.STL10, np.random.default_rng(0)
     place = tmp_path / kind.base_folder
     place.mkdir()
@@ -174,16 +175,19 @@ def test_stl10_has_images_without_labels(folder: Path, tmp_path: Path, monkeypat
     sums = {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in files.items()}
     for attribute in ("train_list", "test_list"):
         monkeypatch.setattr(kind, attribute, [[name, sums[name]] for name, _ in getattr(kind, attribute)])
-    found = data.load("stl10")
+    found = data.load("stl10", Workspace.from_environment())
     assert found.unlabelled is not None
     assert (len(found.train), len(found.unlabelled), len(found.test)) == (40, 60, 20)
     assert np.array_equal(found.train.read(torch.tensor([3]))[0].numpy(), raw["train"][3])
     assert np.array_equal(found.unlabelled.images[5].numpy(), raw["unlabeled"][5])
     assert found.train.labels[:11].tolist() == [*range(10), 0]
     fields = {"dataset": "stl10", "held_out": 10, "batch": 16, "backbone": "small", "statistics_passes": 0}
-    moco = Training(SMOKE.run("moco", "eman", 0, {**fields, "queue": 32}))
+    moco = Training(SMOKE.run("moco", "eman", 0, {**fields, "queue": 32}), Workspace.from_environment())
     assert len(moco.streams["unlabelled"].split) == 30 + 60
-    fixmatch = Training(SMOKE.run("fixmatch", "eman", 0, {**fields, "label_fraction": 1.0, "labelled_batch": 8}))
+    fixmatch = Training(
+        SMOKE.run("fixmatch", "eman", 0, {**fields, "label_fraction": 1.0, "labelled_batch": 8}),
+        Workspace.from_environment(),
+    )
     assert len(fixmatch.streams["labelled"].split) == 30
     assert len(fixmatch.streams["unlabelled"].split) == 60
     assert len(set(moco.streams["unlabelled"].split.ids.tolist())) == 90
@@ -193,4 +197,4 @@ def test_stl10_has_images_without_labels(folder: Path, tmp_path: Path, monkeypat
 
 def test_unknown_sets_are_refused() -> None:
     with pytest.raises(UserError, match="did you mean 'digits'"):
-        data.load("digit")
+        data.load("digit", Workspace.from_environment())

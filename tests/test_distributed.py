@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing as mp
 
+from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers import distributed
 from eman.trainers.norm.device_bn import DeviceBatchNorm
@@ -117,7 +118,9 @@ def _every_scheme(method: str, steps: int, schemes: tuple[str, ...], accumulate:
     for scheme in schemes:
         if scheme == "default" and method != "fixmatch":
             continue  # another scheme's name in this method
-        training = Training(SMOKE.run(method, scheme).replace(precision="float64", accumulate=accumulate))
+        training = Training(
+            SMOKE.run(method, scheme).replace(precision="float64", accumulate=accumulate), Workspace.from_environment()
+        )
         losses = []
         for _ in range(steps):
             loss, _, _ = training.train_step()
@@ -173,7 +176,12 @@ def _fit_some(fields: str, folder: str, stop_after: int | None) -> dict[str, Any
     from eman.trainers.loop import fit
     from eman.trainers.spec.run import RunSpec
 
-    outcome = fit(RunSpec.from_fields(json.loads(fields)), folder=Path(folder), stop_after=stop_after)
+    outcome = fit(
+        RunSpec.from_fields(json.loads(fields)),
+        Workspace.from_environment(),
+        folder=Path(folder),
+        stop_after=stop_after,
+    )
     networks = outcome.training.networks()
     return {"student": networks["student"], "teacher": networks["teacher"], "loss": outcome.metrics.get("train/loss")}
 

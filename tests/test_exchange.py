@@ -17,7 +17,7 @@ from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
 from eman.platform.errors import UserError
 from eman.platform.store.store import TRAINING, Store
-from eman.platform.workspace import run_folder
+from eman.platform.workspace import Workspace
 from eman.sweeps.exchange.networks import read
 from eman.trainers.backbones.registry import BACKBONES
 from eman.trainers.data import catalog as data
@@ -83,9 +83,9 @@ def test_an_imported_network_is_evaluated_started_from_and_given_out(
     assert "moco · BN / EMAN · seed 0 · imported" in out
     assert "module.queue left" in out
     assert "module.encoder_q.conv1.weight -> student conv1.weight" in out
-    [record] = Store().records(TRAINING)
+    [record] = Store(Workspace.from_environment()).records(TRAINING)
     assert record.status == "done"
-    trained = Trained(record.key, run_folder(record.key))
+    trained = Trained(record.key, Workspace.from_environment())
     plain = models.resnet18(num_classes=7)
     plain.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)
     plain.load_state_dict(state)
@@ -97,7 +97,7 @@ def test_an_imported_network_is_evaluated_started_from_and_given_out(
     assert code == 0
     assert "knn/test_top1" in out
     assert call(capsys, *given, "--quiet")[1].count("\n") == 2
-    assert len(Store().records(TRAINING)) == 1
+    assert len(Store(Workspace.from_environment()).records(TRAINING)) == 1
 
     exported = tmp_path / "out.pth"
     assert call(capsys, "export", record.key[:8], "--out", str(exported))[0] == 0
@@ -123,7 +123,7 @@ def test_an_imported_network_is_evaluated_started_from_and_given_out(
 
 
 def own_features(key: str, network: str, selection: str, images: Split) -> torch.Tensor:
-    trained = Trained(key, run_folder(key), network, selection)
+    trained = Trained(key, Workspace.from_environment(), network, selection)
     return features.outputs(trained.backbone(), images, trained.splits.dataset, "float32")
 
 
@@ -146,19 +146,21 @@ def alone(*arguments: str, folder: Path) -> None:
 @pytest.mark.slow
 def test_mlflow_serves_a_classifiers_probabilities(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "train", "fixmatch", "--scheme", "eman", "--profile", "smoke")[0] == 0
-    [record] = Store().records(TRAINING)
+    [record] = Store(Workspace.from_environment()).records(TRAINING)
     model = tmp_path / "model"
     given = ["export", record.key, "--format", "mlflow", "--network", "teacher", "--out", str(model)]
     code, out, err = call(capsys, *given)
     assert code == 0, err
     assert "images to 10 probabilities, by the teacher after the last epoch" in out
 
-    images = data.load("digits").test.take(torch.arange(5))  # another number of images than it was traced with
+    images = data.load("digits", Workspace.from_environment()).test.take(
+        torch.arange(5)
+    )  # another number of images than it was traced with
     (tmp_path / "input.json").write_text(json.dumps({"inputs": images.images.tolist()}))
     predict = ["-m", "mlflow", "models", "predict", "--env-manager", "local", "-m", str(model)]
     alone(*predict, "-i", "input.json", "-o", "output.json", folder=tmp_path)
     found_NK = torch.tensor(json.loads((tmp_path / "output.json").read_text())["predictions"])
-    weights = checkpoint.load(run_folder(record.key) / "last.pt", record.key)
+    weights = checkpoint.load(Workspace.from_environment().run_folder(record.key) / "last.pt", record.key)
     outputs = []
     for network in ("student", "teacher"):
         features_ND = own_features(record.key, network, "last", images)
@@ -176,12 +178,12 @@ def test_mlflow_serves_a_classifiers_probabilities(tmp_path: Path, capsys: pytes
 @pytest.mark.slow
 def test_mlflow_serves_features_without_this_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "train", "moco", "--scheme", "eman", "--profile", "smoke")[0] == 0
-    [record] = Store().records(TRAINING)
+    [record] = Store(Workspace.from_environment()).records(TRAINING)
     export = ["export", "--format", "mlflow", "--out"]
     code, out, err = call(capsys, *export, str(tmp_path / "model"), "--selection", "best", record.key)
     assert code == 0, err
     assert "images to 64 features, by the student after the best epoch" in out
-    images = data.load("digits").test.take(torch.arange(3))
+    images = data.load("digits", Workspace.from_environment()).test.take(torch.arange(3))
     torch.save(images.images, tmp_path / "images.pt")
     script = (
         "import sys; sys.modules['eman'] = None; import mlflow.pyfunc, torch; "
@@ -197,7 +199,7 @@ def test_mlflow_serves_features_without_this_project(tmp_path: Path, capsys: pyt
     network.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)
     torch.save(network.state_dict(), tmp_path / "c.pth")
     assert call(capsys, "import", str(tmp_path / "c.pth"), "--as", "torchvision", "--dataset", "digits")[0] == 0
-    [imported] = [r.key for r in Store().records(TRAINING) if r.key != record.key]
+    [imported] = [r.key for r in Store(Workspace.from_environment()).records(TRAINING) if r.key != record.key]
     assert "images to 512 features" in call(capsys, *export, str(tmp_path / "imported"), imported)[1]
 
 
@@ -221,7 +223,7 @@ def test_mistakes_are_one_line_and_code_2(tmp_path: Path, capsys: pytest.Capture
         assert message in err
         assert err.count("\n") == 1
     assert call(capsys, "train", "moco", "--set", "epochs=1")[0] == 0
-    [record] = Store().records(TRAINING)
+    [record] = Store(Workspace.from_environment()).records(TRAINING)
     code, _, err = call(capsys, "export", record.key, "--out", str(tmp_path / "x.pth"))
     assert code == 2
     assert "torchvision has no network 'small'" in err

@@ -15,7 +15,7 @@ from eman.evaluation.protocols.registry import eval_title, evaluate, group_title
 from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
-from eman.platform.workspace import run_folder
+from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.backbones.registry import BACKBONES
 from eman.trainers.data import catalog as data
@@ -36,7 +36,7 @@ def problem(n: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
 
 def of_features(features: Features) -> Trained:
     """A run whose features are these."""
-    trained = Trained("x", Path("nowhere"))
+    trained = Trained("x", Workspace.from_environment())
     trained.__dict__["features"] = features
     return trained
 
@@ -122,10 +122,10 @@ def test_evaluations_that_differ_in_the_rate_alone_go_together() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A short MoCo run on digits."""
     spec = SMOKE.run("moco", "eman")
-    folder = tmp_path_factory.mktemp("run")
-    outcome = fit(spec, folder=folder, monitor=measure.monitor)
-    measure.final(outcome.training, folder, outcome.best_epoch)
-    return Trained(spec.key, folder)
+    found = Trained(spec.key, Workspace(tmp_path_factory.mktemp("run")))
+    outcome = fit(spec, found.workspace, folder=found.folder, monitor=measure.monitor)
+    measure.final(outcome.training, found.folder, outcome.best_epoch)
+    return found
 
 
 def stock(run: Trained, network: str = "student") -> nn.Module:
@@ -207,41 +207,41 @@ def test_finetuning_reports_every_rate_and_its_best_network_learns(run: Trained)
 
 
 def test_teacher_and_best_epoch_can_be_asked_for(run: Trained) -> None:
-    teacher = Trained(run.run, run.folder, "teacher", "last")
+    teacher = replace(run, network="teacher")
     with torch.no_grad():
         x = transforms.normalize(
             run.splits.train.images[:9].float() / 255, run.splits.dataset.mean, run.splits.dataset.std
         )
         torch.testing.assert_close(teacher.features.train_ND[:9], stock(run, "teacher").eval()(x), atol=1e-4, rtol=1e-4)
     assert not torch.equal(teacher.features.train_ND, run.features.train_ND)
-    assert Trained(run.run, run.folder, "student", "best").available
+    assert replace(run, selection="best").available
     spec = SMOKE.run("fixmatch", "default")
-    fit(spec, folder=run_folder(spec.key), monitor=measure.monitor)
+    fit(spec, run.workspace, folder=run.workspace.run_folder(spec.key), monitor=measure.monitor)
     with pytest.raises(UserError, match="has no teacher network of its own"):
-        _ = Trained(spec.key, run_folder(spec.key), "teacher").features
+        _ = Trained(spec.key, run.workspace, "teacher").features
 
 
 def test_a_run_is_evaluated_on_other_data_with_its_own_pixel_scale(
     run: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digits = data.load("digits")
+    digits = data.load("digits", Workspace.from_environment())
     inverted = Split(255 - digits.train.images, digits.train.labels, digits.train.ids)
     other = replace(digits, name="inverted", train=inverted, mean=(0.9,), std=(0.1,))
     colour = replace(other, train=replace(inverted, images=inverted.images.expand(-1, 3, -1, -1)))
     for name, dataset in (("inverted", other), ("colour", replace(colour, name="colour"))):
         monkeypatch.setitem(memory.IN_MEMORY, name, lambda folder, download, dataset=dataset: dataset)
-    found = Trained(run.run, run.folder, dataset="inverted")
+    found = replace(run, dataset="inverted")
     assert len(found.features.train_ND) == len(digits.train) - run.spec.held_out
     index = found.splits.train.ids[:5]
     with torch.no_grad():
         x = transforms.normalize(inverted.images[index].float() / 255, digits.mean, digits.std)
         torch.testing.assert_close(found.features.train_ND[:5], stock(run).eval()(x), atol=1e-4, rtol=1e-4)
     assert run.features.train_ND.shape[1] == found.features.train_ND.shape[1]
-    again = Trained(run.run, run.folder, dataset="inverted")
+    again = replace(run, dataset="inverted")
     assert torch.equal(again.features.test_ND, found.features.test_ND)
     assert "on inverted" in eval_title(make_eval("knn", run.run, dataset="inverted"))
     with pytest.raises(UserError, match=r"trained on images of 1 channels \(digits\), and those of colour have 3"):
-        _ = Trained(run.run, run.folder, dataset="colour").features
+        _ = replace(run, dataset="colour").features
 
 
 def test_a_collapsed_run_is_reported_as_collapsed(run: Trained, tmp_path: Path) -> None:
@@ -252,19 +252,21 @@ def test_a_collapsed_run_is_reported_as_collapsed(run: Trained, tmp_path: Path) 
     ):
         student = {k: torch.full_like(v, value) if k.endswith("bn2.weight") else v for k, v in saved["student"].items()}
         student = {k: torch.zeros_like(v) if "downsample" in k and "weight" in k else v for k, v in student.items()}
-        checkpoint.save(tmp_path / name / "last.pt", saved | {"student": student}, run.run)
+        flat = Trained(run.run, Workspace(tmp_path / name))
+        checkpoint.save(flat.folder / "last.pt", saved | {"student": student}, run.run)
         for spec in (make_eval("knn", run.run), make_eval("finetune", run.run, label_sets=1)):
             with pytest.raises(RunFailed, match=f"collapsed.*{message}"):
-                evaluate([spec], Trained(run.run, tmp_path / name))
+                evaluate([spec], flat)
     assert spread(run.features.train_ND) > 0.1
 
 
 def test_another_backbones_checkpoint_is_refused(run: Trained, tmp_path: Path) -> None:
     saved = checkpoint.load(run.folder / "last.pt", run.run)
     saved["spec"]["backbone"] = "small-2x"
-    checkpoint.save(tmp_path / "last.pt", saved, run.run)
+    other = Trained(run.run, Workspace(tmp_path))
+    checkpoint.save(other.folder / "last.pt", saved, run.run)
     with pytest.raises(UserError, match="does not hold a backbone 'small-2x' as built here"):
-        Trained(run.run, tmp_path).backbone()
+        other.backbone()
 
 
 def test_too_few_labels_are_named(run: Trained) -> None:

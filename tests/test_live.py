@@ -19,6 +19,7 @@ from eman.cli import main
 from eman.evaluation.results.tables import Results
 from eman.platform.errors import UserError
 from eman.platform.store.store import EVALUATION, SILENT_SECONDS, SWEEP, TRAINING, RunLog, Store
+from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep, command, plan, plan_again, plan_grid
 from eman.sweeps.profiles.quick import QUICK
 from eman.sweeps.profiles.smoke import SMOKE
@@ -140,7 +141,7 @@ def test_the_best_rate_is_that_of_the_held_out_images() -> None:
 
 
 def test_the_store_fills_the_board_as_trials_do() -> None:
-    store, sweep, now = Store(), SWEEP_OF_TWO, time.time()
+    store, sweep, now = Store(Workspace.from_environment()), SWEEP_OF_TWO, time.time()
     first, second, third, _ = sweep.trainings
     old = trained(store, sweep, first)
     old.finish({"test/top1": 50.0, "train/images_per_second": 400.0})
@@ -165,7 +166,7 @@ def test_the_store_fills_the_board_as_trials_do() -> None:
 
 
 def test_runs_of_several_workers_are_read_from_the_store_while_somebody_watches() -> None:
-    store, sweep = Store(), SWEEP_OF_TWO
+    store, sweep = Store(Workspace.from_environment()), SWEEP_OF_TWO
     key = next(iter(sweep.trainings))
     trained(store, sweep, key).epoch(1, {"train/images_per_second": 300.0}, 0.5)
     board = Board(sweep, time.time())
@@ -201,7 +202,7 @@ def steps_of(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], object]) -> N
 
 
 def test_watching_tells_every_change_and_ends_with_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    store, sweep = Store(), SWEEP_OF_TWO
+    store, sweep = Store(Workspace.from_environment()), SWEEP_OF_TWO
     parent = begun(store, sweep)
     first, second, *_ = sweep.trainings
     logs: list[RunLog] = []
@@ -223,7 +224,7 @@ def test_watching_tells_every_change_and_ends_with_the_sweep(monkeypatch: pytest
 
 
 def test_watching_on_a_terminal_shows_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    store, sweep = Store(), SWEEP_OF_TWO
+    store, sweep = Store(Workspace.from_environment()), SWEEP_OF_TWO
     parent = begun(store, sweep)
     trained(store, sweep, next(iter(sweep.trainings)))
     real = time.sleep
@@ -237,7 +238,7 @@ def test_watching_on_a_terminal_shows_the_view(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_sweep_that_has_fallen_silent_is_not_running(capsys: pytest.CaptureFixture[str]) -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     parent = begun(store, SWEEP_OF_TWO)
     assert store.records(SWEEP)[0].status == "running"
     parent.tag({"eman.heartbeat": f"{time.time() - SILENT_SECONDS - 1:.0f}"})
@@ -275,7 +276,7 @@ def test_a_machine_of_another_precision_plans_the_same_runs() -> None:
 
 
 def test_a_sweep_is_found_by_name_and_key_and_must_be_this_versions() -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     with pytest.raises(UserError, match="holds no sweep yet"):
         found_sweep(None, store)
     begun(store, SWEEP_OF_TWO, 1000.0).finish()

@@ -9,6 +9,7 @@ import torch
 
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
+from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers import training as training_module
 from eman.trainers.loop import fit
@@ -39,7 +40,7 @@ def assert_same(a: Training, b: Training) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_key_gives_the_same_result_twice(method: str) -> None:
     spec = SMOKE.run(method, "eman")
-    first, second = fit(spec), fit(spec)
+    first, second = fit(spec, Workspace.from_environment()), fit(spec, Workspace.from_environment())
     assert_same(first.training, second.training)
     assert first.metrics["train/loss"] == second.metrics["train/loss"]
 
@@ -56,12 +57,13 @@ def test_the_same_key_gives_the_same_result_twice(method: str) -> None:
 )
 def test_an_interrupted_run_equals_an_uninterrupted_one(method: str, scheme: str, tmp_path: Path) -> None:
     spec = SMOKE.run(method, scheme)
-    whole = fit(spec, monitor=lambda t: {"x": float(t.step)})
+    whole = fit(spec, Workspace.from_environment(), monitor=lambda t: {"x": float(t.step)})
     epochs = []
     middle = whole.training.steps_per_epoch + whole.training.steps_per_epoch // 2
-    fit(spec, folder=tmp_path, monitor=lambda t: {"x": float(t.step)}, stop_after=middle)
+    fit(spec, Workspace.from_environment(), folder=tmp_path, monitor=lambda t: {"x": float(t.step)}, stop_after=middle)
     resumed = fit(
         spec,
+        Workspace.from_environment(),
         folder=tmp_path,
         monitor=lambda t: {"x": float(t.step)},
         on_epoch=lambda number, metrics: epochs.append((number, metrics["train/loss"])),
@@ -77,7 +79,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(method: str, scheme: str
 def test_every_scheme_trains(method: str, scheme: str) -> None:
     if scheme == "default" and method != "fixmatch":
         pytest.skip("another scheme's name in this method")
-    training = Training(SMOKE.run(method, scheme))
+    training = Training(SMOKE.run(method, scheme), Workspace.from_environment())
     before = [p.detach().clone() for p in training.student.parameters()]
     for _ in range(3):
         loss, _, output = training.train_step()
@@ -95,7 +97,7 @@ def test_every_scheme_trains(method: str, scheme: str) -> None:
 def test_moco_moves_its_teacher_between_the_passes_and_the_others_after_the_step() -> None:
     for method, scheme in (("moco", "eman"), ("byol", "eman")):
         spec = SMOKE.run(method, scheme).replace(momentum=0.0, statistics_passes=0)
-        training = Training(spec)
+        training = Training(spec, Workspace.from_environment())
         before = training.followed[0].stem[0].weight.detach().clone()
         training.train_step()
         assert training.teacher is not None
@@ -108,8 +110,8 @@ def test_moco_moves_its_teacher_between_the_passes_and_the_others_after_the_step
 
 
 def test_statistics_can_be_set_before_the_first_step() -> None:
-    training = Training(SMOKE.run("moco", "eman").replace(statistics_passes=5))
-    fresh = Training(SMOKE.run("moco", "eman").replace(statistics_passes=0))
+    training = Training(SMOKE.run("moco", "eman").replace(statistics_passes=5), Workspace.from_environment())
+    fresh = Training(SMOKE.run("moco", "eman").replace(statistics_passes=0), Workspace.from_environment())
     assert (fresh.student[0].stem[1].running_mean == 0).all()
     assert (training.student[0].stem[1].running_mean != 0).all()
     assert training.student[0].stem[1].momentum == pytest.approx(0.1)
@@ -127,7 +129,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_reason(monkeypatch: pytes
 
     monkeypatch.setattr(Training, "train_step", broken)
     with pytest.raises(RunFailed, match="not finite in epoch 1"):
-        fit(SMOKE.run("moco", "eman"))
+        fit(SMOKE.run("moco", "eman"), Workspace.from_environment())
 
 
 def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
@@ -167,14 +169,14 @@ def test_bf16_and_float32_are_different_runs_that_agree_roughly() -> None:
     losses = {}
     for precision in ("float32", "bf16"):
         spec = SMOKE.run("moco", "eman").replace(precision=precision)
-        losses[spec.key] = float(Training(spec).train_step()[0])
+        losses[spec.key] = float(Training(spec, Workspace.from_environment()).train_step()[0])
     assert len(losses) == 2
     a, b = losses.values()
     assert a == pytest.approx(b, rel=0.05)
 
 
 def test_labelled_images_are_not_among_the_unlabelled() -> None:
-    training = Training(SMOKE.run("fixmatch", "eman"))
+    training = Training(SMOKE.run("fixmatch", "eman"), Workspace.from_environment())
     labelled, unlabelled = (set(training.streams[name].split.ids.tolist()) for name in ("labelled", "unlabelled"))
     assert not labelled & unlabelled
     assert len(labelled | unlabelled) == len(training.train)
@@ -189,12 +191,12 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spec = SMOKE.run("moco", "eman")
-    whole = fit(spec)
-    fit(spec, folder=tmp_path, stop_after=5)
-    fit(spec, folder=tmp_path, stop_after=9)
+    whole = fit(spec, Workspace.from_environment())
+    fit(spec, Workspace.from_environment(), folder=tmp_path, stop_after=5)
+    fit(spec, Workspace.from_environment(), folder=tmp_path, stop_after=9)
     newest = tmp_path / "resume.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
-    resumed = fit(spec, folder=tmp_path)
+    resumed = fit(spec, Workspace.from_environment(), folder=tmp_path)
     assert resumed.resumed_from == 5
     assert "is damaged" in caplog.text
     assert_same(whole.training, resumed.training)
@@ -216,7 +218,7 @@ def test_a_full_disk_costs_a_checkpoint_and_no_run(
 ) -> None:
     """The kernel refuses files of more than 8 KB, as it refuses any on a full disk."""
     spec = SMOKE.run("moco", "eman")
-    whole = fit(spec)
+    whole = fit(spec, Workspace.from_environment())
     monkeypatch.setenv("EMAN_CHECKPOINT_SECONDS", "0")
     monkeypatch.setenv("EMAN_DISK_PATIENCE", "60")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -227,7 +229,7 @@ def test_a_full_disk_costs_a_checkpoint_and_no_run(
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     try:
-        outcome = fit(spec, folder=tmp_path, on_step=later)
+        outcome = fit(spec, Workspace.from_environment(), folder=tmp_path, on_step=later)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "no checkpoint of" in caplog.text
@@ -237,9 +239,9 @@ def test_a_full_disk_costs_a_checkpoint_and_no_run(
 
 def test_a_run_in_half_precision_learns_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     spec = SMOKE.run("moco", "eman", overrides={"precision": "fp16", "epochs": 1})
-    whole = fit(spec)
-    fit(spec, folder=tmp_path, stop_after=9)
-    resumed = fit(spec, folder=tmp_path)
+    whole = fit(spec, Workspace.from_environment())
+    fit(spec, Workspace.from_environment(), folder=tmp_path, stop_after=9)
+    resumed = fit(spec, Workspace.from_environment(), folder=tmp_path)
     assert resumed.resumed_from == 9
     assert_same(whole.training, resumed.training)
     assert whole.training.state()["scaler"]["_growth_tracker"] > 0
@@ -247,9 +249,9 @@ def test_a_run_in_half_precision_learns_and_resumes_bit_for_bit(tmp_path: Path) 
 
 def test_states_from_before_half_precision_load() -> None:
     spec = SMOKE.run("moco", "eman")
-    training = Training(spec)
+    training = Training(spec, Workspace.from_environment())
     training.train_step()
     old = {name: value for name, value in training.state().items() if name != "scaler"}
-    other = Training(spec)
+    other = Training(spec, Workspace.from_environment())
     other.load_state(old)
     assert_same(training, other)

@@ -13,7 +13,7 @@ from eman.evaluation import features
 from eman.evaluation.protocols import knn
 from eman.evaluation.trained import Trained
 from eman.platform.store.store import TRAINING, Record, Store
-from eman.platform.workspace import run_folder
+from eman.platform.workspace import Workspace
 from eman.sweeps.exchange.predict import Prediction, predict
 
 
@@ -32,11 +32,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def runs(trained: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Record]:
     monkeypatch.setenv("EMAN_HOME", str(trained))
-    return {record.params["method"]: record for record in Store().records(TRAINING)}
+    return {record.params["method"]: record for record in Store(Workspace.from_environment()).records(TRAINING)}
 
 
 def run_of(record: Record, network: str = "student") -> Trained:
-    return Trained(record.key, run_folder(record.key), network)
+    return Trained(record.key, Workspace.from_environment(), network)
 
 
 def saved(image_AHW: torch.Tensor, path: Path) -> Path:
@@ -51,7 +51,7 @@ def test_a_classifier_gives_the_probabilities_that_its_accuracy_was_measured_by(
     run = run_of(runs["fixmatch"], network)
     test = run.splits.dataset.test
     paths = [saved(test.read(torch.tensor([n]))[0], tmp_path / f"{n}.png") for n in range(60)]
-    found = predict(runs["fixmatch"], paths, network=network)
+    found = predict(runs["fixmatch"], Workspace.from_environment(), paths, network=network)
     assert found.votes is None
     assert all(one.changes == () and one.neighbours == () for one in found.images)
     top = [int(one.guesses[0].label) for one in found.images]
@@ -73,7 +73,7 @@ def test_a_training_image_is_its_own_nearest_neighbour(runs: dict[str, Record], 
     train = run.splits.train
     places = torch.tensor([0, 7, 300])
     paths = [saved(image, tmp_path / f"{n}.png") for n, image in enumerate(train.read(places))]
-    found = predict(runs["moco"], paths)
+    found = predict(runs["moco"], Workspace.from_environment(), paths)
     assert found.votes == 20
     for one, place in zip(found.images, places.tolist(), strict=True):
         first = one.neighbours[0]
@@ -87,7 +87,7 @@ def test_neighbours_vote_as_the_knn_protocol_does(runs: dict[str, Record], tmp_p
     run = run_of(runs["moco"])
     test, bank = run.splits.dataset.test, run.features
     paths = [saved(test.read(torch.tensor([n]))[0], tmp_path / f"{n}.png") for n in range(80)]
-    found = predict(runs["moco"], paths, k=5)
+    found = predict(runs["moco"], Workspace.from_environment(), paths, k=5)
     expected = knn.predict(bank.train_ND, bank.train_labels_N, bank.test_ND[:80], 5).tolist()
     got = [int(one.guesses[0].label) for one in found.images]
     assert sum(a == b for a, b in zip(got, expected, strict=True)) >= 79  # bfloat16 rounds by the batch's size
@@ -95,7 +95,7 @@ def test_neighbours_vote_as_the_knn_protocol_does(runs: dict[str, Record], tmp_p
 
 
 def one(record: Record, path: Path) -> Prediction:
-    return predict(record, [path]).images[0]
+    return predict(record, Workspace.from_environment(), [path]).images[0]
 
 
 def test_images_of_any_kind_are_made_to_fit_and_it_is_said(runs: dict[str, Record], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from eman.cli import main
 from eman.evaluation.results import tables
 from eman.evaluation.results.tables import Results
 from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
+from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep, plan, plan_grid
 from eman.sweeps.profiles.smoke import SMOKE
 
@@ -86,9 +87,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep, list
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMAN_HOME", str(folder / "home"))
         sweep = plan(["table1"], SMOKE)
-        fill(Store(), sweep)
+        fill(Store(Workspace.from_environment()), sweep)
         assert main(["report", "--out", str(folder / "page" / "report.html")]) == 0
-        found = tables.values(sweep.tables[0], Results.read(Store()))
+        found = tables.values(sweep.tables[0], Results.read(Store(Workspace.from_environment())))
     return folder / "page" / "report.html", sweep, found
 
 
@@ -154,7 +155,7 @@ def test_a_grid_a_name_and_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["report", "--out", str(out)]) == 2
     assert "holds no sweep yet" in capsys.readouterr().err
     sweep = plan_grid(SMOKE, ["moco"], ["eman"], seeds=2)
-    store = Store()
+    store = Store(Workspace.from_environment())
     tags = {"eman.request": json.dumps(sweep.request), "eman.launched": "1.0"}
     store.begin(SWEEP, sweep.key, "grid · smoke", params={}, tags=tags)
     for start in ("grid", sweep.key[:6]):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from eman.evaluation.protocols import linear
 from eman.evaluation.trained import Trained
 from eman.platform import storage
 from eman.platform.errors import UserError
+from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers import loop
 from eman.trainers.data import catalog as data
@@ -55,7 +57,7 @@ def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EMAN_HOME", str(tmp_path / "home"))
     data._load.cache_clear()
     write_images(tmp_path / "birds", np.random.default_rng(0))
-    shard("sharded", str(tmp_path / "birds"), None, lambda _: None, rows=32)
+    shard("sharded", Workspace.from_environment(), str(tmp_path / "birds"), None, lambda _: None, rows=32)
     return tmp_path
 
 
@@ -81,7 +83,10 @@ def run(name: str, method: str = "moco", **fields: Any) -> RunSpec:
 
 
 def test_a_folder_is_what_torchvisions_image_folder_sees(birds: Path) -> None:
-    found, theirs = data.load("birds", 32), datasets.ImageFolder(str(birds / "birds" / "train"))
+    found, theirs = (
+        data.load("birds", Workspace.from_environment(), 32),
+        datasets.ImageFolder(str(birds / "birds" / "train")),
+    )
     assert found.classes == tuple(theirs.classes)
     assert found.train.labels.tolist() == theirs.targets
     assert isinstance(found.train, stored.StoredSplit)
@@ -92,7 +97,7 @@ def test_a_folder_is_what_torchvisions_image_folder_sees(birds: Path) -> None:
 
 @pytest.mark.parametrize("name", ["birds", "sharded"])
 def test_evaluation_sees_torchvisions_resize_and_centre_crop(birds: Path, name: str) -> None:
-    split = data.load(name, 32).train
+    split = data.load(name, Workspace.from_environment(), 32).train
     theirs = datasets.ImageFolder(str(birds / "birds" / "train"))
     images = torch.cat(list(split.batches(50)))
     for place in (0, 7, 65, 119):
@@ -102,7 +107,7 @@ def test_evaluation_sees_torchvisions_resize_and_centre_crop(birds: Path, name: 
 
 @pytest.mark.parametrize("name", ["birds", "sharded"])
 def test_crops_are_torchvisions_with_the_draws_of_the_views(birds: Path, name: str) -> None:
-    split = data.load(name, 32).train
+    split = data.load(name, Workspace.from_environment(), 32).train
     assert isinstance(split, stored.StoredSplit)
     index = torch.tensor([3, 50, 119])
     draws = [Draws(1, torch.full((3,), 2), split.ids[index], 0) for _ in range(2)]
@@ -117,11 +122,11 @@ def test_crops_are_torchvisions_with_the_draws_of_the_views(birds: Path, name: s
 
 def test_a_view_from_shards_is_the_view_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMAN_DATA", str(tmp_path))
-    shard("scans", "digits", None, lambda _: None, rows=300)
+    shard("scans", Workspace.from_environment(), "digits", None, lambda _: None, rows=300)
     fields = {"images": 600, "batch": 300, "queue": 300, "devices": 4, "statistics_passes": 0}
     seen = {}
     for name in ("digits", "scans"):
-        training = Training(SMOKE.run("moco", "bn", 0, {"dataset": name, **fields}))
+        training = Training(SMOKE.run("moco", "bn", 0, {"dataset": name, **fields}), Workspace.from_environment())
         for step in range(2):
             index, _ = training.streams["unlabelled"].at(step)
             ids = training.streams["unlabelled"].split.ids[index]
@@ -164,7 +169,7 @@ def test_the_order_of_shards_is_a_permutation_that_reads_locally(count: int, fir
 
 
 def batches(spec: RunSpec, steps: range) -> list[tuple[torch.Tensor, ...]]:
-    training = Training(spec)
+    training = Training(spec, Workspace.from_environment())
     try:
         return [tuple(training._views(step)[0].values()) for step in steps]
     finally:
@@ -184,7 +189,7 @@ def test_ray_tasks_and_threads_make_the_same_batches_from_any_step(birds: Path, 
 
 
 def test_a_feed_goes_on_after_it_was_closed(birds: Path) -> None:
-    training = Training(run("birds", epochs=4, statistics_passes=0))
+    training = Training(run("birds", epochs=4, statistics_passes=0), Workspace.from_environment())
     first, _, _ = training._batch("unlabelled", 0)
     training.close()
     again, _, _ = training._batch("unlabelled", 0)
@@ -196,7 +201,7 @@ def test_a_feed_goes_on_after_it_was_closed(birds: Path) -> None:
 
 
 def test_workers_make_the_parts_of_the_same_batch(birds: Path) -> None:
-    split = data.load("sharded", 32).train
+    split = data.load("sharded", Workspace.from_environment(), 32).train
     stream = subsets.Stream(split, 16, seed=3, number=0, devices=4)
 
     def made(mine: torch.Tensor) -> list[np.ndarray[Any, Any]]:
@@ -213,9 +218,9 @@ def test_workers_make_the_parts_of_the_same_batch(birds: Path) -> None:
 def test_a_run_from_shards_stops_and_goes_on_bit_for_bit(birds: Path, method: str) -> None:
     spec = run("sharded", method, epochs=3)
     with session():
-        whole = loop.fit(spec, folder=birds / "whole")
-        loop.fit(spec, folder=birds / "cut", stop_after=7)
-        again = loop.fit(spec, folder=birds / "cut")
+        whole = loop.fit(spec, Workspace.from_environment(), folder=birds / "whole")
+        loop.fit(spec, Workspace.from_environment(), folder=birds / "cut", stop_after=7)
+        again = loop.fit(spec, Workspace.from_environment(), folder=birds / "cut")
     assert again.resumed_from == 7
     states = [outcome.training.student.state_dict() for outcome in (whole, again)]
     for name, tensor in states[0].items():
@@ -262,7 +267,7 @@ def test_writing_goes_on_where_it_stopped(birds: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         shards, "_write_part", lambda place, *rest: [written.append(place.uri), write_part(place, *rest)][1]
     )
-    shard("sharded", str(birds / "birds"), None, lambda _: None, rows=32)
+    shard("sharded", Workspace.from_environment(), str(birds / "birds"), None, lambda _: None, rows=32)
     assert [Path(uri).name for uri in written] == ["part-00002.parquet"]
     assert (folder / "manifest.json").read_text() == manifest
 
@@ -279,13 +284,13 @@ def test_shards_of_another_version_or_set_are_refused(birds: Path, change: dict[
     place.write_text(json.dumps(json.loads(place.read_text()) | change))
     data._load.cache_clear()
     with pytest.raises(UserError, match=message):
-        data.load("sharded", 32)
+        data.load("sharded", Workspace.from_environment(), 32)
 
 
 def test_other_images_do_not_replace_shards(birds: Path) -> None:
     write_images(birds / "others", np.random.default_rng(1))
     with pytest.raises(UserError, match="shards of other images of sharded"):
-        shard("sharded", str(birds / "others"), None, lambda _: None)
+        shard("sharded", Workspace.from_environment(), str(birds / "others"), None, lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -311,14 +316,14 @@ def test_a_wrong_layout_is_described(birds: Path, broken: str, message: str) -> 
             root.rename(birds / "elsewhere")
             root.mkdir()
     with pytest.raises(UserError, match=message):
-        data.load("birds", 32)
+        data.load("birds", Workspace.from_environment(), 32)
 
 
 def test_sizes_must_be_told_where_images_differ(birds: Path) -> None:
     with pytest.raises(UserError, match=r"differ in size.*image_size=224"):
-        data.load("birds")
+        data.load("birds", Workspace.from_environment())
     with pytest.raises(UserError, match="held in memory at 16 pixels"):
-        data.load("digits", 20)
+        data.load("digits", Workspace.from_environment(), 20)
 
 
 @pytest.mark.parametrize("parallel", [False, True])
@@ -330,7 +335,7 @@ def test_corrupt_images_are_named_skipped_and_limited(
         path.write_bytes(path.read_bytes()[:200])
     spec = run("birds", epochs=2, held_out=0, statistics_passes=0)
     with session() if parallel else nullcontext():
-        training = Training(spec)
+        training = Training(spec, Workspace.from_environment())
         for step in range(training.steps):
             images, index, _ = training._batch("unlabelled", step)
             assert images.flatten(2).any(2).all()  # no image is black
@@ -340,7 +345,7 @@ def test_corrupt_images_are_named_skipped_and_limited(
         assert sum("cannot be read" in message for message in caplog.messages) == len(bad)
         training.close()
         monkeypatch.setenv("EMAN_MOST_CORRUPT", str(len(bad) - 1))
-        limited = Training(spec)
+        limited = Training(spec, Workspace.from_environment())
         with pytest.raises(UserError, match=rf"{len(bad)} images cannot be read: .*{bad[0].name}.*EMAN_MOST_CORRUPT"):
             _all_batches(limited)
         limited.close()
@@ -357,26 +362,27 @@ def test_labelled_images_from_an_index_file(birds: Path) -> None:
     chosen = [3, 7, 31, 35, 62, 66, 93, 99]
     (folder / "few.csv").write_text("Index\n" + "\n".join(str(n) for n in reversed(chosen)))
     spec_ = run("birds", "fixmatch", label_index="few", held_out=0, statistics_passes=0, epochs=1)
-    training = loop.fit(spec_, folder=birds / "run").training
+    training = loop.fit(spec_, Workspace.from_environment(), folder=birds / "run").training
     assert training.labelled is not None
     assert training.train.ids[training.labelled].tolist() == chosen
     assert len(training.streams["unlabelled"].split) == CLASSES * TRAIN - len(chosen)
     spec = EvalSpec(run="x", label_fraction=0.1, label_sets=2, label_index="few,few")
-    found = linear.label_sets(Trained(training.spec.key, birds / "run"), spec)
+    shutil.copytree(birds / "run", Workspace.from_environment().run_folder(spec_.key))
+    found = linear.label_sets(Trained(spec_.key, Workspace.from_environment()), spec)
     assert [training.train.ids[part].tolist() for part in found] == [chosen, chosen]
     (folder / "few.csv").write_text("Index\n5000")
     with pytest.raises(UserError, match=r"few\.csv lists image 5000"):
-        Training(run("birds", "fixmatch", label_index="few"))
+        Training(run("birds", "fixmatch", label_index="few"), Workspace.from_environment())
     with pytest.raises(UserError, match="not a CSV file with a column Index"):
-        Training(run("birds", "fixmatch", label_index="none"))
+        Training(run("birds", "fixmatch", label_index="none"), Workspace.from_environment())
 
 
 def test_rows_are_found_by_their_bytes_and_neighbours_read_together(
     birds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "GROUP_ROWS", 5)
-    shard("groups", str(birds / "birds"), None, lambda _: None, rows=32)
-    split = data.load("groups", 32).train
+    shard("groups", Workspace.from_environment(), str(birds / "birds"), None, lambda _: None, rows=32)
+    split = data.load("groups", Workspace.from_environment(), 32).train
     assert isinstance(split, stored.StoredSplit)
     files = sorted((birds / "birds" / "train").rglob("*.JPEG"), key=lambda p: (p.parent.name, p.name))
     assert split.source.encoded(split.places) == [path.read_bytes() for path in files]
@@ -412,7 +418,7 @@ def test_voc2007_has_several_classes_an_image(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("EMAN_DATA", str(tmp_path))
     data._load.cache_clear()
     with pytest.raises(UserError, match=r"VOCtrainval_06-Nov-2007\.tar"):
-        data.load("voc2007", 32)
+        data.load("voc2007", Workspace.from_environment(), 32)
     root = tmp_path / "voc2007" / "VOCdevkit" / "VOC2007"
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
@@ -424,19 +430,25 @@ def test_voc2007_has_several_classes_an_image(tmp_path: Path, monkeypatch: pytes
         (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{inside}</annotation>")
     (root / "ImageSets" / "Main" / "trainval.txt").write_text("000001\n000002\n")
     (root / "ImageSets" / "Main" / "test.txt").write_text("000003\n")
-    found = data.load("voc2007", 32)
+    found = data.load("voc2007", Workspace.from_environment(), 32)
     assert found.classes == ("cat", "dog", "person")
     assert found.train.labels.tolist() == [[1, 1, 0], [1, 0, 0]]
     assert found.test.labels.tolist() == [[0, 0, 1]]
-    shard("voc2007", str(tmp_path / "voc2007"), str(tmp_path / "elsewhere" / "voc2007"), lambda _: None)
+    shard(
+        "voc2007",
+        Workspace.from_environment(),
+        str(tmp_path / "voc2007"),
+        str(tmp_path / "elsewhere" / "voc2007"),
+        lambda _: None,
+    )
     monkeypatch.setenv("EMAN_DATA", str(tmp_path / "elsewhere"))
-    again = data.load("voc2007", 32)
+    again = data.load("voc2007", Workspace.from_environment(), 32)
     assert torch.equal(again.train.labels, found.train.labels)
     assert torch.equal(next(again.train.batches(2)), next(found.train.batches(2)))
 
 
 def test_synthetic_images_come_at_any_size() -> None:
-    found = data.load("synthetic", 48)
+    found = data.load("synthetic", Workspace.from_environment(), 48)
     assert found.train.shape == (3, 48, 48)
     assert torch.bincount(found.train.labels).min() > 200
 
@@ -515,18 +527,19 @@ def test_shards_and_folders_in_an_object_store(
 
 def test_a_run_does_not_go_on_with_other_images(birds: Path) -> None:
     spec = run("birds", epochs=2)
-    loop.fit(spec, folder=birds / "cut", stop_after=3)
+    loop.fit(spec, Workspace.from_environment(), folder=birds / "cut", stop_after=3)
     one = next((birds / "birds" / "train" / "n0000").iterdir())
     Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(one)
     data._load.cache_clear()
     with pytest.raises(UserError, match="was trained on other images: birds had hash"):
-        loop.fit(spec, folder=birds / "cut")
-    loop.fit(spec, folder=birds / "whole")
+        loop.fit(spec, Workspace.from_environment(), folder=birds / "cut")
+    loop.fit(spec, Workspace.from_environment(), folder=birds / "whole")
     for path in (birds / "birds").glob("*/n0003/*"):
         path.unlink()  # three classes are left, and the head has four
     data._load.cache_clear()
+    shutil.copytree(birds / "whole", Workspace.from_environment().run_folder(spec.key))
     with pytest.raises(UserError, match="was trained on other images: birds had hash"):
-        _ = Trained(spec.key, birds / "whole").splits
+        _ = Trained(spec.key, Workspace.from_environment()).splits
 
 
 def test_a_store_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -536,6 +549,6 @@ def test_a_store_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("EMAN_DATA", "s3://bucket/data")
     data._load.cache_clear()
     with pytest.raises(UserError, match=r"s3://bucket/data/imagenet.* cannot be reached") as caught:
-        data.load("imagenet", 224)
+        data.load("imagenet", Workspace.from_environment(), 224)
     assert "\n" not in str(caught.value)
     assert os.environ["EMAN_DATA"] == "s3://bucket/data"

@@ -13,6 +13,7 @@ from eman.cli import main
 from eman.platform.errors import UserError
 from eman.platform.store.copy import Copied, export, migrate
 from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store, existing_store
+from eman.platform.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -67,11 +68,11 @@ def silent(_: str) -> None:
 
 
 def test_a_copy_says_what_the_original_says(home: Path, tmp_path: Path) -> None:
-    fill(Store())
+    fill(Store(Workspace.from_environment()))
     said: list[str] = []
-    done = migrate(str(home), str(tmp_path / "copy"), said.append)
+    done = migrate(str(home), str(tmp_path / "copy"), said.append, Workspace.from_environment())
     copy = existing_store(str(tmp_path / "copy"))
-    assert contents(copy) == contents(Store())
+    assert contents(copy) == contents(Store(Workspace.from_environment()))
     assert len(done.copied) == len(said) == 5
     [sweep] = copy.records(SWEEP)
     assert Path(copy.client.download_artifacts(sweep.run_id, "tables/table1.md")).read_text() == "| a | b |"
@@ -81,17 +82,19 @@ def test_a_copy_says_what_the_original_says(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_second_copy_copies_only_what_is_new(home: Path, tmp_path: Path) -> None:
-    store, target = Store(), str(tmp_path / "copy.db")
+    store, target = Store(Workspace.from_environment()), str(tmp_path / "copy.db")
     fill(store)
-    migrate(str(home), target, silent)
+    migrate(str(home), target, silent, Workspace.from_environment())
     before = contents(existing_store(target))
-    assert migrate(str(home), target, silent) == Copied(there=[r.name for r in _in_order(store)])
+    assert migrate(str(home), target, silent, Workspace.from_environment()) == Copied(
+        there=[r.name for r in _in_order(store)]
+    )
     assert contents(existing_store(target)) == before
     again = store.begin(TRAINING, "c", "moco · GN / GN", params={}, tags={})  # goes on, and ends
     again.epoch(2, {"train/loss": 1.0})
     again.finish({"test/top1": 80.0})
     store.begin(TRAINING, "d", "moco · IN / IN", params={}, tags={}).finish()
-    done = migrate(str(home), target, silent)
+    done = migrate(str(home), target, silent, Workspace.from_environment())
     assert (done.copied, done.updated) == (["moco · IN / IN"], ["moco · GN / GN"])
     assert contents(existing_store(target)) == contents(store)
 
@@ -109,7 +112,7 @@ def test_an_interrupted_copy_continues(
 ) -> None:
     import mlflow
 
-    fill(Store())
+    fill(Store(Workspace.from_environment()))
     target, calls, real = str(tmp_path / "copy"), [0], getattr(mlflow.MlflowClient, call)
 
     def cut(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -121,18 +124,18 @@ def test_an_interrupted_copy_continues(
     with monkeypatch.context() as interrupted:
         interrupted.setattr(mlflow.MlflowClient, call, cut)
         with pytest.raises(KeyboardInterrupt):
-            migrate(str(home), target, silent)
+            migrate(str(home), target, silent, Workspace.from_environment())
     half = existing_store(target)
     waited_for = [record for record in half.records() if record.kind != SWEEP and record.status == "running"]
     assert not waited_for  # nobody is at it
-    migrate(str(home), target, silent)
-    assert contents(half) == contents(Store())
+    migrate(str(home), target, silent, Workspace.from_environment())
+    assert contents(half) == contents(Store(Workspace.from_environment()))
 
 
 def test_a_run_that_is_running_is_left_and_named(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store, target = Store(), str(tmp_path / "copy")
+    store, target = Store(Workspace.from_environment()), str(tmp_path / "copy")
     sweep = store.begin(SWEEP, "s", "sweep", params={}, tags={})
     store.begin(TRAINING, "a", "first", params={}, tags={}, parent=sweep.run_id).finish({"test/top1": 1.0})
     busy = store.begin(TRAINING, "b", "second", params={}, tags={}, parent=sweep.run_id)
@@ -143,17 +146,17 @@ def test_a_run_that_is_running_is_left_and_named(
     assert [record.key for record in existing_store(target).records()] == ["a"]
     busy.finish()
     sweep.finish()
-    migrate(str(home), target, silent)
+    migrate(str(home), target, silent, Workspace.from_environment())
     assert contents(existing_store(target)) == contents(store)  # the first has its parent now
 
 
 def test_what_the_target_has_trained_itself_stays(home: Path, tmp_path: Path) -> None:
-    fill(Store())
+    fill(Store(Workspace.from_environment()))
     target = Store(f"sqlite:///{tmp_path / 'copy.db'}")
     target.begin(TRAINING, "a", "own", params={}, tags={}).finish({"test/top1": 91.0})
     target.begin(TRAINING, "c", "own", params={}, tags={})
     target.begin(EVALUATION, "e", "own", params={}, tags={}).fail("no memory")
-    done = migrate(str(home), target.uri, silent)
+    done = migrate(str(home), target.uri, silent, Workspace.from_environment())
     assert done.kept == ["moco · GN / GN"]
     assert target.by_key(TRAINING)["a"].metrics["test/top1"] == 91.0
     assert (target.by_key(EVALUATION)["e"].status, len(target.records(EVALUATION))) == ("done", 1)
@@ -162,30 +165,30 @@ def test_what_the_target_has_trained_itself_stays(home: Path, tmp_path: Path) ->
 
 
 def test_a_copy_that_is_taken_up_in_the_target_is_not_set_back(home: Path, tmp_path: Path) -> None:
-    fill(Store())
+    fill(Store(Workspace.from_environment()))
     target = Store(f"sqlite:///{tmp_path / 'copy.db'}")
-    migrate(str(home), target.uri, silent)
+    migrate(str(home), target.uri, silent, Workspace.from_environment())
     target.begin(TRAINING, "c", "moco · GN / GN", params={}, tags={}).finish({"test/top1": 80.0})
-    migrate(str(home), target.uri, silent)
+    migrate(str(home), target.uri, silent, Workspace.from_environment())
     assert target.by_key(TRAINING)["c"].status == "done"
 
 
 def test_a_work_folder_that_was_moved_still_has_its_artifacts(home: Path, tmp_path: Path) -> None:
-    fill(Store())
+    fill(Store(Workspace.from_environment()))
     moved = home.rename(tmp_path / "moved")
-    migrate(str(moved), str(tmp_path / "copy"), silent)
+    migrate(str(moved), str(tmp_path / "copy"), silent, Workspace.from_environment())
     assert len(list((tmp_path / "copy").rglob("table1.md"))) == 1
 
 
 def test_long_histories_arrive_whole_through_a_server(server: Any, home: Path, tmp_path: Path) -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     fill(store)
     run = store.begin(TRAINING, "long", "long", params={f"p{i}": i for i in range(120)}, tags={})
     for start in range(0, 2500, 500):
         store.client.log_batch(run.run_id, [Metric("m", float(i), 1000 + i, i) for i in range(start, start + 500)])
     run.finish()
-    migrate(str(home), server.uri, silent)
-    migrate(server.uri, str(tmp_path / "copy"), silent)
+    migrate(str(home), server.uri, silent, Workspace.from_environment())
+    migrate(server.uri, str(tmp_path / "copy"), silent, Workspace.from_environment())
     assert contents(Store(server.uri)) == contents(store)
     assert contents(existing_store(str(tmp_path / "copy"))) == contents(store)
     assert len(list((tmp_path / "copy").rglob("table1.md"))) == 1
@@ -204,22 +207,22 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytes
 
 
 def test_a_store_is_not_copied_onto_itself(home: Path) -> None:
-    fill(Store())
+    fill(Store(Workspace.from_environment()))
     with pytest.raises(UserError, match="are the same store"):
-        migrate(str(home), str(home / "mlflow.db"), silent)
+        migrate(str(home), str(home / "mlflow.db"), silent, Workspace.from_environment())
 
 
 def test_a_newer_store_is_neither_read_nor_written(home: Path, tmp_path: Path) -> None:
-    fill(Store())
+    fill(Store(Workspace.from_environment()))
     target = Store(f"sqlite:///{tmp_path / 'copy.db'}")
     target.client.set_experiment_tag(target.experiment_id, "eman.store_version", "99")
     for pair in ((str(home), target.uri), (target.uri, str(home))):
         with pytest.raises(UserError, match="newer version of eman"):
-            migrate(*pair, silent)
+            migrate(*pair, silent, Workspace.from_environment())
 
 
 def test_an_export_holds_every_run_parameter_value_and_tag(tmp_path: Path) -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     fill(store)
     rows = export(store, tmp_path / "out")
     found = {name: pd.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in rows}

@@ -16,6 +16,7 @@ import pytest
 
 from eman.platform.errors import UserError
 from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
+from eman.platform.workspace import Workspace
 from eman.sweeps.plan import plan, plan_again, plan_grid, work
 from eman.sweeps.profiles.cifar10 import CIFAR10
 from eman.sweeps.profiles.imagenet import IMAGENET
@@ -190,7 +191,7 @@ def test_smoke_sweep_fills_both_tables(swept: Path) -> None:
 @pytest.mark.slow
 def test_the_store_tells_the_whole_story(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMAN_HOME", str(swept))
-    store = Store()
+    store = Store(Workspace.from_environment())
     mlflow.set_tracking_uri(store.uri)  # load_table asks for it
     trainings, sweeps = store.records(TRAINING), store.records(SWEEP)
     assert len(trainings) == 35

@@ -11,6 +11,7 @@ from scipy import stats
 from eman.evaluation.results import paper, significance, tables
 from eman.evaluation.results.tables import Results
 from eman.platform.store.store import EVALUATION, TRAINING, Store
+from eman.platform.workspace import Workspace
 from eman.sweeps.plan import TABLES, plan
 from eman.sweeps.profiles.imagenet import IMAGENET
 from eman.sweeps.profiles.profile import Profile
@@ -50,7 +51,7 @@ def fill(store: Store, seeds: int = 2) -> None:
 
 
 def values(seeds: int = 2) -> dict[tuple[str, str], tables.Value]:
-    store = Store()
+    store = Store(Workspace.from_environment())
     fill(store, seeds)
     table = TABLES["table1"](Scope(profile=SMOKE, seeds=range(seeds)))
     return {(v.cell.row, v.cell.column): v for v in tables.values(table, Results.read(store))}
@@ -75,7 +76,7 @@ def test_one_seed_has_no_spread() -> None:
 
 
 def test_a_rate_that_diverges_is_out_of_the_running() -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     fill(store, 1)
     best = SCOPE.standard(SMOKE.run("moco", "eman")).evaluations[1]
     store.begin(EVALUATION, best.key, "x", params={}, tags=OURS, again="us").fail("the linear classifier diverged")
@@ -86,7 +87,7 @@ def test_a_rate_that_diverges_is_out_of_the_running() -> None:
 
 @pytest.fixture
 def filled() -> list[tuple[tables.Table, list[tables.Value]]]:
-    store = Store()
+    store = Store(Workspace.from_environment())
     fill(store)
     results = Results.read(store)
     return [(table, tables.values(table, results)) for table in plan(["table1", "table8"], SMOKE, 2).tables]
@@ -96,7 +97,7 @@ def test_seeds_decide_what_is_said(filled: list[tuple[tables.Table, list[tables.
     text = tables.render(filled, "text")
     assert "FixMatch: BN / EMAN minus BN / BN +10.0 ±0.0 (p < 0.001, 2 seeds): higher; Kendall's tau" in text
     assert "Kendall's tau with the paper's column +1.00 over 2 rows." in text
-    results = Results.read(Store())
+    results = Results.read(Store(Workspace.from_environment()))
     alone = [(table, tables.values(table, results)) for table in plan(["table1"], SMOKE, 1).tables]
     said = "One seed: nothing can be said about differences between rows"
     assert said in tables.render(alone, "text")
@@ -133,7 +134,7 @@ def test_text_and_markdown(filled: list[tuple[tables.Table, list[tables.Value]]]
 
 
 def test_quoted_rows_have_the_papers_number_alone() -> None:
-    results = Results.read(Store())
+    results = Results.read(Store(Workspace.from_environment()))
     found = [(table, tables.values(table, results)) for table in plan(["table4", "table5"], SMOKE).tables]
     text = tables.render(found, "text")
     assert re.search(r"InstDisc +- \(46.5\) +- \(-\) +- \(-\)", text)
@@ -161,7 +162,7 @@ def test_csv_is_long_form(filled: list[tuple[tables.Table, list[tables.Value]]])
 
 
 def test_parquet_has_the_keys(filled: list[tuple[tables.Table, list[tables.Value]]], tmp_path: Path) -> None:
-    tables.write_parquet(filled, Results.read(Store()), tmp_path / "t.parquet")
+    tables.write_parquet(filled, Results.read(Store(Workspace.from_environment())), tmp_path / "t.parquet")
     frame = pd.read_parquet(tmp_path / "t.parquet")
     assert len(frame) == 46
     assert frame["keys"].iloc[0].count(",") == 1
@@ -189,7 +190,7 @@ def test_papers_numbers_stand_beside_ours_in_all_tables(profile: Profile) -> Non
 
 
 def test_another_store_can_stand_beside(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
-    results = Results.read(Store())
+    results = Results.read(Store(Workspace.from_environment()))
     table, found = tables.against(filled[0][0], results, "elsewhere"), filled[0][1]
     shown = [(table, tables.values(table, results))]
     text = tables.render(shown, "text")
@@ -201,7 +202,7 @@ def test_another_store_can_stand_beside(filled: list[tuple[tables.Table, list[ta
 
 
 def test_a_run_whose_start_failed_has_failed_for_that_reason() -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     table = TABLES["table6"](SCOPE)
     [item] = next(c for c in table.cells if (c.row, c.column) == ("EMAN from MoCo-EMAN, 1×", "1% labels top-1")).wanted
     assert item.run.init is not None

@@ -12,6 +12,7 @@ import pytest
 from eman.cli import main
 from eman.platform.store.copy import migrate
 from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
+from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.profiles.smoke import SMOKE
 
@@ -26,7 +27,7 @@ import mlflow.store.tracking.rest_store
 uri, writers, epochs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
 def work(number):
-    store = Store(uri, patient=True)
+    store = Store(Workspace.from_environment(store=uri), patient=True)
     sweep = store.begin(SWEEP, "sweep", "sweep", params={}, tags={})
     params = {"number": number}
     run = store.begin(TRAINING, f"key{number}", f"run {number}", params=params, tags={}, parent=sweep.run_id)
@@ -72,7 +73,7 @@ def test_eight_writers_lose_and_repeat_nothing_though_the_server_is_killed(
     server = make_server(postgres)
     writers = subprocess.Popen([sys.executable, "-c", WRITER, server.uri, str(WRITERS), str(EPOCHS)])
     try:
-        store = Store(server.uri, patient=True)
+        store = Store(Workspace.from_environment(store=server.uri), patient=True)
         deadline = time.monotonic() + 120
         while True:  # until all are at it, and none is done
             assert time.monotonic() < deadline
@@ -108,9 +109,9 @@ def test_tables_from_postgresql_are_those_from_sqlite(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sweep = plan(["table1", "table4"], SMOKE)
-    fill(Store(), sweep)
+    fill(Store(Workspace.from_environment()), sweep)
     server = make_server(postgres)
-    done = migrate(str(home), server.uri, lambda _: None)
+    done = migrate(str(home), server.uri, lambda _: None, Workspace.from_environment())
     assert len(done.copied) == 1 + len(sweep.trainings) + len(sweep.evaluations)
     for form in ("text", "markdown", "latex", "csv"):
         shown = []

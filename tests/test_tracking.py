@@ -14,10 +14,11 @@ from eman.platform.lock import locked
 from eman.platform.store import spool
 from eman.platform.store import store as tracking
 from eman.platform.store.store import SWEEP, TRAINING, Store
+from eman.platform.workspace import Workspace
 
 
 def test_a_key_has_one_run_however_often_it_begins() -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     first = store.begin(TRAINING, "k", "name", params={"lr": 0.1}, tags={"method": "MoCo"})
     first.epoch(1, {"train/loss": 2.0})
     first.epoch(2, {"train/loss": 1.0})
@@ -38,7 +39,7 @@ def test_a_run_that_its_maker_gives_up_meanwhile_is_begun_anew(
     made_here: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three processes make a run at once: the second finds that of the first, the third has taken the second's."""
-    store = Store()
+    store = Store(Workspace.from_environment())
     store.begin(SWEEP, "sweep", "of the second", params={}, tags={})
     [given_up] = store.records(SWEEP)
     store.client.delete_run(given_up.run_id)
@@ -51,7 +52,7 @@ def test_a_run_that_its_maker_gives_up_meanwhile_is_begun_anew(
 
 
 def test_failures_keep_their_reason_until_they_are_taken_up_again() -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     store.begin(TRAINING, "k", "name", params={}, tags={}).fail("the loss is not finite")
     assert (store.by_key(TRAINING)["k"].status, store.by_key(TRAINING)["k"].reason) == (
         "failed",
@@ -62,7 +63,7 @@ def test_failures_keep_their_reason_until_they_are_taken_up_again() -> None:
 
 
 def test_a_run_that_fell_silent_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     store.begin(TRAINING, "k", "name", params={}, tags={})
     assert store.by_key(TRAINING)["k"].status == "running"
     now = time.time()
@@ -71,7 +72,7 @@ def test_a_run_that_fell_silent_is_missing(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_parents_are_recorded() -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     parent = store.begin(tracking.SWEEP, "s", "sweep", params={}, tags={})
     child = store.begin(TRAINING, "k", "run", params={}, tags={}, parent=parent.run_id)
     assert store.client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
@@ -79,10 +80,10 @@ def test_parents_are_recorded() -> None:
 
 
 def test_a_store_of_a_newer_version_is_refused() -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     store.client.set_experiment_tag(store.experiment_id, "eman.store_version", "99")
     with pytest.raises(UserError, match=r"newer version of eman.*choose another EMAN_HOME"):
-        Store()
+        Store(Workspace.from_environment())
 
 
 def test_an_unreachable_store_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +101,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_artifacts_lie_in_the_home_folder(home: Path) -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     run = store.begin(TRAINING, "k", "name", params={}, tags={})
     store.client.log_text(run.run_id, "hello", "note.txt")
     assert [p.read_text() for p in (home / "artifacts").rglob("note.txt")] == ["hello"]
@@ -109,7 +110,7 @@ def test_artifacts_lie_in_the_home_folder(home: Path) -> None:
 def test_what_is_logged_while_the_store_is_away_arrives_later(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(tracking, "_AWAY_SECONDS", 0.0)
-    store = Store(server.uri)
+    store = Store(Workspace.from_environment(store=server.uri))
     run = store.begin(TRAINING, "k", "name", params={"lr": 1}, tags={})
     other = store.begin(TRAINING, "k2", "name", params={}, tags={})
     run.epoch(1, {"train/loss": 3.0})
@@ -117,7 +118,7 @@ def test_what_is_logged_while_the_store_is_away_arrives_later(server: Any, monke
     run.epoch(2, {"train/loss": 2.0})
     run.epoch(3, {"train/loss": 1.0})
     other.finish({"test/top1": 50.0})  # its process ends while the store is away
-    assert len(spool.kept()) == 2
+    assert len(spool.kept(Workspace.from_environment().spool_folder)) == 2
     server.start()
     run.epoch(4, {"train/loss": 0.5})
     history = store.client.get_metric_history(run.run_id, "train/loss")
@@ -125,13 +126,13 @@ def test_what_is_logged_while_the_store_is_away_arrives_later(server: Any, monke
     assert store.by_key(TRAINING)["k2"].status == "running"
     assert store.deliver() == 1
     assert store.by_key(TRAINING)["k2"].status == "done"
-    assert not spool.kept()
+    assert not spool.kept(Workspace.from_environment().spool_folder)
 
 
 def test_questions_wait_for_the_store_for_a_bounded_time(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("EMAN_STORE_PATIENCE", "1")
-    store = Store(server.uri)
+    store = Store(Workspace.from_environment(store=server.uri))
     server.stop()
     with pytest.raises(UserError, match="It was waited for 1 s"):
         store.records()
@@ -144,14 +145,14 @@ def test_questions_wait_for_the_store_for_a_bounded_time(server: Any, monkeypatc
 def test_of_two_processes_that_take_up_a_run_one_goes_on(
     slow: float, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Store(server.uri)
+    store = Store(Workspace.from_environment(store=server.uri))
     store.begin(TRAINING, "k", "name", params={}, tags={}).interrupt()
     monkeypatch.setattr("socket.gethostname", lambda: threading.current_thread().name)  # each on a machine of its own
     outcomes: list[str] = []
     both = threading.Barrier(2)
 
     def take(delay: float) -> None:
-        mine = Store(server.uri)
+        mine = Store(Workspace.from_environment(store=server.uri))
         update = mine.client.update_run
 
         def late(*args: Any, **kwargs: Any) -> Any:  # between reading that the run is free and writing that it is not
@@ -176,7 +177,7 @@ def test_of_two_processes_that_take_up_a_run_one_goes_on(
 
 
 def test_a_run_that_is_done_is_begun_again_only_for_what_its_owner_has_done() -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     store.begin(TRAINING, "k", "name", params={}, tags={}).finish()
     [done] = store.records(TRAINING)
     with pytest.raises(BusyError, match="done already"):
@@ -187,7 +188,7 @@ def test_a_run_that_is_done_is_begun_again_only_for_what_its_owner_has_done() ->
 
 
 def test_a_run_on_another_host_is_left_alone_while_its_heart_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(tracking.socket, "gethostname", lambda: "elsewhere")
         store.begin(TRAINING, "k", "name", params={}, tags={})

@@ -17,6 +17,7 @@ import pytest
 
 from eman.cli import main
 from eman.platform.store.store import SWEEP, TRAINING, Store
+from eman.platform.workspace import Workspace
 from eman.sweeps.view.ui import comparisons, link_lines
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def test_the_network_is_not_reached_by_mistake(
 
 
 def test_a_sweep_that_reuses_runs_of_another_is_compared_whole() -> None:
-    store = Store()
+    store = Store(Workspace.from_environment())
     first = store.begin(SWEEP, "one", "one", params={}, tags={})
     tags = {"method": "MoCo"}
     old = store.begin(TRAINING, "a", "a", params={}, tags=tags, parent=first.run_id)

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,12 +12,10 @@ from torch import Tensor
 
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed
+from eman.platform.workspace import Workspace
 from eman.trainers import distributed
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training, feature_std
-
-#: Seconds between two checkpoints of a run, unless ``EMAN_CHECKPOINT_SECONDS`` says otherwise.
-CHECKPOINT_SECONDS = 30.0
 
 #: Several workers ask each other every so many steps whether a checkpoint is due.
 _ASK_EVERY = 20
@@ -72,6 +69,7 @@ class _Run:
     def __init__(
         self,
         spec: RunSpec,
+        workspace: Workspace,
         folder: Path | None,
         monitor: Monitor | None,
         on_epoch: OnEpoch | None,
@@ -79,7 +77,8 @@ class _Run:
     ) -> None:
         self.spec, self.folder, self.monitor, self.on_epoch, self.on_step = spec, folder, monitor, on_epoch, on_step
         self.first = distributed.rank() == 0
-        self.training = Training(spec)
+        self.settings = workspace.settings
+        self.training = Training(spec, workspace)
         self.epoch, self.metrics = _Epoch(), Metrics()
         self.best, self.best_epoch = -math.inf, 0
         if folder is not None:
@@ -134,11 +133,13 @@ class _Run:
         if headline > self.best:
             self.best, self.best_epoch = headline, number
             if self.folder is not None:
-                checkpoint.save(self.folder / "best.pt", {**self.training.networks(), "epoch": number}, self.spec.key)
+                networks = {**self.training.networks(), "epoch": number}
+                patience = self.settings.disk_patience
+                checkpoint.save(self.folder / "best.pt", networks, self.spec.key, patience=patience)
 
     def checkpoint_due(self) -> bool:
         """Whether it is time to save; all workers get worker 0's answer."""
-        due = time.monotonic() - self.saved > float(os.environ.get("EMAN_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
+        due = time.monotonic() - self.saved > self.settings.checkpoint_seconds
         if distributed.workers() > 1 and self.training.step % _ASK_EVERY:
             return False
         return distributed.agreed(due)
@@ -169,11 +170,13 @@ class _Run:
         self.training.share_teacher_statistics()
         if self.folder is not None and self.first:
             networks = {**self.training.networks(), "epoch": self.spec.epochs}
-            checkpoint.save(self.folder / "last.pt", networks, self.spec.key)
+            patience = self.settings.disk_patience
+            checkpoint.save(self.folder / "last.pt", networks, self.spec.key, patience=patience)
 
 
 def fit(
     spec: RunSpec,
+    workspace: Workspace,
     *,
     folder: Path | None = None,
     monitor: Monitor | None = None,
@@ -187,6 +190,7 @@ def fit(
 
     Args:
         spec: The run.
+        workspace: Where its data lie, and the run that it starts from, if any.
         folder: Where checkpoints go: ``resume.pt``, and the networks ``last.pt`` and ``best.pt``. ``None``: nowhere.
         monitor: Measures the networks every ``spec.monitor_every`` epochs and at the end (worker 0 alone); the first of
             its values decides which epoch is the best.
@@ -198,7 +202,7 @@ def fit(
         RunFailed: The loss is not finite.
         UserError: The specification or a checkpoint cannot be used.
     """
-    run = _Run(spec, folder, monitor, on_epoch, on_step)
+    run = _Run(spec, workspace, folder, monitor, on_epoch, on_step)
     try:
         while not run.done:
             run.step()

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from eman.platform import checkpoint
 from eman.platform.errors import UserError
-from eman.platform.workspace import run_folder
+from eman.platform.workspace import Workspace
 from eman.trainers import distributed, optim
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.backbones.state import load_backbone, recompute_blocks
@@ -90,8 +90,8 @@ class Training:
             do not divide a worker's, or the run to start from is not there.
     """
 
-    def __init__(self, spec: RunSpec) -> None:
-        self.spec, self.method = spec, method_named(spec.method)
+    def __init__(self, spec: RunSpec, workspace: Workspace) -> None:
+        self.spec, self.workspace, self.method = spec, workspace, method_named(spec.method)
         workers = distributed.workers()
         if spec.devices % workers:
             raise UserError(f"{workers} workers do not divide {spec.devices} devices; give a divisor of those.")
@@ -103,7 +103,7 @@ class Training:
             )
         self.device = distributed.device()
         self.dtype = torch.float64 if spec.precision == "float64" else torch.float32
-        self.dataset = data.load(spec.dataset, spec.image_size)
+        self.dataset = data.load(spec.dataset, workspace, spec.image_size)
         self.train, self.held_out = subsets.parts(self.dataset, spec.images, spec.held_out)
         self.streams = self._streams()
         self.feeds: dict[str, stored.Feed] = {}
@@ -123,7 +123,7 @@ class Training:
             self.labelled = (
                 subsets.label_set(self.train.labels, spec.label_fraction, spec.label_set)
                 if spec.label_index is None
-                else subsets.indexed(spec.dataset, spec.label_index, self.train)
+                else subsets.indexed(spec.dataset, spec.label_index, self.train, self.workspace)
             )
             rest = torch.ones(len(self.train), dtype=torch.bool)
             rest[self.labelled] = False
@@ -152,7 +152,7 @@ class Training:
             modules |= self.method.heads(spec, backbone.features, len(self.dataset.classes))
             self.student = nn.Sequential(modules)
         if spec.init is not None:
-            path = run_folder(spec.init.key) / "last.pt"
+            path = self.workspace.run_folder(spec.init.key) / "last.pt"
             saved = checkpoint.load(path, spec.init.key)
             load_backbone(self.student[0], saved["student"], spec.backbone, path)
         if spec.recompute:
@@ -252,7 +252,9 @@ class Training:
         if name not in self.feeds:
             views = tuple(n for n, (source, _) in enumerate(self.method.views.values()) if source == name)
             recipe = stored.Recipe(stream, mine, views, self.spec.seed, self.spec.crop_min)
-            self.feeds[name] = stored.Feed(recipe, max(self.steps, self.spec.statistics_passes))
+            self.feeds[name] = stored.Feed(
+                recipe, max(self.steps, self.spec.statistics_passes), self.workspace.settings.most_corrupt
+            )
         return self.feeds[name].at(step)
 
     def close(self) -> None:

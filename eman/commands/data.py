@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from eman.context import workspace
+
 app = typer.Typer(name="data", no_args_is_help=True, help="Data sets: what there is, and getting them.")
 
 
@@ -12,7 +14,7 @@ def data_list() -> None:
     """Data sets by name, and whether they are on this machine."""
     from eman.sweeps.view.status import data_lines
 
-    for line in data_lines():
+    for line in data_lines(workspace()):
         print(line)
 
 
@@ -21,7 +23,7 @@ def data_fetch(name: Annotated[str, typer.Argument(help="A data set's name.")]) 
     """Get a data set, and check it."""
     from eman.trainers.data.catalog import load
 
-    loaded = load(name)
+    loaded = load(name, workspace())
     print(f"{loaded.name}: {loaded.describe()}, hash {loaded.hash}")
 
 
@@ -44,8 +46,8 @@ def data_shard(
     """
     from eman.trainers.data.sharding import info, shard
 
-    shard(name, source, out, print, rows=rows)
-    for line in info(out or name):
+    shard(name, workspace(), source, out, print, rows=rows)
+    for line in info(out or name, workspace()):
         print(line)
 
 
@@ -58,7 +60,7 @@ def data_verify(
     from eman.trainers.data.sharding import place_of
     from eman.trainers.data.shards import verify
 
-    for line in verify(place_of(where), decode=decode):
+    for line in verify(place_of(where, workspace()), decode=decode):
         print(line)
     print("all is well")
 
@@ -68,5 +70,5 @@ def data_info(where: Annotated[str, typer.Argument(help="Folder of shards, by pa
     """Say what shards hold."""
     from eman.trainers.data.sharding import info
 
-    for line in info(where):
+    for line in info(where, workspace()):
         print(line)

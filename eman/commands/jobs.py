@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from eman.context import given_variables
+
 app = typer.Typer()
 
 
@@ -29,9 +31,10 @@ def submit(
     from eman.cli import app as whole
     from eman.sweeps.run import submit as jobs
 
+    variables = given_variables()
     whole(args=["sweep", *context.args, "--dry-run"], standalone_mode=False)  # a typo is found here, not on the cluster
     connected = jobs.client(address)
-    job = jobs.submit(connected, address, context.args, python)
+    job = jobs.submit(connected, address, context.args, python, variables)
     print(f"submitted {job}; `eman logs {job} --address {address}` follows it", file=sys.stderr)
     if detach:
         return 0

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from eman.context import workspace
 from eman.options import Network, NetworkOption, Selection, SelectionOption
 
 app = typer.Typer()
@@ -25,7 +26,7 @@ def import_(
     from eman.platform.store.store import Store
     from eman.sweeps.exchange.networks import take_in
 
-    for line in take_in(file, layout, Store(), scheme=scheme, dataset=dataset):
+    for line in take_in(file, layout, Store(workspace()), scheme=scheme, dataset=dataset):
         if not (quiet and line.startswith("  ")):
             print(line)
 
@@ -51,5 +52,5 @@ def export(
     from eman.sweeps.exchange.networks import give_out
     from eman.sweeps.run.foreground import found_run
 
-    record = found_run(run, Store().by_key(TRAINING))
-    print(give_out(record, form, out, network=network.value, selection=selection.value))
+    record = found_run(run, Store(workspace()).by_key(TRAINING))
+    print(give_out(record, workspace(), form, out, network=network.value, selection=selection.value))

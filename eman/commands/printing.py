@@ -5,7 +5,7 @@ from typing import Any
 
 from eman.options import Format, Network, Selection
 from eman.platform.errors import UserError
-from eman.platform.workspace import replacing
+from eman.platform.output import output_file
 
 
 def planned_tables(
@@ -44,5 +44,5 @@ def print_tables(planned: Any, store: Any, form: Format, out: Path | None, other
     if out is None:
         print(text)
     else:
-        with replacing(out) as temporary:
+        with output_file(out) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")

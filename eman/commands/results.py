@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from eman.commands.printing import planned_tables, print_tables
+from eman.context import workspace
 from eman.options import (
     Format,
     Network,
@@ -46,7 +47,7 @@ def table(
     from eman.platform.store.store import Store
 
     planned = planned_tables(numbers, profile, seeds, set_, network, selection)
-    print_tables(planned, Store(), form, out, against)
+    print_tables(planned, Store(workspace()), form, out, against)
 
 
 @app.command()
@@ -66,7 +67,7 @@ def figure(
     if number.removeprefix("figure") != "3":
         raise unknown("figure", number, ["3"])
     scope = planned_tables(["1"], profile, seeds, set_).scope
-    draw(lines(scope), Store(), out, caption(scope))
+    draw(lines(scope), Store(workspace()), out, caption(scope))
 
 
 @app.command()
@@ -87,9 +88,9 @@ def status(
         from eman.platform.store.store import Store
         from eman.sweeps.view.watch import watch as follow
 
-        follow(Store(), every)
+        follow(Store(workspace()), every)
         return
-    for line in run_lines() if runs else status_lines():
+    for line in run_lines(workspace()) if runs else status_lines(workspace()):
         print(line)
 
 
@@ -112,7 +113,7 @@ def report(
     from eman.sweeps.view.report import write
     from eman.sweeps.view.status import found_sweep
 
-    store = Store()
+    store = Store(workspace())
     record = found_sweep(sweep, store)
     write(record, store, out)
     print(f"{out}: sweep {record.key[:8]} ({record.name})")
@@ -139,8 +140,8 @@ def predict(
     from eman.sweeps.exchange.predict import predict as ask
     from eman.sweeps.run.foreground import found_run
 
-    record = found_run(run, Store().by_key(TRAINING))
-    found = ask(record, images, network=network.value, selection=selection.value, k=k)
+    record = found_run(run, Store(workspace()).by_key(TRAINING))
+    found = ask(record, workspace(), images, network=network.value, selection=selection.value, k=k)
     if form is PlanFormat.json:
         print(json.dumps(found.content(top), ensure_ascii=False))
         return
@@ -173,7 +174,7 @@ def ui(
     """
     from eman.sweeps.view.ui import serve
 
-    serve(port, host, allowed_host or [], open_browser=open_)
+    serve(workspace(), port, host, allowed_host or [], open_browser=open_)
 
 
 @app.command()
@@ -181,7 +182,7 @@ def doctor() -> None:
     """Say whether everything is in place: versions, data, cores, GPUs, store."""
     from eman.sweeps.view.status import doctor_lines
 
-    lines, well = doctor_lines()
+    lines, well = doctor_lines(workspace())
     for line in lines:
         print(line)
     if not well:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from eman.commands.printing import planned_tables, print_tables
+from eman.context import workspace
 from eman.options import (
     GRID_PANEL,
     AddressOption,
@@ -137,7 +138,7 @@ def _launch(planned: Any, options: Any) -> None:
     from eman.sweeps.run.launch import run_sweep
     from eman.sweeps.view.progress import Progress
 
-    store, progress = Store(), Progress()
+    store, progress = Store(workspace()), Progress()
     try:
         report = run_sweep(planned, store, options=options, progress=progress)
     finally:
@@ -174,11 +175,11 @@ def train(
     from eman.trainers.spec.run import parse_fields
 
     chosen = profile_named(profile)
-    start = start_of(init, Store()) if init is not None else None
+    start = start_of(init, Store(workspace())) if init is not None else None
     fields = {**(chosen.from_pretrained if start else {}), **parse_fields(set_ or [])}
     spec = chosen.run(method, scheme, seed, fields | ({"backbone": start.backbone} if start else {}))
     spec = spec.replace(init=start)
-    for line in train_in_foreground(spec, Store(), profile=chosen, workers=parse_workers(workers) or 1):
+    for line in train_in_foreground(spec, Store(workspace()), profile=chosen, workers=parse_workers(workers) or 1):
         print(line)
 
 
@@ -207,7 +208,7 @@ def evaluate(
     from eman.trainers.spec.run import EvalSpec, parse_fields
 
     fields = {"network": network.value, "selection": selection.value, **parse_fields(set_ or [], EvalSpec)}
-    for line in evaluate_in_foreground(run, Store(), protocol, fields):
+    for line in evaluate_in_foreground(run, Store(workspace()), protocol, fields):
         print(line)
 
 
@@ -237,7 +238,7 @@ def plan_(
     from eman.sweeps.cost import cost_of, measured, parse_throughput
 
     planned = planned_tables(tables, profile, seeds, set_)
-    speeds = parse_throughput(throughput) if throughput else measured(Store(), planned)
+    speeds = parse_throughput(throughput) if throughput else measured(Store(workspace()), planned)
     cost = cost_of(planned, speeds)
     if form is PlanFormat.json:
         print(json.dumps(cost.summary()))

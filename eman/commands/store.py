@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from eman.context import workspace
+
 app = typer.Typer(name="store", no_args_is_help=True, help="The MLflow store: copying it, writing it to Parquet.")
 
 
@@ -25,7 +27,7 @@ def migrate(
     """
     from eman.platform.store.copy import migrate as copy
 
-    for line in copy(source, target, print).lines():
+    for line in copy(source, target, print, workspace()).lines():
         print(line)
 
 
@@ -41,5 +43,5 @@ def export(
     from eman.platform.store.copy import export as write
     from eman.platform.store.store import Store
 
-    for name, rows in write(Store(), out).items():
+    for name, rows in write(Store(workspace()), out).items():
         print(f"{out / name}.parquet: {rows:,} rows")

@@ -110,7 +110,8 @@ def label_sets(trained: Trained, spec: EvalSpec) -> Tensor:
     labels_N = trained.features.train_labels_N  # asking for features finds a collapse
     if spec.label_index is not None:
         splits = trained.splits
-        return torch.stack([subsets.indexed(splits.dataset.name, f, splits.train) for f in spec.label_index.split(",")])
+        name, files = splits.dataset.name, spec.label_index.split(",")
+        return torch.stack([subsets.indexed(name, file, splits.train, trained.workspace) for file in files])
     return torch.stack([subsets.label_set(labels_N, spec.label_fraction, number) for number in range(spec.label_sets)])
 
 

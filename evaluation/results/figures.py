@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eman.platform.errors import UserError
+from eman.platform.output import output_file
 from eman.platform.store.store import TRAINING, Record, Store
-from eman.platform.workspace import replacing
 from eman.trainers.spec.run import RunSpec
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def draw(lines: Sequence[Line], store: Store, out: Path, caption: str) -> None:
     """
     if out.suffix not in FORMATS:
         raise UserError(f"--out {out}: the ending must be one of {', '.join(FORMATS)}.")
-    with _figure(lines, store, caption) as figure, replacing(out) as temporary:
+    with _figure(lines, store, caption) as figure, output_file(out) as temporary:
         figure.savefig(temporary, dpi=160)
 
 

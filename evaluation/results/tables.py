@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eman.evaluation.results import significance
+from eman.platform.output import output_file
 from eman.platform.store.store import EVALUATION, TRAINING, Record, Status, Store
-from eman.platform.workspace import replacing
 from eman.trainers.spec.run import EvalSpec, RunSpec
 
 if TYPE_CHECKING:
@@ -376,7 +376,7 @@ def write_parquet(tables: Sequence[tuple[Table, Sequence[Value]]], results: Resu
     rows = [_provenance(value.cell, table, results) for table, found in tables for value in found]
     for column, values in zip(PROVENANCE, zip(*rows, strict=True), strict=True):
         long[column] = values
-    with replacing(path) as temporary:
+    with output_file(path) as temporary:
         long.to_parquet(temporary, index=False)
 
 

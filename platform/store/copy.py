@@ -13,8 +13,9 @@ from urllib.parse import unquote, urlparse
 
 from eman.platform.errors import UserError
 from eman.platform.lock import locked
+from eman.platform.output import output_folder
 from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Record, Store, existing_store
-from eman.platform.workspace import home_folder, new_folder
+from eman.platform.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -59,7 +60,7 @@ def target_store(where: str) -> Store:
     return Store(where)
 
 
-def migrate(source: str, target: str, say: Callable[[str], None]) -> Copied:
+def migrate(source: str, target: str, say: Callable[[str], None], workspace: Workspace) -> Copied:
     """Copies sweeps, trainings and evaluations with all that MLflow knows of them, and their artifacts.
 
     A run is known by its kind and key: one that the target has is not copied twice, one whose copying was interrupted,
@@ -69,6 +70,7 @@ def migrate(source: str, target: str, say: Callable[[str], None]) -> Copied:
         source: A store's URI, a work folder, or a SQLite file.
         target: Likewise; made if it is not there.
         say: Is told each run that is copied.
+        workspace: Whose lock keeps two copies from running at once.
 
     Raises:
         UserError: One of them cannot be used, both are the same, or another process is copying.
@@ -76,7 +78,7 @@ def migrate(source: str, target: str, say: Callable[[str], None]) -> Copied:
     theirs, ours = existing_store(source), target_store(target)
     if theirs.uri.rstrip("/") == ours.uri.rstrip("/"):
         raise UserError(f"{source} and {target} are the same store; give two.")
-    with locked(home_folder() / "migrate.lock") as mine:
+    with locked(workspace.home / "migrate.lock") as mine:
         if not mine:
             raise UserError("another `eman store migrate` of this work folder is running; wait for it.")
         return _Migration(theirs, ours, say).run()
@@ -257,7 +259,7 @@ def export(store: Store, out: Path) -> dict[str, int]:
                 {**known, "name": metric.key, "step": metric.step, "time": time, "value": metric.value}
             )
     out.parent.mkdir(parents=True, exist_ok=True)
-    with new_folder(out) as temporary:
+    with output_folder(out) as temporary:
         temporary.mkdir()
         for name, found in rows.items():
             pd.DataFrame(found).to_parquet(temporary / f"{name}.parquet", index=False)

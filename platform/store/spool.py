@@ -7,27 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from eman.platform.lock import locked
-from eman.platform.workspace import home_folder
 
 Entry = Mapping[str, Any]
 
 
-def folder() -> Path:
-    """Where the files are."""
-    return home_folder() / "spool"
-
-
-def kept() -> list["Spool"]:
+def kept(folder: Path) -> list["Spool"]:
     """The spools that hold something."""
-    return [Spool(path.stem) for path in sorted(folder().glob("*.jsonl"))]
+    return [Spool(folder, path.stem) for path in sorted(folder.glob("*.jsonl"))]
 
 
 class Spool:
     """Entries of one run, plain values each."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, folder: Path, run_id: str) -> None:
         self.run_id = run_id
-        self.path = folder() / f"{run_id}.jsonl"
+        self.path = folder / f"{run_id}.jsonl"
         self._lock = self.path.with_suffix(".lock")
 
     def append(self, entry: Entry) -> None:

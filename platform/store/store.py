@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from eman.platform.errors import BusyError, UserError, first_line
 from eman.platform.lock import locked
 from eman.platform.store import spool
-from eman.platform.workspace import home_folder
+from eman.platform.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -82,11 +82,6 @@ class Record:
     end: float
 
 
-def store_uri() -> str:
-    """``$MLFLOW_TRACKING_URI``, by default ``mlflow.db`` in the home folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home_folder() / 'mlflow.db'}"
-
-
 def existing_store(where: str) -> "Store":
     """A store that must be there already: its URI, a work folder, or a SQLite file.
 
@@ -110,15 +105,16 @@ class Store:
     """An MLflow store, with the experiment in which everything is kept.
 
     Args:
-        uri: Where; by default :func:`store_uri`.
+        where: The workspace whose store it is, or an address.
         patient: Wait for it, as :meth:`patiently` does, instead of giving up at once.
 
     Raises:
         UserError: It cannot be reached, or a newer version wrote it.
     """
 
-    def __init__(self, uri: str | None = None, *, patient: bool = False) -> None:
-        self.uri = uri or store_uri()
+    def __init__(self, where: Workspace | str, *, patient: bool = False) -> None:
+        self.workspace = Workspace(store=where) if isinstance(where, str) else where
+        self.uri = self.workspace.store
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         from mlflow import MlflowClient
@@ -329,12 +325,12 @@ class Store:
         return max((metric.step for metric in history), default=0)
 
     def patiently(self, call: Callable[[], T]) -> T:
-        """Calls until the store answers, for at most ``EMAN_STORE_PATIENCE`` seconds (default 300).
+        """Calls until the store answers, for at most ``settings.store_patience`` seconds.
 
         Raises:
             UserError: It did not answer in that time.
         """
-        patience = float(os.environ.get("EMAN_STORE_PATIENCE", "300"))
+        patience = self.workspace.settings.store_patience
         deadline, pause = time.monotonic() + patience, 0.5
         while True:
             try:
@@ -350,7 +346,7 @@ class Store:
 
     def deliver(self) -> int:
         """Writes what processes that have ended had to keep on disk; returns the number of runs that it was for."""
-        spools = spool.kept()
+        spools = spool.kept(self.workspace.spool_folder)
         return sum(
             self.patiently(lambda kept=kept: kept.deliver(partial(_send, self, kept.run_id)))  # type: ignore[misc]
             for kept in spools
@@ -381,7 +377,7 @@ class RunLog:
         self.store, self.run_id, self.last_step = store, run_id, last_step
         self._beaten = time.monotonic()
         self._quiet_until = 0.0
-        self._spool = spool.Spool(run_id)
+        self._spool = spool.Spool(store.workspace.spool_folder, run_id)
 
     def write(
         self,

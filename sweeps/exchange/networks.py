@@ -16,8 +16,9 @@ from torch import Tensor
 from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
 from eman.platform.errors import UserError, named, unknown
+from eman.platform.output import output_file
 from eman.platform.store.store import TRAINING, Record, Store
-from eman.platform.workspace import replacing, run_folder
+from eman.platform.workspace import Workspace
 from eman.sweeps.exchange import serving
 from eman.sweeps.profiles.imagenet import IMAGENET
 from eman.sweeps.run.trial import begin_training, training_config
@@ -170,7 +171,7 @@ def take_in(
     )
     content = {"spec": spec.fields(), "step": 0, "epoch": 0, "student": student, "teacher": teacher}
     for selection in ("last", "best"):
-        checkpoint.save(run_folder(spec.key) / f"{selection}.pt", content, spec.key)
+        checkpoint.save(store.workspace.run_folder(spec.key) / f"{selection}.pt", content, spec.key)
     title = f"{run_title(spec)} · imported"
     if not store.taken(TRAINING, spec.key):
         config = training_config(spec, store, profile="imported", parent=None, workers=1, title=title)
@@ -182,7 +183,9 @@ def take_in(
     yield from (f"  {name} left" for name in found.left)
 
 
-def give_out(record: Record, form: str, out: Path, *, network: str = "student", selection: str = "last") -> str:
+def give_out(
+    record: Record, workspace: Workspace, form: str, out: Path, *, network: str = "student", selection: str = "last"
+) -> str:
     """Writes a run's backbone for others, and returns a line for a person.
 
     ``torchvision``: a state dict that torchvision's network of the same name loads strictly; its classifier, which a
@@ -194,7 +197,7 @@ def give_out(record: Record, form: str, out: Path, *, network: str = "student", 
     """
     if form not in EXPORTS:
         raise unknown("format", form, EXPORTS)
-    trained = Trained(record.key, run_folder(record.key), network, selection)
+    trained = Trained(record.key, workspace, network, selection)
     which = f"the {network} after the {selection} epoch of {record.name}"
     if form == "mlflow":
         return f"{out}: images to {serving.write(trained, out, record.name)}, by {which}"
@@ -202,7 +205,7 @@ def give_out(record: Record, form: str, out: Path, *, network: str = "student", 
     state: dict[str, Any] = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
     if form == "torchvision":
         state |= _zero_classifier(name, record.key)
-    with replacing(out) as temporary:
+    with output_file(out) as temporary:
         if form == "safetensors":
             from safetensors.torch import save_file
 

@@ -22,7 +22,7 @@ from eman.evaluation.protocols import knn
 from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.store.store import Record
-from eman.platform.workspace import run_folder
+from eman.platform.workspace import Workspace
 from eman.trainers.data.splits import AnySplit, Split
 from eman.trainers.data.stored import middle
 
@@ -133,12 +133,19 @@ class Predictions:
 
 
 def predict(
-    record: Record, paths: Sequence[Path], *, network: str = "student", selection: str = "last", k: int = 20
+    record: Record,
+    workspace: Workspace,
+    paths: Sequence[Path],
+    *,
+    network: str = "student",
+    selection: str = "last",
+    k: int = 20,
 ) -> Predictions:
     """What a run makes of images.
 
     Args:
         record: The finished run.
+        workspace: Where its networks and data lie.
         paths: Files that Pillow reads, of any size and mode.
         network: Which of its networks.
         selection: After which epoch.
@@ -148,7 +155,7 @@ def predict(
         UserError: A file is no image, the run has no such network, its data set is not here, or ``k`` is too large.
     """
     opened = [_open(path) for path in paths]
-    trained = Trained(record.key, run_folder(record.key), network, selection)
+    trained = Trained(record.key, workspace, network, selection)
     split = trained.splits.dataset.test
     fitted = [_fit(picture, split) for picture in opened]
     images_MAHW = torch.stack([image for image, _ in fitted])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eman.evaluation.trained import Trained
-from eman.platform.workspace import new_folder
+from eman.platform.output import output_folder
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.data.splits import DataSet
 from eman.trainers.views import transforms
@@ -66,7 +66,7 @@ def write(trained: Trained, out: Path, title: str) -> str:
         "output": f"{gives} an image, float32",
         **({"classes": list(dataset.classes)} if classifier else {}),
     }
-    with new_folder(out) as folder:
+    with output_folder(out) as folder:
         _save(model, shape, about, folder)
     return gives
 

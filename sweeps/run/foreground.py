@@ -13,7 +13,6 @@ from eman.platform.cluster import cluster
 from eman.platform.errors import UserError, first_line
 from eman.platform.machine import cores
 from eman.platform.store.store import EVALUATION, TRAINING, Record, Store, new_id
-from eman.platform.workspace import run_folder
 from eman.sweeps.plan import check_data
 from eman.sweeps.profiles.profile import Profile
 from eman.sweeps.run import trial
@@ -34,7 +33,7 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: Profile, worker
         yield f"{title} ({spec.key}) is done already; another --seed or --set makes another run"
         yield _summary(known.metrics)
         return
-    check_data([spec])
+    check_data([spec], store.workspace)
     if isinstance(workers, str):
         workers = trial.divisor(spec.devices, cores())
     config = trial.training_config(spec, store, profile=profile.name, parent=None, workers=workers)
@@ -51,7 +50,7 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: Profile, worker
     if outcome["status"] != "done":
         raise UserError(f"{title} failed: {outcome['reason']}")
     yield _summary(store.by_key(TRAINING)[spec.key].metrics)
-    yield f"networks: {run_folder(spec.key)}"
+    yield f"networks: {store.workspace.run_folder(spec.key)}"
 
 
 def evaluate_in_foreground(start: str, store: Store, protocol: str, fields: Mapping[str, Any]) -> Iterator[str]:
@@ -75,7 +74,7 @@ def evaluate_in_foreground(start: str, store: Store, protocol: str, fields: Mapp
         metrics = known.metrics
     else:
         tags = {name: record.tags[name] for name in ("profile", "method", "scheme") if name in record.tags}
-        config = {"specs": [spec.fields()], "store": store.uri, "parent": record.run_id, "title": record.name}
+        config = {"specs": [spec.fields()], "workspace": store.workspace, "parent": record.run_id, "title": record.name}
         outcome = trial.evaluate_runs(config | {"tags": tags, "launch": new_id()})
         if outcome["status"] != "done":
             raise UserError(f"{title} failed: {outcome['reason']}")
@@ -92,7 +91,7 @@ def start_of(start: str, store: Store) -> RunSpec:
         UserError: There is no such run, or its networks are gone.
     """
     record = found_run(start, store.by_key(TRAINING))
-    return Trained(record.key, run_folder(record.key)).spec
+    return Trained(record.key, store.workspace).spec
 
 
 def found_run(start: str, records: Mapping[str, Record]) -> Record:

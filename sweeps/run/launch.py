@@ -21,7 +21,6 @@ from eman.evaluation.trained import Trained
 from eman.platform.cluster import DRIVER_RESOURCES, Resources, cluster
 from eman.platform.errors import UserError
 from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, RunLog, Store, new_id
-from eman.platform.workspace import run_folder
 from eman.sweeps.plan import Sweep, check_data, evaluation_work, work
 from eman.sweeps.run import trial
 from eman.sweeps.run.tuning import tune_over
@@ -159,8 +158,9 @@ class _Launch:
         # An evaluation needs its run's networks, and so does a run that starts from them; a run whose folder is gone is
         # trained again.
         starts = [spec.init.key for spec in trainings if spec.init and results.done(spec.init.key)]
-        gone = {s.run for s in ready if not Trained(s.run, run_folder(s.run), s.network, s.selection).available}
-        gone |= {key for key in starts if not Trained(key, run_folder(key)).available}
+        workspace = self.store.workspace
+        gone = {s.run for s in ready if not Trained(s.run, workspace, s.network, s.selection).available}
+        gone |= {key for key in starts if not Trained(key, workspace).available}
         self.gone = {key: results.trainings[key].tags.get("eman.owner", "") for key in gone}
         trainings += [self.sweep.trainings[key] for key in sorted(self.gone)]
         can = [s for s in trainings if not s.init or (results.done(s.init.key) and s.init.key not in self.gone)]
@@ -204,7 +204,9 @@ class _Launch:
             if number != 1:  # as many groups of workers as there is room for, each with its part of the runs
                 trainable, each = trial.train_on_workers_trial, DRIVER_RESOURCES
                 tasks = [runs[first::room] for first in range(min(room, len(runs)))]
-            tune_over(trainable, tasks, each, room, self.progress, self._trained, self._lost)
+            tune_over(
+                self.store.workspace.ray_folder, trainable, tasks, each, room, self.progress, self._trained, self._lost
+            )
 
     def look(self) -> None:
         """Reads from the store how far those trainings are that are silent; only somebody who watches wants to know."""
@@ -235,7 +237,7 @@ class _Launch:
             tags = {"profile": self.sweep.profile.name, "method": method_named(run.method).title}
             task = {
                 "specs": [spec.fields() for spec in group],
-                "store": self.store.uri,
+                "workspace": self.store.workspace,
                 "parent": results.trainings[run.key].run_id,
                 "launch": self.key,
                 "title": self.sweep.titles[run.key],
@@ -245,7 +247,14 @@ class _Launch:
             tasks.append([task])
         each = {"CPU": 1.0}
         tune_over(
-            trial.evaluate_trial, tasks, each, self._side_by_side(each), self.progress, self._evaluated, self._lost
+            self.store.workspace.ray_folder,
+            trial.evaluate_trial,
+            tasks,
+            each,
+            self._side_by_side(each),
+            self.progress,
+            self._evaluated,
+            self._lost,
         )
         done = Results.read(self.store)
         fresh = {spec.key for spec in specs}
@@ -322,7 +331,7 @@ def run_sweep(
     trainings, evaluations = sweep.missing(results, options.retries)
     report = Report(reused=len(sweep.trainings) - len(trainings))
     if trainings or evaluations:
-        check_data(trainings, ((spec, sweep.trainings[spec.run]) for spec in evaluations))
+        check_data(trainings, store.workspace, ((spec, sweep.trainings[spec.run]) for spec in evaluations))
         parent = store.begin(
             SWEEP,
             sweep.key,

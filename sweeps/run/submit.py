@@ -7,13 +7,13 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from eman import __version__
-from eman.platform.cluster import ENVIRONMENT, INHERITED, refusal
+from eman.platform.cluster import ENVIRONMENT, refusal
 from eman.platform.errors import UserError
 from eman.platform.store.store import new_id
 
@@ -65,7 +65,13 @@ def travelling(root: Path) -> dict[str, Any]:
     return {"py_modules": [str(root)]}
 
 
-def submit(connected: "JobSubmissionClient", address: str, arguments: Sequence[str], python: str | None) -> str:
+def submit(
+    connected: "JobSubmissionClient",
+    address: str,
+    arguments: Sequence[str],
+    python: str | None,
+    variables: Mapping[str, str],
+) -> str:
     """Submits ``eman sweep ARGUMENTS`` to run on the cluster; returns the job's id.
 
     Raises:
@@ -74,8 +80,7 @@ def submit(connected: "JobSubmissionClient", address: str, arguments: Sequence[s
     if python is None:
         local = urlparse(address).hostname in ("127.0.0.1", "localhost", "::1")
         python = sys.executable if local else "python"
-    kept = ("EMAN_HOME", "EMAN_DATA", *INHERITED)
-    variables = ENVIRONMENT | {name: os.environ[name] for name in kept if os.environ.get(name)}
+    variables = {**ENVIRONMENT, **variables}
     variables |= {"RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]}
     command = [python, "-m", "eman", "sweep", *arguments, "--address", "auto"]
     root = Path(__file__).resolve().parent.parent

@@ -19,7 +19,7 @@ from eman.platform.errors import BusyError, RunFailed, UserError, first_line
 from eman.platform.lock import locked
 from eman.platform.machine import Usage
 from eman.platform.store.store import EVALUATION, TRAINING, RunLog, Store, new_id
-from eman.platform.workspace import home_folder, run_folder
+from eman.platform.workspace import Workspace
 from eman.trainers import distributed
 from eman.trainers.data import subsets
 from eman.trainers.loop import OnStep, fit
@@ -34,13 +34,13 @@ OnEpochDone = Callable[[int, dict[str, float]], None]
 
 
 @lru_cache(maxsize=1)
-def _store(uri: str) -> Store:
-    return Store(uri, patient=True)
+def _store(workspace: Workspace) -> Store:
+    return Store(workspace, patient=True)
 
 
 @lru_cache(maxsize=2)
-def _trained(run: str, network: str, selection: str, dataset: str | None) -> Trained:
-    return Trained(run, run_folder(run), network, selection, dataset)
+def _trained(run: str, workspace: Workspace, network: str, selection: str, dataset: str | None) -> Trained:
+    return Trained(run, workspace, network, selection, dataset)
 
 
 def check_workers(workers: Workers | None, devices: int) -> None:
@@ -79,7 +79,7 @@ def training_config(
     """
     return {
         "spec": spec.fields(),
-        "store": store.uri,
+        "workspace": store.workspace,
         "profile": profile,
         "parent": parent,
         "workers": workers,
@@ -97,9 +97,10 @@ def train_run(config: Config, on_epoch: OnEpochDone | None = None, on_step: OnSt
         ``status`` (``done``, ``failed``, or ``elsewhere`` if another process is at it or has done it), ``reason``,
         ``seconds``.
     """
-    spec = RunSpec.from_fields(config["spec"])
+    spec, workspace = RunSpec.from_fields(config["spec"]), config["workspace"]
+    folder = workspace.run_folder(spec.key)
     first, log, reason = distributed.rank() == 0, None, ""
-    with locked(run_folder(spec.key) / "lock") if first else contextlib.nullcontext(True) as mine:
+    with locked(folder / "lock") if first else contextlib.nullcontext(True) as mine:
         if not mine:
             reason = "another process of this machine is at it"
         elif first:
@@ -110,7 +111,7 @@ def train_run(config: Config, on_epoch: OnEpochDone | None = None, on_step: OnSt
         if not distributed.agreed(not reason):
             return {"status": "elsewhere", "reason": reason, "seconds": 0.0}
         if log is None:
-            return _outcome_of(lambda: fit(spec, folder=run_folder(spec.key), monitor=measure.monitor).seconds, None)
+            return _outcome_of(lambda: fit(spec, workspace, folder=folder, monitor=measure.monitor).seconds, None)
         return _outcome_of(partial(_train_and_measure, spec, log, on_epoch, on_step), log)
 
 
@@ -129,8 +130,9 @@ def _train_and_measure(spec: RunSpec, log: RunLog, on_epoch: OnEpochDone | None,
         if on_step is not None:
             on_step(step, steps)
 
-    folder = run_folder(spec.key)
-    outcome = fit(spec, folder=folder, monitor=measure.monitor, on_epoch=epoch_done, on_step=step_done)
+    workspace = log.store.workspace
+    folder = workspace.run_folder(spec.key)
+    outcome = fit(spec, workspace, folder=folder, monitor=measure.monitor, on_epoch=epoch_done, on_step=step_done)
     found = measure.final(outcome.training, folder, outcome.best_epoch)
     tags = {"eman.data_hash": outcome.training.dataset.hash, "eman.best_epoch": str(outcome.best_epoch)}
     if outcome.training.labelled is not None:
@@ -161,7 +163,7 @@ def lost(kind: str, key: str, config: Config, reason: str) -> dict[str, Any]:
     is left such that it can be taken up at once.
     """
     status = "crashed"
-    store = _store(config["store"])
+    store = _store(config["workspace"])
     for record in store.records(kind, key):
         if record.tags.get("eman.launch") == config["launch"]:
             if record.status == "failed":
@@ -185,7 +187,7 @@ def begin_training(spec: RunSpec, config: Config) -> RunLog:
         "eman.network": "student",
         "eman.selection": "last",
     }
-    return _store(config["store"]).begin(
+    return _store(config["workspace"]).begin(
         TRAINING,
         spec.key,
         config["title"],
@@ -203,13 +205,14 @@ def evaluate_runs(config: Config) -> dict[str, Any]:
         ``status`` (the worst one) and ``reason``, ``outcomes`` by key, and ``said``, the best result in words.
     """
     specs = [EvalSpec.from_fields(fields) for fields in config["specs"]]
+    workspace = config["workspace"]
     first, logs, outcomes = specs[0], dict[str, RunLog](), dict[str, dict[str, Any]]()
-    with locked(run_folder(first.run) / f"{protocols.group_key(first)}.lock") as mine:
+    with locked(workspace.run_folder(first.run) / f"{protocols.group_key(first)}.lock") as mine:
         for spec in specs:
             try:
                 if not mine:
                     raise BusyError("another process of this machine is at it")
-                logs[spec.key] = _store(config["store"]).begin(
+                logs[spec.key] = _store(config["workspace"]).begin(
                     EVALUATION,
                     spec.key,
                     f"{config['title']} · {protocols.eval_title(spec)}",
@@ -221,7 +224,7 @@ def evaluate_runs(config: Config) -> dict[str, Any]:
                 outcomes[spec.key] = {"status": "elsewhere", "reason": str(error)}
         todo = [spec for spec in specs if spec.key in logs]
         if todo:
-            for spec, result in zip(todo, _results(todo), strict=True):
+            for spec, result in zip(todo, _results(todo, workspace), strict=True):
                 outcomes[spec.key] = _outcome_of(partial(_finish, result, logs[spec.key]), logs[spec.key])
                 if isinstance(result, dict):
                     outcomes[spec.key]["metrics"] = result
@@ -232,11 +235,11 @@ def evaluate_runs(config: Config) -> dict[str, Any]:
     return {"status": worst["status"], "reason": worst["reason"], "outcomes": outcomes, "said": said}
 
 
-def _results(specs: Sequence[EvalSpec]) -> Sequence[dict[str, float] | Exception]:
+def _results(specs: Sequence[EvalSpec], workspace: Workspace) -> Sequence[dict[str, float] | Exception]:
     """One result each, or why there is none."""
     first = specs[0]
     try:
-        return protocols.evaluate(specs, _trained(first.run, first.network, first.selection, first.dataset))
+        return protocols.evaluate(specs, _trained(first.run, workspace, first.network, first.selection, first.dataset))
     except Exception as error:
         return [error] * len(specs)
 
@@ -315,7 +318,7 @@ def train_on_workers(configs: Sequence[Config], callbacks: Sequence[Any] = ()) -
     given: Any = train  # Train V2's classes, which its type hints do not show
     per_worker = configs[0].get("resources", {"CPU": 1})
     # A name that Ray Train has seen would resume that run; ours are resumed from our own checkpoints.
-    name = f"train-{new_id()}"
+    name, storage = f"train-{new_id()}", configs[0]["workspace"].ray_folder
     trainer: Any = TorchTrainer(
         cast("Any", _worker_loop),
         train_loop_config={"runs": list(configs)},
@@ -324,7 +327,7 @@ def train_on_workers(configs: Sequence[Config], callbacks: Sequence[Any] = ()) -
         ),
         run_config=given.RunConfig(
             name=name,
-            storage_path=str(home_folder() / "ray"),
+            storage_path=str(storage),
             failure_config=given.FailureConfig(max_failures=2, controller_failure_limit=1),
             logging_config=given.LoggingConfig(log_level="ERROR"),
             callbacks=list(callbacks),
@@ -333,7 +336,7 @@ def train_on_workers(configs: Sequence[Config], callbacks: Sequence[Any] = ()) -
     try:
         outcomes: list[dict[str, Any]] = trainer.fit().return_value
     finally:
-        shutil.rmtree(home_folder() / "ray" / name, ignore_errors=True)
+        shutil.rmtree(storage / name, ignore_errors=True)
     return outcomes
 
 

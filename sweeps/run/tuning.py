@@ -5,10 +5,10 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from eman.platform.store.store import new_id
-from eman.platform.workspace import home_folder
 from eman.sweeps.run.trial import Config
 from eman.sweeps.view.progress import Progress
 
@@ -18,6 +18,7 @@ OnLost = Callable[[Config, str], dict[str, Any]]
 
 
 def tune_over(
+    folder: Path,
     trainable: Trainable,
     tasks: Sequence[list[Config]],
     each: Mapping[str, float],
@@ -29,6 +30,7 @@ def tune_over(
     """Runs tasks as trials of Ray Tune; actors of finished trials take the next ones.
 
     Args:
+        folder: Where Tune keeps its own files meanwhile.
         trainable: What a trial runs. It gets its task as ``config["task"]`` and reports a dictionary with the ``share``
             that is done, at the end of a job with its outcome, and the place of the job ``at`` in its task (0 if it
             does not say). A task that cannot go on reports why it is ``lost``, or its process dies.
@@ -98,7 +100,7 @@ def tune_over(
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=concurrent),
         run_config=tune.RunConfig(
             name=name,
-            storage_path=str(home_folder() / "ray"),
+            storage_path=str(folder),
             verbose=0,
             callbacks=[Watch(progress, on_done, on_lost, pressed)],
         ),
@@ -107,7 +109,7 @@ def tune_over(
         with pressed:
             tuner.fit()
     finally:  # the store is the ledger; what Tune writes of its own would only grow
-        shutil.rmtree(home_folder() / "ray" / name, ignore_errors=True)
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 class _CtrlC:

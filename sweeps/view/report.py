@@ -13,8 +13,8 @@ from eman.evaluation.results import figures, tables
 from eman.evaluation.results.figures import Line
 from eman.evaluation.results.tables import Results, Table, Value
 from eman.platform.errors import UserError
+from eman.platform.output import output_file
 from eman.platform.store.store import Record, Store
-from eman.platform.workspace import replacing
 from eman.sweeps.plan import Sweep, command
 from eman.sweeps.tables import figure3
 from eman.sweeps.view.live import duration
@@ -54,7 +54,7 @@ def write(record: Record, store: Store, out: Path) -> None:
     """
     text = page(record, store)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as temporary:
+    with output_file(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

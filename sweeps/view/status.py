@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from eman.platform.errors import UserError
 from eman.platform.machine import cores, fast_bf16
-from eman.platform.store.store import SWEEP, TRAINING, Record, Store, git_revision, store_uri
-from eman.platform.workspace import data_folder, home_folder
+from eman.platform.store.store import SWEEP, TRAINING, Record, Store, git_revision
+from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep, plan_again
 from eman.sweeps.view.live import duration
 from eman.trainers.data import catalog as data
@@ -17,10 +17,10 @@ from eman.trainers.data import catalog as data
 NEEDED = ("digits", "fashion-mnist")
 
 
-def status_lines() -> list[str]:
+def status_lines(workspace: Workspace) -> list[str]:
     """Sweeps, newest first, and the number of trainings by profile, method and state."""
-    store = Store()
-    lines = [f"store {store_uri()}"]
+    store = Store(workspace)
+    lines = [f"store {store.uri}"]
     sweeps = store.records(SWEEP)
     for record in sweeps:
         seconds = record.metrics.get("sweep/seconds")
@@ -37,9 +37,11 @@ def status_lines() -> list[str]:
     return lines
 
 
-def run_lines() -> list[str]:
+def run_lines(workspace: Workspace) -> list[str]:
     """The trainings of the store, one a line: key, state, name, profile."""
-    records = sorted(Store().records(TRAINING), key=lambda record: (record.tags.get("profile", ""), record.name))
+    records = sorted(
+        Store(workspace).records(TRAINING), key=lambda record: (record.tags.get("profile", ""), record.name)
+    )
     width = max((len(record.name) for record in records), default=0)
     return [
         f"{record.key}  {record.status:8}  {record.name:{width}}  {record.tags.get('profile', '')}"
@@ -85,18 +87,18 @@ def _launched(record: Record) -> float:
     return float(record.tags.get("eman.launched", record.start))
 
 
-def data_lines() -> list[str]:
+def data_lines(workspace: Workspace) -> list[str]:
     """One line a data set."""
     lines = []
     for name in data.DATASETS:
         try:
-            lines.append(f"{name:<15}{data.load(name, download=False).describe()}")
+            lines.append(f"{name:<15}{data.load(name, workspace, download=False).describe()}")
         except UserError as error:
             lines.append(f"{name:<15}not here: {error}")
     return lines
 
 
-def doctor_lines() -> tuple[list[str], bool]:
+def doctor_lines(workspace: Workspace) -> tuple[list[str], bool]:
     """The surroundings, and whether all is well."""
     import torch
 
@@ -114,15 +116,15 @@ def doctor_lines() -> tuple[list[str], bool]:
         f"cores          {cores()}",
         f"GPUs           {', '.join(gpus) or 'none'}",
         f"bfloat16       {'fast' if fast_bf16() else 'slow here: profiles take float32'}",
-        f"home           {home_folder()}",
-        f"data folder    {data_folder()}",
+        f"home           {workspace.home}",
+        f"data folder    {workspace.data}",
     ]
-    for line in data_lines():
+    for line in data_lines(workspace):
         lines.append(f"data           {line}")
         well &= "not here" not in line or not line.startswith(NEEDED)
     try:
-        store = Store()
-        lines.append(f"store          {store_uri()}: {len(store.records())} runs")
+        store = Store(workspace)
+        lines.append(f"store          {store.uri}: {len(store.records())} runs")
     except UserError as error:
         lines.append(f"store          {error}")
         well = False

@@ -15,8 +15,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from eman.platform.errors import UserError
-from eman.platform.store.store import SWEEP, TRAINING, Record, Store, store_uri
-from eman.platform.workspace import home_folder
+from eman.platform.store.store import SWEEP, TRAINING, Record, Store
+from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep, command
 
 #: Tag of a sweep's run: the keys of its trainings, of which some may be another sweep's children.
@@ -140,12 +140,13 @@ def link_lines(store: Store, server: str) -> list[str]:
     return [*lines, f"all runs: {server}{runs_page(store.experiment_id)}"]
 
 
-def serve(port: int, host: str, allowed: Sequence[str], *, open_browser: bool) -> None:
+def serve(workspace: Workspace, port: int, host: str, allowed: Sequence[str], *, open_browser: bool) -> None:
     """Runs MLflow's server on the store until Ctrl-C, and shows the schemes of the newest sweep beside each other.
 
     A store that is a server already is only shown.
 
     Args:
+        workspace: Whose store it is.
         port: Port of this machine.
         host: Address to listen at.
         allowed: Names by which others may reach it; needed where ``host`` is no loopback address.
@@ -154,12 +155,12 @@ def serve(port: int, host: str, allowed: Sequence[str], *, open_browser: bool) -
     Raises:
         UserError: The port is taken, or ``host`` opens the store to others and nobody said to whom.
     """
-    uri = store_uri()
+    uri = workspace.store
     if uri.startswith("http"):
         server = uri.rstrip("/")
-        _show(link_lines(Store(), server), open_browser)
+        _show(link_lines(Store(workspace), server), open_browser)
         return
-    store, command = Store(), _server_command(uri, port, host, allowed)
+    store, command = Store(workspace), _server_command(workspace, port, host, allowed)
     server = f"http://{allowed[0].split(':')[0] if allowed else '127.0.0.1'}:{port}"
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a server must not stay behind
@@ -177,7 +178,7 @@ def serve(port: int, host: str, allowed: Sequence[str], *, open_browser: bool) -
         process.wait(timeout=20)
 
 
-def _server_command(uri: str, port: int, host: str, allowed: Sequence[str]) -> list[str]:
+def _server_command(workspace: Workspace, port: int, host: str, allowed: Sequence[str]) -> list[str]:
     if not _loopback(host) and not allowed:
         raise UserError(
             f"--host {host} opens the store to the network: {_OPEN}. If that is meant, name the host as others address "
@@ -192,8 +193,8 @@ def _server_command(uri: str, port: int, host: str, allowed: Sequence[str]) -> l
     reached = [name if ":" in name else f"{name}:{port}" for name in (*allowed, "localhost", "127.0.0.1")]
     origins = [f"{scheme}://{name}" for name in reached for scheme in ("http", "https")]
     options = {
-        "--backend-store-uri": uri,
-        "--default-artifact-root": (home_folder() / "artifacts").as_uri(),
+        "--backend-store-uri": workspace.store,
+        "--default-artifact-root": workspace.artifacts_folder.as_uri(),
         "--host": host,
         "--port": str(port),
         "--workers": "1",

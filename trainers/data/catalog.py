@@ -6,10 +6,11 @@ Small sets are held in memory (:mod:`~eman.trainers.data.memory`). Image folders
 
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 from eman.platform.errors import UserError, unknown
 from eman.platform.storage import Place
-from eman.platform.workspace import data_folder, data_place
+from eman.platform.workspace import Workspace
 from eman.trainers.data.folders import MEAN, STD, STORED, stored
 from eman.trainers.data.memory import IN_MEMORY, synthetic
 from eman.trainers.data.splits import DataSet, Split
@@ -29,10 +30,14 @@ DATASETS = (*IN_MEMORY, *STORED, "synthetic")
 
 
 @lru_cache(maxsize=2)
-def _load(name: str, _where: str, download: bool) -> DataSet:
+def _load(name: str, where: str, folder: Path, download: bool) -> DataSet:
     if name in IN_MEMORY:
-        return IN_MEMORY[name](data_folder(), download)
-    return at(name, Place(data_place()) / name)
+        return IN_MEMORY[name](folder, download)
+    return at(name, Place(where) / name)
+
+
+def _read(name: str, workspace: Workspace, download: bool) -> DataSet:
+    return _load(name, workspace.data, workspace.data_folder, download)
 
 
 def at(name: str, place: Place) -> DataSet:
@@ -43,11 +48,12 @@ def at(name: str, place: Place) -> DataSet:
 _load_synthetic = lru_cache(maxsize=1)(synthetic)
 
 
-def load(name: str, size: int | None = None, *, download: bool = True) -> DataSet:
+def load(name: str, workspace: Workspace, size: int | None = None, *, download: bool = True) -> DataSet:
     """A data set by name, kept for the next run of this process.
 
     Args:
         name: A name in :data:`DATASETS`, or of a folder in ``$EMAN_DATA``.
+        workspace: Where data sets lie.
         size: Height and width at which a network sees the images of folders and shards; ``None``: their own.
         download: Whether to get it if it is not there.
 
@@ -56,9 +62,9 @@ def load(name: str, size: int | None = None, *, download: bool = True) -> DataSe
     """
     if name == "synthetic":
         return _load_synthetic(size or 32)
-    if name not in IN_MEMORY and name not in STORED and not _a_folder(name):
-        raise unknown("dataset", name, [*DATASETS, f"any folder of images or shards in {data_place()}"])
-    found = _load(name, data_place(), download)
+    if name not in IN_MEMORY and name not in STORED and not _a_folder(name, workspace):
+        raise unknown("dataset", name, [*DATASETS, f"any folder of images or shards in {workspace.data}"])
+    found = _read(name, workspace, download)
     if isinstance(found.train, Split) or isinstance(found.test, Split):
         native = found.train.shape[1]
         if size not in (None, native):
@@ -75,16 +81,16 @@ def size_of(name: str, size: int | None) -> int | None:
     return None if name in IN_MEMORY else size
 
 
-def _a_folder(name: str) -> bool:
+def _a_folder(name: str, workspace: Workspace) -> bool:
     if not name or "/" in name or name.startswith("."):
         return False
-    place = Place(data_place()) / name
+    place = Place(workspace.data) / name
     return place.local.is_dir() if place.local is not None else bool(place.files())
 
 
-def pixel_scale(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pixel_scale(name: str, workspace: Workspace) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of a set's training pixels; ImageNet's are the usual ones, without its images."""
     if name == "imagenet":
         return MEAN, STD
-    dataset = _load(name, data_place(), True) if name != "synthetic" else load(name)
+    dataset = load(name, workspace) if name == "synthetic" else _read(name, workspace, True)
     return dataset.mean, dataset.std

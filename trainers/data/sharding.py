@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from eman.platform.storage import Place
-from eman.platform.workspace import data_place
+from eman.platform.workspace import Workspace
 from eman.trainers.data import catalog as data
 from eman.trainers.data import memory, shards
 from eman.trainers.data.splits import AnySplit, Split
@@ -50,12 +50,19 @@ def _png(image_AHW: torch.Tensor) -> bytes:
 
 
 def shard(
-    name: str, source: str | None, out: str | None, say: Callable[[str], None], *, rows: int | None = None
+    name: str,
+    workspace: Workspace,
+    source: str | None,
+    out: str | None,
+    say: Callable[[str], None],
+    *,
+    rows: int | None = None,
 ) -> dict[str, Any]:
     """Writes a set as shards; what is there already is kept, so that an interrupted call goes on.
 
     Args:
         name: Name of the set, by which runs ask for it.
+        workspace: Where data sets lie.
         source: A folder, by path or URI, laid out as the set wants it; or the name of a set that is held in memory,
             whose images are written as PNG. ``None``: the set of that name.
         out: Folder to write to, by path or URI; by default ``$EMAN_DATA/NAME``, where runs look for it.
@@ -69,8 +76,8 @@ def shard(
         UserError: The source is not laid out so, the store does not answer, or too many images cannot be read.
     """
     source = source or name
-    target = Place(out) if out else Place(data_place()) / name
-    found = data.load(source) if source in memory.IN_MEMORY else data.at(name, Place(source))
+    target = Place(out) if out else Place(workspace.data) / name
+    found = data.load(source, workspace) if source in memory.IN_MEMORY else data.at(name, Place(source))
     train = found.train
     several = train.labels.dim() == 2
     channels = train.channels if isinstance(train, StoredSplit) else train.shape[0]
@@ -78,14 +85,14 @@ def shard(
     return shards.write(what, {"train": Items(train), "test": Items(found.test)}, target, say, rows=rows)
 
 
-def place_of(where: str) -> Place:
+def place_of(where: str, workspace: Workspace) -> Place:
     """A folder by path or URI, or the folder of a set by its name."""
-    return Place(where) if "/" in where or where.startswith(".") else Place(data_place()) / where
+    return Place(where) if "/" in where or where.startswith(".") else Place(workspace.data) / where
 
 
-def info(where: str) -> Iterator[str]:
+def info(where: str, workspace: Workspace) -> Iterator[str]:
     """What shards say of themselves, in lines; raises :class:`~eman.platform.errors.UserError` if there are none."""
-    place = place_of(where)
+    place = place_of(where, workspace)
     content = shards.manifest(place)
     yield f"{place}: {content['name']}, {len(content['classes']):,} classes, hash {content['hash']}"
     for split, about in content["splits"].items():

@@ -9,7 +9,6 @@ Shapes: N images of a split, n of a batch, P views of a batch, A channels, S by 
 
 import io
 import logging
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -328,10 +327,11 @@ class Feed:
     Args:
         recipe: How batches are made.
         steps: Steps of the run; nothing beyond them is read.
+        most_corrupt: Unreadable images that are replaced by others before the run fails.
     """
 
-    def __init__(self, recipe: Recipe, steps: int) -> None:
-        self.recipe, self.steps = recipe, steps
+    def __init__(self, recipe: Recipe, steps: int, most_corrupt: int) -> None:
+        self.recipe, self.steps, self.most_corrupt = recipe, steps, most_corrupt
         self.next = -1
         self.corrupt: dict[str, None] = {}
         self._batches: Iterator[dict[str, Array]] = iter(())
@@ -363,7 +363,7 @@ class Feed:
             if name not in self.corrupt:
                 self.corrupt[name] = None
                 log.warning("%s cannot be read; the next image of its batch stands for it", name)
-        most = int(os.environ.get("EMAN_MOST_CORRUPT", shards.MOST_CORRUPT))
+        most = self.most_corrupt
         if len(self.corrupt) > most or none_left:
             raise UserError(
                 f"{len(self.corrupt)} images cannot be read: {', '.join(self.corrupt)}. Get them anew, or let more "

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from eman.platform.errors import UserError, first_line
 from eman.platform.storage import Place
-from eman.platform.workspace import data_place
+from eman.platform.workspace import Workspace
 from eman.trainers.data import shards
 from eman.trainers.data.splits import AnySplit, DataSet
 from eman.trainers.data.stored import WINDOW, StoredSplit
 
 
-def indexed(name: str, file: str, split: AnySplit) -> Tensor:
+def indexed(name: str, file: str, split: AnySplit, workspace: Workspace) -> Tensor:
     """Places of the labelled samples that an index file lists: ``$EMAN_DATA/NAME/indexes/FILE.csv``, whose column
     ``Index`` counts the training images in ImageFolder's order, as the files of the official code do.
 
@@ -23,7 +23,7 @@ def indexed(name: str, file: str, split: AnySplit) -> Tensor:
     """
     import pandas as pd
 
-    place = Place(data_place()) / name / "indexes" / f"{file}.csv"
+    place = Place(workspace.data) / name / "indexes" / f"{file}.csv"
     try:
         with place.open() as stream:
             listed = torch.tensor(pd.read_csv(stream)["Index"].to_numpy(dtype=np.int64))

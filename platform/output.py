@@ -1,0 +1,76 @@
+"""Files and folders that a command writes: whole or not at all, and refused early with one line."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from eman.platform.errors import UserError
+
+
+def check_output(path: Path, *, flag: str = "--out") -> None:
+    """Refuse a path that no file can be written to. Call it before computing what goes there.
+
+    Args:
+        path: The file to write.
+        flag: What the user gave it by, for the message.
+
+    Raises:
+        UserError: It is empty or a folder, or its folder is missing or not writable.
+    """
+    if not path.name:
+        raise UserError(f"{flag} {str(path)!r} names no file; give a file's name.")
+    if path.is_dir():
+        raise UserError(f"{flag} {path} is a folder; give a file's name in it.")
+    _check_parent(path, flag)
+
+
+def _check_parent(path: Path, flag: str) -> None:
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise UserError(f"{flag} {path}: there is no folder {parent}; create it first.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {path}: {parent} is not writable; give another folder.")
+
+
+@contextmanager
+def output_file(path: Path, *, flag: str = "--out") -> Iterator[Path]:
+    """Yield a temporary file beside ``path`` that replaces it when the block ends without an error.
+
+    Raises:
+        UserError: See :func:`check_output`; or it could not be written, for example because the disk is full.
+    """
+    check_output(path, flag=flag)
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{flag} {path} could not be written ({error.strerror or error}).") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def output_folder(path: Path, *, flag: str = "--out") -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that is renamed to it when the block ends without an error.
+
+    The block creates the folder.
+
+    Raises:
+        UserError: ``path`` is empty or exists (a folder, unlike a file, is never replaced), or its parent is missing or
+            not writable.
+    """
+    if not path.name:
+        raise UserError(f"{flag} {str(path)!r} names no folder; give a new folder's name.")
+    if path.exists():
+        raise UserError(f"{path} exists, and a folder is never replaced; remove it, or give another name.")
+    _check_parent(path, flag)
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
