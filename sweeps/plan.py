@@ -200,7 +200,7 @@ def plan_grid(
     cells: dict[tuple[str, str], Cell] = {}
     for method in methods:
         for scheme in schemes:
-            averaged = TEACHER_NORMS[resolve_scheme(method, scheme).teacher].statistics == "average"
+            averaged = TEACHER_NORMS[resolve_scheme(method, scheme).teacher].averages_statistics
             momenta: Sequence[float | None] = eman_momenta if averaged and eman_momenta else [None]
             for momentum in momenta:
                 fields = {} if momentum is None else {"eman_momentum": momentum}

@@ -1,49 +1,86 @@
-"""How student and teacher normalize: the schemes of Tables 1 and 8 as data."""
+"""How student and teacher normalize: the schemes of Tables 1 and 8 as data, without importing torch."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 from eman.platform.errors import UserError, named, unknown
 
 
+class Move(Enum):
+    """What :meth:`~eman.trainers.norm.teacher.Teacher.update` does to one kind of tensor."""
+
+    AVERAGE = "average with the momentum of Eq. (1)"
+    AVERAGE_STATISTICS = "average with the momentum of Eq. (9)"
+    COPY = "copy the student's"
+    KEEP = "leave unchanged"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TeacherNorm:
-    """How a teacher normalizes.
+    """How a teacher normalizes and follows its student: data that :mod:`~eman.trainers.norm.policies` carries out.
 
     Attributes:
-        norm: Kind of layer: ``bn``, ``syncbn``, ``gn``, ``in``, ``ln``; ``None``: the student's.
-        own_batch: It normalizes with the statistics of its own batch, Eq. (3); otherwise with stored ones, Eq. (8).
-        statistics: Where stored statistics come from: ``own`` batches while normalizing with them, ``average`` of the
-            student's, Eq. (9), a ``copy`` of the student's, or what the teacher has ``collect``-ed from its own inputs
-            up to the previous iteration, Eq. (4).
-        shuffle: Its inputs are permuted over all devices and its outputs put back (ShuffleBN).
-        joint: There is no second network: the student's pass over all views serves as the teacher's (FixMatch).
+        norm: Kind of norm layer: ``bn``, ``syncbn``, ``gn``, ``in`` or ``ln``; ``None`` for the student's.
+        own_batch: Run the teacher in training mode, normalizing with its own batch, Eq. (3). Otherwise it runs in
+            evaluation mode and normalizes with running statistics, Eq. (8).
+        parameters: What an update does to parameters.
+        statistics: What an update does to the running statistics of batch norms.
+        buffers: What an update does to other floating-point buffers. Integer buffers are always copied.
+        collects: Update running statistics from the teacher's own inputs, after each pass, Eq. (4).
+        shuffle: Permute inputs over all devices and put outputs back (ShuffleBN).
+        joint: Have no second network: the student's pass over all views also gives the teacher's outputs (FixMatch).
     """
 
     norm: str | None = None
     own_batch: bool = False
-    statistics: str = "own"
+    parameters: Move = Move.AVERAGE
+    statistics: Move = Move.KEEP
+    buffers: Move = Move.AVERAGE
+    collects: bool = False
     shuffle: bool = False
     joint: bool = False
+
+    @property
+    def needs_batch_norms(self) -> bool:
+        """Whether the student must have batch norms, whose statistics this teacher uses."""
+        return self.collects or self.statistics is not Move.KEEP
+
+    @property
+    def averages_statistics(self) -> bool:
+        """Whether Eq. (9) applies, so that its momentum changes the result."""
+        return self.statistics is Move.AVERAGE_STATISTICS
+
+    @property
+    def independent(self) -> bool:
+        """Whether an image's output depends on nothing else in this pass or in earlier ones since the last update."""
+        return not (self.own_batch or self.collects)
 
 
 #: Student norms, with the paper's names for them.
 STUDENT_NORMS = {"bn": "BN", "syncbn": "SyncBN", "gn": "GN", "in": "IN", "ln": "LN"}
 
-
+#: Teacher norms by name. Proxy norm is the paper's word for statistics taken from one network's own batches.
 TEACHER_NORMS = {
     **{kind: TeacherNorm(norm=kind, own_batch=True) for kind in STUDENT_NORMS},
     "shufflebn": TeacherNorm(norm="bn", own_batch=True, shuffle=True),
-    "eman": TeacherNorm(statistics="average"),
-    "student-pn": TeacherNorm(statistics="copy"),
-    "teacher-pn": TeacherNorm(statistics="collect"),
+    "eman": TeacherNorm(statistics=Move.AVERAGE_STATISTICS),
+    "student-pn": TeacherNorm(statistics=Move.COPY),
+    "teacher-pn": TeacherNorm(collects=True),
     "student": TeacherNorm(joint=True),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """A row of Table 1 or 8. ``None`` means that the value plays no part or, for ``eman_momentum``, that the
-    statistics move with the momentum of the parameters.
+    """A row of Table 1 or 8.
+
+    Attributes:
+        title: The paper's name.
+        student: A key of :data:`STUDENT_NORMS`.
+        teacher: A key of :data:`TEACHER_NORMS`.
+        student_proxy_momentum: alpha of Eq. (4) in the student.
+        teacher_proxy_momentum: alpha of Eq. (4) in a teacher that collects statistics; ``None`` elsewhere.
+        eman_momentum: m of Eq. (9); ``None`` for that of Eq. (1).
     """
 
     title: str
@@ -54,8 +91,8 @@ class Scheme:
     eman_momentum: float | None = None
 
 
-#: Every row of Tables 1 and 8, and LN. A new scheme is one entry. ``default`` is FixMatch's; the entries of the other
-#: methods (``trainers/methods.py``) say which scheme is theirs.
+#: Every row of Tables 1 and 8, and LN. ``default`` is FixMatch's; the other methods name their default scheme in their
+#: entry in :mod:`eman.trainers.methods.registry`.
 SCHEMES = {
     "default": Scheme(title="default / default", teacher="student"),
     "bn": Scheme(title="BN / BN", teacher="bn"),
@@ -75,7 +112,7 @@ SCHEMES = {
 
 
 def scheme_named(name: str) -> Scheme:
-    """The scheme of that name.
+    """Return the scheme called ``name``.
 
     Raises:
         UserError: There is none.
@@ -84,14 +121,17 @@ def scheme_named(name: str) -> Scheme:
 
 
 def check_names(student_norm: str, teacher_norm: str) -> None:
-    """Raises :class:`UserError` unless both names are known."""
+    """Check that both norms exist and fit together.
+
+    Raises:
+        UserError: They do not.
+    """
     if student_norm not in STUDENT_NORMS:
         raise unknown("student_norm", student_norm, STUDENT_NORMS)
     if teacher_norm not in TEACHER_NORMS:
         raise unknown("teacher_norm", teacher_norm, TEACHER_NORMS)
-    needs_statistics = TEACHER_NORMS[teacher_norm].statistics != "own"
-    if needs_statistics and student_norm not in ("bn", "syncbn"):
+    if TEACHER_NORMS[teacher_norm].needs_batch_norms and student_norm not in ("bn", "syncbn"):
         raise UserError(
-            f"teacher_norm is {teacher_norm!r}, which lives on batch statistics, and student_norm is "
-            f"{student_norm!r}, which keeps none; give student_norm bn or syncbn."
+            f"teacher_norm {teacher_norm!r} uses the statistics of batch norms, and student_norm {student_norm!r} "
+            f"keeps none; give student_norm bn or syncbn."
         )

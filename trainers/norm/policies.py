@@ -1,0 +1,107 @@
+"""Carrying out what a :class:`~eman.trainers.norm.schemes.TeacherNorm` declares: a teacher's layers, mode and passes.
+
+Shapes: N images on this worker.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from eman.platform.errors import UserError
+from eman.trainers import distributed
+from eman.trainers.norm.convert import convert_norm
+from eman.trainers.norm.device_bn import DeviceBatchNorm
+from eman.trainers.norm.schemes import TEACHER_NORMS, Scheme
+from eman.trainers.norm.statistics import batch_norms, batch_statistics, share_statistics
+
+#: 1 - alpha of Eq. (4) in a teacher whose scheme names no alpha: PyTorch's default.
+_PROXY_WEIGHT = 0.1
+
+
+def teacher_network(student: nn.Module, scheme: Scheme) -> nn.Module:
+    """Copy a student and give the copy the norms that the scheme's teacher needs.
+
+    Raises:
+        UserError: The scheme does not fit the student.
+    """
+    norm = TEACHER_NORMS[scheme.teacher]
+    network = copy.deepcopy(student).requires_grad_(False)
+    layers = list(batch_norms(network))
+    if norm.needs_batch_norms and not layers:
+        raise UserError(
+            f"scheme {scheme.title!r} uses the statistics of batch norms, and the student has none; build it with "
+            f"BatchNorm, or choose a scheme such as bn, gn or ln."
+        )
+    if layers and norm.norm not in (None, "bn", "syncbn"):
+        raise UserError(
+            f"scheme {scheme.title!r} needs a student without batch norms; call "
+            f"convert_norm(student, {scheme.student!r}) first."
+        )
+    if norm.shuffle and hosted_devices(network) * distributed.workers() == 1:
+        raise UserError(
+            "ShuffleBN moves images between the devices of a batch, and there is one device; give "
+            "convert_norm(student, 'bn', devices=8), or run several workers."
+        )
+    if norm.norm in ("bn", "syncbn"):
+        network = _synchronized(network, norm.norm == "syncbn")
+    if norm.collects:
+        alpha = scheme.teacher_proxy_momentum
+        for layer in layers:
+            layer.register_forward_hook(_collector(_PROXY_WEIGHT if alpha is None else 1 - alpha))
+    return network
+
+
+def hosted_devices(network: nn.Module) -> int:
+    """Return how many devices' batches the network's norms tell apart on this worker."""
+    return max((layer.devices for layer in batch_norms(network) if isinstance(layer, DeviceBatchNorm)), default=1)
+
+
+def teacher_pass(network: nn.Module, scheme: Scheme, x_N: Tensor, permutation: Callable[[int], Tensor]) -> Tensor:
+    """Run one pass of a teacher.
+
+    Args:
+        network: Made by :func:`teacher_network`.
+        scheme: The same as there.
+        x_N: Images.
+        permutation: Gives ShuffleBN's permutation of so many rows, the same on all workers.
+    """
+    norm = TEACHER_NORMS[scheme.teacher]
+    if norm.shuffle:
+        devices = hosted_devices(network) * distributed.workers()
+        order_G = permutation(len(x_N) * distributed.workers())
+        shuffled_N = network(distributed.exchange_rows(x_N, order_G, devices))
+        return distributed.exchange_rows(shuffled_N, torch.argsort(order_G), devices)
+    y_N: Tensor = network(x_N)
+    if norm.collects:
+        share_statistics(network)
+    return y_N
+
+
+def _synchronized(network: nn.Module, sync: bool) -> nn.Module:
+    """Make batch norms normalize over all devices, or over each by itself."""
+    layers = list(batch_norms(network))
+    for layer in layers:
+        if isinstance(layer, DeviceBatchNorm):
+            layer.sync = sync
+    if sync and not all(isinstance(layer, DeviceBatchNorm) for layer in layers):
+        return convert_norm(network, "syncbn")
+    return network
+
+
+def _collector(weight: float) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    """Return a forward hook for Eq. (4) on a layer's own inputs.
+
+    It runs after the layer has normalized, so that an output depends on the statistics of earlier iterations alone
+    (Section 5.4).
+    """
+
+    def collect(layer: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        assert isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        assert layer.running_mean is not None and layer.running_var is not None
+        mean_C, var_C = batch_statistics(layer, inputs[0])
+        layer.running_mean.lerp_(mean_C, weight)
+        layer.running_var.lerp_(var_C, weight)
+
+    return collect
