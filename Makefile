@@ -53,7 +53,7 @@ chaos: install  ## A sweep disturbed by twenty faults: minutes
 	$(BIN)/python tests/chaos.py
 
 bench: install  ## Benchmarks: medians and ratios
-	$(BIN)/python tests/bench.py
+	$(BIN)/python tests/benchmarks/bench.py
 
 PEERS := .venv-peers
 bench-peers: install  ## Beside lightly, which gets an environment of its own
@@ -61,10 +61,10 @@ bench-peers: install  ## Beside lightly, which gets an environment of its own
 	@# It sees our packages, torch above all, and keeps its own; ours does not see it.
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check lightly==1.6.0
-	$(BIN)/python tests/peers.py
+	$(BIN)/python tests/benchmarks/peers.py
 
 bench-growth: install  ## How a sweep's time grows with its runs, and a step's with its devices
-	$(BIN)/python tests/growth.py
+	$(BIN)/python tests/benchmarks/growth.py
 
 clean:  ## Remove the environment and caches; results in .eman stay
 	rm -rf docs/_build .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache build *.egg-info

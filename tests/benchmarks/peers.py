@@ -42,7 +42,7 @@ from eman.trainers.data import subsets
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 
 

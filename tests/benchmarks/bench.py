@@ -1,8 +1,8 @@
-"""Benchmarks: `make bench`, or `python tests/bench.py NAME...` for some. Medians, and ratios taken in one run; nothing
-here passes or fails.
+"""Benchmarks of the parts: `make bench`, or `python tests/benchmarks/bench.py NAME...` for some of them.
 
-Each comparison alternates its two sides, so that a machine whose speed drifts slows both. All of them together are put
-down in the history of `benchmarks.py`, from which docs/performance.md is made.
+Each comparison alternates its two sides, so that a machine whose speed drifts slows both, and reports medians and
+ratios taken in one run. Nothing here passes or fails. A run of all of them is added to docs/benchmarks.json, from which
+`history.py` makes the last part of docs/performance.md.
 """
 
 import multiprocessing
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import benchmarks
+import history
 import torch
 from PIL import Image
 from torch import nn
@@ -626,7 +626,7 @@ BENCHMARKS: dict[str, Callable[[], Found]] = {
 def machine() -> dict[str, Any]:
     """What ratios depend on."""
     return {
-        "processor": benchmarks.processor(),
+        "processor": history.processor(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -658,7 +658,7 @@ def main(names: Sequence[str]) -> int:
         lines.append(line)
         ratios |= {f"{name}: {what}": round(ratio, 3) for what, ratio in found.items()}
     if not names:
-        benchmarks.put_down({"date": f"{date.today()}", "revision": git_revision(), **machine()}, lines, ratios)
+        history.put_down({"date": f"{date.today()}", "revision": git_revision(), **machine()}, lines, ratios)
     return 0
 
 

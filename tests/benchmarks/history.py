@@ -9,7 +9,7 @@ from typing import Any
 
 from eman.platform.output import output_file
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 HISTORY, PAGE = DOCS / "benchmarks.json", DOCS / "performance.md"
 BEGIN = "<!-- what follows is made by `make bench` -->\n"
 
