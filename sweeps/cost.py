@@ -12,7 +12,8 @@ import torch
 from eman.evaluation.protocols.registry import protocol_named, together
 from eman.platform.errors import UserError
 from eman.platform.store.store import TRAINING, Store
-from eman.sweeps.plan import Sweep, training_images
+from eman.sweeps.plan import Sweep
+from eman.sweeps.work import training_images
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.methods.registry import METHODS, method_named
 from eman.trainers.spec.run import RunSpec

@@ -1,11 +1,9 @@
 """The live view: of a board that trials fill, of one that the store fills, and what a terminal shows of it."""
 
 import io
-import json
 import os
 import pty
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -20,9 +18,9 @@ from eman.evaluation.results.tables import Results
 from eman.platform.errors import UserError
 from eman.platform.store.store import EVALUATION, SILENT_SECONDS, SWEEP, TRAINING, RunLog, Store
 from eman.platform.workspace import Workspace
-from eman.sweeps.plan import Sweep, command, plan, plan_again, plan_grid
-from eman.sweeps.profiles.quick import QUICK
+from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.profiles.smoke import SMOKE
+from eman.sweeps.request import SweepRequest
 from eman.sweeps.run.launch import Options, Report, _Launch
 from eman.sweeps.view import watch
 from eman.sweeps.view.live import Best, Board, Running, View, render
@@ -32,7 +30,9 @@ from eman.sweeps.view.status import found_sweep, planned_sweep
 #: Making the store is not what these tests are about.
 pytestmark = pytest.mark.usefixtures("store_file")
 
-SWEEP_OF_TWO = plan_grid(SMOKE, ["fixmatch", "moco"], ["bn", "eman"], linear_lr=[1.0, 2.0])
+SWEEP_OF_TWO = plan(
+    SweepRequest(profile="smoke", methods=["fixmatch", "moco"], schemes=["bn", "eman"], linear_lr=[1.0, 2.0])
+)
 VIEW = View(
     "table1 · quick",
     {"done": 4, "running": 2, "waiting": 12, "failed": 1, "reused": 2},
@@ -57,7 +57,7 @@ def shown(view: View, width: int = 100, rows: int = 10) -> str:
 
 
 def begun(store: Store, sweep: Sweep, launched: float | None = None) -> RunLog:
-    tags = {"eman.request": json.dumps(sweep.request), "eman.launched": f"{launched or time.time():.3f}"}
+    tags = {"eman.request": sweep.request.model_dump_json(), "eman.launched": f"{launched or time.time():.3f}"}
     return store.begin(SWEEP, sweep.key, f"{sweep.name} · {sweep.profile.name}", params={}, tags=tags)
 
 
@@ -247,44 +247,16 @@ def test_a_sweep_that_has_fallen_silent_is_not_running(capsys: pytest.CaptureFix
     assert "no sweep is running" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "sweep",
-    [
-        plan(["table1", "table8"], SMOKE, 3, {"epochs": 5, "milestones": [0.5, 0.9]}, network="teacher"),
-        plan(["table1"], QUICK),
-        plan(["table6"], SMOKE, overrides={"precision": "float64"}, selection="best"),
-        plan_grid(SMOKE, ["moco", "byol"], ["bn", "eman"], eman_momenta=[0.9, 0.99], linear_lr=[1.0, 2.0], seeds=2),
-    ],
-    ids=lambda sweep: sweep.name,
-)
-def test_what_was_asked_for_is_kept_and_asked_again(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
-    request = json.loads(json.dumps(sweep.request))
-    assert len(json.dumps(request)) < 2000  # a tag holds 8,000 characters
-    again = plan_again(request)
-    assert again.key == sweep.key
-    assert [table.notes for table in again.tables] == [table.notes for table in sweep.tables]
-    words = shlex.split(command(request))
-    assert main([*words[1:], "--dry-run", "--format", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)["keys"] == sorted(sweep.trainings)
-
-
-def test_a_machine_of_another_precision_plans_the_same_runs() -> None:
-    sweep = plan(["table1"], QUICK)
-    other = "float32" if "bf16" in {spec.precision for spec in sweep.trainings.values()} else "bf16"
-    request = plan(["table1"], QUICK, overrides={"precision": other}).request | {"overrides": {}}
-    assert {spec.precision for spec in plan_again(request).trainings.values()} == {other}
-
-
 def test_a_sweep_is_found_by_name_and_key_and_must_be_this_versions() -> None:
     store = Store(Workspace.from_environment())
     with pytest.raises(UserError, match="holds no sweep yet"):
         found_sweep(None, store)
     begun(store, SWEEP_OF_TWO, 1000.0).finish()
-    begun(store, plan(["table1"], SMOKE), 2000.0).finish()
+    begun(store, plan(SweepRequest(tables=["table1"], profile="smoke")), 2000.0).finish()
     assert found_sweep(None, store).name == "table1 · smoke"
     assert found_sweep("grid", store).key == SWEEP_OF_TWO.key
     assert found_sweep(SWEEP_OF_TWO.key[:5], store).name == "grid · smoke"
-    assert planned_sweep(found_sweep("table1", store)).key == plan(["table1"], SMOKE).key
+    assert planned_sweep(found_sweep("table1", store)).key == plan(SweepRequest(tables=["table1"], profile="smoke")).key
     with pytest.raises(UserError, match=r"no sweep 'table9'.*\(table1 · smoke\), .*\(grid · smoke\)"):
         found_sweep("table9", store)
     store.begin(SWEEP, "0" * 16, "old · smoke", params={}, tags={})
@@ -295,12 +267,13 @@ def test_a_sweep_is_found_by_name_and_key_and_must_be_this_versions() -> None:
 NOISE = """
 import logging, os, signal, subprocess, sys, time, warnings
 from rich.console import Console
-from eman.sweeps.live import Board, Screen, picture
-from eman.sweeps.profiles import SMOKE
-from eman.sweeps.sweep import plan
+from eman.sweeps.view.live import Board, Screen, picture
+from eman.sweeps.plan import plan
+from eman.sweeps.request import SweepRequest
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without it
-board, console = Board(plan(["table1"], SMOKE), time.time()), Console(file=sys.stderr, highlight=False)
+sweep = plan(SweepRequest(tables=["table1"], profile="smoke"))
+board, console = Board(sweep, time.time()), Console(file=sys.stderr, highlight=False)
 screen = Screen(console, lambda: picture(board, console), board.warn)
 screen.start()
 try:

@@ -1,6 +1,5 @@
 """The report: a page of a store that was filled by hand, read as HTML and looked at in a browser."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -15,8 +14,9 @@ from eman.evaluation.results import tables
 from eman.evaluation.results.tables import Results
 from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
 from eman.platform.workspace import Workspace
-from eman.sweeps.plan import Sweep, plan, plan_grid
+from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.profiles.smoke import SMOKE
+from eman.sweeps.request import SweepRequest
 
 REASON = "<script>alert('no')</script> & a loss that is not finite"
 VOID = {"meta", "br", "wbr", "path", "use", "rect", "stop"}
@@ -64,7 +64,7 @@ class Page(HTMLParser):
 
 def fill(store: Store, sweep: Sweep) -> None:
     """Everything done with numbers of its own, but for MoCo's BN/BN, which failed; two epochs of curves."""
-    tags = {"eman.request": json.dumps(sweep.request), "eman.launched": f"{time.time():.3f}"}
+    tags = {"eman.request": sweep.request.model_dump_json(), "eman.launched": f"{time.time():.3f}"}
     parent = store.begin(SWEEP, sweep.key, f"{sweep.name} · smoke", params={}, tags=tags)
     for number, (key, spec) in enumerate(sweep.trainings.items()):
         log = store.begin(TRAINING, key, sweep.titles[key], params={}, tags={"eman.data_hash": "cafe"})
@@ -86,7 +86,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep, list
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMAN_HOME", str(folder / "home"))
-        sweep = plan(["table1"], SMOKE)
+        sweep = plan(SweepRequest(tables=["table1"], profile="smoke"))
         fill(Store(Workspace.from_environment()), sweep)
         assert main(["report", "--out", str(folder / "page" / "report.html")]) == 0
         found = tables.values(sweep.tables[0], Results.read(Store(Workspace.from_environment())))
@@ -154,9 +154,9 @@ def test_a_grid_a_name_and_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixtu
     out = tmp_path / "report.html"
     assert main(["report", "--out", str(out)]) == 2
     assert "holds no sweep yet" in capsys.readouterr().err
-    sweep = plan_grid(SMOKE, ["moco"], ["eman"], seeds=2)
+    sweep = plan(SweepRequest(profile="smoke", methods=["moco"], schemes=["eman"], seeds=2))
     store = Store(Workspace.from_environment())
-    tags = {"eman.request": json.dumps(sweep.request), "eman.launched": "1.0"}
+    tags = {"eman.request": sweep.request.model_dump_json(), "eman.launched": "1.0"}
     store.begin(SWEEP, sweep.key, "grid · smoke", params={}, tags=tags)
     for start in ("grid", sweep.key[:6]):
         assert main(["report", start, "--out", str(out)]) == 0

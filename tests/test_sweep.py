@@ -14,19 +14,11 @@ import pandas as pd
 import psutil
 import pytest
 
-from eman.platform.errors import UserError
 from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
 from eman.platform.workspace import Workspace
-from eman.sweeps.plan import plan, plan_again, plan_grid, work
-from eman.sweeps.profiles.cifar10 import CIFAR10
-from eman.sweeps.profiles.imagenet import IMAGENET
-from eman.sweeps.profiles.profile import Profile
-from eman.sweeps.profiles.quick import QUICK
-from eman.sweeps.profiles.registry import PROFILES
+from eman.sweeps.plan import plan
 from eman.sweeps.profiles.smoke import SMOKE
-from eman.sweeps.profiles.stl10 import STL10
-from eman.sweeps.tables.figure3 import lines
-from eman.trainers.data.catalog import TRAINING_IMAGES
+from eman.sweeps.request import SweepRequest
 
 EMAN = [sys.executable, "-m", "eman"]
 
@@ -42,138 +34,6 @@ def run(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     )
     assert done.returncode == 0, done.stderr
     return done
-
-
-@pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
-def test_46_cells_stand_on_35_trainings(profile: Profile) -> None:
-    sweep = plan(["table1", "table8"], profile)
-    assert (sweep.cells, len(sweep.trainings)) == (46, 35)
-    rates = profile.linear_lr
-    assert len(sweep.evaluations) == 12 * len(rates["moco"]) + 10 * len(rates["byol"])
-    assert len(plan(["table1", "table8"], profile, 3).trainings) == 105
-    assert plan(["table8", "table1"], profile).key == sweep.key
-    drawn = {run.key for line in lines(sweep.scope) for run in line.runs}
-    assert drawn == plan(["table1"], profile).trainings.keys()
-
-
-def test_tables_4_and_5_share_their_networks_with_table_1() -> None:
-    sweep = plan(["table4", "table5"], SMOKE)
-    assert (sweep.cells, len(sweep.trainings), len(sweep.evaluations)) == (11 * 3 + 9 * 5, 7, 7 * 7)
-    assert len(plan(["table1", "table4"], SMOKE).trainings) == len(plan(["table1"], SMOKE).trainings) + 3
-    by_row = {cell.row: cell.wanted for cell in sweep.tables[0].cells}
-    assert by_row["InstDisc"] == ()
-    assert by_row["MoCo (800 epochs)"][0].run.epochs == 4 * by_row["MoCo (200 epochs)"][0].run.epochs
-    assert by_row["Supervised (90 epochs)"][0].run.label_fraction == 1
-    assert ("MoCo-EMAN (800 epochs)", "MoCo (800 epochs)") in sweep.tables[0].contrasts
-    assert len(sweep.tables[0].contrasts) == 3
-
-
-@pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
-def test_fixmatch_starts_from_runs_of_the_other_tables(profile: Profile) -> None:
-    sweep = plan(["table6"], profile)
-    runs = list(sweep.trainings.values())
-    starts = {spec.init.key for spec in runs if spec.init is not None}
-    assert len(starts) == 2
-    assert starts < plan(["table2"], profile).trainings.keys()
-    assert len(runs) == 14 + 2
-    for place, spec in enumerate(runs):
-        assert spec.init is None or spec.init in runs[:place]
-    assert len(set(sweep.titles.values())) == len(runs)
-    by_row = {(cell.row, cell.column): cell.wanted for cell in sweep.tables[0].cells}
-    short, long = (by_row[f"EMAN from MoCo, {times}×", "10% labels top-1"][0].run for times in (1, 3))
-    assert (long.epochs, long.schedule) == (3 * short.epochs, "cosine")
-    assert by_row["baseline from None, 1×", "1% labels top-1"] == ()
-
-
-def test_the_papers_low_shot_table_has_three_blocks() -> None:
-    sweep = plan(["table5"], IMAGENET)
-    assert sweep.cells == 5 * (9 + 6 + 4)
-    by_row = {cell.row: cell.wanted for cell in sweep.tables[0].cells if cell.column == "k=4"}
-    [voc], [imagenet] = (by_row[f"{name}: MoCo (200 epochs)"] for name in ("VOC2007", "ImageNet"))
-    assert voc.run == imagenet.run  # the domain is similar: ImageNet's network
-    assert (voc.evaluations[0].dataset, voc.metric) == ("voc2007", "lowshot/k4_map")
-    [inat] = by_row["iNaturalist: MoCo (1000 epochs)"]
-    assert (inat.run.dataset, inat.run.epochs, inat.evaluations[0].dataset) == ("inaturalist", 1000, None)
-    assert ("iNaturalist: BYOL-EMAN (200 epochs)", "iNaturalist: BYOL (200 epochs)") in sweep.tables[0].contrasts
-
-
-def test_the_papers_lengths_at_the_papers_scale() -> None:
-    sweep = plan(["table1", "table2", "table6"], IMAGENET)
-    epochs = {(spec.method, spec.epochs, spec.backbone) for spec in sweep.trainings.values()}
-    assert epochs == {
-        *(("moco", length, "resnet50") for length in (100, 200, 800)),  # Table 1; Tables 2 to 6
-        *(("byol", length, "resnet50") for length in (50, 200)),
-        *(("fixmatch", length, "resnet50") for length in (50, 100, 150, 300)),
-        *(("supervised", length, "resnet50") for length in (90, 100)),
-        ("moco", 200, "resnet50-2x"),
-    }
-    spec = next(iter(sweep.evaluations.values()))
-    assert (spec.views, spec.epochs, spec.batch, spec.milestones) == ("augmented", 50, 256, (0.6, 0.8))
-
-
-def test_profiles_of_published_numbers_count_labels_and_vote_as_those_do() -> None:
-    for profile, images, labels in ((CIFAR10, TRAINING_IMAGES["cifar10"], 4_000), (STL10, 5_000, 1_000)):
-        spec = profile.run("fixmatch", "eman")
-        assert spec.label_fraction is not None
-        assert round(spec.label_fraction * (images - spec.held_out)) == labels
-        sweep = plan(["table4"], profile)
-        votes = {(e.k, e.temperature) for e in sweep.evaluations.values() if e.protocol == "knn"}
-        assert votes == {(200, 0.1)}
-        assert "kNN: k = 200, votes weighed by exp(cosine / 0.1)." in " ".join(sweep.tables[0].notes)
-    assert "kNN: k = 20, one vote each." in " ".join(plan(["table4"], SMOKE).tables[0].notes)
-
-
-def test_overrides_reach_every_run() -> None:
-    sweep = plan(["table1"], SMOKE, overrides={"epochs": 5})
-    assert {spec.epochs for spec in sweep.trainings.values()} == {5}
-
-
-def test_what_differs_from_the_profile_is_said_under_the_table() -> None:
-    overrides = {"epochs": 5, "held_out": 300}
-    for sweep in (
-        plan(["table1"], SMOKE, overrides=overrides),
-        plan_grid(SMOKE, ["moco"], ["bn"], linear_lr=[3, 30], overrides=overrides),
-    ):
-        notes = " ".join(sweep.tables[0].notes)
-        assert "Overrides of the profile, in every run: epochs=5, held_out=300." in notes
-        assert "chosen on 300 held-out training images" in notes
-    assert "rate from MoCo {3, 30}; BYOL {3, 30}" in notes
-    assert "Overrides" not in " ".join(plan(["table1"], SMOKE).tables[0].notes)
-
-
-def test_a_seed_that_is_set_is_the_seed_of_all_runs_and_of_what_is_said() -> None:
-    sweep = plan(["table1"], SMOKE, overrides={"seed": 7})
-    assert {spec.seed for spec in sweep.trainings.values()} == {7}
-    assert {spec.label_set for spec in sweep.trainings.values()} == {7, None}
-    assert "Seed 7." in sweep.scope.notes()
-    assert plan_again(sweep.request).key == sweep.key
-
-
-def test_a_grid_multiplies_only_what_applies() -> None:
-    sweep = plan_grid(SMOKE, ["moco"], ["bn", "eman"], eman_momenta=[0.9, 0.99], linear_lr=[1, 2, 3], seeds=2)
-    assert sweep.cells == 3
-    assert len(sweep.trainings) == 6
-    assert len(sweep.evaluations) == 18
-    assert sweep.tables[0].rows == ("BN / BN", "BN / EMAN (m=0.9)", "BN / EMAN (m=0.99)")
-    assert sweep.tables[0].contrasts == tuple((row, "BN / BN") for row in sweep.tables[0].rows[1:])
-
-
-def test_mistakes_are_named_before_anything_runs() -> None:
-    for call, message in (
-        (lambda: plan(["table9"], SMOKE), "unknown table 'table9'"),
-        (lambda: plan(["table1"], SMOKE, 0), "--seeds 0"),
-        (lambda: plan(["table1"], SMOKE, 3, {"seed": 7}), "--seeds 3 and --set seed=7"),
-        (lambda: plan_grid(SMOKE, ["moco"], ["eman"], eman_momenta=[2.0]), "eman_momentum is 2.0"),
-        (lambda: plan_grid(SMOKE, ["moco"], ["eman"], linear_lr=[0.0]), "--linear-lr 0.0"),
-        (lambda: plan_grid(SMOKE, ["mocco"], ["eman"]), "did you mean 'moco'"),
-    ):
-        with pytest.raises(UserError, match=message):
-            call()
-
-
-def test_work_grows_with_images_and_passes() -> None:
-    assert work(QUICK.run("byol", "eman")) > work(QUICK.run("byol", "eman", overrides={"epochs": 1}))
-    assert work(IMAGENET.run("moco", "eman")) > 1000 * work(SMOKE.run("moco", "eman"))
 
 
 @pytest.mark.slow
@@ -252,8 +112,8 @@ def test_tables_4_and_5_are_filled_from_the_same_networks(swept: Path, tmp_path:
 def test_tables_2_and_6_whole_and_what_stands_on_them(swept: Path, tmp_path: Path) -> None:
     home = shutil.copytree(swept, tmp_path / "home")
     names = ["table2", "table3", "table6", "table7"]
-    sweep = plan(names, SMOKE)
-    known = plan(["table1", "table8"], SMOKE)
+    sweep = plan(SweepRequest(tables=names, profile="smoke"))
+    known = plan(SweepRequest(tables=["table1", "table8"], profile="smoke"))
     new, evaluations = (
         sweep.trainings.keys() - known.trainings.keys(),
         sweep.evaluations.keys() - known.evaluations.keys(),

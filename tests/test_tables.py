@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from eman.evaluation.results import paper, significance, tables
-from eman.evaluation.results.tables import Results
+from eman.evaluation.results.tables import Results, Table
 from eman.platform.store.store import EVALUATION, TRAINING, Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import TABLES, plan
@@ -17,6 +17,7 @@ from eman.sweeps.profiles.imagenet import IMAGENET
 from eman.sweeps.profiles.profile import Profile
 from eman.sweeps.profiles.registry import PROFILES
 from eman.sweeps.profiles.smoke import SMOKE
+from eman.sweeps.request import SweepRequest
 from eman.sweeps.tables.scope import Scope
 
 #: Making the store is not what these tests are about.
@@ -27,6 +28,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Whoever has done a run may do it again.
 OURS = {"eman.owner": "us"}
+
+
+def planned(*names: str, profile: str = "smoke", seeds: int = 1) -> tuple[Table, ...]:
+    return plan(SweepRequest(tables=names, profile=profile, seeds=seeds)).tables
 
 
 def fill(store: Store, seeds: int = 2) -> None:
@@ -90,7 +95,7 @@ def filled() -> list[tuple[tables.Table, list[tables.Value]]]:
     store = Store(Workspace.from_environment())
     fill(store)
     results = Results.read(store)
-    return [(table, tables.values(table, results)) for table in plan(["table1", "table8"], SMOKE, 2).tables]
+    return [(table, tables.values(table, results)) for table in planned("table1", "table8", seeds=2)]
 
 
 def test_seeds_decide_what_is_said(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
@@ -98,7 +103,7 @@ def test_seeds_decide_what_is_said(filled: list[tuple[tables.Table, list[tables.
     assert "FixMatch: BN / EMAN minus BN / BN +10.0 ±0.0 (p < 0.001, 2 seeds): higher; Kendall's tau" in text
     assert "Kendall's tau with the paper's column +1.00 over 2 rows." in text
     results = Results.read(Store(Workspace.from_environment()))
-    alone = [(table, tables.values(table, results)) for table in plan(["table1"], SMOKE, 1).tables]
+    alone = [(table, tables.values(table, results)) for table in planned("table1")]
     said = "One seed: nothing can be said about differences between rows"
     assert said in tables.render(alone, "text")
     assert said not in text
@@ -135,7 +140,7 @@ def test_text_and_markdown(filled: list[tuple[tables.Table, list[tables.Value]]]
 
 def test_quoted_rows_have_the_papers_number_alone() -> None:
     results = Results.read(Store(Workspace.from_environment()))
-    found = [(table, tables.values(table, results)) for table in plan(["table4", "table5"], SMOKE).tables]
+    found = [(table, tables.values(table, results)) for table in planned("table4", "table5")]
     text = tables.render(found, "text")
     assert re.search(r"InstDisc +- \(46.5\) +- \(-\) +- \(-\)", text)
     assert re.search(r"MoCo-EMAN \(200 epochs\) +missing \(58.0\)", text)
@@ -178,7 +183,7 @@ def test_parquet_has_the_keys(filled: list[tuple[tables.Table, list[tables.Value
 def test_papers_numbers_stand_beside_ours_in_all_tables(profile: Profile) -> None:
     """Every number of the paper's tables stands in a cell of ours, once, but for what needs other data sets."""
     left = dict(paper.published())
-    for table in plan(list(TABLES), profile).tables:
+    for table in planned(*TABLES, profile=profile.name):
         for cell in table.cells:
             row = cell.row.partition(" (res")[0] if table.number == 3 else cell.row
             row = f"ImageNet: {row}" if table.number == 5 and ": " not in row else row

@@ -14,7 +14,7 @@ from eman.platform.store.copy import migrate
 from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep, plan
-from eman.sweeps.profiles.smoke import SMOKE
+from eman.sweeps.request import SweepRequest
 
 WRITERS, EPOCHS = 8, 30
 
@@ -108,7 +108,7 @@ def test_tables_from_postgresql_are_those_from_sqlite(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sweep = plan(["table1", "table4"], SMOKE)
+    sweep = plan(SweepRequest(tables=["table1", "table4"], profile="smoke"))
     fill(Store(Workspace.from_environment()), sweep)
     server = make_server(postgres)
     done = migrate(str(home), server.uri, lambda _: None, Workspace.from_environment())

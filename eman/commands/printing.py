@@ -17,12 +17,20 @@ def planned_tables(
     selection: Selection = Selection.last,
 ) -> Any:
     from eman.sweeps.plan import plan
-    from eman.sweeps.profiles.registry import profile_named
+    from eman.sweeps.request import SweepRequest
     from eman.trainers.spec.run import parse_fields
 
-    tables = [name if name.startswith("table") else f"table{name}" for name in names]
     fields = parse_fields(overrides or [])
-    return plan(tables, profile_named(profile), seeds, fields, network=network.value, selection=selection.value)
+    return plan(
+        SweepRequest(
+            tables=names,
+            profile=profile,
+            seeds=(fields.pop("seed"),) if "seed" in fields else seeds,
+            overrides=fields,
+            network=network.value,
+            selection=selection.value,
+        )
+    )
 
 
 def print_tables(planned: Any, store: Any, form: Format, out: Path | None, other: str = "paper") -> None:

@@ -76,34 +76,28 @@ def sweep(
     - `eman sweep table1 table8 --profile quick`
     - `eman sweep grid --method moco --scheme bn,eman --eman-momentum 0.9,0.999 --linear-lr 15,30,60`
     """
-    from eman.sweeps.plan import plan, plan_grid
-    from eman.sweeps.profiles.registry import profile_named
+    from eman.sweeps.plan import plan
+    from eman.sweeps.request import SweepRequest
     from eman.trainers.spec.run import parse_fields
 
-    chosen = profile_named(profile)
     overrides = parse_fields(set_ or [])
-    grid_flags = {"--method": method, "--scheme": scheme, "--eman-momentum": eman_momentum, "--linear-lr": linear_lr}
-    if "grid" in what:
-        if what != ["grid"]:
-            raise UserError(f"grid stands alone; it was given with {', '.join(w for w in what if w != 'grid')}.")
-        if not method or not scheme:
-            raise UserError("a grid needs --method and --scheme, for example --method moco --scheme bn,eman.")
-        planned = plan_grid(
-            chosen,
-            parse_list(method),
-            parse_list(scheme),
+    momenta = parse_numbers("--eman-momentum", eman_momentum)
+    if "grid" in what and what != ["grid"]:
+        raise UserError(f"grid stands alone; it was given with {', '.join(w for w in what if w != 'grid')}.")
+    planned = plan(
+        SweepRequest(
+            tables=() if what == ["grid"] else what,
+            profile=profile,
+            seeds=(overrides.pop("seed"),) if "seed" in overrides else seeds,
+            methods=parse_list(method),
+            schemes=parse_list(scheme),
             overrides=overrides,
-            seeds=seeds,
             network=network.value,
             selection=selection.value,
-            eman_momenta=parse_numbers("--eman-momentum", eman_momentum),
+            grid={"eman_momentum": momenta} if momenta else {},
             linear_lr=parse_numbers("--linear-lr", linear_lr),
         )
-    else:
-        given = [flag for flag, value in grid_flags.items() if value]
-        if given:
-            raise UserError(f"{', '.join(given)} belongs to `eman sweep grid`; tables say themselves what they need.")
-        planned = plan(what, chosen, seeds, overrides, network=network.value, selection=selection.value)
+    )
     if dry_run:
         _print_plan(planned, form)
         return

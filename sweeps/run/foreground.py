@@ -13,7 +13,7 @@ from eman.platform.cluster import cluster
 from eman.platform.errors import UserError, first_line
 from eman.platform.machine import cores
 from eman.platform.store.store import EVALUATION, TRAINING, Record, Store, new_id
-from eman.sweeps.plan import check_data
+from eman.sweeps.checks import check_data
 from eman.sweeps.profiles.profile import Profile
 from eman.sweeps.run import trial
 from eman.trainers.methods.registry import run_title

@@ -21,13 +21,15 @@ from eman.evaluation.trained import Trained
 from eman.platform.cluster import DRIVER_RESOURCES, Resources, cluster
 from eman.platform.errors import UserError
 from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, RunLog, Store, new_id
-from eman.sweeps.plan import Sweep, check_data, evaluation_work, work
+from eman.sweeps.checks import check_data
+from eman.sweeps.plan import Sweep
 from eman.sweeps.run import trial
 from eman.sweeps.run.tuning import tune_over
 from eman.sweeps.tables import figure3
 from eman.sweeps.view import ui
 from eman.sweeps.view.live import Board
 from eman.sweeps.view.progress import Progress
+from eman.sweeps.work import evaluation_work, work
 from eman.trainers.methods.registry import method_named, scheme_of
 from eman.trainers.spec.run import EvalSpec, RunSpec
 
@@ -340,7 +342,7 @@ def run_sweep(
             tags={
                 "profile": sweep.profile.name,
                 "mlflow.note.content": f"eman sweep {sweep.name}",
-                "eman.request": json.dumps(sweep.request),
+                "eman.request": sweep.request.model_dump_json(),
                 "eman.launched": f"{board.launched:.3f}",
             },
         )

@@ -25,7 +25,8 @@ from rich.text import Text
 from eman.evaluation.measure import headline
 from eman.evaluation.protocols.registry import together
 from eman.evaluation.results.tables import Results, Wanted
-from eman.sweeps.plan import Sweep, evaluation_work, steps, work
+from eman.sweeps.plan import Sweep
+from eman.sweeps.work import evaluation_work, steps, work
 from eman.trainers.methods.registry import method_named
 
 #: States of a training, in the order in which they are shown. Reused: it was done before the sweep was launched.

@@ -1,6 +1,5 @@
 """``eman report``: a sweep as one page that stands by itself, for whoever was not there."""
 
-import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,8 @@ from eman.evaluation.results.tables import Results, Table, Value
 from eman.platform.errors import UserError
 from eman.platform.output import output_file
 from eman.platform.store.store import Record, Store
-from eman.sweeps.plan import Sweep, command
+from eman.sweeps.plan import Sweep
+from eman.sweeps.request import SweepRequest, command
 from eman.sweeps.tables import figure3
 from eman.sweeps.view.live import duration
 from eman.sweeps.view.status import planned_sweep
@@ -286,9 +286,8 @@ def _commands(record: Record, runs: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _request(record: Record) -> Mapping[str, Any]:
-    request: Mapping[str, Any] = json.loads(record.tags["eman.request"])
-    return request
+def _request(record: Record) -> SweepRequest:
+    return SweepRequest.from_json(record.tags["eman.request"])
 
 
 def _runs(sweep: Sweep, results: Results) -> list[dict[str, str]]:

@@ -1,6 +1,5 @@
 """What there is: runs in the store, data sets, versions."""
 
-import json
 import sys
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +8,8 @@ from eman.platform.errors import UserError
 from eman.platform.machine import cores, fast_bf16
 from eman.platform.store.store import SWEEP, TRAINING, Record, Store, git_revision
 from eman.platform.workspace import Workspace
-from eman.sweeps.plan import Sweep, plan_again
+from eman.sweeps.plan import Sweep, plan
+from eman.sweeps.request import SweepRequest
 from eman.sweeps.view.live import duration
 from eman.trainers.data import catalog as data
 
@@ -73,7 +73,7 @@ def planned_sweep(record: Record) -> Sweep:
         UserError: It was planned by another version, in which other runs stand behind the same names.
     """
     request = record.tags.get("eman.request")
-    sweep = plan_again(json.loads(request)) if request else None
+    sweep = plan(SweepRequest.from_json(request)) if request else None
     if sweep is None or sweep.key != record.key:
         raise UserError(
             f"sweep {record.key[:8]} ({record.name}) was made by another version of eman (git "

@@ -17,7 +17,8 @@ from urllib.parse import quote
 from eman.platform.errors import UserError
 from eman.platform.store.store import SWEEP, TRAINING, Record, Store
 from eman.platform.workspace import Workspace
-from eman.sweeps.plan import Sweep, command
+from eman.sweeps.plan import Sweep
+from eman.sweeps.request import command
 
 #: Tag of a sweep's run: the keys of its trainings, of which some may be another sweep's children.
 MEMBERS = "eman.trainings"

@@ -14,9 +14,9 @@ from bench import about, machine, medians
 
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
-from eman.sweeps.plan import plan_grid
+from eman.sweeps.plan import plan
 from eman.sweeps.profiles.mini import MINI
-from eman.sweeps.profiles.smoke import SMOKE
+from eman.sweeps.request import SweepRequest
 from eman.sweeps.run.launch import Options, Report, run_sweep
 from eman.trainers.training import Training
 
@@ -29,7 +29,15 @@ def swept(schemes: tuple[str, ...], seeds: int, workers: int) -> tuple[Report, i
     """What a sweep of FixMatch runs in a new work folder says of itself, and the bytes of its store."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EMAN_HOME"] = folder
-        planned = plan_grid(SMOKE, ["fixmatch"], schemes, seeds=seeds, overrides={"epochs": 1, "warmup_epochs": 0.0})
+        planned = plan(
+            SweepRequest(
+                profile="smoke",
+                methods=["fixmatch"],
+                schemes=schemes,
+                seeds=seeds,
+                overrides={"epochs": 1, "warmup_epochs": 0.0},
+            )
+        )
         with contextlib.redirect_stderr(io.StringIO()):
             report = run_sweep(planned, Store(Workspace.from_environment()), options=Options(workers=workers))
         if report.failed:

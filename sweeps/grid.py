@@ -1,0 +1,115 @@
+"""A grid as a table: methods across, and a row for each scheme and each combination of further fields."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from eman.evaluation.results.tables import Cell, Table
+from eman.platform.errors import UserError
+from eman.sweeps.request import SweepRequest, Value, shown
+from eman.sweeps.tables.scope import Scope
+from eman.trainers.methods.registry import method_named, resolve_scheme, scheme_of
+from eman.trainers.norm.schemes import TEACHER_NORMS
+from eman.trainers.spec.run import RunSpec
+
+Fields = Mapping[str, Value]
+
+#: Fields that a scheme sets, and that its title names.
+NORM_FIELDS = ("student_norm", "teacher_norm", "student_proxy_momentum", "teacher_proxy_momentum", "eman_momentum")
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A combination of the grid, with its runs over the seeds."""
+
+    method: str
+    fields: Fields
+    runs: tuple[RunSpec, ...]
+
+    @property
+    def row(self) -> str:
+        """The scheme's title and the fields that vary beside it."""
+        beside = {name: value for name, value in self.fields.items() if name not in NORM_FIELDS}
+        return _label(self.runs[0], beside)
+
+    @property
+    def full_row(self) -> str:
+        """The same with all fields that vary."""
+        return _label(self.runs[0], self.fields)
+
+
+def grid_table(request: SweepRequest, scope: Scope) -> Table:
+    """Return a grid as a table. Over several seeds, its rows are compared with the first.
+
+    Raises:
+        UserError: A name is unknown, a value is not allowed, or an axis has no effect.
+    """
+    points = [
+        point
+        for method in dict.fromkeys(request.methods)
+        for scheme in dict.fromkeys(request.schemes)
+        for point in _points(method, scheme, request, scope)
+    ]
+    _check_axes_used(request, points)
+    cells: dict[tuple[str, str], Cell] = {}
+    for row, point in _labelled(points):
+        column = method_named(point.method).title
+        wanted = tuple(scope.standard(run, request.linear_lr or None) for run in point.runs)
+        cells[row, column] = Cell(0, row, column, "-", wanted)
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    columns = dict.fromkeys(column for _, column in cells)
+    ordered = tuple(cells[row, column] for row in rows for column in columns if (row, column) in cells)
+    contrasts = tuple((row, rows[0]) for row in rows[1:])
+    return Table(0, "Grid", ordered, scope.results_notes(request.methods, request.linear_lr), contrasts)
+
+
+def _points(method: str, scheme: str, request: SweepRequest, scope: Scope) -> Iterator[_Point]:
+    axes = {name: axis for name, axis in request.grid.items() if _applies(name, method, scheme)}
+    for values in itertools.product(*axes.values()):
+        fields = {name.rpartition(".")[2]: value for name, value in zip(axes, values, strict=True)}
+        yield _Point(method, fields, tuple(scope.run(method, scheme, seed, **fields) for seed in scope.seeds))
+
+
+def _applies(axis: str, method: str, scheme: str) -> bool:
+    """Return whether an axis has a meaning for a method and a scheme."""
+    owner, dot, name = axis.rpartition(".")
+    if dot:
+        method_named(owner)
+        return owner == method
+    teacher = TEACHER_NORMS[resolve_scheme(method, scheme).teacher]
+    used = {"eman_momentum": teacher.averages_statistics, "teacher_proxy_momentum": teacher.collects}
+    return used.get(name, True)
+
+
+def _check_axes_used(request: SweepRequest, points: Sequence[_Point]) -> None:
+    for axis in request.grid:
+        if not any(axis.rpartition(".")[2] in point.fields for point in points):
+            raise UserError(
+                f"--grid {axis} has no effect on {', '.join(request.methods)} with {', '.join(request.schemes)}; leave "
+                f"it out, or add a method or a scheme that has it."
+            )
+
+
+def _labelled(points: Sequence[_Point]) -> Iterator[tuple[str, _Point]]:
+    """Yield each distinct run with its row. Runs that would share a cell get rows of their own.
+
+    Raises:
+        UserError: Two different runs cannot be told apart.
+    """
+    distinct = {(point.method, point.runs[0].key): point for point in reversed(points)}
+    kept = [point for point in points if distinct[point.method, point.runs[0].key] is point]
+    taken: dict[tuple[str, str], list[_Point]] = defaultdict(list)
+    for point in kept:
+        taken[point.method, point.row].append(point)
+    used = set()
+    for point in kept:
+        row = point.row if len(taken[point.method, point.row]) == 1 else point.full_row
+        if (point.method, row) in used:
+            raise UserError(f"two runs of {point.method} would share the row {row!r}; plan them in two grids.")
+        used.add((point.method, row))
+        yield row, point
+
+
+def _label(run: RunSpec, fields: Fields) -> str:
+    return " · ".join([scheme_of(run).title, *(f"{name} {shown(value)}" for name, value in fields.items())])

@@ -1,0 +1,197 @@
+"""What a user asks for: tables or a grid, at a scale, over seeds. Kept with a sweep, so that it can be asked again."""
+
+import math
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from eman.platform.errors import UserError, unknown
+
+#: A value of a run's field.
+Value = bool | int | float | str | tuple[float, ...] | None
+
+#: Bounds that keep a slip of the keyboard from planning millions of runs.
+MAX_SEEDS = 100
+MAX_GRID = 10_000
+MAX_NAME = 100
+
+NETWORKS = ("student", "teacher")
+SELECTIONS = ("last", "best")
+
+
+def _seeds(value: object) -> object:
+    """Turn a number of seeds into the seeds from 0."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 1 <= value <= MAX_SEEDS:
+            raise UserError(f"seeds is {value}; give a number of seeds from 1 to {MAX_SEEDS}, or a list such as 0,1,5.")
+        return tuple(range(value))
+    return value
+
+
+def _table_name(name: object) -> object:
+    return f"table{name}" if isinstance(name, str) and name.isdecimal() else name
+
+
+TableName = Annotated[str, BeforeValidator(_table_name)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SweepRequest(BaseModel):
+    """A sweep: either `tables`, or a grid of `methods`, `schemes` and the axes of `grid`.
+
+    Attributes:
+        tables: Tables by name or number.
+        methods, schemes: Those of a grid.
+        grid: Further axes of a grid: a run's field and its values.
+        linear_lr: Learning rates of linear evaluation in a grid; empty: the profile's.
+        profile: Name of the scale.
+        seeds: Seeds of every cell. A number `n` means 0 to `n - 1`.
+        network: The network to evaluate.
+        selection: The epoch to evaluate.
+        overrides: Fields for every run. `METHOD.FIELD` applies to the runs of one method.
+        name: What to call the sweep; empty: after its tables.
+        precision: What a profile's automatic precision was on the machine that planned the sweep. `None`: this machine
+            decides.
+
+    Raises:
+        UserError: A field is unknown or its value is not allowed. Names are looked up by `plan`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tables: tuple[TableName, ...] = ()
+    methods: tuple[str, ...] = ()
+    schemes: tuple[str, ...] = ()
+    grid: Mapping[str, tuple[Value, ...]] = {}
+    linear_lr: tuple[Rate, ...] = ()
+    profile: str = "quick"
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds)] = (0,)
+    network: Literal["student", "teacher"] = "student"
+    selection: Literal["last", "best"] = "last"
+    overrides: Mapping[str, Value] = {}
+    name: str = ""
+    precision: str | None = None
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _explained(error) from None
+        self._check_kind()
+        self._check_seeds()
+        self._check_size()
+        self._check_values()
+        _check_name(self.name)
+
+    @classmethod
+    def from_json(cls, text: str) -> "SweepRequest":
+        """Return the request that `model_dump_json` wrote."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise _explained(error) from None
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether it asks for a grid."""
+        return not self.tables
+
+    @property
+    def title(self) -> str:
+        """The sweep's name, or that of its tables."""
+        return self.name or " + ".join(self.tables) or "grid"
+
+    def _check_kind(self) -> None:
+        grid = [name for name in ("methods", "schemes", "grid", "linear_lr") if getattr(self, name)]
+        if self.tables and grid:
+            raise UserError(f"{', '.join(grid)} belong to a grid, and tables define their runs; give one.")
+        if not self.tables and not (self.methods and self.schemes):
+            raise UserError("a grid needs methods and schemes, for example --method moco --scheme bn,eman.")
+
+    def _check_size(self) -> None:
+        axes = math.prod(len(axis) for axis in self.grid.values())
+        runs = len(self.methods) * len(self.schemes) * axes * len(self.seeds)
+        if runs > MAX_GRID:
+            raise UserError(f"the grid has {runs:,} trainings; give at most {MAX_GRID:,}, in several sweeps.")
+
+    def _check_seeds(self) -> None:
+        if not 1 <= len(self.seeds) <= MAX_SEEDS:
+            raise UserError(f"{len(self.seeds)} seeds; give 1 to {MAX_SEEDS}.")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"seeds are {','.join(map(str, self.seeds))}; give each seed once.")
+        if "seed" in self.overrides or "seed" in self.grid:
+            raise UserError("seed is not a field of a sweep's runs; give --seeds, for example --seeds 0,1,5.")
+
+    def _check_values(self) -> None:
+        values = [*self.overrides.items(), *((name, value) for name, axis in self.grid.items() for value in axis)]
+        for name, value in values:
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise UserError(f"{name} is {number}; give a finite number.")
+        for name, axis in self.grid.items():
+            if not axis:
+                raise UserError(f"--grid {name}: give at least one value, for example --grid {name}=VALUE,VALUE.")
+            if name in self.overrides:
+                raise UserError(f"{name} is an axis of the grid and an override; give one of the two.")
+
+
+def _check_name(name: str) -> None:
+    """Refuse names that cannot be told from a table, the word `grid`, or that would not fit on a line."""
+    if name == "grid" or re.fullmatch(r"(table)?\d+", name) or len(name) > MAX_NAME or name != name.strip():
+        raise UserError(
+            f"--name {name!r}: give up to {MAX_NAME} characters that are neither a table's name nor 'grid'."
+        )
+    if not name.isprintable():
+        raise UserError(f"--name {name!r}: give printable characters.")
+
+
+def _explained(error: ValidationError) -> UserError:
+    """Return the first fault in one line."""
+    fault = error.errors(include_url=False)[0]
+    place = [str(part) for part in fault["loc"]] or ["request"]
+    if fault["type"] == "extra_forbidden":
+        return unknown("field of a sweep", place[0], SweepRequest.model_fields)
+    if place[0] in ("network", "selection"):
+        return unknown(place[0], str(fault["input"]), {"network": NETWORKS, "selection": SELECTIONS}[place[0]])
+    return UserError(f"{place[0]} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}.")
+
+
+def command(request: SweepRequest) -> str:
+    """Return the command line that asks for a sweep."""
+    words = ["eman", "sweep", *(request.tables or ("grid",))]
+    axes = (("--method", request.methods), ("--scheme", request.schemes), ("--linear-lr", request.linear_lr))
+    for flag, names in axes:
+        words += [flag, _joined(names)] if names else []
+    for name, axis in request.grid.items():
+        words += ["--grid", f"{name}={_joined(axis)}"]
+    words += ["--profile", request.profile]
+    if request.seeds != (0,):
+        counted = request.seeds == tuple(range(len(request.seeds)))
+        words += ["--seeds", str(len(request.seeds)) if counted else _joined(request.seeds, least=2)]
+    for flag, value, usual in (
+        ("--network", request.network, "student"),
+        ("--selection", request.selection, "last"),
+        ("--name", request.name, ""),
+    ):
+        words += [flag, value] if value != usual else []
+    for name, override in request.overrides.items():
+        words += ["--set", f"{name}={shown(override)}"]
+    return shlex.join(words)
+
+
+def shown(value: Value) -> str:
+    """Return a value as it is written on the command line."""
+    if isinstance(value, tuple):
+        return _joined(value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def _joined(values: Iterable[Value], least: int = 1) -> str:
+    """Join values by commas; a single one among `least` two ends in a comma, which makes it a list."""
+    words = [shown(value) for value in values]
+    return ",".join(words) + ("," if len(words) < least else "")
