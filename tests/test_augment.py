@@ -163,25 +163,3 @@ def test_normalization_gives_zero_mean_and_unit_variance() -> None:
     y = transforms.normalize(x, tuple(x.mean((0, 2, 3)).tolist()), tuple(x.std((0, 2, 3)).tolist()))
     torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.std((0, 2, 3)), torch.ones(3), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("name", VIEWS)
-@pytest.mark.parametrize(("height", "width"), [(28, 28), (20, 16), (3, 9), (2, 2)])
-@pytest.mark.parametrize("cropped", [False, True])
-def test_the_kernel_makes_the_views_that_pytorch_makes(
-    name: str, height: int, width: int, cropped: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x, options = images(64, 1, height, width), ViewOptions(crop_min=0.2, blur_max=1.0, strong_ops=2, cropped=cropped)
-    assert augment._by_kernel(x)
-    assert not augment._by_kernel(x.double())
-    by_kernel = VIEWS[name](x, draws(64), options)
-    monkeypatch.setattr(augment, "_by_kernel", lambda _x: False)
-    torch.testing.assert_close(by_kernel, VIEWS[name](x, draws(64), options), atol=2e-6, rtol=0)
-
-
-def test_the_kernel_takes_images_in_any_layout_and_leaves_them_as_they_are() -> None:
-    x = images(8, 1)
-    kept, view = x.clone(), VIEWS["moco"](x, draws(8), OPTIONS)
-    assert torch.equal(x, kept)
-    turned = x.transpose(2, 3).contiguous().transpose(2, 3)
-    assert torch.equal(VIEWS["moco"](turned, draws(8), OPTIONS), view)

@@ -12,7 +12,7 @@ from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers import training
-from eman.trainers.accel import fused
+from eman.trainers.accel import norms
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.norm.convert import convert_norm
 from eman.trainers.spec.run import RunSpec
@@ -137,7 +137,7 @@ def test_fused_norms_change_the_layout_and_the_order_of_sums_alone(
 ) -> None:
     spec = exact(method, scheme)
     by_kernels = trained(spec)
-    monkeypatch.setattr(fused, "serves", lambda x, weight: False)
+    monkeypatch.setattr(norms, "serves", lambda x, weight: False)
     monkeypatch.setattr(training, "prefers_channels_last", lambda network: False)
     assert not in_channels_last(spec)
     assert_close(by_kernels, trained(spec))
@@ -178,7 +178,7 @@ def test_neither_threads_nor_where_memory_lies_change_a_bit_of_fused_norms(dtype
             torch.set_num_threads(1 + number % 3)
             x, residual, grad = (moved(t, 5 * number * (i + 1)) for i, t in enumerate(tensors))
             leaves = [t.detach().requires_grad_() for t in (x, *(v.clone() for v in vectors), residual)]
-            outputs = fused.batch_norm(*leaves[:3], 8, 1e-5, leaves[3], True)
+            outputs = norms.batch_norm(*leaves[:3], 8, 1e-5, leaves[3], True)
             outputs[0].backward(grad)
             found.append([*(y.detach() for y in outputs), *(t.grad for t in leaves)])
     finally:

@@ -6,7 +6,7 @@ from torch import nn
 
 from eman.evaluation.results import paper
 from eman.platform.errors import UserError
-from eman.trainers.accel import fused
+from eman.trainers.accel import norms
 from eman.trainers.norm.convert import convert_norm, groups_for
 from eman.trainers.norm.device_bn import DeviceBatchNorm, in_one_pass, norm_relu
 from eman.trainers.norm.schemes import SCHEMES
@@ -213,8 +213,8 @@ def test_fused_norms_are_equations_2_and_3(
     given, grad = fused_case(shape, dtype, added=added)
     mine = [t if t is None else t.clone().requires_grad_() for t in given]
     theirs = [t if t is None else t.double().requires_grad_() for t in given]
-    assert fused.serves(given[0], given[1])
-    y, mean, var = fused.batch_norm(*mine[:3], devices, 1e-5, mine[3], relu)
+    assert norms.serves(given[0], given[1])
+    y, mean, var = norms.batch_norm(*mine[:3], devices, 1e-5, mine[3], relu)
     expected = by_hand(*theirs, devices, relu=relu)
     if dtype == torch.bfloat16:  # where rounding decides about ReLU, gradients may differ
         grad = grad * (expected.abs() > 0.05)
@@ -257,26 +257,26 @@ def test_fused_norms_hide_nothing(dtype: torch.dtype) -> None:
     """NaN reaches the loss, from its own device alone; an infinite gradient that ReLU stops is gone."""
     (x, weight, bias, _), _ = fused_case((8, 16, 2, 2), dtype, added=False)
     x[3] = float("nan")
-    y = fused.batch_norm(x, weight, bias, 4, 1e-5, None, True)[0]
+    y = norms.batch_norm(x, weight, bias, 4, 1e-5, None, True)[0]
     assert y[3::4].isnan().all()
     assert y[[0, 1, 2, 4, 5, 6]].isfinite().all()
     shift = torch.full_like(bias, float("nan"))
-    assert fused.affine(x, weight, shift, None, True).isnan().all()
+    assert norms.affine(x, weight, shift, None, True).isnan().all()
     if dtype != torch.float64:  # all bits of a NaN set: rounding must not carry over into the sign
         shift.view(torch.int32).fill_(-1)
-        assert fused.affine(x, weight, shift, None, True).isnan().all()
+        assert norms.affine(x, weight, shift, None, True).isnan().all()
     leaf = x[:3].clone().contiguous(memory_format=torch.channels_last).requires_grad_()
-    y = fused.batch_norm(leaf, weight, bias - 100, 1, 1e-5, None, True)[0]
+    y = norms.batch_norm(leaf, weight, bias - 100, 1, 1e-5, None, True)[0]
     y.backward(torch.full_like(y, float("inf")))
     assert not leaf.grad.any()
 
 
 def test_what_fused_norms_do_not_serve_goes_by_pytorch() -> None:
     weight = torch.ones(16)
-    assert fused.serves(torch.randn(8, 16), weight)
-    assert not fused.serves(torch.randn(8, 24), torch.ones(24))
-    assert not fused.serves(torch.randn(8, 16, 3, 3), weight)  # not in channels-last memory
-    assert not fused.serves(torch.randn(8, 16, 6), weight)
-    assert not fused.serves(torch.randn(8, 16).half(), weight)
-    assert not fused.serves(torch.randn(8, 16, device="meta"), weight)
-    assert not fused.serves(torch.randn(8, 16), weight.double())
+    assert norms.serves(torch.randn(8, 16), weight)
+    assert not norms.serves(torch.randn(8, 24), torch.ones(24))
+    assert not norms.serves(torch.randn(8, 16, 3, 3), weight)  # not in channels-last memory
+    assert not norms.serves(torch.randn(8, 16, 6), weight)
+    assert not norms.serves(torch.randn(8, 16).half(), weight)
+    assert not norms.serves(torch.randn(8, 16, device="meta"), weight)
+    assert not norms.serves(torch.randn(8, 16), weight.double())

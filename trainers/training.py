@@ -24,7 +24,7 @@ from eman.trainers.data import stored, subsets
 from eman.trainers.data.splits import Split, joined
 from eman.trainers.methods.registry import method_named, scheme_of
 from eman.trainers.norm.convert import convert_norm
-from eman.trainers.norm.device_bn import device_norms, in_one_pass, prefers_channels_last, still
+from eman.trainers.norm.device_bn import device_norms, frozen_statistics, in_one_pass, prefers_channels_last
 from eman.trainers.norm.statistics import batch_norms, reset_statistics, share_statistics
 from eman.trainers.norm.teacher import Teacher
 from eman.trainers.spec.run import RunSpec
@@ -297,7 +297,7 @@ class Training:
             if self.spec.compile:
                 stack.enter_context(_explained())
             if number > 0:
-                stack.enter_context(still(self.student))
+                stack.enter_context(frozen_statistics(self.student))
             if number < self.parts - 1 and isinstance(self._ddp, DistributedDataParallel):
                 stack.enter_context(self._ddp.no_sync())
             yield

@@ -20,7 +20,6 @@ from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import history
 import torch
@@ -52,8 +51,6 @@ from eman.trainers.norm.device_bn import DeviceBatchNorm, norm_relu
 from eman.trainers.norm.teacher import Teacher
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training
-from eman.trainers.views import views as augment
-from eman.trainers.views.draws import Draws
 
 
 def medians(
@@ -321,30 +318,6 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def views_of_gray_images() -> Found:
-    """The two views of a MoCo step's images, on one thread: by the kernel, and by PyTorch's operations."""
-    spec = MINI.run("moco", "eman")
-    options = augment.ViewOptions(spec.crop_min, spec.blur_max or 0.0, 0)
-    x_BAHW = torch.rand(spec.batch, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    ids_B = torch.arange(spec.batch)
-
-    def both() -> None:
-        for view in range(2):
-            augment.moco(x_BAHW, Draws(0, ids_B * 0, ids_B, view), options)
-
-    def by_pytorch() -> None:
-        with patch.object(augment, "_by_kernel", lambda _x: False):
-            both()
-
-    with threads(1):
-        found = medians({"kernel": both, "PyTorch": by_pytorch}, 60)
-    ratio = found["PyTorch"] / found["kernel"]
-    return (
-        f"views            two of {spec.batch} gray images of 28 px, one thread: kernel "
-        f"{1e3 * found['kernel']:.1f} ms, PyTorch's operations {1e3 * found['PyTorch']:.1f} ms: {ratio:.1f}x faster"
-    ), {"kernel / PyTorch": ratio}
-
-
 #: PyTorch's names for what takes most of a step's time.
 _PARTS = {
     "convolutions forward": ("aten::mkldnn_convolution",),
@@ -608,7 +581,6 @@ BENCHMARKS: dict[str, Callable[[], Found]] = {
     "update": teacher_update,
     "teacher": teachers,
     "norm": fused_norms,
-    "views": views_of_gray_images,
     "parts": parts,
     "knn": nearest_neighbours,
     "linear": linear_grid,

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from eman.platform.errors import UserError
 from eman.trainers.backbones.registry import PREFIX
-from eman.trainers.norm.device_bn import again
+from eman.trainers.norm.device_bn import repeated_pass
 
 
 class _Recomputed(nn.Sequential):
@@ -28,7 +28,7 @@ class _Recomputed(nn.Sequential):
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return the contexts of a block's pass and of its recomputation."""
-    return nullcontext(), again(block)
+    return nullcontext(), repeated_pass(block)
 
 
 def recompute_blocks(network: nn.Module) -> None:

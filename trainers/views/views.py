@@ -1,8 +1,7 @@
 """Views of images: batched augmentations whose every random draw is a function of (seed, epoch, sample, view).
 
-Images are floats in [0, 1]. A self-supervised view is drawn first (:class:`Changes`) and made then: gray images on a
-CPU by the kernel of :mod:`~eman.trainers.accel.pixels`, all others by PyTorch's operations
-(:mod:`~eman.trainers.views.transforms`).
+Images are floats in [0, 1]. A self-supervised view is drawn first (:class:`Changes`), then made by
+:mod:`~eman.trainers.views.transforms`.
 
 Shapes: B images, A channels, H by W pixels.
 """
@@ -10,13 +9,11 @@ Shapes: B images, A channels, H by W pixels.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eman.trainers.accel.fused import kept
 from eman.trainers.views import transforms
 from eman.trainers.views.draws import Draws
 from eman.trainers.views.randaugment import randaugment
@@ -88,9 +85,7 @@ class Changes:
 
 
 def changed(x_BAHW: Tensor, changes: Changes) -> Tensor:
-    """The images with the changes made."""
-    if _by_kernel(x_BAHW):
-        return _changed_gray(x_BAHW, changes)
+    """Return the images with the changes made."""
     x = transforms.crop_and_flip(x_BAHW, changes.box_4B, changes.flipped_B)
     if changes.colour_4B is not None:
         adjustments = (transforms.brightness, transforms.contrast, transforms.saturation, transforms.hue)
@@ -103,38 +98,6 @@ def changed(x_BAHW: Tensor, changes: Changes) -> Tensor:
     if changes.solarized_B is not None:
         x = torch.where(changes.solarized_B.view(-1, 1, 1, 1) & (x >= SOLARIZED), 1 - x, x)
     return x
-
-
-def _by_kernel(x_BAHW: Tensor) -> bool:
-    """Whether the kernel takes these images: gray ones on the CPU."""
-    on_cpu = x_BAHW.device.type == "cpu" and x_BAHW.dtype == torch.float32
-    return on_cpu and x_BAHW.shape[1] == 1 and min(x_BAHW.shape[2:]) > 1
-
-
-def _changed_gray(x_BAHW: Tensor, changes: Changes) -> Tensor:
-    batch, _, height, width = x_BAHW.shape
-    zero_B, one_B = torch.zeros(batch), torch.ones(batch)
-    brightness_B, contrast_B = (changes.colour_4B or (one_B, one_B))[:2]
-    y_BAHW = torch.empty(x_BAHW.shape)
-    told = (
-        x_BAHW.contiguous()[:, 0],
-        y_BAHW[:, 0],
-        *(changes.box_4B or (zero_B, zero_B, one_B * height, one_B * width)),
-        changes.flipped_B,
-        brightness_B,
-        contrast_B,
-        zero_B if changes.sigma_B is None else changes.sigma_B,
-        zero_B > 0 if changes.solarized_B is None else changes.solarized_B,
-    )
-    _kernel()(*(t.numpy() for t in told), SOLARIZED)
-    return y_BAHW
-
-
-@cache
-def _kernel() -> Any:
-    from eman.trainers.accel import pixels  # Numba takes a while to import, and a GPU needs none
-
-    return kept(pixels.compiled)
 
 
 def _place(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> dict[str, Any]:
