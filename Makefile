@@ -4,7 +4,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data quickstart services test test-slow lint docs chaos bench bench-peers bench-growth clean
+.PHONY: help install data quickstart services test test-slow lint docs chaos bench bench-peers bench-growth bench-start clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,9 @@ bench-peers: install  ## Beside lightly, which gets an environment of its own
 
 bench-growth: install  ## How a sweep's time grows with its runs, and a step's with its devices
 	$(BIN)/python tests/benchmarks/growth.py
+
+bench-start: install  ## What commands cost before they do their work
+	$(BIN)/python tests/benchmarks/startup.py
 
 clean:  ## Remove the environment and caches; results in .eman stay
 	rm -rf docs/_build .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache build *.egg-info

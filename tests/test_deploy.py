@@ -30,6 +30,7 @@ DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
 SCHEMAS = os.environ.get("EMAN_SCHEMAS", "")
 KUBERNETES = "1.34"
+CLOUDS = sorted((DEPLOY / "cloud").glob("*.yaml"))
 OVERLAYS = ("small", "large", "small-job", "large-job")
 PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line[1:40])
 
@@ -85,7 +86,7 @@ def kuberay(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy with secrets, made by the README's command."""
     copy = tmp_path_factory.mktemp("deploy") / "deploy"
     shutil.copytree(DEPLOY, copy, ignore=shutil.ignore_patterns("secrets.env", ".env"))
-    done = run("bash", "-euc", readme_block("cd deploy/kuberay/base"), cwd=copy.parent)
+    done = run("bash", "-euc", readme_block("(cd deploy/kuberay/base"), cwd=copy.parent)
     assert done.returncode == 0, done.stderr
     assert (copy / "kuberay" / "base" / "secrets.env").stat().st_mode & 0o777 == 0o600
     return copy / "kuberay"
@@ -250,6 +251,17 @@ def test_ray_is_the_pinned_one() -> None:
     assert ray["spec"]["rayVersion"] == PINS["ray"]
 
 
+def test_no_server_outside_a_container_listens_on_all_interfaces() -> None:
+    """MLflow's server has no login, and Ray obeys whoever reaches it with the token."""
+    text = [
+        path for folder in ("deploy", "docs") for path in (ROOT / folder).rglob("*") if path.suffix in (".md", ".sh")
+    ]
+    for path in [*text, *CLOUDS, ROOT / "README.md"]:
+        assert "0.0.0.0" not in path.read_text(), path
+        for line in path.read_text().splitlines():
+            assert "ray start --head" not in line or path.parent.name == "cloud" or "--node-ip-address" in line, path
+
+
 def test_no_secret_stands_in_a_file() -> None:
     assert not [d for d in documents(*manifests()) if d["kind"] == "Secret"]
     for example in (DEPLOY / "kuberay/base/secrets.env.example", DEPLOY / "compose/.env.example"):
@@ -262,8 +274,6 @@ def test_no_secret_stands_in_a_file() -> None:
 
 
 # Clouds ---------------------------------------------------------------------------------------------------------------
-
-CLOUDS = sorted((DEPLOY / "cloud").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CLOUDS, ids=lambda p: p.stem)
