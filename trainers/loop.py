@@ -120,7 +120,7 @@ class _Run:
         }
         if self.first and (number % spec.monitor_every == 0 or number == spec.epochs):
             self._monitor(number)
-        if self.on_epoch is not None and self.first:
+        if self.on_epoch is not None:
             self.on_epoch(number, self.metrics)
         self.epoch, self.epoch_started, self.epoch_from = _Epoch(), time.monotonic(), training.step
 
@@ -194,7 +194,7 @@ def fit(
         folder: Where checkpoints go: ``resume.pt``, and the networks ``last.pt`` and ``best.pt``. ``None``: nowhere.
         monitor: Measures the networks every ``spec.monitor_every`` epochs and at the end (worker 0 alone); the first of
             its values decides which epoch is the best.
-        on_epoch: Called on worker 0 with the number of epochs done and their metrics.
+        on_epoch: Called on every worker with the number of epochs done and their metrics; worker 0's are complete.
         on_step: Called on worker 0 with the number of steps done and the total.
         stop_after: Stop after this many steps in all, writing a checkpoint, as an interruption would.
 

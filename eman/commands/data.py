@@ -12,7 +12,7 @@ app = typer.Typer(name="data", no_args_is_help=True, help="Data sets: what there
 @app.command("list")
 def data_list() -> None:
     """Data sets by name, and whether they are on this machine."""
-    from eman.sweeps.view.status import data_lines
+    from eman.sweeps.view.doctor import data_lines
 
     for line in data_lines(workspace()):
         print(line)

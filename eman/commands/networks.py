@@ -50,7 +50,7 @@ def export(
     """
     from eman.platform.store.store import TRAINING, Store
     from eman.sweeps.exchange.networks import give_out
-    from eman.sweeps.run.foreground import found_run
+    from eman.sweeps.run.foreground import find_run
 
-    record = found_run(run, Store(workspace()).by_key(TRAINING))
+    record = find_run(run, Store(workspace()).by_key(TRAINING))
     print(give_out(record, workspace(), form, out, network=network.value, selection=selection.value))

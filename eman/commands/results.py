@@ -111,10 +111,10 @@ def report(
     """
     from eman.platform.store.store import Store
     from eman.sweeps.view.report import write
-    from eman.sweeps.view.status import found_sweep
+    from eman.sweeps.view.status import find_sweep
 
     store = Store(workspace())
-    record = found_sweep(sweep, store)
+    record = find_sweep(sweep, store)
     write(record, store, out)
     print(f"{out}: sweep {record.key[:8]} ({record.name})")
 
@@ -138,9 +138,9 @@ def predict(
     """
     from eman.platform.store.store import TRAINING, Store
     from eman.sweeps.exchange.predict import predict as ask
-    from eman.sweeps.run.foreground import found_run
+    from eman.sweeps.run.foreground import find_run
 
-    record = found_run(run, Store(workspace()).by_key(TRAINING))
+    record = find_run(run, Store(workspace()).by_key(TRAINING))
     found = ask(record, workspace(), images, network=network.value, selection=selection.value, k=k)
     if form is PlanFormat.json:
         print(json.dumps(found.content(top), ensure_ascii=False))
@@ -180,7 +180,7 @@ def ui(
 @app.command()
 def doctor() -> None:
     """Say whether everything is in place: versions, data, cores, GPUs, store."""
-    from eman.sweeps.view.status import doctor_lines
+    from eman.sweeps.view.doctor import doctor_lines
 
     lines, well = doctor_lines(workspace())
     for line in lines:

@@ -101,7 +101,7 @@ def sweep(
     if dry_run:
         _print_plan(planned, form)
         return
-    from eman.sweeps.run.launch import Options
+    from eman.sweeps.run.options import Options
 
     _launch(
         planned,
@@ -129,14 +129,12 @@ def _print_plan(planned: Any, form: PlanFormat) -> None:
 
 def _launch(planned: Any, options: Any) -> None:
     from eman.platform.store.store import Store
-    from eman.sweeps.run.launch import run_sweep
-    from eman.sweeps.view.progress import Progress
+    from eman.sweeps.run.sweep import run_sweep
+    from eman.sweeps.view.terminal import Terminal
 
-    store, progress = Store(workspace()), Progress()
-    try:
-        report = run_sweep(planned, store, options=options, progress=progress)
-    finally:
-        progress.stop()
+    store = Store(workspace())
+    with Terminal() as terminal:
+        report = run_sweep(planned, store, options=options, listen=terminal.show)
     for line in report.lines():
         print(line, file=sys.stderr)
     if report.interrupted:
@@ -165,15 +163,15 @@ def train(
     """
     from eman.platform.store.store import Store
     from eman.sweeps.profiles.registry import profile_named
-    from eman.sweeps.run.foreground import start_of, train_in_foreground
+    from eman.sweeps.run.foreground import starting_run, train_in_foreground
     from eman.trainers.spec.run import parse_fields
 
     chosen = profile_named(profile)
-    start = start_of(init, Store(workspace())) if init is not None else None
+    start = starting_run(init, Store(workspace())) if init is not None else None
     fields = {**(chosen.from_pretrained if start else {}), **parse_fields(set_ or [])}
     spec = chosen.run(method, scheme, seed, fields | ({"backbone": start.backbone} if start else {}))
     spec = spec.replace(init=start)
-    for line in train_in_foreground(spec, Store(workspace()), profile=chosen, workers=parse_workers(workers) or 1):
+    for line in train_in_foreground(spec, Store(workspace()), profile=chosen.name, workers=parse_workers(workers) or 1):
         print(line)
 
 

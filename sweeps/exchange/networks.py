@@ -17,11 +17,12 @@ from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
 from eman.platform.errors import UserError, named, unknown
 from eman.platform.output import output_file
-from eman.platform.store.store import TRAINING, Record, Store
+from eman.platform.store.store import TRAINING, Record, Store, new_id
 from eman.platform.workspace import Workspace
 from eman.sweeps.exchange import serving
 from eman.sweeps.profiles.imagenet import IMAGENET
-from eman.sweeps.run.trial import begin_training, training_config
+from eman.sweeps.run.jobs import TrainJob
+from eman.sweeps.run.train import begin_training
 from eman.trainers.backbones.registry import BACKBONES, PREFIX
 from eman.trainers.data import catalog as data
 from eman.trainers.methods.registry import run_title
@@ -174,8 +175,8 @@ def take_in(
         checkpoint.save(store.workspace.run_folder(spec.key) / f"{selection}.pt", content, spec.key)
     title = f"{run_title(spec)} · imported"
     if not store.taken(TRAINING, spec.key):
-        config = training_config(spec, store, profile="imported", parent=None, workers=1, title=title)
-        begin_training(spec, config).finish({}, {"eman.source": path.name})
+        job = TrainJob(spec=spec, title=title, profile="imported", workspace=store.workspace, launch=new_id())
+        begin_training(job, store).finish({}, {"eman.source": path.name})
     networks = "student and teacher" if found.teacher else "student"
     yield f"{title} ({spec.key}): {found.backbone}, images of {found.channels} channels, {networks}"
     yield f"{len(found.taken)} tensors taken, {len(found.left)} left"

@@ -1,11 +1,8 @@
-"""One run in the foreground: ``eman train``."""
+"""One run in the foreground: `eman train` and `eman evaluate`."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eman.evaluation.protocols.registry import eval_title, make_eval
 from eman.evaluation.trained import Trained
@@ -14,88 +11,123 @@ from eman.platform.errors import UserError, first_line
 from eman.platform.machine import cores
 from eman.platform.store.store import EVALUATION, TRAINING, Record, Store, new_id
 from eman.sweeps.checks import check_data
-from eman.sweeps.profiles.profile import Profile
-from eman.sweeps.run import trial
+from eman.sweeps.run.evaluate import evaluate
+from eman.sweeps.run.events import Done, Event, Failed, Lost, Outcome, Progress
+from eman.sweeps.run.failures import attempt
+from eman.sweeps.run.jobs import EvalJob, TrainJob, Workers, most
+from eman.sweeps.run.launch import settle
+from eman.sweeps.run.options import check_workers, largest_divisor
+from eman.sweeps.run.train import train
+from eman.sweeps.run.trials import train_on_workers
+from eman.sweeps.view.bar import TrainingBar
 from eman.trainers.methods.registry import run_title
 from eman.trainers.spec.run import RunSpec
 
+_SHOWN = ("train/loss", "train/images_per_second", "accuracy/top1", "knn/top1", "test/top1", "test/knn_top1")
 
-def train_in_foreground(spec: RunSpec, store: Store, *, profile: Profile, workers: trial.Workers) -> Iterator[str]:
-    """Trains one run and yields lines for a person, epoch by epoch where this process trains it.
+
+def train_in_foreground(spec: RunSpec, store: Store, *, profile: str, workers: Workers | str) -> Iterator[str]:
+    """Train one run and yield lines for a person; epochs are shown where this process trains it.
 
     Raises:
         UserError: The data or the number of workers does not do, or the run failed.
     """
     title = run_title(spec)
-    trial.check_workers(workers, spec.devices)
+    check_workers(workers, spec.devices)
     known = store.by_key(TRAINING).get(spec.key)
     if known is not None and known.status == "done":
-        yield f"{title} ({spec.key}) is done already; another --seed or --set makes another run"
+        yield f"{title} ({spec.key}) is already done; another --seed or --set makes another run"
         yield _summary(known.metrics)
         return
     check_data([spec], store.workspace)
     if isinstance(workers, str):
-        workers = trial.divisor(spec.devices, cores())
-    config = trial.training_config(spec, store, profile=profile.name, parent=None, workers=workers)
+        workers = largest_divisor(spec.devices, cores())
     yield f"{title} ({spec.key}), {spec.epochs} epochs"
-    if workers != 1:
-        most = workers[1] if isinstance(workers, tuple) else workers
-        with cluster(cpus=max(most, cores())):
-            try:
-                [outcome] = trial.train_on_workers([config])
-            except Exception as error:
-                outcome = trial.lost(TRAINING, spec.key, config, first_line(error))
-    else:
-        outcome = _here(spec, config)
-    if outcome["status"] != "done":
-        raise UserError(f"{title} failed: {outcome['reason']}")
-    yield _summary(store.by_key(TRAINING)[spec.key].metrics)
-    yield f"networks: {store.workspace.run_folder(spec.key)}"
+    job = TrainJob(spec=spec, title=title, profile=profile, workspace=store.workspace, launch=new_id(), workers=workers)
+    outcome = _train_here(job) if workers == 1 else _train_on_workers(job, store)
+    if isinstance(outcome, Done):
+        yield _summary(store.by_key(TRAINING)[spec.key].metrics)
+        yield f"networks: {store.workspace.run_folder(spec.key)}"
+        return
+    raise UserError(f"{title} {'failed' if isinstance(outcome, Failed) else 'was not trained'}: {outcome.reason}")
+
+
+def _train_here(job: TrainJob) -> Outcome:
+    with TrainingBar() as bar:
+
+        def show(event: Event) -> None:
+            if isinstance(event, Progress):
+                bar.update(event.share)
+                if event.metrics:
+                    bar.say(
+                        f"epoch {round(event.share * job.spec.epochs)}/{job.spec.epochs}  {_summary(event.metrics)}"
+                    )
+
+        return attempt(job.spec.key, lambda: train(job, show))
+
+
+def _train_on_workers(job: TrainJob, store: Store) -> Outcome:
+    with cluster(cpus=max(most(job.workers), cores())):
+        try:
+            return train_on_workers(job)
+        except Exception as error:
+            return settle(store, TRAINING, Lost(job.spec.key, first_line(error)), job.launch)
 
 
 def evaluate_in_foreground(start: str, store: Store, protocol: str, fields: Mapping[str, Any]) -> Iterator[str]:
-    """Evaluates one finished run and yields lines for a person.
+    """Evaluate one finished run and yield lines for a person.
 
     Args:
-        start: Key of the run, or how it begins.
+        start: Key of the run, or its beginning.
         store: Where it is, and where the evaluation goes.
         protocol: A name in :data:`~eman.evaluation.protocols.registry.PROTOCOLS`.
-        fields: EvalSpec fields that override the paper's values.
+        fields: Fields of the evaluation that override the paper's values.
 
     Raises:
         UserError: There is no such run, it is not done, or the evaluation failed.
     """
-    record = found_run(start, store.by_key(TRAINING))
+    record = find_run(start, store.by_key(TRAINING))
     spec = make_eval(protocol, record.key, **fields)
     title = f"{record.name} · {eval_title(spec)}"
     known = store.by_key(EVALUATION).get(spec.key)
     if known is not None and known.status == "done":
-        yield f"{title} ({spec.key}) is done already"
-        metrics = known.metrics
-    else:
-        tags = {name: record.tags[name] for name in ("profile", "method", "scheme") if name in record.tags}
-        config = {"specs": [spec.fields()], "workspace": store.workspace, "parent": record.run_id, "title": record.name}
-        outcome = trial.evaluate_runs(config | {"tags": tags, "launch": new_id()})
-        if outcome["status"] != "done":
-            raise UserError(f"{title} failed: {outcome['reason']}")
-        yield f"{title} ({spec.key})"
-        metrics = outcome["outcomes"][spec.key]["metrics"]
-    for name, value in metrics.items():
-        yield f"  {name} {value:.2f}"
+        yield f"{title} ({spec.key}) is already done"
+        yield from (f"  {name} {value:.2f}" for name, value in known.metrics.items())
+        return
+    check_data([], store.workspace, [(spec, Trained(record.key, store.workspace).spec)])
+    job = EvalJob(
+        specs=(spec,),
+        title=record.name,
+        tags={name: record.tags[name] for name in ("profile", "method", "scheme") if name in record.tags},
+        workspace=store.workspace,
+        launch=new_id(),
+        parent=record.run_id,
+    )
+    outcomes: list[Event] = []
+    evaluate(job, outcomes.append)
+    [outcome] = outcomes
+    if not isinstance(outcome, Done):
+        raise UserError(f"{title} failed: {outcome.reason}" if isinstance(outcome, Failed | Lost) else title)
+    yield f"{title} ({spec.key})"
+    yield from (f"  {name} {value:.2f}" for name, value in outcome.metrics.items())
 
 
-def start_of(start: str, store: Store) -> RunSpec:
-    """The specification of the finished run to start from, by how its key begins.
+def starting_run(start: str, store: Store) -> RunSpec:
+    """Return the specification of the finished run to start from, given its key or the key's beginning.
 
     Raises:
         UserError: There is no such run, or its networks are gone.
     """
-    record = found_run(start, store.by_key(TRAINING))
+    record = find_run(start, store.by_key(TRAINING))
     return Trained(record.key, store.workspace).spec
 
 
-def found_run(start: str, records: Mapping[str, Record]) -> Record:
-    """The finished training whose key begins so; raises :class:`UserError`, with the nearest, if there is none."""
+def find_run(start: str, records: Mapping[str, Record]) -> Record:
+    """Return the finished training whose key begins so.
+
+    Raises:
+        UserError: There is none, or it is not done; the message names the nearest.
+    """
     matching = [record for key, record in records.items() if key.startswith(start)]
     if len(matching) != 1:
         keys = [record.key for record in matching] or get_close_matches(start, records, n=3, cutoff=0.0)
@@ -113,26 +145,5 @@ def found_run(start: str, records: Mapping[str, Record]) -> Record:
     return record
 
 
-def _here(spec: RunSpec, config: trial.Config) -> dict[str, object]:
-    console = Console(stderr=True, highlight=False)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as bars:
-        task = bars.add_task("training", total=None)
-
-        def epoch_done(number: int, metrics: dict[str, float]) -> None:
-            console.print(f"epoch {number}/{spec.epochs}  {_summary(metrics)}", markup=False, soft_wrap=True)
-
-        return trial.train_run(config, epoch_done, lambda step, steps: bars.update(task, completed=step, total=steps))
-
-
-def _summary(metrics: object) -> str:
-    assert isinstance(metrics, dict)
-    shown = ("train/loss", "train/images_per_second", "accuracy/top1", "knn/top1", "test/top1", "test/knn_top1")
-    return "  ".join(f"{name} {metrics[name]:,.4g}" for name in shown if name in metrics)
+def _summary(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {metrics[name]:,.4g}" for name in _SHOWN if name in metrics)

@@ -1,24 +1,17 @@
-"""What there is: runs in the store, data sets, versions."""
+"""`eman status`: what the store holds; and sweeps by name."""
 
-import sys
 from collections import Counter
-from importlib.metadata import PackageNotFoundError, version
 
 from eman.platform.errors import UserError
-from eman.platform.machine import cores, fast_bf16
-from eman.platform.store.store import SWEEP, TRAINING, Record, Store, git_revision
+from eman.platform.store.store import SWEEP, TRAINING, Record, Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.request import SweepRequest
-from eman.sweeps.view.live import duration
-from eman.trainers.data import catalog as data
-
-#: The data sets behind the profiles that run anywhere.
-NEEDED = ("digits", "fashion-mnist")
+from eman.sweeps.view.text import duration
 
 
 def status_lines(workspace: Workspace) -> list[str]:
-    """Sweeps, newest first, and the number of trainings by profile, method and state."""
+    """Return the sweeps, newest first, and the number of trainings by profile, method and state."""
     store = Store(workspace)
     lines = [f"store {store.uri}"]
     sweeps = store.records(SWEEP)
@@ -38,7 +31,7 @@ def status_lines(workspace: Workspace) -> list[str]:
 
 
 def run_lines(workspace: Workspace) -> list[str]:
-    """The trainings of the store, one a line: key, state, name, profile."""
+    """Return the trainings of the store, one a line: key, state, name, profile."""
     records = sorted(
         Store(workspace).records(TRAINING), key=lambda record: (record.tags.get("profile", ""), record.name)
     )
@@ -50,8 +43,8 @@ def run_lines(workspace: Workspace) -> list[str]:
     ]
 
 
-def found_sweep(start: str | None, store: Store) -> Record:
-    """The sweep of that name, or whose key begins so; of several the newest, as ``None`` asks for.
+def find_sweep(start: str | None, store: Store) -> Record:
+    """Return the sweep of that name, or whose key begins so; of several, and for ``None``, the newest.
 
     Raises:
         UserError: There is none.
@@ -67,10 +60,10 @@ def found_sweep(start: str | None, store: Store) -> Record:
 
 
 def planned_sweep(record: Record) -> Sweep:
-    """What a sweep's run in the store stands for.
+    """Return the sweep that a run in the store stands for.
 
     Raises:
-        UserError: It was planned by another version, in which other runs stand behind the same names.
+        UserError: Another version planned it, with other runs behind the same names.
     """
     request = record.tags.get("eman.request")
     sweep = plan(SweepRequest.from_json(request)) if request else None
@@ -85,48 +78,3 @@ def planned_sweep(record: Record) -> Sweep:
 
 def _launched(record: Record) -> float:
     return float(record.tags.get("eman.launched", record.start))
-
-
-def data_lines(workspace: Workspace) -> list[str]:
-    """One line a data set."""
-    lines = []
-    for name in data.DATASETS:
-        try:
-            lines.append(f"{name:<15}{data.load(name, workspace, download=False).describe()}")
-        except UserError as error:
-            lines.append(f"{name:<15}not here: {error}")
-    return lines
-
-
-def doctor_lines(workspace: Workspace) -> tuple[list[str], bool]:
-    """The surroundings, and whether all is well."""
-    import torch
-
-    well = True
-    lines = [f"python         {sys.version.split()[0]}"]
-    for package in ("eman", "torch", "torchvision", "ray", "mlflow", "pandas", "pyarrow"):
-        try:
-            lines.append(f"{package:<15}{version(package)}")
-        except PackageNotFoundError:
-            lines.append(f"{package:<15}missing: run `make install`")
-            well = False
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    lines += [
-        f"git            {git_revision()}",
-        f"cores          {cores()}",
-        f"GPUs           {', '.join(gpus) or 'none'}",
-        f"bfloat16       {'fast' if fast_bf16() else 'slow here: profiles take float32'}",
-        f"home           {workspace.home}",
-        f"data folder    {workspace.data}",
-    ]
-    for line in data_lines(workspace):
-        lines.append(f"data           {line}")
-        well &= "not here" not in line or not line.startswith(NEEDED)
-    try:
-        store = Store(workspace)
-        lines.append(f"store          {store.uri}: {len(store.records())} runs")
-    except UserError as error:
-        lines.append(f"store          {error}")
-        well = False
-    lines.append("all is well" if well else "something is missing, see above")
-    return lines, well

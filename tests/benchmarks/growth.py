@@ -17,7 +17,8 @@ from eman.platform.workspace import Workspace
 from eman.sweeps.plan import plan
 from eman.sweeps.profiles.mini import MINI
 from eman.sweeps.request import SweepRequest
-from eman.sweeps.run.launch import Options, Report, run_sweep
+from eman.sweeps.run.options import Options, Report
+from eman.sweeps.run.sweep import run_sweep
 from eman.trainers.training import Training
 
 SCHEMES = ("default", "bn", "syncbn", "gn", "in", "ln", "eman")

@@ -1,0 +1,45 @@
+"""Signals that stop a sweep: Ctrl-C, `kill`, and a terminal that is closed."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Interruption:
+    """Turn the signals into `KeyboardInterrupt` while the block runs, and remember them.
+
+    The exception that a handler raises is lost where it strikes a C++ callback or a finalizer; :meth:`check` raises it
+    again. A second signal has its usual effect, so that a process that does not react can still be stopped.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self._before: dict[int, Any] = {}
+
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` if a signal came."""
+        if self.received:
+            raise KeyboardInterrupt
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+        self._restore()
+        raise KeyboardInterrupt
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._restore()

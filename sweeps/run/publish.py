@@ -1,0 +1,94 @@
+"""What a launch leaves in the store beside its runs: tables, Figure 3, and the numbers of tables on their trainings."""
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Set
+from functools import partial
+from pathlib import Path
+
+from eman.evaluation.protocols.registry import protocol_named
+from eman.evaluation.results import tables
+from eman.evaluation.results.figures import draw
+from eman.evaluation.results.tables import Results
+from eman.platform.errors import UserError
+from eman.platform.store.store import SWEEP, RunLog, Store
+from eman.sweeps.plan import Sweep
+from eman.sweeps.run.options import Report
+from eman.sweeps.tables import figure3
+from eman.sweeps.view import links
+
+
+def begin_sweep(sweep: Sweep, store: Store, launched: float) -> RunLog:
+    """Make or take up the sweep's run in the store."""
+    return store.begin(
+        SWEEP,
+        sweep.key,
+        f"{sweep.name} · {sweep.profile.name}",
+        params={},
+        tags={
+            "profile": sweep.profile.name,
+            "mlflow.note.content": f"eman sweep {sweep.name}",
+            "eman.request": sweep.request.model_dump_json(),
+            "eman.launched": f"{launched:.3f}",
+        },
+    )
+
+
+def publish_results(sweep: Sweep, store: Store, evaluated: Set[str]) -> None:
+    """Write the results that tables print, where these evaluations give them, to the trainings' own runs."""
+    results = Results.read(store)
+    for wanted in dict.fromkeys(sweep.wanted):
+        if evaluated.isdisjoint(spec.key for spec in wanted.evaluations):
+            continue
+        if any((s.network, s.selection, s.dataset) != ("student", "last", None) for s in wanted.evaluations):
+            continue  # metrics of the same names; they stay on the evaluations' runs
+        value, status, _ = results.one(wanted)
+        if status != "done" or value is None:
+            continue
+        chosen = results.chosen(wanted)
+        grid = protocol_named(wanted.evaluations[0].protocol).grid
+        # The rate that the held-out images chose, for example linear/10pct_lr.
+        tags = {wanted.select_by.replace("held_out_top1", grid): chosen.params[grid]} if grid and chosen else {}
+        log = RunLog(store, results.trainings[wanted.run.key].run_id, wanted.run.epochs)
+        log.write({wanted.metric: value}, wanted.run.epochs, tags=tags)
+
+
+def list_failures(sweep: Sweep, results: Results, report: Report) -> None:
+    """Add to the report what failed, with the reasons."""
+    for key, spec in sweep.trainings.items():
+        status, reason = results.state(spec)
+        if status == "failed":
+            report.failed.append(f"{sweep.titles[key]}: {reason}")
+    for key in sweep.evaluations:
+        record = results.evaluations.get(key)
+        if record is not None and record.status == "failed":
+            report.failed.append(f"{record.name}: {record.reason}")
+
+
+def publish_sweep(sweep: Sweep, store: Store, parent: RunLog, report: Report) -> None:
+    """Write tables, figures and the report to the sweep's run, and end it."""
+    results = Results.read(store)
+    list_failures(sweep, results, report)
+    values = [(table, tables.values(table, results)) for table in sweep.tables]
+    shown = [tables.markdown(table, found) for table, found in values]
+    artifacts = {f"table{table.number}.md": text for table, text in zip(sweep.tables, shown, strict=True)}
+    artifacts["tables.csv"] = tables.render(values, "csv")
+    # Written whole: `log_table` would append to the table of an earlier, interrupted launch.
+    artifacts["tables.json"] = tables.frame(values).to_json(orient="split", index=False)
+    for name, text in artifacts.items():
+        store.patiently(partial(store.client.log_text, parent.run_id, text, name))
+    if any(table.number == 1 for table in sweep.tables):
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(UserError):  # nothing to draw yet
+            picture = Path(folder) / "figure3.png"
+            draw(figure3.lines(sweep.scope), store, picture, figure3.caption(sweep.scope))
+            store.patiently(partial(store.client.log_artifact, parent.run_id, str(picture)))
+    metrics = {
+        "sweep/seconds": report.seconds,
+        "sweep/trained": report.trained,
+        "sweep/failed": len(report.failed),
+        "sweep/efficiency": report.efficiency,
+    }
+    logged = json.dumps([{"path": "tables.json", "type": "table"}])
+    described = {"mlflow.loggedArtifacts": logged, **links.describe(sweep, store, shown)}
+    parent.write(metrics, tags=described, status="KILLED" if report.interrupted else "FINISHED")

@@ -1,0 +1,208 @@
+"""The state of a sweep: a reducer of events, and the only estimate of the time left."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from eman.evaluation.protocols.registry import eval_title, group_title, together
+from eman.evaluation.results.tables import Results, Wanted
+from eman.platform.store.store import Record
+from eman.sweeps.plan import Sweep
+from eman.sweeps.run.events import Done, Event, Failed, Lost, Progress, Started, Waiting
+from eman.sweeps.work import evaluation_work, work
+from eman.trainers.methods.registry import Method, method_named
+
+Status = Literal["waiting", "running", "done", "failed", "reused"]
+
+#: In the order in which views list them. Reused: done before the sweep was launched.
+STATUSES: tuple[Status, ...] = ("done", "running", "waiting", "failed", "reused")
+
+#: Before this many seconds of work the time left is not estimated: start-up would count as work.
+_SETTLING_SECONDS = 8.0
+
+
+@dataclass
+class RunState:
+    """What is known of one run.
+
+    Attributes:
+        status: See :data:`STATUSES`.
+        share: Part that is done.
+        metrics: Latest values.
+        trains: Whether a training has begun its first step, rather than loading data.
+        seconds: Spent in the training loop.
+        reason: Why it failed or was lost.
+    """
+
+    status: Status = "waiting"
+    share: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    trains: bool = False
+    seconds: float = 0.0
+    reason: str = ""
+    _news: float = 0.0
+    _rate: float = 0.0
+
+    def apply(self, event: Started | Progress | Done | Failed | Lost, launched: float) -> None:
+        """Take in what happened to the run."""
+        match event:
+            case Started():
+                self.status, self.share, self.trains, self._rate = "running", 0.0, False, 0.0
+                self._news = event.at
+            case Progress():
+                if event.share > self.share and event.at > self._news:
+                    self._rate = (event.share - self.share) / (event.at - self._news)
+                self.status, self.trains = "running", True
+                self.share, self._news = max(self.share, event.share), event.at
+                self.metrics.update(event.metrics)
+            case Done():
+                self.status, self.share, self.seconds = "done", 1.0, event.seconds
+                if event.at < launched:
+                    self.status = "reused"
+                self.metrics.update(event.metrics)
+            case Failed():
+                self.status, self.share, self.reason = "failed", 1.0, event.reason
+            case Lost():
+                self.status, self.share, self.reason = "waiting", 0.0, event.reason
+
+    def share_at(self, now: float) -> float:
+        """Return the part that is done by now, from the pace since the last report."""
+        if self.status != "running":
+            return self.share
+        return max(self.share, min(self.share + self._rate * (now - self._news), 0.99))
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best result of a method so far, on held-out images."""
+
+    method: str
+    metric: str
+    value: float
+    title: str
+
+
+class SweepState:
+    """What every run of a sweep is doing. One thread applies events; others may read.
+
+    Args:
+        sweep: The sweep.
+        launched: When it was launched, in seconds since the epoch.
+    """
+
+    def __init__(self, sweep: Sweep, launched: float | None = None) -> None:
+        self.sweep = sweep
+        self.launched = time.time() if launched is None else launched
+        self.runs = {key: RunState() for key in [*sweep.trainings, *sweep.evaluations]}
+        self.titles = dict(sweep.titles)
+        self._shown = dict(sweep.titles)  # evaluations that run together share a name
+        self.waiting_for = ""
+        self.warning = ""
+        self.lock = threading.RLock()
+        self._began = float("inf")
+        self._work = {key: work(spec) for key, spec in sweep.trainings.items()}
+        for group in together(list(sweep.evaluations.values())):
+            whole = evaluation_work(group, sweep.trainings[group[0].run])
+            for spec in group:
+                self._work[spec.key] = whole / len(group)
+                self.titles[spec.key] = f"{sweep.titles[spec.run]} · {eval_title(spec)}"
+                self._shown[spec.key] = f"{sweep.titles[spec.run]} · {group_title(group)}"
+
+    def apply(self, event: Event) -> None:
+        """Take in one event."""
+        with self.lock:
+            if isinstance(event, Waiting):
+                self.waiting_for = event.reason
+                return
+            self.runs[event.key].apply(event, self.launched)
+            if isinstance(event, Started):
+                self.waiting_for, self._began = "", min(self._began, max(event.at, self.launched))
+            elif isinstance(event, Failed | Lost) and event.reason and event.at >= self.launched:
+                self.warning = f"{self.titles[event.key]}: {event.reason}"
+
+    def news(self, results: Results) -> Iterator[Event]:
+        """Yield the events by which a store's results differ from this state."""
+        for key, run in self.runs.items():
+            record = results.trainings.get(key) or results.evaluations.get(key)
+            yield from _events(key, run, record)
+
+    def count(self, *, trainings: bool = True) -> Mapping[str, int]:
+        """Return the number of trainings, or of evaluations, by status."""
+        keys = self.sweep.trainings if trainings else self.sweep.evaluations
+        return Counter(self.runs[key].status for key in keys)
+
+    def running(self) -> dict[str, str]:
+        """Return the name and the key of what is running; evaluations that share their computation are one."""
+        return {self._shown[key]: key for key, run in self.runs.items() if run.status == "running"}
+
+    def share(self, now: float | None = None) -> float:
+        """Return the part of the sweep's work that is done."""
+        now = now or time.time()
+        total = sum(self._work.values())
+        return sum(self._work[key] * run.share_at(now) for key, run in self.runs.items()) / total if total else 1.0
+
+    def seconds_left(self, now: float | None = None) -> float | None:
+        """Return the estimated seconds until the sweep ends; ``None`` while too little was done to tell."""
+        now = now or time.time()
+        spent, total = now - self._began, sum(self._work.values())
+        reused = sum(self._work[key] for key, run in self.runs.items() if run.status == "reused")
+        done = self.share(now) * total
+        if spent < _SETTLING_SECONDS or done - reused < 0.02 * (total - reused):
+            return None
+        return spent * (total - done) / (done - reused)
+
+    def best(self) -> Iterator[Best]:
+        """Yield the best result of each method on held-out images, of the evaluation that its tables want if there is
+        one, else of the monitor. Runs without held-out images have none: nothing is chosen on test images.
+        """
+        for name in dict.fromkeys(spec.method for spec in self.sweep.trainings.values()):
+            method = method_named(name)
+            found = self._evaluated(name) or self._monitored(name, method)
+            if found:
+                value, metric, key = max(found)
+                yield Best(method.title, metric, value, self.sweep.titles[key].partition(" · ")[2])
+
+    def _evaluated(self, method: str) -> list[tuple[float, str, str]]:
+        """Values of the first selection metric that has any."""
+        found: dict[str, list[tuple[float, str, str]]] = {}
+        for wanted in dict.fromkeys(self.sweep.wanted):
+            if wanted.run.method == method and wanted.select_by and wanted.run.held_out:
+                found.setdefault(wanted.select_by, []).extend(self._selections(wanted))
+        return next(filter(None, found.values()), [])
+
+    def _selections(self, wanted: Wanted) -> Iterator[tuple[float, str, str]]:
+        for spec in wanted.evaluations:
+            value = self.runs[spec.key].metrics.get(wanted.select_by)
+            if value is not None:
+                yield value, wanted.select_by, wanted.run.key
+
+    def _monitored(self, name: str, method: Method) -> list[tuple[float, str, str]]:
+        metric = "accuracy/top1" if method.classifier else "knn/top1"
+        return [
+            (self.runs[key].metrics[metric], metric, key)
+            for key, spec in self.sweep.trainings.items()
+            if spec.method == name and spec.held_out and metric in self.runs[key].metrics
+        ]
+
+
+def _events(key: str, run: RunState, record: Record | None) -> Iterator[Event]:
+    """Yield the events by which a run's record differs from what is known of it."""
+    status = "missing" if record is None else record.status
+    if record is None or status == "missing":
+        if run.status != "waiting":
+            yield Lost(key)
+    elif status == "running":
+        if run.status != "running":
+            yield Started(key, at=record.start)
+        share = float(record.tags.get("eman.share", 0))
+        if share > run.share or dict(record.metrics) != run.metrics:
+            beat = float(record.tags.get("eman.heartbeat", record.start))
+            yield Progress(key, share, record.metrics, at=beat)
+    elif status == "failed":
+        if run.status != "failed" or run.reason != record.reason:
+            yield Failed(key, record.reason, at=record.end)
+    elif status == "done" and run.status not in ("done", "reused"):
+        yield Done(key, record.metrics.get("train/seconds", 0.0), record.metrics, at=record.end)

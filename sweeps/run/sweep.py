@@ -1,0 +1,115 @@
+"""Run a sweep: from its plan to tables in the store."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from eman.platform.cluster import cluster
+from eman.platform.errors import first_line
+from eman.platform.store.store import RunLog, Store
+from eman.sweeps.checks import check_data
+from eman.sweeps.plan import Sweep
+from eman.sweeps.run.events import Event, Waiting
+from eman.sweeps.run.interrupt import Interruption
+from eman.sweeps.run.launch import Launch
+from eman.sweeps.run.options import Options, Report, check_workers, wait_for_room
+from eman.sweeps.run.publish import begin_sweep, publish_sweep
+from eman.sweeps.run.state import SweepState
+
+#: Seconds between two signs of life of a sweep.
+_BEAT_SECONDS = 5.0
+
+Listener = Callable[[SweepState, Event], None]
+
+log = logging.getLogger("eman")
+
+
+def run_sweep(
+    sweep: Sweep, store: Store, *, options: Options | None = None, listen: Listener = lambda state, event: None
+) -> Report:
+    """Run what the store lacks of a sweep, then store the sweep's tables on its own run.
+
+    Nothing is written to the store before the data were checked and the cluster was joined.
+
+    Args:
+        sweep: The sweep.
+        store: Where results are and go.
+        options: How to carry it out.
+        listen: Called with the sweep's state and every event, in this thread.
+
+    Raises:
+        UserError: The data, the cluster or the number of workers does not do.
+    """
+    started, options = time.monotonic(), options or Options()
+    for spec in sweep.trainings.values():
+        check_workers(options.workers, spec.devices)
+    with Interruption() as interruption:
+        launch = Launch(SweepState(sweep), store, options, interruption, listen)
+        try:
+            launch.tell(Waiting("reading the store"))
+            store.deliver()
+            todo = launch.todo()
+            if todo.open or todo:
+                launch.tell(Waiting("checking the data"))
+                runs = [spec for key, spec in sweep.trainings.items() if launch.state.runs[key].status == "waiting"]
+                evaluations = [s for k, s in sweep.evaluations.items() if launch.state.runs[k].status == "waiting"]
+                check_data(runs, store.workspace, ((spec, sweep.trainings[spec.run]) for spec in evaluations))
+                _carry_out(launch, started)
+        except KeyboardInterrupt:
+            launch.report.interrupted = True
+    report = launch.report
+    report.reused = launch.state.count()["reused"]
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _carry_out(launch: Launch, started: float) -> None:
+    """Join the cluster, as often as needed, and run what is missing. End the sweep's run in the store in any case."""
+    options, report, parent = launch.options, launch.report, None
+    try:
+        through = False
+        while not through:
+            where = options.address
+            launch.tell(Waiting(f"joining Ray at {where}" if where else "starting Ray"))
+            with cluster(where) as found:
+                resources = wait_for_room(options, found)
+                report.cores = resources.cpus
+                parent = parent or begin_sweep(launch.sweep, launch.store, launch.state.launched)
+                with _heartbeat(parent):
+                    through = launch.carry_out(parent.run_id, resources)
+    except KeyboardInterrupt:
+        report.interrupted = True
+        launch.release()
+    except Exception as error:
+        if parent is not None:
+            with contextlib.suppress(Exception):  # the store may be what failed
+                parent.fail(first_line(error))
+        raise
+    if parent is not None:
+        report.seconds = time.monotonic() - started
+        launch.tell(Waiting("writing tables to the store"))
+        launch.store.deliver()
+        publish_sweep(launch.sweep, launch.store, parent, report)
+        launch.tell(Waiting(""))
+
+
+@contextlib.contextmanager
+def _heartbeat(parent: RunLog) -> Iterator[None]:
+    """Tell the store every few seconds that the sweep is alive, while Ray Tune has the main thread."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(_BEAT_SECONDS):
+            try:
+                parent.beat()
+            except Exception as error:  # whoever needs the store says so, and waits
+                log.warning("the sweep's heartbeat was not stored: %s", error)
+
+    thread = threading.Thread(target=beat, name="eman-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()

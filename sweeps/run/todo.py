@@ -1,0 +1,72 @@
+"""What a launch still has to do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from eman.evaluation.results.tables import Results
+from eman.evaluation.trained import Trained
+from eman.platform.store.store import Record
+from eman.platform.workspace import Workspace
+from eman.sweeps.plan import Sweep
+from eman.trainers.spec.run import EvalSpec, RunSpec
+
+
+@dataclass(frozen=True)
+class Todo:
+    """Runs to carry out now, and those that must wait for them.
+
+    Attributes:
+        trainings: Trainings whose starting point, if any, is there.
+        evaluations: Evaluations whose training is done and has its networks.
+        gone: Owners of finished trainings whose files are gone, by key: they are trained again.
+        open: Number of trainings and evaluations without a result, ready or not.
+    """
+
+    trainings: tuple[RunSpec, ...]
+    evaluations: tuple[EvalSpec, ...]
+    gone: Mapping[str, str]
+    open: int
+
+    def __bool__(self) -> bool:
+        return bool(self.trainings or self.evaluations)
+
+
+def find_todo(sweep: Sweep, results: Results, failures: Mapping[str, int], retries: int, workspace: Workspace) -> Todo:
+    """Return what the store lacks of a sweep and no other process is running.
+
+    Args:
+        sweep: The sweep.
+        results: What the store holds.
+        failures: How often runs have failed in this launch. One that failed in an earlier launch is tried again.
+        retries: How often a failed run is tried again.
+        workspace: Where the runs keep their networks.
+    """
+
+    def is_open(key: str, record: Record | None) -> bool:
+        if record is None or record.status == "missing":
+            return True
+        return record.status == "failed" and failures.get(key, 0) <= retries
+
+    trainings = [spec for key, spec in sweep.trainings.items() if is_open(key, results.trainings.get(key))]
+    evaluations = [spec for key, spec in sweep.evaluations.items() if is_open(key, results.evaluations.get(key))]
+    ready = [spec for spec in evaluations if results.done(spec.run)]
+    starts = [spec.init.key for spec in trainings if spec.init and results.done(spec.init.key)]
+    missing = {s.run for s in ready if not Trained(s.run, workspace, s.network, s.selection).available}
+    missing |= {key for key in starts if not Trained(key, workspace).available}
+    gone = {key: results.trainings[key].tags.get("eman.owner", "") for key in sorted(missing)}
+    wanted = [*trainings, *(sweep.trainings[key] for key in gone)]
+    return Todo(
+        tuple(s for s in wanted if not s.init or (results.done(s.init.key) and s.init.key not in gone)),
+        tuple(spec for spec in ready if spec.run not in gone),
+        gone,
+        len(trainings) + len(evaluations),
+    )
+
+
+def is_running_elsewhere(sweep: Sweep, results: Results) -> bool:
+    """Return whether another launch is running a run of this sweep."""
+    records = [
+        *(results.trainings.get(key) for key in sweep.trainings),
+        *(results.evaluations.get(key) for key in sweep.evaluations),
+    ]
+    return any(record is not None and record.status == "running" for record in records)

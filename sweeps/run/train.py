@@ -1,0 +1,117 @@
+"""One training, from its job to its entry in the store."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from eman.evaluation import measure
+from eman.platform import checkpoint
+from eman.platform.errors import BusyError
+from eman.platform.lock import locked
+from eman.platform.machine import Usage
+from eman.platform.store.store import TRAINING, RunLog, Store
+from eman.sweeps.run.events import Done, Lost, Outcome, Progress, Report
+from eman.sweeps.run.failures import failure_recorded
+from eman.sweeps.run.jobs import TrainJob
+from eman.trainers import distributed
+from eman.trainers.data import subsets
+from eman.trainers.loop import fit
+from eman.trainers.methods.registry import method_named, scheme_of
+
+#: Seconds between two reports in the middle of an epoch.
+_REPORT_SECONDS = 2.0
+
+
+def train(job: TrainJob, report: Report) -> Outcome:
+    """Train one run, in this process or as one of several workers. Worker 0 alone writes to the store.
+
+    Args:
+        job: The training.
+        report: Called with every epoch's progress, on every worker.
+
+    Returns:
+        ``Done``, or ``Lost`` if another process has the run.
+
+    Raises:
+        Exception: The run failed; the store has the reason.
+    """
+    key = job.spec.key
+    first = distributed.rank() == 0
+    with contextlib.ExitStack() as stack:
+        log, busy = None, ""
+        if first:
+            try:
+                log = stack.enter_context(_claim(job))
+            except BusyError as error:
+                busy = str(error)
+        if not distributed.agreed(not busy):
+            return Lost(key, busy)
+        with failure_recorded(log):
+            return _train(job, log, report)
+
+
+@contextlib.contextmanager
+def _claim(job: TrainJob) -> Iterator[RunLog]:
+    """Hold the run, so that no other process trains it meanwhile."""
+    with locked(job.workspace.run_folder(job.spec.key) / "lock") as mine:
+        if not mine:
+            raise BusyError("another process of this machine is running it")
+        yield begin_training(job, Store(job.workspace, patient=True))
+
+
+def begin_training(job: TrainJob, store: Store) -> RunLog:
+    """Make or take up the training's entry in the store; raise :class:`BusyError` if another process has it."""
+    spec, scheme = job.spec, scheme_of(job.spec)
+    return store.begin(
+        TRAINING,
+        spec.key,
+        job.title,
+        tags={
+            "method": method_named(spec.method).title,
+            "scheme": scheme.title,
+            "profile": job.profile,
+            "seed": str(spec.seed),
+            "eman.workers": str(job.workers),
+            "eman.launch": job.launch,
+            "eman.network": "student",
+            "eman.selection": "last",
+        },
+        parent=job.parent,
+        params={**spec.fields(), **({"init": spec.init.key} if spec.init else {}), "scheme": scheme.title},
+        again=job.redo,
+    )
+
+
+def _train(job: TrainJob, log: RunLog | None, report: Report) -> Done:
+    """Fit, and on worker 0 (which has a ``log``) measure the final networks."""
+    spec, folder = job.spec, job.workspace.run_folder(job.spec.key)
+    usage = Usage() if log is not None else None
+    alone = distributed.workers() == 1  # several workers must report equally often: at epochs
+    reported = 0.0
+    if not alone:
+        report(Progress(spec.key, 0.0))
+
+    def epoch_done(number: int, metrics: dict[str, float]) -> None:
+        if log is not None and usage is not None:
+            log.epoch(number, metrics | usage.take(), number / spec.epochs)
+        report(Progress(spec.key, number / spec.epochs, metrics))
+
+    def step_done(step: int, steps: int) -> None:
+        nonlocal reported
+        if log is not None and usage is not None:
+            log.beat(step / steps)
+            usage.sample()
+        if alone and time.monotonic() - reported > _REPORT_SECONDS:
+            reported = time.monotonic()
+            report(Progress(spec.key, step / steps))
+
+    outcome = fit(spec, job.workspace, folder=folder, monitor=measure.monitor, on_epoch=epoch_done, on_step=step_done)
+    if log is None or usage is None:
+        return Done(spec.key, outcome.seconds)
+    metrics = measure.final(outcome.training, folder, outcome.best_epoch)
+    tags = {"eman.data_hash": outcome.training.dataset.hash, "eman.best_epoch": str(outcome.best_epoch)}
+    if outcome.training.labelled is not None:
+        tags["eman.label_set_hash"] = subsets.fingerprint(outcome.training.labelled)
+    log.finish(metrics | {"train/seconds": outcome.seconds} | usage.take(last=True), tags)
+    checkpoint.remove_newest(folder / "resume.pt")
+    return Done(spec.key, outcome.seconds, metrics)

@@ -1,0 +1,58 @@
+"""`eman doctor` and `eman data list`: versions, machine, data sets."""
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from eman.platform.errors import UserError
+from eman.platform.machine import cores, fast_bf16
+from eman.platform.store.store import Store, git_revision
+from eman.platform.workspace import Workspace
+from eman.trainers.data import catalog as data
+
+#: The data sets behind the profiles that run anywhere.
+NEEDED = ("digits", "fashion-mnist")
+
+
+def data_lines(workspace: Workspace) -> list[str]:
+    """Return one line a data set."""
+    lines = []
+    for name in data.DATASETS:
+        try:
+            lines.append(f"{name:<15}{data.load(name, workspace, download=False).describe()}")
+        except UserError as error:
+            lines.append(f"{name:<15}not here: {error}")
+    return lines
+
+
+def doctor_lines(workspace: Workspace) -> tuple[list[str], bool]:
+    """Return what the project needs of its surroundings, and whether nothing is missing."""
+    import torch
+
+    well = True
+    lines = [f"python         {sys.version.split()[0]}"]
+    for package in ("eman", "torch", "torchvision", "ray", "mlflow", "pandas", "pyarrow"):
+        try:
+            lines.append(f"{package:<15}{version(package)}")
+        except PackageNotFoundError:
+            lines.append(f"{package:<15}missing: run `make install`")
+            well = False
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    lines += [
+        f"git            {git_revision()}",
+        f"cores          {cores()}",
+        f"GPUs           {', '.join(gpus) or 'none'}",
+        f"bfloat16       {'fast' if fast_bf16() else 'slow here: profiles take float32'}",
+        f"home           {workspace.home}",
+        f"data folder    {workspace.data}",
+    ]
+    for line in data_lines(workspace):
+        lines.append(f"data           {line}")
+        well &= "not here" not in line or not line.startswith(NEEDED)
+    try:
+        store = Store(workspace)
+        lines.append(f"store          {store.uri}: {len(store.records())} runs")
+    except UserError as error:
+        lines.append(f"store          {error}")
+        well = False
+    lines.append("all is well" if well else "something is missing, see above")
+    return lines, well

@@ -1,0 +1,127 @@
+"""Addresses of MLflow's pages that show a sweep, and the description on its run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from urllib.parse import quote
+
+from eman.platform.store.store import SWEEP, TRAINING, Record, Store
+from eman.sweeps.plan import Sweep
+from eman.sweeps.request import command
+
+#: Tag of a sweep's run: the keys of its trainings, some of which may be another sweep's children.
+MEMBERS = "eman.trainings"
+
+#: MLflow cuts longer tags.
+_LONGEST_TAG = 8000
+
+#: Metrics by which a comparison orders runs, the first that they have: what tables print, or what the run measures.
+_HEADLINES = ("linear/", "finetune/", "test/top1", "test/knn_top1")
+
+#: Links that are longer, because of many run ids, stay out of descriptions.
+_LONGEST_LINK = 1500
+
+
+def runs_page(experiment: str) -> str:
+    """Return the address of all runs, below the server's own, without the filter that a browser remembers."""
+    return f"{_runs(experiment)}&searchFilter=&orderByKey=attributes.start_time&orderByAsc=false"
+
+
+def _runs(experiment: str) -> str:
+    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
+def sweep_page(experiment: str, sweep: Record) -> str:
+    """Return the address of a sweep's run: description, tables, children."""
+    return f"/#/experiments/{experiment}/runs/{sweep.run_id}?workflowType=machine_learning"
+
+
+def comparisons(experiment: str, sweep: Record, trainings: Mapping[str, Record]) -> dict[str, str]:
+    """Return the addresses of charts that compare the schemes of a sweep, by method; the best run comes first in each.
+
+    Args:
+        experiment: Its id.
+        sweep: The sweep's run.
+        trainings: All trainings by key.
+    """
+    keys = sweep.tags.get(MEMBERS, "").split(",")
+    children = [record for record in trainings.values() if record.tags.get("mlflow.parentRunId") == sweep.run_id]
+    members = [trainings[key] for key in keys if key in trainings] or children
+    pages = {}
+    for method in dict.fromkeys(record.tags["method"] for record in members):
+        chosen = [record for record in members if record.tags["method"] == method]
+        if all(record in children for record in chosen):
+            which = f"tags.mlflow.parentRunId = '{sweep.run_id}' AND tags.method = '{method}'"
+        else:
+            which = f"attributes.run_id IN ({','.join(repr(record.run_id) for record in chosen)})"
+        # Sorted by anything but the date, the UI lists runs side by side instead of under their parent.
+        order = f"metrics.`{_headline(chosen)}`"
+        pages[method] = (
+            f"{_runs(experiment)}&compareRunsMode=CHART&searchFilter={quote(which, safe='(),.')}"
+            f"&orderByKey={quote(order, safe='.')}&orderByAsc=false"
+        )
+    return pages
+
+
+def _headline(records: Sequence[Record]) -> str:
+    names = sorted({name for record in records for name in record.metrics})
+    for start in _HEADLINES:
+        for name in names:
+            if name.startswith(start) and name.endswith("top1") and not name.endswith("held_out_top1"):
+                return name
+    return "train/loss"
+
+
+def description(
+    sweep: Sweep, record: Record, experiment: str, trainings: Mapping[str, Record], shown: Sequence[str]
+) -> str:
+    """Return Markdown for a sweep's run: its tables, comparisons of its schemes, and the command that repeats it.
+
+    Args:
+        sweep: The sweep.
+        record: Its run.
+        experiment: Id of the experiment.
+        trainings: All trainings by key.
+        shown: Its tables as Markdown; those that do not fit into a tag are left to the artifacts.
+    """
+    pages = {
+        name: page for name, page in comparisons(experiment, record, trainings).items() if len(page) < _LONGEST_LINK
+    }
+    links = ", ".join(f"[{name}](.{page})" for name, page in pages.items())
+    revision = record.tags.get("eman.git", "unknown")
+    above = f"Schemes compared: {links}. Figures and tables are under Artifacts.\n\n"
+    below = f"\n\nMade by git revision `{revision}`. This command repeats or continues it:\n\n"
+    below += f"    {command(sweep.request)}\n"
+    text = ""
+    for one in shown:
+        if len(above) + len(text) + len(one) + len(below) > _LONGEST_TAG - 100:
+            text += "\n\n(the other tables are under Artifacts)"
+            break
+        text += f"\n\n{one}"
+    return above + text.strip() + below
+
+
+def describe(sweep: Sweep, store: Store, shown: Sequence[str]) -> dict[str, str]:
+    """Return the tags with which the UI and :func:`comparisons` show a sweep that has ended."""
+    members = ",".join(sweep.trainings)
+    own = {MEMBERS: members} if len(members) <= _LONGEST_TAG else {}
+    record = store.by_key(SWEEP)[sweep.key]
+    record = replace(record, tags={**record.tags, **own})
+    note = description(sweep, record, store.experiment_id, store.by_key(TRAINING), shown)
+    return own | {"mlflow.note.content": note}
+
+
+def link_lines(store: Store, server: str) -> list[str]:
+    """Return where the UI shows the runs and compares the schemes of the newest sweep; the best to open comes first.
+
+    Args:
+        store: What it shows.
+        server: Address of the server.
+    """
+    lines = []
+    sweeps = store.records(SWEEP)
+    if sweeps:
+        newest, trainings = sweeps[0], store.by_key(TRAINING)
+        for method, page in comparisons(store.experiment_id, newest, trainings).items():
+            lines.append(f"{newest.name}, schemes of {method}: {server}{page}")
+        lines.append(f"{newest.name}, tables: {server}{sweep_page(store.experiment_id, newest)}")
+    return [*lines, f"all runs: {server}{runs_page(store.experiment_id)}"]

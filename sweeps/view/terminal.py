@@ -1,0 +1,179 @@
+"""A sweep on a terminal: a live picture at its lower edge, or plain lines where there is no terminal."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from eman.sweeps.run.events import Done, Event, Failed, Lost, Waiting
+from eman.sweeps.run.state import STATUSES, SweepState
+from eman.sweeps.view.text import duration
+
+_COLOURS = {"done": "green", "running": "cyan", "failed": "red"}
+
+#: About so many lines tell of evaluations, which are many and short.
+_EVALUATION_LINES = 12
+
+
+class Terminal:
+    """Show a sweep while it runs. Use it as a context manager and call :meth:`show` with every event.
+
+    Args:
+        console: Where to; default: standard error, so that tables on standard output stay clean.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stderr, highlight=False)
+        self._live: Live | None = None
+        self._waits: set[str] = set()
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def show(self, state: SweepState, event: Event) -> None:
+        """Show an event that the state has taken in."""
+        try:
+            if self._live is None and self.console.is_terminal:
+                self._live = Live(
+                    get_renderable=lambda: picture(state, self.console),
+                    console=self.console,
+                    refresh_per_second=2,
+                    transient=True,
+                )
+                self._live.start()
+            if isinstance(event, Waiting):
+                if event.reason in self._waits:  # the picture shows it again; lines need not
+                    return
+                self._waits.add(event.reason)
+            for line in lines(state, event):
+                self.say(line)
+        except OSError as error:  # the terminal was closed; the sweep goes on
+            logging.getLogger("eman").debug("nothing can be shown: %s", error)
+
+    def say(self, text: str) -> None:
+        """Print a line; a terminal breaks it between words, a file gets it whole."""
+        self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
+
+
+def lines(state: SweepState, event: Event) -> list[str]:
+    """Return what there is to say of an event in plain lines."""
+    if isinstance(event, Waiting):
+        return [event.reason] if event.reason else []
+    training = event.key in state.sweep.trainings
+    counts = state.count(trainings=training)
+    total = len(state.sweep.trainings if training else state.sweep.evaluations)
+    over = counts["done"] + counts["reused"] + counts["failed"]
+    left = state.seconds_left()
+    head = f"[{over}/{total}{'' if left is None else f', about {duration(left)} left'}] {state.titles[event.key]}"
+    match event:
+        case Failed():
+            return [f"{head}: failed: {event.reason}"]
+        case Lost() if event.reason:
+            return [f"{head}: {event.reason}"]
+        case Done() if event.at >= state.launched:
+            if training:
+                return [f"{head}: done in {duration(event.seconds)}"]
+            if over % max(1, total // _EVALUATION_LINES) == 0 or over == total:
+                return [f"{head}: done"]
+    return []
+
+
+def summary(state: SweepState) -> str:
+    """Return a sweep's state in one line."""
+    counts, left = state.count(), state.seconds_left()
+    told = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    ending = f", about {duration(left)} left" if left is not None and counts["running"] else ""
+    return f"{told}, {100 * state.share():.0f} %{ending}"
+
+
+def picture(state: SweepState, console: Console) -> RenderableType:
+    """Return a sweep as it is now, in the size of a terminal."""
+    with state.lock:
+        now = time.time()
+        parts: list[RenderableType] = [Text(), _overall(state, now), _counts(state)]
+        if state.waiting_for:
+            waiting = Progress(SpinnerColumn(), TextColumn("{task.description}"), auto_refresh=False)
+            waiting.add_task(state.waiting_for)
+            parts += [Text(), waiting.get_renderable()]
+        if running := state.running():
+            parts += [Text(), _running(state, running, now, console)]
+        best = [f"{b.method}: {b.metric} {b.value:.1f} ({b.title})" for b in state.best()]
+        if best:
+            parts += [Text("\nbest so far on held-out images", "dim"), *(_line(line) for line in best)]
+        if state.warning:
+            parts += [Text(), _line(f"last warning  {state.warning}", "yellow")]
+        return Group(*parts)
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style, overflow="ellipsis", no_wrap=True)
+
+
+def _overall(state: SweepState, now: float) -> RenderableType:
+    left = state.seconds_left(now)
+    took = duration(now - state.launched) + ("" if left is None else f", about {duration(left)} left")
+    bar = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(None),
+        TextColumn("{task.percentage:.0f} %  {task.fields[took]}"),
+        expand=True,
+        auto_refresh=False,
+    )
+    bar.add_task(
+        f"{state.sweep.name} · {state.sweep.profile.name}",
+        total=100,
+        completed=round(100 * state.share(now)),
+        took=took,
+    )
+    return bar.get_renderable()
+
+
+def _counts(state: SweepState) -> Table:
+    grid, counts, line = Table.grid(padding=(0, 3)), state.count(), Text(no_wrap=True, overflow="ellipsis")
+    for status in STATUSES:
+        if counts[status] or status == "done":
+            line.append(" · " if line else "", "dim").append(f"{counts[status]} {status}", _COLOURS.get(status, ""))
+    grid.add_row("trainings", line)
+    if state.sweep.evaluations:
+        evaluated = state.count(trainings=False)
+        over = evaluated["done"] + evaluated["reused"] + evaluated["failed"]
+        grid.add_row("evaluations", f"{over} of {len(state.sweep.evaluations)}")
+    speed = sum(state.runs[key].metrics.get("train/images_per_second", 0.0) for key in state.running().values())
+    if speed:
+        grid.add_row("throughput", f"{speed:,.0f} images/s")
+    return grid
+
+
+def _running(state: SweepState, running: dict[str, str], now: float, console: Console) -> RenderableType:
+    rows = max(3, console.height - 18)
+    bars = Progress(
+        TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+        BarColumn(12),
+        TextColumn("{task.fields[told]}", justify="right", table_column=Column(no_wrap=True)),
+        expand=True,
+        auto_refresh=False,
+    )
+    for title, key in list(running.items())[:rows]:
+        spec, run = state.sweep.trainings.get(key), state.runs[key]
+        if spec is None:  # evaluations do not say how far they are
+            bars.add_task(title, total=None, told="")
+            continue
+        speed = run.metrics.get("train/images_per_second")
+        told = f"epoch {min(int(run.share * spec.epochs + 1e-3) + 1, spec.epochs)}/{spec.epochs}"
+        told = told + (f"  {speed:,.0f} images/s" if speed else "") if run.trains else "loading data"
+        bars.add_task(title, total=100, completed=round(100 * run.share_at(now)), told=told)
+    more = [_line(f"and {len(running) - rows} more", "dim")] if len(running) > rows else []
+    return Group(bars.get_renderable(), *more)
