@@ -19,6 +19,7 @@ from eman.trainers.spec.run import EvalSpec
 from eman.trainers.views import transforms
 from eman.trainers.views import views as augment
 from eman.trainers.views.draws import Draws
+from eman.trainers.views.options import ViewOptions
 
 #: Images in one forward pass: activations that fit a core's cache. It changes no result.
 CHUNK = 256
@@ -112,7 +113,7 @@ def cropped(splits: Splits, index_N: Tensor, epoch: int, spec: EvalSpec, like: T
         like: Device and type of the result.
     """
     assert spec.crop_min is not None
-    split, options = splits.train, augment.ViewOptions(spec.crop_min, 0.0, 0, splits.train.cropped)
+    split, options = splits.train, ViewOptions(spec.crop_min, cropped=splits.train.cropped)
 
     def draws() -> Draws:
         return Draws(spec.seed, torch.full_like(index_N, epoch), split.ids[index_N], 0)

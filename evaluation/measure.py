@@ -1,6 +1,7 @@
 """What is measured of a training: during it, to watch it, and at its end, for the tables."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from eman.evaluation.protocols import knn, linear
 from eman.platform import checkpoint
 from eman.trainers.data.splits import AnySplit
 from eman.trainers.loop import Metrics
-from eman.trainers.methods.registry import Method
+from eman.trainers.methods.method import Method
 from eman.trainers.training import Training
 
 #: Shares of the training images (bank) and of the held-out ones (queries) that the monitor uses (Section 5.1).
@@ -25,8 +26,8 @@ def monitor(training: Training) -> Metrics:
     spec, dataset = training.spec, training.dataset
     bank, queries = _share(training.train, MONITOR_BANK), _share(training.held_out, MONITOR_QUERIES)
     backbone = training.student[0]
-    bank_ND = features.outputs(backbone, bank, dataset, spec.precision)
-    queries_MD = features.outputs(backbone, queries, dataset, spec.precision)
+    bank_ND = features.outputs(backbone, bank, dataset, spec.network.precision)
+    queries_MD = features.outputs(backbone, queries, dataset, spec.network.precision)
     found: Metrics = {}
     if training.method.classifier:
         found["accuracy/top1"] = _accuracy(training, queries_MD, queries.labels)
@@ -34,7 +35,7 @@ def monitor(training: Training) -> Metrics:
     return found
 
 
-def headline(method: Method) -> str:
+def headline(method: Method[Any]) -> str:
     """The metric that :func:`monitor` puts first: by it a run is watched, and its best epoch chosen."""
     return "accuracy/top1" if method.classifier else "knn/top1"
 
@@ -51,12 +52,12 @@ def final(training: Training, folder: Path, best_epoch: int) -> Metrics:
 
     def measured(selection: str) -> Metrics:
         backbone = training.student[0]
-        found = features.compute(backbone, splits, spec.precision)
+        found = features.compute(backbone, splits, spec.network.precision)
         features.store(found, features.path(folder, "student", selection), key)
         return _of_student(training, found) | _of_teacher(training)
 
     last = measured("last")
-    if best_epoch == spec.epochs:
+    if best_epoch == spec.optim.epochs:
         best, path_best = last, features.path(folder, "student", "best")
         path_best.unlink(missing_ok=True)
         path_best.hardlink_to(features.path(folder, "student", "last"))
@@ -73,7 +74,7 @@ def _of_student(training: Training, found: features.Features) -> Metrics:
     """Test accuracies of the student as it is."""
     metrics = {"test/knn_top1": knn.top1(found.train_ND, found.train_labels_N, found.test_ND, found.test_labels_N)}
     if training.method.classifier:
-        logits_NK = features.logits(training.student, found.test_ND, training.spec.precision)
+        logits_NK = features.logits(training.student, found.test_ND, training.spec.network.precision)
         metrics |= _tops("test/", logits_NK, found.test_labels_N)
     return metrics
 
@@ -83,7 +84,7 @@ def _of_teacher(training: Training) -> Metrics:
     if not training.method.classifier or training.teacher is None or training.teacher.network is None:
         return {}
     test = training.dataset.test
-    logits_NK = features.outputs(training.teacher.network, test, training.dataset, training.spec.precision)
+    logits_NK = features.outputs(training.teacher.network, test, training.dataset, training.spec.network.precision)
     return _tops("test/teacher_", logits_NK, test.labels)
 
 
@@ -92,7 +93,7 @@ def _tops(name: str, logits_NK: Tensor, labels_N: Tensor) -> Metrics:
 
 
 def _accuracy(training: Training, features_ND: Tensor, labels_N: Tensor) -> float:
-    logits_NK = features.logits(training.student, features_ND, training.spec.precision)
+    logits_NK = features.logits(training.student, features_ND, training.spec.network.precision)
     return knn.percent(logits_NK.argmax(1), labels_N)
 
 

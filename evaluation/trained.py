@@ -19,7 +19,6 @@ from eman.trainers.backbones.registry import PREFIX, backbone_named
 from eman.trainers.backbones.state import load_backbone
 from eman.trainers.data import catalog as data
 from eman.trainers.data import subsets
-from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.convert import convert_norm
 from eman.trainers.spec.run import RunSpec
 
@@ -66,7 +65,7 @@ class Trained:
     @cached_property
     def spec(self) -> RunSpec:
         """Its specification."""
-        return RunSpec.from_fields(self._saved["spec"])
+        return RunSpec.from_flat(self._saved["spec"])
 
     @cached_property
     def splits(self) -> Splits:
@@ -77,20 +76,20 @@ class Trained:
             UserError: They are not the images that the run was trained on, or have another number of channels.
         """
         spec = self.spec
-        if self.dataset in (None, spec.dataset):
-            own = data.load(spec.dataset, self.workspace, spec.image_size)
+        if self.dataset in (None, spec.data.dataset):
+            own = data.load(spec.data.dataset, self.workspace, spec.data.image_size)
             own.must_be(self._saved.get("data"), self.run)
-            return Splits(own, *subsets.parts(own, spec.images, spec.held_out))
-        mean, std = data.pixel_scale(spec.dataset, self.workspace)
-        other = data.load(self.dataset, self.workspace, data.size_of(self.dataset, spec.image_size))
+            return Splits(own, *subsets.parts(own, spec.data.images, spec.data.held_out))
+        mean, std = data.pixel_scale(spec.data.dataset, self.workspace)
+        other = data.load(self.dataset, self.workspace, data.size_of(self.dataset, spec.data.image_size))
         channels = other.train.shape[0]
         if len(mean) != channels:
             raise UserError(
-                f"run {self.run} was trained on images of {len(mean)} channels ({spec.dataset}), and those of "
+                f"run {self.run} was trained on images of {len(mean)} channels ({spec.data.dataset}), and those of "
                 f"{other.name} have {channels}; give a data set of {len(mean)}."
             )
         other = replace(other, mean=mean, std=std)
-        return Splits(other, *subsets.parts(other, None, spec.held_out))
+        return Splits(other, *subsets.parts(other, None, spec.data.held_out))
 
     def backbone(self) -> nn.Module:
         """A fresh copy of its backbone, all images of a batch on one device.
@@ -102,10 +101,10 @@ class Trained:
         if state is None:
             raise UserError(f"run {self.run} has no {self.network} network of its own; evaluate its student.")
         spec = self.spec
-        entry = backbone_named(spec.backbone)
-        network = convert_norm(entry.build(self.splits.train.shape[0]), spec.student_norm)
-        load_backbone(network, state, spec.backbone, self._checkpoint)
-        return network.to(distributed.device(), torch.float64 if spec.precision == "float64" else torch.float32)
+        entry = backbone_named(spec.network.backbone)
+        network = convert_norm(entry.build(self.splits.train.shape[0]), spec.norm.student_norm)
+        load_backbone(network, state, spec.network.backbone, self._checkpoint)
+        return network.to(distributed.device(), torch.float64 if spec.network.precision == "float64" else torch.float32)
 
     def classifier(self) -> nn.Sequential | None:
         """A fresh copy of its backbone and of what makes class logits of the features; ``None`` where the run does not
@@ -115,12 +114,12 @@ class Trained:
             UserError: See :meth:`backbone`.
         """
         spec, backbone = self.spec, self.backbone()
-        method = method_named(spec.method)
+        method = spec.entry
         own = {name: value for name, value in self._saved[self.network].items() if not name.startswith(PREFIX)}
         if not (method.classifier and own):
             return None
-        width, classes = backbone_named(spec.backbone).features, len(self.splits.dataset.classes)
-        heads = nn.Sequential(OrderedDict(method.heads(spec, width, classes)))
+        width, classes = backbone_named(spec.network.backbone).features, len(self.splits.dataset.classes)
+        heads = nn.Sequential(OrderedDict(method.parts().heads(spec.method, width, classes)))
         heads.load_state_dict(own)
         first = next(backbone.parameters())
         return nn.Sequential(backbone, heads.to(first.device, first.dtype))
@@ -137,7 +136,7 @@ class Trained:
         if where.exists():
             found = features.read(where, self.run)
         else:
-            found = features.compute(self.backbone(), self.splits, self.spec.precision)
+            found = features.compute(self.backbone(), self.splits, self.spec.network.precision)
             features.store(found, where, self.run)
         share = features.spread(found.train_ND)
         if share < COLLAPSED:

@@ -12,15 +12,15 @@ from eman.trainers.spec.run import EvalSpec, RunSpec
 def check_sizes(runs: Iterable[RunSpec], evaluations: Iterable[tuple[EvalSpec, RunSpec]] = ()) -> None:
     """Raise `UserError` unless runs and evaluations fit their data sets, as far as the catalog knows their sizes."""
     for run in runs:
-        size = catalog.TRAINING_IMAGES.get(run.dataset)
-        wanted = (run.images or 1) + run.held_out
+        size = catalog.TRAINING_IMAGES.get(run.data.dataset)
+        wanted = (run.data.images or 1) + run.data.held_out
         if size is not None and wanted > size:
             raise UserError(
-                f"{run.images or 'some'} training images and {run.held_out} held-out ones are more than the {size:,} "
-                f"of {run.dataset}; give fewer images or held_out."
+                f"{run.data.images or 'some'} training images and {run.data.held_out} held-out ones are more than the "
+                f"{size:,} of {run.data.dataset}; give fewer images or held_out."
             )
     for spec, run in evaluations:
-        size = catalog.TRAINING_IMAGES.get(spec.dataset or run.dataset)
+        size = catalog.TRAINING_IMAGES.get(spec.dataset or run.data.dataset)
         bank = size if spec.dataset else training_images(run)
         if spec.k is not None and size is not None and bank is not None and spec.k > bank:
             raise UserError(f"k is {spec.k}, and there are {bank:,} training images; give a smaller k.")
@@ -30,9 +30,9 @@ def check_data(
     runs: Iterable[RunSpec], workspace: Workspace, evaluations: Iterable[tuple[EvalSpec, RunSpec]] = ()
 ) -> None:
     """Raise `UserError` unless the data sets of these runs, and of evaluations of runs, can be read here."""
-    needed = {(run.dataset, run.image_size) for run in runs}
+    needed = {(run.data.dataset, run.data.image_size) for run in runs}
     for spec, run in evaluations:
-        name = spec.dataset or run.dataset
-        needed.add((name, catalog.size_of(name, run.image_size)))
+        name = spec.dataset or run.data.dataset
+        needed.add((name, catalog.size_of(name, run.data.image_size)))
     for name, size in sorted(needed, key=str):
         catalog.load(name, workspace, size)

@@ -13,7 +13,7 @@ from eman.evaluation.protocols.registry import protocol_named, together
 from eman.platform.errors import UserError
 from eman.platform.store.store import TRAINING, Store
 from eman.sweeps.plan import Sweep
-from eman.sweeps.work import training_images
+from eman.sweeps.work import epoch_images, training_images
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.methods.registry import METHODS, method_named
 from eman.trainers.spec.run import RunSpec
@@ -153,7 +153,7 @@ def measured(store: Store, sweep: Sweep) -> dict[str, float]:
 
 
 def _kind(spec: RunSpec) -> str:
-    return f"{method_named(spec.method).title}, {spec.backbone}"
+    return f"{spec.entry.title}, {spec.network.backbone}"
 
 
 def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
@@ -165,7 +165,7 @@ def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
     """
 
     def speed(spec: RunSpec) -> float | None:
-        return speeds.get(_kind(spec), speeds.get(spec.method))
+        return speeds.get(_kind(spec), speeds.get(spec.method.name))
 
     kinds: dict[str, list[RunSpec]] = defaultdict(list)
     for spec in sweep.trainings.values():
@@ -174,8 +174,8 @@ def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
         Part(
             name,
             len(specs),
-            sum(spec.epochs for spec in specs),
-            sum(spec.epochs * _images_of_an_epoch(spec) for spec in specs),
+            sum(spec.optim.epochs for spec in specs),
+            sum(spec.optim.epochs * _images_of_an_epoch(spec) for spec in specs),
             sum(_storage(spec) for spec in specs),
             speed(specs[0]),
         )
@@ -196,16 +196,13 @@ def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
 
 
 def _images_of_an_epoch(spec: RunSpec) -> int:
-    samples = training_images(spec)
-    if "unlabelled" in method_named(spec.method).streams:
-        return samples
-    return round(samples * (spec.label_fraction or 1))
+    return epoch_images(spec)
 
 
 def _storage(spec: RunSpec) -> int:
-    entry = backbone_named(spec.backbone)
+    entry = backbone_named(spec.network.backbone)
     with torch.device("meta"):
         parameters = sum(tensor.numel() for tensor in entry.build(3).state_dict().values())
-    held_out = spec.held_out or TEST_IMAGES.get(spec.dataset, 0)
-    images = training_images(spec) + TEST_IMAGES.get(spec.dataset, 0) + (held_out if spec.held_out else 0)
+    held_out = spec.data.held_out or TEST_IMAGES.get(spec.data.dataset, 0)
+    images = training_images(spec) + TEST_IMAGES.get(spec.data.dataset, 0) + (held_out if spec.data.held_out else 0)
     return int(4 * (NETWORKS_KEPT * parameters + 2 * images * entry.features))

@@ -9,8 +9,10 @@ from eman.evaluation.results.tables import Cell, Table
 from eman.platform.errors import UserError
 from eman.sweeps.request import SweepRequest, Value, shown
 from eman.sweeps.tables.scope import Scope
-from eman.trainers.methods.registry import method_named, resolve_scheme, scheme_of
+from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import TEACHER_NORMS
+from eman.trainers.spec.build import resolve_scheme
+from eman.trainers.spec.labels import scheme_label
 from eman.trainers.spec.run import RunSpec
 
 Fields = Mapping[str, Value]
@@ -112,4 +114,4 @@ def _labelled(points: Sequence[_Point]) -> Iterator[tuple[str, _Point]]:
 
 
 def _label(run: RunSpec, fields: Fields) -> str:
-    return " · ".join([scheme_of(run).title, *(f"{name} {shown(value)}" for name, value in fields.items())])
+    return " · ".join([scheme_label(run), *(f"{name} {shown(value)}" for name, value in fields.items())])

@@ -15,8 +15,8 @@ from eman.sweeps.profiles.registry import profile_named
 from eman.sweeps.request import SweepRequest, Value
 from eman.sweeps.tables import table1, table2, table3, table4, table5, table6, table7, table8
 from eman.sweeps.tables.scope import Scope
-from eman.sweeps.titles import titles_of
 from eman.trainers.methods.registry import method_named
+from eman.trainers.spec.labels import run_titles
 from eman.trainers.spec.run import EvalSpec, RunSpec
 
 #: The paper's tables by name: each file turns a scope into cells.
@@ -74,7 +74,7 @@ class Sweep:
     @cached_property
     def titles(self) -> dict[str, str]:
         """A distinct, readable name for each training, by key."""
-        return titles_of(self.trainings)
+        return run_titles(self.trainings.values())
 
     @cached_property
     def evaluations(self) -> dict[str, EvalSpec]:
@@ -138,7 +138,7 @@ def _planned(request: SweepRequest, profile: Profile) -> Sweep:
     else:
         tables = tuple(TABLES[name](scope) for name in dict.fromkeys(request.tables))
     sweep = Sweep(request, scope, tables)
-    precisions = {run.precision for run in sweep.trainings.values()}
+    precisions = {run.network.precision for run in sweep.trainings.values()}
     if request.precision is None and profile.common.get("precision") == AUTO and len(precisions) == 1:
         return Sweep(request.model_copy(update={"precision": precisions.pop()}), scope, tables)
     return sweep
@@ -161,7 +161,7 @@ def _check_effect(request: SweepRequest, sweep: Sweep) -> None:
     """Refuse an override that no run of the sweep shows: the tables set that field themselves."""
     for name, value in request.overrides.items():
         field = name.rpartition(".")[2]
-        if any(_equal(getattr(run, field, None), value) for run in sweep.trainings.values()):
+        if any(_equal(run.flat().get(field), value) for run in sweep.trainings.values()):
             continue
         others = {other: kept for other, kept in request.overrides.items() if other != name}
         without = _planned(request.model_copy(update={"overrides": others}), sweep.profile)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from eman.evaluation.protocols.registry import protocol_named
 from eman.trainers.data import catalog
-from eman.trainers.methods.registry import method_named
+from eman.trainers.spec.method import LabelledSection
 from eman.trainers.spec.run import EvalSpec, RunSpec
 
 #: Assumed size of a data set that is not in the catalog.
@@ -13,28 +13,27 @@ UNKNOWN_IMAGES = 100_000
 
 def training_images(spec: RunSpec) -> int:
     """Return the number of images that a run trains on, labelled or not."""
-    return spec.images or catalog.TRAINING_IMAGES.get(spec.dataset, UNKNOWN_IMAGES) - spec.held_out
+    return spec.data.images or catalog.TRAINING_IMAGES.get(spec.data.dataset, UNKNOWN_IMAGES) - spec.data.held_out
 
 
-def _batches(spec: RunSpec) -> dict[str, int]:
-    """Return the images of a step by stream."""
-    return {"unlabelled": spec.batch, "labelled": spec.labelled_batch or 0}
+def epoch_images(spec: RunSpec) -> int:
+    """Return the approximate number of images of an epoch: the labelled ones if the method sees no others."""
+    images = training_images(spec)
+    if "unlabelled" not in spec.entry.streams and isinstance(spec.method, LabelledSection):
+        return round(images * spec.method.label_fraction)
+    return images
 
 
 def steps(spec: RunSpec) -> int:
     """Return the approximate number of steps of a run."""
-    stream = "unlabelled" if "unlabelled" in method_named(spec.method).streams else "labelled"
-    images = training_images(spec)
-    if stream == "labelled":
-        images = round(images * (spec.label_fraction or 1))
-    return spec.epochs * max(1, images // _batches(spec)[stream])
+    return spec.optim.epochs * max(1, epoch_images(spec) // spec.method.images_per_step)
 
 
 def work(spec: RunSpec) -> float:
     """Return the relative cost of a run. An image costs three through the student (forward, backward), one through the
     teacher.
     """
-    method, batches = method_named(spec.method), _batches(spec)
+    method, batches = spec.entry, spec.method.batches()
 
     def images(passes: tuple[tuple[str, ...], ...]) -> int:
         return sum(batches[method.views[name][0]] for names in passes for name in names)

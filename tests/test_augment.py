@@ -7,8 +7,9 @@ from torchvision.transforms.v2 import functional as tv
 from eman.trainers.views import randaugment, transforms
 from eman.trainers.views import views as augment
 from eman.trainers.views.draws import Draws
+from eman.trainers.views.options import ViewOptions
 from eman.trainers.views.randaugment import RANDAUGMENT_POOL
-from eman.trainers.views.views import VIEWS, ViewOptions
+from eman.trainers.views.views import VIEWS
 
 OPTIONS = ViewOptions(crop_min=0.2, blur_max=1.0, strong_ops=2)
 

@@ -177,7 +177,7 @@ def _fit_some(fields: str, folder: str, stop_after: int | None) -> dict[str, Any
     from eman.trainers.spec.run import RunSpec
 
     outcome = fit(
-        RunSpec.from_fields(json.loads(fields)),
+        RunSpec.from_flat(json.loads(fields)),
         Workspace.from_environment(),
         folder=Path(folder),
         stop_after=stop_after,
@@ -189,7 +189,7 @@ def _fit_some(fields: str, folder: str, stop_after: int | None) -> dict[str, Any
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "scheme"), [("moco", "bn"), ("fixmatch", "eman")])
 def test_a_run_stopped_on_2_workers_goes_on_on_1_or_4(method: str, scheme: str, tmp_path: Path) -> None:
-    fields = json.dumps(SMOKE.run(method, scheme).replace(precision="float64", device_statistics="mean").fields())
+    fields = json.dumps(SMOKE.run(method, scheme).replace(precision="float64", device_statistics="mean").flat())
     whole = on_workers(1, tmp_path / "whole", _fit_some, fields, str(tmp_path / "w"), None)[0]
     for workers in (1, 4):
         folder = tmp_path / f"run{workers}"

@@ -44,7 +44,6 @@ OFFENDERS: dict[str, set[str]] = {
         "eman/commands/runs.py: sweep",
         "evaluation/results/figures.py: _figure",
         "trainers/data/shards.py: _write_part",
-        "trainers/spec/run.py: RunSpec.__post_init__",
         "trainers/training.py: Training._build",
     },
     "imports_against_the_order": {

@@ -26,6 +26,7 @@ from eman.trainers.loop import fit
 from eman.trainers.views import transforms
 from eman.trainers.views import views as augment
 from eman.trainers.views.draws import Draws
+from eman.trainers.views.options import ViewOptions
 
 
 def problem(n: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
@@ -142,7 +143,7 @@ def images(run: Trained, index: torch.Tensor, epoch: int) -> torch.Tensor:
     views = []
     for place in index.tolist():
         draws = Draws(0, torch.tensor([epoch]), split.ids[[place]], 0)
-        view = augment.weak(split.images[[place]].float() / 255, draws, augment.ViewOptions(0.08, 0.0, 0))
+        view = augment.weak(split.images[[place]].float() / 255, draws, ViewOptions(0.08))
         views.append(transforms.normalize(view, dataset.mean, dataset.std))
     return torch.cat(views)
 
@@ -231,7 +232,7 @@ def test_a_run_is_evaluated_on_other_data_with_its_own_pixel_scale(
     for name, dataset in (("inverted", other), ("colour", replace(colour, name="colour"))):
         monkeypatch.setitem(memory.IN_MEMORY, name, lambda folder, download, dataset=dataset: dataset)
     found = replace(run, dataset="inverted")
-    assert len(found.features.train_ND) == len(digits.train) - run.spec.held_out
+    assert len(found.features.train_ND) == len(digits.train) - run.spec.data.held_out
     index = found.splits.train.ids[:5]
     with torch.no_grad():
         x = transforms.normalize(inverted.images[index].float() / 255, digits.mean, digits.std)

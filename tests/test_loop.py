@@ -234,7 +234,7 @@ def test_a_full_disk_costs_a_checkpoint_and_no_run(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "no checkpoint of" in caplog.text
     assert_same(whole.training, outcome.training)
-    assert checkpoint.load(tmp_path / "last.pt", spec.key)["epoch"] == spec.epochs
+    assert checkpoint.load(tmp_path / "last.pt", spec.key)["epoch"] == spec.optim.epochs
 
 
 def test_a_run_in_half_precision_learns_and_resumes_bit_for_bit(tmp_path: Path) -> None:

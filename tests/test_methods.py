@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from eman.platform.errors import UserError
-from eman.trainers.methods.byol import BYOL
-from eman.trainers.methods.fixmatch import FixMatch
-from eman.trainers.methods.moco import MoCo
-from eman.trainers.methods.registry import METHODS, make_spec, resolve_scheme, scheme_of
+from eman.trainers.losses.byol import BYOL
+from eman.trainers.losses.fixmatch import FixMatch
+from eman.trainers.losses.moco import MoCo
+from eman.trainers.methods.registry import METHODS
 from eman.trainers.norm.schemes import SCHEMES
+from eman.trainers.spec.build import make_spec, resolve_scheme
+from eman.trainers.spec.labels import scheme_of
 
 
 def generator() -> torch.Generator:
@@ -21,7 +23,7 @@ def test_fixmatch_loss() -> None:
     spec = make_spec("fixmatch", "eman", {"threshold": 0.5, "unlabelled_weight": 3.0})
     student, teacher = torch.randn(4 + 6, 3), torch.randn(6, 3) * 2
     labels = {"labelled": torch.tensor([0, 1, 2, 0]), "unlabelled": torch.tensor([0, 1, 2, 0, 1, 2])}
-    loss, measures = FixMatch(spec, generator())([student], [teacher], labels)
+    loss, measures = FixMatch(spec.method, 4, generator())([student], [teacher], labels)
 
     def cross_entropy(logits: torch.Tensor, label: int) -> float:
         exponentials = [math.exp(v) for v in logits.tolist()]
@@ -43,9 +45,8 @@ def test_fixmatch_loss() -> None:
 
 
 def moco_spec(**fields: object) -> MoCo:
-    return MoCo(
-        make_spec("moco", "eman", {"queue": 12, "batch": 4, "devices": 4, "projection_dim": 5, **fields}), generator()
-    )
+    spec = make_spec("moco", "eman", {"queue": 12, "batch": 4, "devices": 4, "projection_dim": 5, **fields})
+    return MoCo(spec.method, 4, generator())
 
 
 def test_moco_loss_and_queue() -> None:
@@ -85,7 +86,7 @@ def test_moco_queue_is_a_ring() -> None:
 def test_byol_loss() -> None:
     spec = make_spec("byol", "eman", {})
     student, teacher = [torch.randn(6, 5) for _ in range(2)], [torch.randn(6, 5) for _ in range(2)]
-    loss, _ = BYOL(spec, generator())(student, teacher, {})
+    loss, _ = BYOL(spec.method, 4, generator())(student, teacher, {})
     expected = 0.0
     for p, z in ((student[0], teacher[1]), (student[1], teacher[0])):
         for a, b in zip(p.double(), z.double(), strict=True):
@@ -106,29 +107,13 @@ def test_scheme_is_found_again_from_the_fields() -> None:
 
 
 def test_official_values() -> None:
-    fixmatch, moco, byol = (make_spec(method, "default", {}) for method in ("fixmatch", "moco", "byol"))
-    assert (fixmatch.labelled_batch, fixmatch.batch, fixmatch.lr, fixmatch.threshold, fixmatch.unlabelled_weight) == (
-        64,
-        320,
-        0.03,
-        0.7,
-        10.0,
-    )
-    assert (moco.queue, moco.temperature, moco.momentum, moco.batch, moco.projection_dim) == (
-        65536,
-        0.2,
-        0.999,
-        256,
-        128,
-    )
-    assert (byol.batch, byol.lr, byol.momentum, byol.weight_decay, byol.optimizer, byol.epochs) == (
-        512,
-        1.8,
-        0.98,
-        1e-6,
-        "lars",
-        50,
-    )
+    fixmatch, moco, byol = (make_spec(method, "default", {}).flat() for method in ("fixmatch", "moco", "byol"))
+    names = ("labelled_batch", "batch", "lr", "threshold", "unlabelled_weight")
+    assert [fixmatch[name] for name in names] == [64, 320, 0.03, 0.7, 10.0]
+    names = ("queue", "temperature", "momentum", "batch", "projection_dim")
+    assert [moco[name] for name in names] == [65536, 0.2, 0.999, 256, 128]
+    names = ("batch", "lr", "momentum", "weight_decay", "optimizer", "epochs")
+    assert [byol[name] for name in names] == [512, 1.8, 0.98, 1e-6, "lars", 50]
 
 
 def test_a_field_of_another_method_is_refused() -> None:

@@ -10,13 +10,14 @@ from torch import nn
 from eman.sweeps.profiles.imagenet import IMAGENET
 from eman.trainers import optim
 from eman.trainers.backbones.registry import backbone_named
-from eman.trainers.methods import byol
-from eman.trainers.methods.registry import make_spec
+from eman.trainers.losses import byol
+from eman.trainers.methods import momentum
+from eman.trainers.spec.build import make_spec
 
 
 def rates(steps_per_epoch: int, **fields: object) -> list[float]:
     spec = make_spec("moco", "eman", {"lr": 1.0, "epochs": 10, "warmup_epochs": 2.0, **fields})
-    return [optim.learning_rate(spec, step, steps_per_epoch) for step in range(10 * steps_per_epoch)]
+    return [optim.learning_rate(spec.optim, step, steps_per_epoch) for step in range(10 * steps_per_epoch)]
 
 
 def test_warmup_is_linear_by_iteration() -> None:
@@ -34,21 +35,21 @@ def test_cosine_moves_once_an_epoch_or_at_each_step() -> None:
 
 def test_milestones_drop_tenfold() -> None:
     spec = make_spec("fixmatch", "eman", {"lr": 0.03, "epochs": 100})
-    assert [optim.learning_rate(spec, epoch * 7, 7) for epoch in (5, 59, 60, 79, 80, 99)] == pytest.approx(
+    assert [optim.learning_rate(spec.optim, epoch * 7, 7) for epoch in (5, 59, 60, 79, 80, 99)] == pytest.approx(
         [0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003]
     )
 
 
 def test_byols_momentum_rises_to_one() -> None:
-    assert optim.rising_momentum(0.98, 0, 100) == pytest.approx(0.98)
-    assert optim.rising_momentum(0.98, 50, 100) == pytest.approx(0.99)
-    assert optim.rising_momentum(0.98, 100, 100) == 1
+    assert momentum.rising(0.98, 0, 100) == pytest.approx(0.98)
+    assert momentum.rising(0.98, 50, 100) == pytest.approx(0.99)
+    assert momentum.rising(0.98, 100, 100) == 1
 
 
 def test_lars_follows_its_equation_and_leaves_vectors_alone() -> None:
     spec = make_spec("byol", "eman", {"lr": 0.5, "weight_decay": 0.01})
     layer = nn.Linear(3, 2)
-    optimizer = optim.optimizer(spec, layer)
+    optimizer = optim.optimizer(spec.optim, layer)
     weight, bias = (p.detach().double().clone() for p in (layer.weight, layer.bias))
     for p in layer.parameters():
         p.grad = torch.randn_like(p)
@@ -65,17 +66,17 @@ def test_lars_leaves_out_what_the_official_code_finds_by_name() -> None:
     network = nn.Sequential(
         OrderedDict(
             backbone=backbone_named("resnet18").build(3),
-            **byol.projector_and_predictor(make_spec("byol", "eman", {}), 512, 0),
+            **byol.projector_and_predictor(make_spec("byol", "eman", {}).method, 512, 0),
         )
     )
     names = {id(p): name for name, p in network.named_parameters()}
     decayed = {}
     for choice in ("vectors", "official"):
-        optimizer = optim.optimizer(make_spec("byol", "eman", {"lars_exclude": choice}), network)
+        optimizer = optim.optimizer(make_spec("byol", "eman", {"lars_exclude": choice}).optim, network)
         groups = {group["weight_decay"]: {names[id(p)] for p in group["params"]} for group in optimizer.param_groups}
         decayed[choice] = groups[1e-6]
         assert groups[0.0] == set(names.values()) - groups[1e-6]
     assert decayed["vectors"] == {name for name, p in network.named_parameters() if p.ndim > 1}
     assert decayed["official"] - decayed["vectors"] == {"projector.1.weight", "predictor.1.weight"}
     assert decayed["vectors"] <= decayed["official"]
-    assert IMAGENET.run("byol", "eman").lars_exclude == "official"
+    assert IMAGENET.run("byol", "eman").optim.lars_exclude == "official"

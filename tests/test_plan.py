@@ -45,8 +45,8 @@ def test_tables_4_and_5_share_their_networks_with_table_1() -> None:
     assert len(of_tables("table1", "table4").trainings) == len(of_tables("table1").trainings) + 3
     by_row = {cell.row: cell.wanted for cell in sweep.tables[0].cells}
     assert by_row["InstDisc"] == ()
-    assert by_row["MoCo (800 epochs)"][0].run.epochs == 4 * by_row["MoCo (200 epochs)"][0].run.epochs
-    assert by_row["Supervised (90 epochs)"][0].run.label_fraction == 1
+    assert by_row["MoCo (800 epochs)"][0].run.optim.epochs == 4 * by_row["MoCo (200 epochs)"][0].run.optim.epochs
+    assert by_row["Supervised (90 epochs)"][0].run.flat()["label_fraction"] == 1
     assert ("MoCo-EMAN (800 epochs)", "MoCo (800 epochs)") in sweep.tables[0].contrasts
     assert len(sweep.tables[0].contrasts) == 3
 
@@ -55,16 +55,16 @@ def test_tables_4_and_5_share_their_networks_with_table_1() -> None:
 def test_fixmatch_starts_from_runs_of_the_other_tables(profile: Profile) -> None:
     sweep = of_tables("table6", profile=profile.name)
     runs = list(sweep.trainings.values())
-    starts = {spec.init.key for spec in runs if spec.init is not None}
+    starts = {spec.network.init.key for spec in runs if spec.network.init is not None}
     assert len(starts) == 2
     assert starts < of_tables("table2", profile=profile.name).trainings.keys()
     assert len(runs) == 14 + 2
     for place, spec in enumerate(runs):
-        assert spec.init is None or spec.init in runs[:place]
+        assert spec.network.init is None or spec.network.init in runs[:place]
     assert len(set(sweep.titles.values())) == len(runs)
     by_row = {(cell.row, cell.column): cell.wanted for cell in sweep.tables[0].cells}
     short, long = (by_row[f"EMAN from MoCo, {times}×", "10% labels top-1"][0].run for times in (1, 3))
-    assert (long.epochs, long.schedule) == (3 * short.epochs, "cosine")
+    assert (long.optim.epochs, long.optim.schedule) == (3 * short.optim.epochs, "cosine")
     assert by_row["baseline from None, 1×", "1% labels top-1"] == ()
 
 
@@ -76,13 +76,13 @@ def test_the_papers_low_shot_table_has_three_blocks() -> None:
     assert voc.run == imagenet.run  # the domain is similar: ImageNet's network
     assert (voc.evaluations[0].dataset, voc.metric) == ("voc2007", "lowshot/k4_map")
     [inat] = by_row["iNaturalist: MoCo (1000 epochs)"]
-    assert (inat.run.dataset, inat.run.epochs, inat.evaluations[0].dataset) == ("inaturalist", 1000, None)
+    assert (inat.run.data.dataset, inat.run.optim.epochs, inat.evaluations[0].dataset) == ("inaturalist", 1000, None)
     assert ("iNaturalist: BYOL-EMAN (200 epochs)", "iNaturalist: BYOL (200 epochs)") in sweep.tables[0].contrasts
 
 
 def test_the_papers_lengths_at_the_papers_scale() -> None:
     sweep = of_tables("table1", "table2", "table6", profile="imagenet")
-    epochs = {(spec.method, spec.epochs, spec.backbone) for spec in sweep.trainings.values()}
+    epochs = {(spec.method.name, spec.optim.epochs, spec.network.backbone) for spec in sweep.trainings.values()}
     assert epochs == {
         *(("moco", length, "resnet50") for length in (100, 200, 800)),  # Table 1; Tables 2 to 6
         *(("byol", length, "resnet50") for length in (50, 200)),
@@ -97,8 +97,7 @@ def test_the_papers_lengths_at_the_papers_scale() -> None:
 def test_profiles_of_published_numbers_count_labels_and_vote_as_those_do() -> None:
     for profile, images, labels in ((CIFAR10, TRAINING_IMAGES["cifar10"], 4_000), (STL10, 5_000, 1_000)):
         spec = profile.run("fixmatch", "eman")
-        assert spec.label_fraction is not None
-        assert round(spec.label_fraction * (images - spec.held_out)) == labels
+        assert round(spec.flat()["label_fraction"] * (images - spec.data.held_out)) == labels
         sweep = of_tables("table4", profile=profile.name)
         votes = {(e.k, e.temperature) for e in sweep.evaluations.values() if e.protocol == "knn"}
         assert votes == {(200, 0.1)}
@@ -108,7 +107,7 @@ def test_profiles_of_published_numbers_count_labels_and_vote_as_those_do() -> No
 
 def test_overrides_reach_every_run() -> None:
     sweep = of_tables("table1", profile="smoke", overrides={"epochs": 5})
-    assert {spec.epochs for spec in sweep.trainings.values()} == {5}
+    assert {spec.optim.epochs for spec in sweep.trainings.values()} == {5}
 
 
 def test_notes_say_what_differs_from_the_profile() -> None:
@@ -140,7 +139,7 @@ def test_seeds_are_a_number_or_a_list() -> None:
     assert SweepRequest(tables=["1"], seeds=3).seeds == (0, 1, 2)
     sweep = of_tables("table1", seeds=[7])
     assert {spec.seed for spec in sweep.trainings.values()} == {7}
-    assert {spec.label_set for spec in sweep.trainings.values()} == {7, None}
+    assert {spec.flat().get("label_set") for spec in sweep.trainings.values()} == {7, None}
     assert "Seed 7." in sweep.scope.notes()
 
 
@@ -168,12 +167,13 @@ def test_equal_points_of_a_grid_are_one_row() -> None:
 
 def test_a_field_of_one_method_applies_to_that_method_alone() -> None:
     sweep = of_grid(["moco", "byol"], ["bn"], grid={"moco.queue": [128, 256]}, overrides={"byol.momentum": 0.9})
-    assert sorted((run.method, run.queue, run.momentum) for run in sweep.trainings.values() if run.queue) == [
+    flat = [run.flat() for run in sweep.trainings.values()]
+    assert sorted((run["method"], run["queue"], run["momentum"]) for run in flat if "queue" in run) == [
         ("moco", 128, 0.95),
         ("moco", 256, 0.95),
     ]
-    [byol] = [run for run in sweep.trainings.values() if run.method == "byol"]
-    assert byol.momentum == 0.9
+    [byol] = [run for run in flat if run["method"] == "byol"]
+    assert byol["momentum"] == 0.9
     assert sweep.tables[0].rows == ("BN / BN · queue 128", "BN / BN · queue 256", "BN / BN")
 
 
@@ -243,7 +243,7 @@ def test_a_machine_of_another_precision_plans_the_same_runs() -> None:
     request = of_tables("table1", profile="quick").request
     other = "float32" if request.precision == "bf16" else "bf16"
     again = plan(request.model_copy(update={"precision": other}))
-    assert {spec.precision for spec in again.trainings.values()} == {other}
+    assert {spec.network.precision for spec in again.trainings.values()} == {other}
 
 
 def test_work_grows_with_images_and_passes() -> None:

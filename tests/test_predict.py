@@ -57,7 +57,7 @@ def test_a_classifier_gives_the_probabilities_that_its_accuracy_was_measured_by(
     top = [int(one.guesses[0].label) for one in found.images]
     classifier = run.classifier()
     assert classifier is not None
-    logits_NK = features.outputs(classifier, test, run.splits.dataset, run.spec.precision)
+    logits_NK = features.outputs(classifier, test, run.splits.dataset, run.spec.network.precision)
     assert top == logits_NK[:60].argmax(1).tolist()
     for one, expected in zip(found.images, logits_NK[:60].softmax(1).amax(1), strict=True):
         assert one.guesses[0].share == pytest.approx(float(expected), abs=1e-3)

@@ -144,7 +144,7 @@ def test_it_tells_where_the_numbers_come_from_and_how_to_make_them_again(
     assert methods["field"] == ["FixMatch", "MoCo", "BYOL"]
     assert methods["projection_dim"] == ["–", f"{moco.projection_dim}", f"{byol.projection_dim}"]
     assert methods["threshold"] == [f"{fixmatch.threshold:g}", "–", "–"]
-    assert methods["queue"] == ["–", f"{moco.queue:,}", "–"]
+    assert methods["queue"] == ["–", f"{moco.flat()['queue']:,}", "–"]
     runs = {row[0]: row for row in page.rows if len(row) == 8}
     assert {sweep.titles[key] for key in sweep.trainings} <= runs.keys()
     assert runs["moco · BN / BN · seed 0"][2] == "failed"

@@ -210,9 +210,9 @@ def test_a_run_whose_start_failed_has_failed_for_that_reason() -> None:
     store = Store(Workspace.from_environment())
     table = TABLES["table6"](SCOPE)
     [item] = next(c for c in table.cells if (c.row, c.column) == ("EMAN from MoCo-EMAN, 1×", "1% labels top-1")).wanted
-    assert item.run.init is not None
+    assert item.run.network.init is not None
     assert value_state(table, store, item) == "missing"
-    store.begin(TRAINING, item.run.init.key, "x", params={}, tags={}).fail("the loss is not finite in epoch 1")
+    store.begin(TRAINING, item.run.network.init.key, "x", params={}, tags={}).fail("the loss is not finite in epoch 1")
     value = next(v for v in tables.values(table, Results.read(store)) if v.cell.wanted == (item,))
     assert (value.status, value.reason) == (
         "failed",

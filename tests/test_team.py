@@ -51,7 +51,7 @@ def fill(store: Store, sweep: Sweep) -> None:
     """Results as a sweep would leave them, of numbers that the keys decide; some runs have failed, some are missing."""
     parent = store.begin(SWEEP, sweep.key, sweep.name, params={}, tags={})
     for number, (key, spec) in enumerate(sweep.trainings.items()):
-        run = store.begin(TRAINING, key, sweep.titles[key], params=spec.fields(), tags={}, parent=parent.run_id)
+        run = store.begin(TRAINING, key, sweep.titles[key], params=spec.flat(), tags={}, parent=parent.run_id)
         if number % 7 == 3:
             run.fail("the loss is not finite in epoch 1")
         elif number % 7 == 5:

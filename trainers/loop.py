@@ -113,12 +113,12 @@ class _Run:
             raise RunFailed(f"the loss is not finite in epoch {number}")
         elapsed = time.monotonic() - self.epoch_started
         self.metrics = metrics | {
-            "train/images_per_second": (training.step - self.epoch_from) * spec.batch / elapsed,
+            "train/images_per_second": (training.step - self.epoch_from) * spec.method.images_per_step / elapsed,
             "train/lr": training.optimizer.param_groups[0]["lr"],
             "train/momentum": training.momentum(),
             "train/feature_std": feature_std(output),
         }
-        if self.first and (number % spec.monitor_every == 0 or number == spec.epochs):
+        if self.first and (number % spec.monitor_every == 0 or number == spec.optim.epochs):
             self._monitor(number)
         if self.on_epoch is not None:
             self.on_epoch(number, self.metrics)
@@ -169,7 +169,7 @@ class _Run:
         """Writes the networks of the last epoch."""
         self.training.share_teacher_statistics()
         if self.folder is not None and self.first:
-            networks = {**self.training.networks(), "epoch": self.spec.epochs}
+            networks = {**self.training.networks(), "epoch": self.spec.optim.epochs}
             patience = self.settings.disk_patience
             checkpoint.save(self.folder / "last.pt", networks, self.spec.key, patience=patience)
 

@@ -1,28 +1,30 @@
-"""Optimizers, and schedules of the learning rate and of the teacher's momentum."""
+"""The optimizer, and the schedule of the learning rate."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from eman.trainers.spec.run import RunSpec
+from eman.trainers.spec.sections import OptimSpec
 
-#: What the names of the parameters that the official code's LARS leaves out contain.
+#: Parts of the names of the parameters that the official code's LARS leaves out.
 _OFFICIAL = ("bn", "downsample.1", "bias")
 
 
-def optimizer(spec: RunSpec, network: nn.Module) -> torch.optim.Optimizer:
-    """SGD over all parameters alike, or LARS (timm's; eta 0.001) for BYOL at scale.
+def optimizer(spec: OptimSpec, network: nn.Module) -> torch.optim.Optimizer:
+    """Make SGD over all parameters alike, or LARS (timm's; eta 0.001) for BYOL at scale.
 
     LARS leaves some parameters undecayed and unadapted. ``spec.lars_exclude`` says which: all vectors (biases, and the
     scales of norms), or those that the official code finds by name (``_OFFICIAL``), which misses the norms of the
     heads, and of a stem where it is a plain sequence.
     """
-    parameters = list(network.parameters())
     if spec.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, lr=spec.lr, momentum=spec.sgd_momentum, weight_decay=spec.weight_decay, foreach=True
+            list(network.parameters()),
+            lr=spec.lr,
+            momentum=spec.sgd_momentum,
+            weight_decay=spec.weight_decay,
+            foreach=True,
         )
     from timm.optim.lars import Lars
 
@@ -37,8 +39,8 @@ def optimizer(spec: RunSpec, network: nn.Module) -> torch.optim.Optimizer:
     return Lars(groups, lr=spec.lr, momentum=spec.sgd_momentum, weight_decay=spec.weight_decay, trust_coeff=0.001)
 
 
-def learning_rate(spec: RunSpec, step: int, steps_per_epoch: int) -> float:
-    """The rate of a step: linear warm-up by iteration, then a cosine to 0 or tenfold drops.
+def learning_rate(spec: OptimSpec, step: int, steps_per_epoch: int) -> float:
+    """Return the rate of a step: linear warm-up by iteration, then a cosine to 0 or tenfold drops.
 
     The decay moves once an epoch, as in the official code, or at each step, as ``schedule_unit`` says.
     """
@@ -49,18 +51,4 @@ def learning_rate(spec: RunSpec, step: int, steps_per_epoch: int) -> float:
     if spec.schedule == "cosine":
         span = max(spec.epochs - spec.warmup_epochs, 1e-9)
         return spec.lr * 0.5 * (1 + math.cos(math.pi * (epoch - spec.warmup_epochs) / span))
-    assert spec.milestones is not None
-    return spec.lr * 0.1 ** sum(epoch >= milestone * spec.epochs for milestone in spec.milestones)
-
-
-def constant_momentum(momentum: float, _step: int, _steps: int) -> float:
-    """M of Eq. (1), the same at every step (FixMatch, MoCo)."""
-    return momentum
-
-
-def rising_momentum(momentum: float, step: int, steps: int) -> float:
-    """BYOL's: from m to 1 along a cosine over the run's steps."""
-    return 1 - (1 - momentum) * (math.cos(math.pi * step / steps) + 1) / 2
-
-
-MomentumSchedule = Callable[[float, int, int], float]
+    return spec.lr * 0.1 ** sum(epoch >= milestone * spec.epochs for milestone in spec.milestones or ())

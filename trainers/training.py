@@ -22,11 +22,12 @@ from eman.trainers.backbones.state import load_backbone, recompute_blocks
 from eman.trainers.data import catalog as data
 from eman.trainers.data import stored, subsets
 from eman.trainers.data.splits import Split, joined
-from eman.trainers.methods.registry import method_named, scheme_of
 from eman.trainers.norm.convert import convert_norm
 from eman.trainers.norm.device_bn import device_norms, frozen_statistics, in_one_pass, prefers_channels_last
 from eman.trainers.norm.statistics import batch_norms, reset_statistics, share_statistics
 from eman.trainers.norm.teacher import Teacher
+from eman.trainers.spec.labels import scheme_of
+from eman.trainers.spec.method import LabelledSection, TeacherSection
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.views import transforms
 from eman.trainers.views import views as augment
@@ -91,39 +92,39 @@ class Training:
     """
 
     def __init__(self, spec: RunSpec, workspace: Workspace) -> None:
-        self.spec, self.workspace, self.method = spec, workspace, method_named(spec.method)
+        self.spec, self.workspace, self.method = spec, workspace, spec.entry
+        self.parts_of_method = self.method.parts()
         workers = distributed.workers()
-        if spec.devices % workers:
-            raise UserError(f"{workers} workers do not divide {spec.devices} devices; give a divisor of those.")
-        self.local, self.parts = spec.devices // workers, spec.accumulate or 1
+        if spec.norm.devices % workers:
+            raise UserError(f"{workers} workers do not divide {spec.norm.devices} devices; give a divisor of those.")
+        self.local, self.parts = spec.norm.devices // workers, spec.execution.accumulate or 1
         if self.local % self.parts:
             raise UserError(
                 f"accumulate is {self.parts}, and each of {workers} workers hosts {self.local} devices, none of which "
                 f"can be split; give a divisor of {self.local}, or take fewer workers."
             )
         self.device = distributed.device()
-        self.dtype = torch.float64 if spec.precision == "float64" else torch.float32
-        self.dataset = data.load(spec.dataset, workspace, spec.image_size)
-        self.train, self.held_out = subsets.parts(self.dataset, spec.images, spec.held_out)
+        self.dtype = torch.float64 if spec.network.precision == "float64" else torch.float32
+        self.dataset = data.load(spec.data.dataset, workspace, spec.data.image_size)
+        self.train, self.held_out = subsets.parts(self.dataset, spec.data.images, spec.data.held_out)
         self.streams = self._streams()
         self.feeds: dict[str, stored.Feed] = {}
         first = self.streams[self.method.streams[-1]]
         self.steps_per_epoch = max(1, len(first.split) // first.batch)
-        self.steps = self.steps_per_epoch * spec.epochs
+        self.steps = self.steps_per_epoch * spec.optim.epochs
         self.step = 0
         self._build()
 
     def _streams(self) -> dict[str, subsets.Stream]:
         spec = self.spec
         splits = {"unlabelled": joined(self.train, self.dataset.unlabelled)}
-        sizes = {"unlabelled": spec.batch, "labelled": spec.labelled_batch or 0}
+        sizes = spec.method.batches()
         self.labelled: Tensor | None = None
-        if "labelled" in self.method.streams:
-            assert spec.label_fraction is not None and spec.label_set is not None
+        if isinstance(spec.method, LabelledSection):
             self.labelled = (
-                subsets.label_set(self.train.labels, spec.label_fraction, spec.label_set)
-                if spec.label_index is None
-                else subsets.indexed(spec.dataset, spec.label_index, self.train, self.workspace)
+                subsets.label_set(self.train.labels, spec.method.label_fraction, spec.method.label_set)
+                if spec.method.label_index is None
+                else subsets.indexed(spec.data.dataset, spec.method.label_index, self.train, self.workspace)
             )
             rest = torch.ones(len(self.train), dtype=torch.bool)
             rest[self.labelled] = False
@@ -138,40 +139,42 @@ class Training:
                     f"batch or more images."
                 )
         return {
-            name: subsets.Stream(splits[name], sizes[name], spec.seed, number, spec.devices)
+            name: subsets.Stream(splits[name], sizes[name], spec.seed, number, spec.norm.devices)
             for number, name in enumerate(self.method.streams)
         }
 
     def _build(self) -> None:
         spec, scheme = self.spec, scheme_of(self.spec)
-        backbone = backbone_named(spec.backbone)
+        backbone = backbone_named(spec.network.backbone)
         channels = self.train.shape[0]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
             modules = OrderedDict(backbone=backbone.build(channels))
-            modules |= self.method.heads(spec, backbone.features, len(self.dataset.classes))
+            modules |= self.parts_of_method.heads(spec.method, backbone.features, len(self.dataset.classes))
             self.student = nn.Sequential(modules)
-        if spec.init is not None:
-            path = self.workspace.run_folder(spec.init.key) / "last.pt"
-            saved = checkpoint.load(path, spec.init.key)
-            load_backbone(self.student[0], saved["student"], spec.backbone, path)
-        if spec.recompute:
+        if spec.network.init is not None:
+            path = self.workspace.run_folder(spec.network.init.key) / "last.pt"
+            saved = checkpoint.load(path, spec.network.init.key)
+            load_backbone(self.student[0], saved["student"], spec.network.backbone, path)
+        if spec.execution.recompute:
             recompute_blocks(self.student[0])
         convert_norm(
             self.student,
-            spec.student_norm,
+            spec.norm.student_norm,
             devices=self.local,
-            proxy_momentum=spec.student_proxy_momentum,
-            device_statistics=spec.device_statistics,
+            proxy_momentum=spec.norm.student_proxy_momentum,
+            device_statistics=spec.norm.device_statistics,
         )
         self.student.to(self.device, self.dtype)
-        faster = self.device.type == "cpu" and not spec.compile and prefers_channels_last(self.student)
-        self.memory_format = torch.channels_last if spec.channels_last or faster else torch.preserve_format
+        faster = self.device.type == "cpu" and not spec.execution.compile and prefers_channels_last(self.student)
+        self.memory_format = torch.channels_last if spec.execution.channels_last or faster else torch.preserve_format
         lay_out(self.student, self.memory_format)
-        self.criterion = self.method.criterion(spec, torch.Generator().manual_seed(spec.seed))
+        self.criterion = self.parts_of_method.criterion(
+            spec.method, spec.norm.devices, torch.Generator().manual_seed(spec.seed)
+        )
         self.criterion.to(self.device, self.dtype)
-        self.optimizer = optim.optimizer(spec, self.student)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=spec.precision == "fp16")
+        self.optimizer = optim.optimizer(spec.optim, self.student)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=spec.network.precision == "fp16")
         self._passes = _Views(self.student)
         self._ddp: nn.Module = (
             DistributedDataParallel(self._passes, forward_sync_buffers=False)
@@ -179,17 +182,16 @@ class Training:
             else self._passes
         )
         self._initialize_statistics()
-        self.followed = self.method.followed(self.student)
+        self.base_momentum = spec.method.momentum if isinstance(spec.method, TeacherSection) else 0.0
+        self.followed = self.parts_of_method.followed(self.student)
         self.teacher = (
-            Teacher(self.followed, scheme, spec.momentum if spec.momentum is not None else 0.0, seed=spec.seed).to(
-                self.device
-            )
+            Teacher(self.followed, scheme, self.base_momentum, seed=spec.seed).to(self.device)
             if self.method.teacher
             else None
         )
         for layer in device_norms(self.student):  # the teacher, copied before, sees the whole batch at once
             layer.devices //= self.parts
-        if spec.compile:
+        if spec.execution.compile:
             self.student.compile()
             if self.teacher is not None and self.teacher.network is not None:
                 self.teacher.network.compile()
@@ -199,14 +201,14 @@ class Training:
         """Sets the running statistics by plain averages over some batches, so that short runs need not wait for the
         initial values, 0 and 1, to fade. It happens before the teacher is copied and alike for every scheme.
         """
-        if not self.spec.statistics_passes:
+        if not self.spec.norm.statistics_passes:
             return
         layers = list(batch_norms(self.student))
         momenta = [layer.momentum for layer in layers]
         reset_statistics(self.student)
         for layer in layers:
             layer.momentum = None
-        for step in range(self.spec.statistics_passes):
+        for step in range(self.spec.norm.statistics_passes):
             inputs = self._inputs(self._views(step)[0], self.method.student)
             with self._autocast():
                 self._passes(*inputs)
@@ -216,14 +218,14 @@ class Training:
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
-        kind = _AUTOCAST.get(self.spec.precision)
+        kind = _AUTOCAST.get(self.spec.network.precision)
         with torch.autocast(self.device.type, kind, enabled=kind is not None):
             yield
 
     def _views(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """This worker's views of a step's batch by name, each ``(N, A, H, W)``, and the labels of each stream."""
         spec = self.spec
-        options = augment.ViewOptions(spec.crop_min, spec.blur_max or 0.0, spec.strong_ops or 0)
+        options = spec.method.view_options()
         batches, labels = {}, {}
         for name, stream in self.streams.items():
             images_PNAHW, index_N, epoch_N = self._batch(name, step)
@@ -245,15 +247,15 @@ class Training:
         of them, or the images as they are; and their places in the split and epochs, ``(N,)``.
         """
         stream = self.streams[name]
-        mine = distributed.positions(stream.batch, self.spec.devices)
+        mine = distributed.positions(stream.batch, self.spec.norm.devices)
         if isinstance(stream.split, Split):
             index_N, epoch_N = (x[mine] for x in stream.at(step))
             return stream.split.images[index_N].unsqueeze(0), index_N, epoch_N
         if name not in self.feeds:
             views = tuple(n for n, (source, _) in enumerate(self.method.views.values()) if source == name)
-            recipe = stored.Recipe(stream, mine, views, self.spec.seed, self.spec.crop_min)
+            recipe = stored.Recipe(stream, mine, views, self.spec.seed, self.spec.method.crop_min)
             self.feeds[name] = stored.Feed(
-                recipe, max(self.steps, self.spec.statistics_passes), self.workspace.settings.most_corrupt
+                recipe, max(self.steps, self.spec.norm.statistics_passes), self.workspace.settings.most_corrupt
             )
         return self.feeds[name].at(step)
 
@@ -294,7 +296,7 @@ class Training:
         statistics; the last sends the gradients.
         """
         with ExitStack() as stack:
-            if self.spec.compile:
+            if self.spec.execution.compile:
                 stack.enter_context(_explained())
             if number > 0:
                 stack.enter_context(frozen_statistics(self.student))
@@ -306,8 +308,8 @@ class Training:
         """One step; returns the loss, the method's other measures, and the student's first output."""
         spec, method = self.spec, self.method
         for group in self.optimizer.param_groups:
-            group["lr"] = optim.learning_rate(spec, self.step, self.steps_per_epoch)
-        momentum = method.momentum(spec.momentum or 0.0, self.step, self.steps)
+            group["lr"] = optim.learning_rate(spec.optim, self.step, self.steps_per_epoch)
+        momentum = method.momentum(self.base_momentum, self.step, self.steps)
         views, labels = self._views(self.step)
         self.student.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -352,7 +354,7 @@ class Training:
 
     def momentum(self) -> float:
         """M of Eq. (1) at the latest step."""
-        return self.method.momentum(self.spec.momentum or 0.0, max(self.step - 1, 0), self.steps)
+        return self.method.momentum(self.base_momentum, max(self.step - 1, 0), self.steps)
 
     def share_teacher_statistics(self) -> None:
         """Gives worker 0 what a teacher that normalizes with its own batches has collected on all workers.
@@ -368,7 +370,7 @@ class Training:
         """
         return {
             "step": self.step,
-            "spec": self.spec.fields(),
+            "spec": self.spec.flat(),
             "data": self.dataset.hash,
             "student": self.student.state_dict(),
             "teacher": self.teacher.state_dict() if self.teacher is not None else None,
@@ -397,7 +399,7 @@ class Training:
         """Weights of both networks, for evaluation."""
         network = None if self.teacher is None else self.teacher.network
         return {
-            "spec": self.spec.fields(),
+            "spec": self.spec.flat(),
             "step": self.step,
             "data": self.dataset.hash,
             "student": self.student.state_dict(),

@@ -18,7 +18,7 @@ def planned_tables(
 ) -> Any:
     from eman.sweeps.plan import plan
     from eman.sweeps.request import SweepRequest
-    from eman.trainers.spec.run import parse_fields
+    from eman.trainers.spec.fields import parse_fields
 
     fields = parse_fields(overrides or [])
     return plan(

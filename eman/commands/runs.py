@@ -78,7 +78,7 @@ def sweep(
     """
     from eman.sweeps.plan import plan
     from eman.sweeps.request import SweepRequest
-    from eman.trainers.spec.run import parse_fields
+    from eman.trainers.spec.fields import parse_fields
 
     overrides = parse_fields(set_ or [])
     momenta = parse_numbers("--eman-momentum", eman_momentum)
@@ -124,7 +124,7 @@ def _print_plan(planned: Any, form: PlanFormat) -> None:
         f"{planned.profile.name}"
     )
     for key, spec in planned.trainings.items():
-        print(f"  {key}  {planned.titles[key]}  ({spec.epochs} epochs)")
+        print(f"  {key}  {planned.titles[key]}  ({spec.optim.epochs} epochs)")
 
 
 def _launch(planned: Any, options: Any) -> None:
@@ -164,12 +164,12 @@ def train(
     from eman.platform.store.store import Store
     from eman.sweeps.profiles.registry import profile_named
     from eman.sweeps.run.foreground import starting_run, train_in_foreground
-    from eman.trainers.spec.run import parse_fields
+    from eman.trainers.spec.fields import parse_fields
 
     chosen = profile_named(profile)
     start = starting_run(init, Store(workspace())) if init is not None else None
     fields = {**(chosen.from_pretrained if start else {}), **parse_fields(set_ or [])}
-    spec = chosen.run(method, scheme, seed, fields | ({"backbone": start.backbone} if start else {}))
+    spec = chosen.run(method, scheme, seed, fields | ({"backbone": start.network.backbone} if start else {}))
     spec = spec.replace(init=start)
     for line in train_in_foreground(spec, Store(workspace()), profile=chosen.name, workers=parse_workers(workers) or 1):
         print(line)
@@ -197,9 +197,9 @@ def evaluate(
     """
     from eman.platform.store.store import Store
     from eman.sweeps.run.foreground import evaluate_in_foreground
-    from eman.trainers.spec.run import EvalSpec, parse_fields
+    from eman.trainers.spec.run import EvalSpec, parse_eval_fields
 
-    fields = {"network": network.value, "selection": selection.value, **parse_fields(set_ or [], EvalSpec)}
+    fields = {"network": network.value, "selection": selection.value, **parse_eval_fields(set_ or [], EvalSpec)}
     for line in evaluate_in_foreground(run, Store(workspace()), protocol, fields):
         print(line)
 

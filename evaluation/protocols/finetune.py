@@ -39,7 +39,7 @@ def train(trained: Trained, index_n: Tensor, spec: EvalSpec) -> nn.Module:
     """
     assert spec.lr and spec.head_lr and spec.epochs and spec.batch
     assert spec.milestones is not None and spec.weight_decay is not None
-    splits, precision = trained.splits, trained.spec.precision
+    splits, precision = trained.splits, trained.spec.network.precision
     backbone = trained.backbone()
     parameter = next(backbone.parameters())
     device, dtype = parameter.device, parameter.dtype
@@ -96,7 +96,7 @@ def evaluate(specs: Sequence[EvalSpec], trained: Trained) -> list[dict[str, floa
 
 def _measured(trained: Trained, network: nn.Module) -> tuple[Any, ...]:
     """Top-1 and top-5 on the test images, top-1 on those put aside."""
-    splits, precision = trained.splits, trained.spec.precision
+    splits, precision = trained.splits, trained.spec.network.precision
 
     def logits(split: AnySplit) -> Tensor:
         found = features.outputs(network, split, splits.dataset, precision)

@@ -133,7 +133,7 @@ def results(spec: EvalSpec, top1_S: Tensor, top5_S: Tensor, held_out_S: Tensor) 
 
 def augmented(trained: Trained, spec: EvalSpec) -> FeaturesOf:
     """Features of randomly cropped and flipped training images, another view in every epoch."""
-    backbone, precision = trained.backbone(), trained.spec.precision
+    backbone, precision = trained.backbone(), trained.spec.network.precision
     parameter = next(backbone.parameters())
 
     def features_of(index_SB: Tensor, epoch: int) -> Tensor:

@@ -135,8 +135,9 @@ class Results:
 
     def state(self, run: RunSpec) -> tuple[Status, str]:
         """Status of a training, and the reason of a failure: its own, or that of the run that it starts from."""
-        if run.key not in self.trainings and run.init is not None and not self.done(run.init.key):
-            status, reason = self.state(run.init)
+        init = run.network.init
+        if run.key not in self.trainings and init is not None and not self.done(init.key):
+            status, reason = self.state(init)
             if status == "failed":
                 return status, f"the run that it starts from failed: {reason}"
         return _state(self.trainings.get(run.key))

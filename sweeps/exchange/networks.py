@@ -25,7 +25,7 @@ from eman.sweeps.run.jobs import TrainJob
 from eman.sweeps.run.train import begin_training
 from eman.trainers.backbones.registry import BACKBONES, PREFIX
 from eman.trainers.data import catalog as data
-from eman.trainers.methods.registry import run_title
+from eman.trainers.spec.labels import run_title
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def take_in(
         None if state is None else {PREFIX + name: value for name, value in state.items()}
         for state in (found.student, found.teacher)
     )
-    content = {"spec": spec.fields(), "step": 0, "epoch": 0, "student": student, "teacher": teacher}
+    content = {"spec": spec.flat(), "step": 0, "epoch": 0, "student": student, "teacher": teacher}
     for selection in ("last", "best"):
         checkpoint.save(store.workspace.run_folder(spec.key) / f"{selection}.pt", content, spec.key)
     title = f"{run_title(spec)} · imported"
@@ -202,7 +202,7 @@ def give_out(
     which = f"the {network} after the {selection} epoch of {record.name}"
     if form == "mlflow":
         return f"{out}: images to {serving.write(trained, out, record.name)}, by {which}"
-    name, backbone = trained.spec.backbone, trained.backbone()
+    name, backbone = trained.spec.network.backbone, trained.backbone()
     state: dict[str, Any] = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
     if form == "torchvision":
         state |= _zero_classifier(name, record.key)

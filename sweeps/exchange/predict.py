@@ -169,14 +169,14 @@ def predict(
         Prediction(str(path), did, *answer) for path, did, answer in zip(paths, changes, found, strict=True)
     )
     votes = k if classifier is None else None
-    return Predictions(record, network, selection, trained.spec.dataset, votes, predictions)
+    return Predictions(record, network, selection, trained.spec.data.dataset, votes, predictions)
 
 
 def _outputs(trained: Trained, network: torch.nn.Module, images_MAHW: Tensor) -> Tensor:
     """What a network gives, as evaluations compute it."""
     index = torch.arange(len(images_MAHW))
     split = Split(images_MAHW, torch.zeros_like(index), index)
-    return features.outputs(network, split, trained.splits.dataset, trained.spec.precision)
+    return features.outputs(network, split, trained.splits.dataset, trained.spec.network.precision)
 
 
 def _by_classifier(trained: Trained, network: torch.nn.Module, images_MAHW: Tensor) -> list[tuple[Guess, ...]]:

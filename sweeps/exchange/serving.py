@@ -52,16 +52,15 @@ def write(trained: Trained, out: Path, title: str) -> str:
     network = (classifier or trained.backbone()).to("cpu", torch.float32)
     model = _FromBytes(network, dataset, classifies=classifier is not None).eval()
     shape = dataset.train.shape
-    gives = (
-        f"{len(dataset.classes)} probabilities" if classifier else f"{backbone_named(spec.backbone).features} features"
-    )
+    width = backbone_named(spec.network.backbone).features
+    gives = f"{len(dataset.classes)} probabilities" if classifier else f"{width} features"
     about: dict[str, Any] = {
         "run": trained.run,
         "title": title,
         "network": trained.network,
         "selection": trained.selection,
-        "backbone": spec.backbone,
-        "dataset": spec.dataset,
+        "backbone": spec.network.backbone,
+        "dataset": spec.data.dataset,
         "input": f"images (N, {', '.join(map(str, shape))}), uint8, 0 to 255; the model scales them itself",
         "output": f"{gives} an image, float32",
         **({"classes": list(dataset.classes)} if classifier else {}),

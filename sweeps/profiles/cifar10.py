@@ -36,7 +36,7 @@ CIFAR10 = Profile(
             "projection_dim": 128,
             "hidden_dim": 512,
             "crop_min": 0.08,  # torchvision's default
-            "blur_max": None,
+            "blur_max": 0.0,
         },
         # Lightly, whose m stays at 0.99; ours rises from there to 1, as BYOL's does. It solarizes nothing.
         "byol": {
@@ -48,7 +48,7 @@ CIFAR10 = Profile(
             "hidden_dim": 1024,
             "projection_dim": 256,
             "crop_min": 0.08,
-            "blur_max": None,
+            "blur_max": 0.0,
         },
         "supervised": {**SUPERVISED_SMALL, "label_fraction": 4_000 / 45_000},
     },

@@ -41,5 +41,5 @@ METHODS: dict[str, dict[str, Any]] = {
         "weight_decay": 1e-4,
         "blur_max": 0.5,
     },
-    "supervised": {"labelled_batch": 32, "batch": 160, "label_fraction": 0.01, "crop_min": 0.6, "lr": 0.06},
+    "supervised": {"labelled_batch": 32, "label_fraction": 0.01, "crop_min": 0.6, "lr": 0.06},
 }

@@ -7,8 +7,9 @@ from typing import Any
 
 from eman.platform.errors import UserError
 from eman.platform.machine import fast_bf16
-from eman.trainers.methods.registry import make_spec, method_named, resolve_scheme
+from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import Scheme
+from eman.trainers.spec.build import make_spec, resolve_scheme
 from eman.trainers.spec.run import RunSpec
 
 #: The precision of a profile that computes in bfloat16 where this machine is quick at it, else in float32.
@@ -101,9 +102,9 @@ class Profile:
         fields = {**self.common, **self.methods.get(method, {}), "seed": seed}
         if fields.get("precision") == AUTO:
             fields["precision"] = "bf16" if fast_bf16() else "float32"
-        if "label_set" in entry.fields:
+        if "label_set" in entry.section.model_fields:
             fields["label_set"] = seed
-        return make_spec(method, self._scaled(resolve_scheme(method, scheme)), {**fields, **(overrides or {})})
+        return make_spec(method, self._scaled(resolve_scheme(method, scheme)), fields, overrides)
 
     def with_precision(self, precision: str) -> "Profile":
         """Return this profile with its automatic precision resolved, as on the machine that planned a sweep."""

@@ -15,7 +15,7 @@ QUICK = Profile(
         "fixmatch": {**METHODS["fixmatch"], "batch": 128, "devices": 32, "epochs": 4},
         "moco": {**METHODS["moco"], "batch": 128, "devices": 16, "epochs": 3},
         "byol": {**METHODS["byol"], "batch": 128, "devices": 16, "epochs": 2},
-        "supervised": {**METHODS["supervised"], "batch": 128, "devices": 32, "epochs": 60},
+        "supervised": {**METHODS["supervised"], "devices": 32, "epochs": 60},
     },
     # The paper's grids divided by 30 (MoCo) and multiplied by 2.5 (BYOL): 64 features instead of 2,048.
     linear_lr={"moco": (0.5, 1.0, 2.0), "byol": (0.5, 1.0, 2.0)},

@@ -20,7 +20,7 @@ from eman.sweeps.run.options import check_workers, largest_divisor
 from eman.sweeps.run.train import train
 from eman.sweeps.run.trials import train_on_workers
 from eman.sweeps.view.bar import TrainingBar
-from eman.trainers.methods.registry import run_title
+from eman.trainers.spec.labels import run_title
 from eman.trainers.spec.run import RunSpec
 
 _SHOWN = ("train/loss", "train/images_per_second", "accuracy/top1", "knn/top1", "test/top1", "test/knn_top1")
@@ -33,7 +33,7 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: str, workers: W
         UserError: The data or the number of workers does not do, or the run failed.
     """
     title = run_title(spec)
-    check_workers(workers, spec.devices)
+    check_workers(workers, spec.norm.devices)
     known = store.by_key(TRAINING).get(spec.key)
     if known is not None and known.status == "done":
         yield f"{title} ({spec.key}) is already done; another --seed or --set makes another run"
@@ -41,8 +41,8 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: str, workers: W
         return
     check_data([spec], store.workspace)
     if isinstance(workers, str):
-        workers = largest_divisor(spec.devices, cores())
-    yield f"{title} ({spec.key}), {spec.epochs} epochs"
+        workers = largest_divisor(spec.norm.devices, cores())
+    yield f"{title} ({spec.key}), {spec.optim.epochs} epochs"
     job = TrainJob(spec=spec, title=title, profile=profile, workspace=store.workspace, launch=new_id(), workers=workers)
     outcome = _train_here(job) if workers == 1 else _train_on_workers(job, store)
     if isinstance(outcome, Done):
@@ -59,9 +59,8 @@ def _train_here(job: TrainJob) -> Outcome:
             if isinstance(event, Progress):
                 bar.update(event.share)
                 if event.metrics:
-                    bar.say(
-                        f"epoch {round(event.share * job.spec.epochs)}/{job.spec.epochs}  {_summary(event.metrics)}"
-                    )
+                    epochs = job.spec.optim.epochs
+                    bar.say(f"epoch {round(event.share * epochs)}/{epochs}  {_summary(event.metrics)}")
 
         return attempt(job.spec.key, lambda: train(job, show))
 

@@ -18,7 +18,7 @@ from eman.sweeps.run.state import SweepState
 from eman.sweeps.run.todo import Todo, find_todo, is_running_elsewhere
 from eman.sweeps.run.tuning import JobT, run_jobs
 from eman.sweeps.work import evaluation_work, work
-from eman.trainers.methods.registry import method_named, scheme_of
+from eman.trainers.spec.labels import scheme_label
 from eman.trainers.spec.run import EvalSpec, RunSpec
 
 #: After so many rounds without a new result the launch gives up.
@@ -172,8 +172,8 @@ class Launch:
     def _tags(self, run: RunSpec) -> dict[str, str]:
         return {
             "profile": self.sweep.profile.name,
-            "method": method_named(run.method).title,
-            "scheme": scheme_of(run).title,
+            "method": run.entry.title,
+            "scheme": scheme_label(run),
         }
 
     def _run(

@@ -8,7 +8,7 @@ from eman.platform.cluster import Resources
 from eman.platform.errors import UserError
 from eman.sweeps.plan import Sweep
 from eman.sweeps.run.jobs import Workers
-from eman.trainers.methods.registry import scheme_of
+from eman.trainers.spec.labels import scheme_of
 from eman.trainers.spec.run import RunSpec
 
 #: Seconds between two looks at a cluster that grows.
@@ -106,9 +106,9 @@ def workers_of(spec: RunSpec, sweep: Sweep, options: Options, resources: Resourc
     if options.workers is None:
         wanted = 1
         for (method, scheme), count in sweep.profile.workers.items():
-            if spec.method == method and scheme_of(spec) == scheme_of(sweep.profile.run(method, scheme)):
+            if spec.method.name == method and scheme_of(spec) == scheme_of(sweep.profile.run(method, scheme)):
                 wanted = count
-    return largest_divisor(spec.devices, min(wanted, room))
+    return largest_divisor(spec.norm.devices, min(wanted, room))
 
 
 def worker_resources(options: Options, resources: Resources) -> dict[str, float]:

@@ -50,8 +50,8 @@ def publish_results(sweep: Sweep, store: Store, evaluated: Set[str]) -> None:
         grid = protocol_named(wanted.evaluations[0].protocol).grid
         # The rate that the held-out images chose, for example linear/10pct_lr.
         tags = {wanted.select_by.replace("held_out_top1", grid): chosen.params[grid]} if grid and chosen else {}
-        log = RunLog(store, results.trainings[wanted.run.key].run_id, wanted.run.epochs)
-        log.write({wanted.metric: value}, wanted.run.epochs, tags=tags)
+        log = RunLog(store, results.trainings[wanted.run.key].run_id, wanted.run.optim.epochs)
+        log.write({wanted.metric: value}, wanted.run.optim.epochs, tags=tags)
 
 
 def list_failures(sweep: Sweep, results: Results, report: Report) -> None:

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from eman.evaluation.protocols.registry import eval_title, group_title, together
 from eman.evaluation.results.tables import Results, Wanted
@@ -13,7 +13,8 @@ from eman.platform.store.store import Record
 from eman.sweeps.plan import Sweep
 from eman.sweeps.run.events import Done, Event, Failed, Lost, Progress, Started, Waiting
 from eman.sweeps.work import evaluation_work, work
-from eman.trainers.methods.registry import Method, method_named
+from eman.trainers.methods.method import Method
+from eman.trainers.methods.registry import method_named
 
 Status = Literal["waiting", "running", "done", "failed", "reused"]
 
@@ -158,7 +159,7 @@ class SweepState:
         """Yield the best result of each method on held-out images, of the evaluation that its tables want if there is
         one, else of the monitor. Runs without held-out images have none: nothing is chosen on test images.
         """
-        for name in dict.fromkeys(spec.method for spec in self.sweep.trainings.values()):
+        for name in dict.fromkeys(spec.method.name for spec in self.sweep.trainings.values()):
             method = method_named(name)
             found = self._evaluated(name) or self._monitored(name, method)
             if found:
@@ -169,7 +170,7 @@ class SweepState:
         """Values of the first selection metric that has any."""
         found: dict[str, list[tuple[float, str, str]]] = {}
         for wanted in dict.fromkeys(self.sweep.wanted):
-            if wanted.run.method == method and wanted.select_by and wanted.run.held_out:
+            if wanted.run.method.name == method and wanted.select_by and wanted.run.data.held_out:
                 found.setdefault(wanted.select_by, []).extend(self._selections(wanted))
         return next(filter(None, found.values()), [])
 
@@ -179,12 +180,12 @@ class SweepState:
             if value is not None:
                 yield value, wanted.select_by, wanted.run.key
 
-    def _monitored(self, name: str, method: Method) -> list[tuple[float, str, str]]:
+    def _monitored(self, name: str, method: Method[Any]) -> list[tuple[float, str, str]]:
         metric = "accuracy/top1" if method.classifier else "knn/top1"
         return [
             (self.runs[key].metrics[metric], metric, key)
             for key, spec in self.sweep.trainings.items()
-            if spec.method == name and spec.held_out and metric in self.runs[key].metrics
+            if spec.method.name == name and spec.data.held_out and metric in self.runs[key].metrics
         ]
 
 

@@ -44,7 +44,7 @@ def run_sweep(
     """
     started, options = time.monotonic(), options or Options()
     for spec in sweep.trainings.values():
-        check_workers(options.workers, spec.devices)
+        check_workers(options.workers, spec.norm.devices)
     with Interruption() as interruption:
         launch = Launch(SweepState(sweep), store, options, interruption, listen)
         try:

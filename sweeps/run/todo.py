@@ -50,13 +50,13 @@ def find_todo(sweep: Sweep, results: Results, failures: Mapping[str, int], retri
     trainings = [spec for key, spec in sweep.trainings.items() if is_open(key, results.trainings.get(key))]
     evaluations = [spec for key, spec in sweep.evaluations.items() if is_open(key, results.evaluations.get(key))]
     ready = [spec for spec in evaluations if results.done(spec.run)]
-    starts = [spec.init.key for spec in trainings if spec.init and results.done(spec.init.key)]
+    starts = [init.key for spec in trainings if (init := spec.network.init) and results.done(init.key)]
     missing = {s.run for s in ready if not Trained(s.run, workspace, s.network, s.selection).available}
     missing |= {key for key in starts if not Trained(key, workspace).available}
     gone = {key: results.trainings[key].tags.get("eman.owner", "") for key in sorted(missing)}
     wanted = [*trainings, *(sweep.trainings[key] for key in gone)]
     return Todo(
-        tuple(s for s in wanted if not s.init or (results.done(s.init.key) and s.init.key not in gone)),
+        tuple(s for s in wanted if not (init := s.network.init) or (results.done(init.key) and init.key not in gone)),
         tuple(spec for spec in ready if spec.run not in gone),
         gone,
         len(trainings) + len(evaluations),

@@ -16,7 +16,7 @@ from eman.sweeps.run.jobs import TrainJob
 from eman.trainers import distributed
 from eman.trainers.data import subsets
 from eman.trainers.loop import fit
-from eman.trainers.methods.registry import method_named, scheme_of
+from eman.trainers.spec.labels import scheme_of
 
 #: Seconds between two reports in the middle of an epoch.
 _REPORT_SECONDS = 2.0
@@ -67,7 +67,7 @@ def begin_training(job: TrainJob, store: Store) -> RunLog:
         spec.key,
         job.title,
         tags={
-            "method": method_named(spec.method).title,
+            "method": spec.entry.title,
             "scheme": scheme.title,
             "profile": job.profile,
             "seed": str(spec.seed),
@@ -77,7 +77,7 @@ def begin_training(job: TrainJob, store: Store) -> RunLog:
             "eman.selection": "last",
         },
         parent=job.parent,
-        params={**spec.fields(), **({"init": spec.init.key} if spec.init else {}), "scheme": scheme.title},
+        params={**spec.flat(), **({"init": start.key} if (start := spec.network.init) else {}), "scheme": scheme.title},
         again=job.redo,
     )
 
@@ -93,8 +93,8 @@ def _train(job: TrainJob, log: RunLog | None, report: Report) -> Done:
 
     def epoch_done(number: int, metrics: dict[str, float]) -> None:
         if log is not None and usage is not None:
-            log.epoch(number, metrics | usage.take(), number / spec.epochs)
-        report(Progress(spec.key, number / spec.epochs, metrics))
+            log.epoch(number, metrics | usage.take(), number / spec.optim.epochs)
+        report(Progress(spec.key, number / spec.optim.epochs, metrics))
 
     def step_done(step: int, steps: int) -> None:
         nonlocal reported

@@ -32,9 +32,9 @@ class Network:
         profile = scope.profile
         fields = dict(profile.fully_supervised if self.labelled == 1 else profile.pretraining.get(self.method, {}))
         spec = scope.run(self.method, self.scheme, seed, **fields)
-        spec = spec.replace(epochs=self.times * spec.epochs)
+        spec = spec.replace(epochs=self.times * spec.optim.epochs)
         if self.wide:
-            spec = spec.replace(backbone=spec.backbone + WIDE)
+            spec = spec.replace(backbone=spec.network.backbone + WIDE)
         return spec if self.labelled is None else spec.replace(label_fraction=self.labelled)
 
     def baseline(self, others: Sequence["Network"]) -> "Network | None":
@@ -81,7 +81,7 @@ QUOTED = "Rows with - are others' work, as the paper quotes it."
 
 def lengths(scope: Scope, rows: Sequence[Row]) -> str:
     """A note: how long the pretrainings are here."""
-    epochs = {row.network.title: row.network.run(scope, scope.seeds[0]).epochs for row in rows if row.network}
+    epochs = {row.network.title: row.network.run(scope, scope.seeds[0]).optim.epochs for row in rows if row.network}
     return f"Epochs here: {', '.join(f'{title} {count}' for title, count in epochs.items())}."
 
 

@@ -9,8 +9,6 @@ from eman.evaluation.protocols.registry import make_eval
 from eman.evaluation.results.tables import Wanted
 from eman.platform.errors import unknown
 from eman.sweeps.profiles.profile import Profile
-from eman.trainers.methods.registry import method_named
-from eman.trainers.norm.schemes import TEACHER_NORMS
 from eman.trainers.spec.run import NETWORKS, SELECTIONS, EvalSpec, RunSpec
 
 
@@ -72,7 +70,7 @@ class Scope:
             fields |= {"head_lr": profile.head_lr[fraction], "epochs": profile.finetune_epochs[fraction]}
             rates = rates or profile.finetune_lr
         evaluations = tuple(
-            self.evaluation(run, protocol, lr=rate, **fields) for rate in rates or profile.linear_rates(run.method)
+            self.evaluation(run, protocol, lr=rate, **fields) for rate in rates or profile.linear_rates(run.method.name)
         )
         prefix = linear.prefix(evaluations[0])
         return Wanted(run, evaluations, f"{prefix}top{top}", f"{prefix}held_out_top1")
@@ -84,7 +82,7 @@ class Scope:
 
     def standard(self, run: RunSpec, rates: Sequence[float] | None = None) -> Wanted:
         """Return the result of Tables 1 and 8: a classifier's own accuracy, else that of linear evaluation."""
-        if method_named(run.method).classifier:
+        if run.entry.classifier:
             return self.classified(run)
         return self.labelled(run, "linear", self.profile.label_fraction, rates=rates)
 
@@ -112,5 +110,5 @@ class Scope:
         return common | {name.partition(".")[2]: value for name, value in own.items()}
 
     def _network(self, run: RunSpec) -> str:
-        separate = run.teacher_norm is not None and not TEACHER_NORMS[run.teacher_norm].joint
+        separate = run.norm.teacher is not None and not run.norm.teacher.joint
         return self.network if separate else "student"

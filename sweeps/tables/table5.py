@@ -33,7 +33,7 @@ def result(block: LowShot, shots: int, scope: Scope, network: Network, seed: int
     """A cell's result."""
     run = network.run(scope, seed)
     if block.pretrained:
-        run = run.replace(dataset=block.dataset, **block.pretrained.get(run.method, {}))
+        run = run.replace(dataset=block.dataset, **block.pretrained.get(run.method.name, {}))
     elsewhere = {"dataset": block.dataset} if block.dataset and not block.pretrained else {}
     name = "map" if block.several else "top1"
     return scope.result(run, "lowshot", f"lowshot/k{shots}_{name}", shots=shots, **elsewhere)

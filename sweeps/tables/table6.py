@@ -37,7 +37,7 @@ def run(scope: Scope, seed: int, scheme: str, start: str, times: int, fraction: 
     spec = scope.run("fixmatch", SCHEMES[scheme], seed, **fields)
     return spec.replace(
         label_fraction=fraction,
-        epochs=times * spec.epochs,
+        epochs=times * spec.optim.epochs,
         init=network.run(scope, seed) if network is not None else None,
     )
 
@@ -80,11 +80,11 @@ def notes(scope: Scope) -> tuple[str, ...]:
     """What a reader must know."""
     seed = scope.seeds[0]
     short, long = run(scope, seed, *ROWS[4], 0.1), run(scope, seed, *ROWS[8], 0.1)
-    assert short.init is not None
+    assert short.network.init is not None
     return (
         *scope.profile.notes(),
-        f"Test top-1 and top-5 of FixMatch. 1×: {short.epochs} epochs at 10 % of the labels; 3×: {long.epochs}, with a "
-        f"cosine schedule. From a pretrained network: {short.init.epochs} epochs of pretraining, learning rate "
-        f"{short.lr:g}, classifier new.",
+        f"Test top-1 and top-5 of FixMatch. 1×: {short.optim.epochs} epochs at 10 % of the labels; "
+        f"3×: {long.optim.epochs}, with a cosine schedule. From a pretrained network: "
+        f"{short.network.init.optim.epochs} epochs of pretraining, learning rate {short.optim.lr:g}, classifier new.",
         *scope.notes(),
     )

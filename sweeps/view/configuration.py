@@ -14,7 +14,7 @@ def label(sweep: Sweep, spec: RunSpec) -> str:
 
 
 def _fields(spec: RunSpec) -> dict[str, Any]:
-    return {**spec.fields(), **({"init": spec.init.key[:8]} if spec.init else {})}
+    return {**spec.flat(), **({"init": spec.network.init.key[:8]} if spec.network.init else {})}
 
 
 def _shown(value: Any) -> str:
@@ -42,7 +42,7 @@ def common(sweep: Sweep) -> list[tuple[str, str]]:
 def _methods(sweep: Sweep) -> dict[str, list[RunSpec]]:
     found: dict[str, list[RunSpec]] = {}
     for spec in sweep.trainings.values():
-        found.setdefault(spec.method, []).append(spec)
+        found.setdefault(spec.method.name, []).append(spec)
     return found
 
 
@@ -66,7 +66,7 @@ def schemes(sweep: Sweep, varying: Sequence[str]) -> list[tuple[str, str, list[s
     found: dict[tuple[str, tuple[str, ...]], dict[str, None]] = {}
     for spec in sweep.trainings.values():
         values = tuple(_shown(_fields(spec).get(name)) for name in varying)
-        found.setdefault((label(sweep, spec), values), {})[method_named(spec.method).title] = None
+        found.setdefault((label(sweep, spec), values), {})[spec.entry.title] = None
     order = [method_named(method).title for method in _methods(sweep)]
     return [
         (label, ", ".join(sorted(methods, key=order.index)), list(values)) for (label, values), methods in found.items()

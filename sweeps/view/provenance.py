@@ -26,7 +26,7 @@ _PROVENANCE = {
 
 def provenance(sweep: Sweep, record: Record, runs: Sequence[Record]) -> list[tuple[str, str]]:
     """Return where the numbers come from: versions, hashes, machines, dates."""
-    found = [("Sweep", record.key), ("Data set", ", ".join(sorted({s.dataset for s in sweep.trainings.values()})))]
+    found = [("Sweep", record.key), ("Data set", ", ".join(sorted({s.data.dataset for s in sweep.trainings.values()})))]
     for tag, name in _PROVENANCE.items():
         counts = Counter(run.tags[tag] for run in runs if run.tags.get(tag))
         several = len(counts) > 1

@@ -20,8 +20,9 @@ from eman.sweeps.view import configuration
 from eman.sweeps.view.provenance import commands, moment, provenance
 from eman.sweeps.view.status import planned_sweep
 from eman.sweeps.view.text import duration
-from eman.trainers.methods.registry import method_named, scheme_of
+from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import SCHEMES
+from eman.trainers.spec.labels import scheme_label
 from eman.trainers.spec.run import RunSpec
 
 #: Curves of each method: how it learns, and whether it collapses.
@@ -159,10 +160,10 @@ def _curves(sweep: Sweep) -> tuple[Line, ...]:
     """Return one line for the seeds of each scheme, in one panel a method and metric."""
     seeds = defaultdict[tuple[str, str], list[RunSpec]](list)
     for spec in sweep.trainings.values():
-        seeds[spec.method, configuration.label(sweep, spec)].append(spec)
+        seeds[spec.method.name, configuration.label(sweep, spec)].append(spec)
     eman = SCHEMES["eman"].title
     return tuple(
-        Line(method_named(method).title, label, metric, tuple(runs), scheme_of(runs[0]).title == eman)
+        Line(method_named(method).title, label, metric, tuple(runs), scheme_label(runs[0]) == eman)
         for (method, label), runs in seeds.items()
         for metric in _CURVES
     )

@@ -172,7 +172,8 @@ def _running(state: SweepState, running: dict[str, str], now: float, console: Co
             bars.add_task(title, total=None, told="")
             continue
         speed = run.metrics.get("train/images_per_second")
-        told = f"epoch {min(int(run.share * spec.epochs + 1e-3) + 1, spec.epochs)}/{spec.epochs}"
+        epochs = spec.optim.epochs
+        told = f"epoch {min(int(run.share * epochs + 1e-3) + 1, epochs)}/{epochs}"
         told = told + (f"  {speed:,.0f} images/s" if speed else "") if run.trains else "loading data"
         bars.add_task(title, total=100, completed=round(100 * run.share_at(now)), told=told)
     more = [_line(f"and {len(running) - rows} more", "dim")] if len(running) > rows else []

@@ -44,8 +44,8 @@ from eman.trainers.data import catalog as data
 from eman.trainers.data import shards, stored, subsets
 from eman.trainers.data.sharding import Items, shard
 from eman.trainers.data.splits import Split
-from eman.trainers.methods.byol import projector_and_predictor
-from eman.trainers.methods.moco import projector
+from eman.trainers.losses.byol import projector_and_predictor
+from eman.trainers.losses.moco import projector
 from eman.trainers.norm.convert import convert_norm
 from eman.trainers.norm.device_bn import DeviceBatchNorm, norm_relu
 from eman.trainers.norm.teacher import Teacher
@@ -138,26 +138,31 @@ class _PerSample:
 
     def __init__(self, spec: RunSpec, loader_workers: int) -> None:
         self.spec = spec
-        dataset, backbone = data.load(spec.dataset, Workspace.from_environment()), backbone_named(spec.backbone)
-        blurs = {"moco": ((0.5, 0), (0.5, 0)), "byol": ((1.0, 0), (0.1, 0.2))}[spec.method]
+        dataset, backbone = (
+            data.load(spec.data.dataset, Workspace.from_environment()),
+            backbone_named(spec.network.backbone),
+        )
+        blurs = {"moco": ((0.5, 0), (0.5, 0)), "byol": ((1.0, 0), (0.1, 0.2))}[spec.method.name]
         pairs = PairsOfImages(dataset.train, *(_transforms(*blur) for blur in blurs))
         self.loader = DataLoader(
             pairs,
-            spec.batch,
+            spec.method.images_per_step,
             shuffle=True,
             drop_last=True,
             num_workers=loader_workers,
             persistent_workers=loader_workers > 0,
         )
-        heads = {"moco": projector, "byol": projector_and_predictor}[spec.method](spec, backbone.features, 10)
+        heads = {"moco": projector, "byol": projector_and_predictor}[spec.method.name](
+            spec.method, backbone.features, 10
+        )
         self.student = nn.Sequential(backbone.build(1), *heads.values())
         import copy
 
-        self.followed = self.student if spec.method == "moco" else self.student[:-1]
+        self.followed = self.student if spec.method.name == "moco" else self.student[:-1]
         self.teacher = copy.deepcopy(self.followed)
         self.queue = nn.functional.normalize(torch.randn(4096, 64), dim=1)
         self.optimizer = torch.optim.SGD(self.student.parameters(), 0.06, 0.9, weight_decay=1e-4)
-        self.step = {"moco": self._moco, "byol": self._byol}[spec.method]
+        self.step = {"moco": self._moco, "byol": self._byol}[spec.method.name]
         self.batches = self._endless()
 
     def _endless(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -246,7 +251,7 @@ def _beside_the_usual(title: str, spec: RunSpec, loaders: Sequence[int], steps: 
     sides: dict[str, Callable[[], None]] = {"one process": run}
     sides |= {name: partial(side.run, steps) for name, side in (*processes.items(), *usual.items())}
     found = medians(sides, rounds, warmup=1, pause=1.5, before={name: p.drain for name, p in usual.items()})
-    speed = {name: steps * spec.batch / seconds for name, seconds in found.items()}
+    speed = {name: steps * spec.method.images_per_step / seconds for name, seconds in found.items()}
     for name, side in processes.items():
         side.run(0)
         speed[name] *= side.runs
@@ -279,7 +284,7 @@ def _teacher_passes() -> dict[str, Callable[[], None]]:
     """A forward pass of an EMAN teacher, of a BN teacher, and of one with PyTorch's own batch norm (one device)."""
     torch.manual_seed(0)
     images, spec = torch.randn(256, 1, 28, 28), MINI.run("moco", "bn")
-    stock = nn.Sequential(backbone_named(spec.backbone).build(1), *projector(spec, 64, 10).values())
+    stock = nn.Sequential(backbone_named(spec.network.backbone).build(1), *projector(spec.method, 64, 10).values())
     kinds = {
         name.upper(): Teacher(Training(MINI.run("moco", name), Workspace.from_environment()).student, name)
         for name in ("eman", "bn")

@@ -100,21 +100,21 @@ def pretraining(title: str, spec: RunSpec, theirs_steps: int, steps: int, rounds
         f"{cores()} workers": Processes(spec, together=True),
         "side by side": Processes(spec, together=False),
     }
-    peers = {f"lightly, {n} workers": Peer("pretraining", spec=spec.fields(), workers=n) for n in (0, 2)}
+    peers = {f"lightly, {n} workers": Peer("pretraining", spec=spec.flat(), workers=n) for n in (0, 2)}
 
     def one() -> float:
         started = time.perf_counter()
         for _ in range(steps):
             ours.train_step()
-        return steps * spec.batch / (time.perf_counter() - started)
+        return steps * spec.method.images_per_step / (time.perf_counter() - started)
 
     def several(side: Processes) -> float:
         started = time.perf_counter()
         side.run(steps)
-        return side.runs * steps * spec.batch / (time.perf_counter() - started)
+        return side.runs * steps * spec.method.images_per_step / (time.perf_counter() - started)
 
     def theirs(peer: Peer) -> float:
-        return theirs_steps * spec.batch / peer.seconds(theirs_steps)
+        return theirs_steps * spec.method.images_per_step / peer.seconds(theirs_steps)
 
     mine = {"one process": one} | {name: partial(several, side) for name, side in processes.items()}
     speed = rates(mine | {name: partial(theirs, peer) for name, peer in peers.items()}, rounds)

@@ -2,65 +2,47 @@ r"""BYOL (Section 4.1): the student predicts the teacher's projection of the oth
 
 .. math:: L = \sum_{(a,b)} 2 - 2 \frac{\langle q(z_a), z'_b \rangle}{\|q(z_a)\| \, \|z'_b\|}
 
-with z the student's projection, q its predictor, z' the teacher's projection, over both orders of the two views.
-
-Shapes: N images, C projection dimension.
+with z the student's projection, q its predictor, z' the teacher's projection, over both orders of the two views. The
+teacher has no predictor, and its momentum rises to 1.
 """
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import Annotated, Literal
 
-from eman.trainers.methods.criterion import Criterion
-from eman.trainers.spec.run import RunSpec
+from pydantic import Field
 
-
-class BYOL(Criterion):
-    """The symmetric regression loss."""
-
-    def __init__(self, spec: RunSpec, generator: torch.Generator) -> None:
-        super().__init__()
-
-    def forward(
-        self,
-        student: list[Tensor],
-        teacher: list[Tensor],
-        labels: dict[str, Tensor],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of predictions ``student`` (views 1, 2) against projections ``teacher`` (views 1, 2).
-
-        All of shape ``(N, C)``.
-        """
-        first = F.cosine_similarity(student[0], teacher[1]).mean()
-        second = F.cosine_similarity(student[1], teacher[0]).mean()
-        return 4 - 2 * (first + second), {}
+from eman.trainers.methods import momentum
+from eman.trainers.methods.method import Method
+from eman.trainers.spec.method import Batch, TeacherSection, UnlabelledSection, Width
+from eman.trainers.spec.sections import OptimSpec, Share
+from eman.trainers.views.options import ViewOptions
 
 
-def projector_and_predictor(spec: RunSpec, features: int, _classes: int) -> dict[str, nn.Module]:
-    """BYOL's heads, with a norm in each. The predictor comes last: the teacher has none."""
-    assert spec.hidden_dim is not None and spec.projection_dim is not None
-    heads = {
-        "projector": _head(features, spec.hidden_dim, spec.projection_dim),
-        "predictor": _head(spec.projection_dim, spec.hidden_dim, spec.projection_dim),
-    }
-    for module in heads["projector"].modules():  # the official code's initial weights
-        if isinstance(module, nn.Linear):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    for module in heads["predictor"].modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01)
-    return heads
+class BYOLSpec(UnlabelledSection, TeacherSection):
+    """BYOL's fields, with the official code's values."""
+
+    name: Literal["byol"] = "byol"
+    batch: Annotated[Batch, Field(description="Unlabelled images a step, over all devices.")] = 512
+    momentum: Annotated[Share, Field(description="Momentum m of Eq. (1) at the first step; it rises to 1.")] = 0.98
+    hidden_dim: Annotated[Width, Field(description="Width of the hidden layers of projector and predictor.")] = 4096
+    projection_dim: Annotated[Width, Field(description="Length of a projection.")] = 256
+    blur_max: Annotated[
+        float, Field(ge=0, le=32, description="Largest sigma of the Gaussian blur, in pixels; 0: no blur.")
+    ] = 2.0
+
+    def view_options(self) -> ViewOptions:
+        return ViewOptions(crop_min=self.crop_min, blur_max=self.blur_max)
 
 
-def _head(inputs: int, hidden: int, outputs: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(inputs, hidden, bias=False),
-        nn.BatchNorm1d(hidden),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden, outputs, bias=False),
-    )
-
-
-def without_predictor(student: nn.Sequential) -> nn.Sequential:
-    """What BYOL's teacher copies: backbone and projector."""
-    return student[:-1]
+METHOD = Method(
+    name="byol",
+    title="BYOL",
+    section=BYOLSpec,
+    # Section 5: batch 512; the README of the official code has lr 1.8. 50 epochs in Table 1.
+    optim=OptimSpec(epochs=50, optimizer="lars", lr=1.8, weight_decay=1e-6),
+    default_scheme="syncbn",
+    views={"first": ("unlabelled", "byol_first"), "second": ("unlabelled", "byol_second")},
+    student=(("first",), ("second",)),
+    teacher=(("first",), ("second",)),
+    momentum=momentum.rising,
+    losses="eman.trainers.losses.byol",
+)

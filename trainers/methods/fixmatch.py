@@ -5,49 +5,45 @@ r"""FixMatch (Section 4.1): the teacher's confident predictions on weak views la
 
 with q the teacher's softmax on weak views. In the default scheme there is no second network: all three views go
 through the student in one pass and share its batch statistics, which is the "tricky mechanism" of Section 4.1.
-
-Shapes: B labelled images, U unlabelled images, K classes.
 """
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import Annotated, Literal
 
-from eman.trainers.methods.criterion import Criterion
-from eman.trainers.spec.run import RunSpec
+from pydantic import Field
+
+from eman.trainers.methods.method import Method
+from eman.trainers.spec.method import Batch, LabelledSection, TeacherSection, UnlabelledSection
+from eman.trainers.spec.sections import OptimSpec, Share
+from eman.trainers.views.options import ViewOptions
 
 
-class FixMatch(Criterion):
-    """The loss. ``threshold`` is tau, ``unlabelled_weight`` lambda."""
+class FixMatchSpec(LabelledSection, UnlabelledSection, TeacherSection):
+    """FixMatch's fields. Section 5: 64 labelled and 320 unlabelled images a step; the rest from the official code."""
 
-    def __init__(self, spec: RunSpec, generator: torch.Generator) -> None:
-        super().__init__()
-        assert spec.threshold is not None and spec.unlabelled_weight is not None
-        self.threshold, self.weight = spec.threshold, spec.unlabelled_weight
+    name: Literal["fixmatch"] = "fixmatch"
+    batch: Annotated[Batch, Field(description="Unlabelled images a step, over all devices.")] = 320
+    labelled_batch: Annotated[Batch, Field(description="Labelled images a step, over all devices.")] = 64
+    threshold: Annotated[Share, Field(description="Confidence tau from which a prediction becomes a label.")] = 0.7
+    unlabelled_weight: Annotated[
+        float, Field(ge=0, le=1e6, description="Weight lambda of the loss of unlabelled images.")
+    ] = 10.0
+    strong_ops: Annotated[
+        int, Field(ge=1, le=16, description="Operations of RandAugment on an image of a strong view.")
+    ] = 2
 
-    def forward(
-        self,
-        student: list[Tensor],
-        teacher: list[Tensor],
-        labels: dict[str, Tensor],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its parts.
+    def view_options(self) -> ViewOptions:
+        return ViewOptions(crop_min=self.crop_min, strong_ops=self.strong_ops)
 
-        Args:
-            student: One tensor of logits ``(B + U, K)``: labelled weak views, then unlabelled strong views.
-            teacher: One tensor of logits ``(U, K)``: unlabelled weak views.
-            labels: ``"labelled"`` ``(B,)``, and ``"unlabelled"`` ``(U,)``, which is only measured, never trained on.
-        """
-        y_B = labels["labelled"]
-        logits_BK, strong_UK = student[0].split([len(y_B), len(teacher[0])])
-        confidence_U, pseudo_U = torch.softmax(teacher[0], 1).max(1)
-        mask_U = (confidence_U >= self.threshold).float()
-        supervised = F.cross_entropy(logits_BK, y_B)
-        unlabelled = (mask_U * F.cross_entropy(strong_UK, pseudo_U, reduction="none")).mean()
-        right_U = (pseudo_U == labels["unlabelled"]).float()
-        return supervised + self.weight * unlabelled, {
-            "loss_supervised": supervised.detach(),
-            "loss_unlabelled": unlabelled.detach(),
-            "mask_rate": mask_U.mean(),
-            "pseudo_label_accuracy": right_U.mean(),
-        }
+
+METHOD = Method(
+    name="fixmatch",
+    title="FixMatch",
+    section=FixMatchSpec,
+    optim=OptimSpec(schedule="step", milestones=(0.6, 0.8)),
+    default_scheme="default",
+    views={"labelled": ("labelled", "weak"), "strong": ("unlabelled", "strong"), "weak": ("unlabelled", "weak")},
+    student=(("labelled", "strong"),),
+    teacher=(("weak",),),
+    losses="eman.trainers.losses.fixmatch",
+    classifier=True,
+)

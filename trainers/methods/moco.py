@@ -2,88 +2,53 @@ r"""MoCo v2 (Section 4.1): a query must find its key among a queue of older keys
 
 .. math:: L = -\log \frac{\exp(q \cdot k_+ / T)}{\exp(q \cdot k_+ / T) + \sum_{j=1}^{K} \exp(q \cdot k_j / T)}
 
-Shapes: N images on this worker, G on all, C projection dimension, K length of the queue.
+with the student's query q of one view, the teacher's key k_+ of the other view, and K older keys k_j. The teacher moves
+between the two passes.
 """
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from typing import Annotated, Literal, Self
 
-from eman.trainers import distributed
-from eman.trainers.methods.criterion import Criterion
-from eman.trainers.spec.run import RunSpec
+from pydantic import Field, model_validator
 
-
-class MoCo(Criterion):
-    """InfoNCE over one positive and the queue; the queue takes the keys of all workers in device order."""
-
-    queue_KC: Tensor
-    pointer: Tensor
-
-    def __init__(self, spec: RunSpec, generator: torch.Generator) -> None:
-        super().__init__()
-        assert spec.queue is not None and spec.projection_dim is not None and spec.temperature is not None
-        self.temperature, self.devices = spec.temperature, spec.devices
-        queue_KC = torch.randn(spec.queue, spec.projection_dim, generator=generator)
-        self.register_buffer("queue_KC", F.normalize(queue_KC, dim=1))
-        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
-
-    def forward(
-        self,
-        student: list[Tensor],
-        teacher: list[Tensor],
-        labels: dict[str, Tensor],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of queries ``student[0]`` against keys ``teacher[0]``, both ``(N, C)``."""
-        query_NC, key_NC = F.normalize(student[0], dim=1), F.normalize(teacher[0], dim=1)
-        loss_N, right_N = _InfoNCE.apply(query_NC / self.temperature, key_NC, self.queue_KC)
-        return loss_N.mean(), {"contrast_accuracy": right_N.float().mean()}
-
-    @torch.no_grad()
-    def after_step(self, teacher: list[Tensor]) -> None:
-        """Replaces the oldest keys in the queue by those of all workers."""
-        key_GC = distributed.gather_rows(F.normalize(teacher[0], dim=1), self.devices)
-        start = int(self.pointer)
-        self.queue_KC[start : start + len(key_GC)] = key_GC
-        self.pointer.fill_((start + len(key_GC)) % len(self.queue_KC))
+from eman.platform.errors import UserError
+from eman.trainers.methods.method import Method
+from eman.trainers.spec.method import TeacherSection, UnlabelledSection, Width
+from eman.trainers.views.options import ViewOptions
 
 
-class _InfoNCE(torch.autograd.Function):
-    """The loss of each image, and whether its key comes before all of the queue.
+class MoCoSpec(UnlabelledSection, TeacherSection):
+    """MoCo's fields, with the values of the official README."""
 
-    The N x K exponentials are made once, in place of the logits, and serve the gradient at once: that of the scaled
-    query is its expected key, minus the right one.
-    """
+    name: Literal["moco"] = "moco"
+    queue: Annotated[int, Field(ge=1, le=2**24, description="Length K of the queue: a multiple of the batch.")] = 65536
+    temperature: Annotated[float, Field(ge=1e-4, le=1e4, description="Temperature T of the loss.")] = 0.2
+    hidden_dim: Annotated[Width, Field(description="Width of the projector's hidden layer.")] = 2048
+    projection_dim: Annotated[Width, Field(description="Length of a query or key.")] = 128
+    blur_max: Annotated[
+        float, Field(ge=0, le=32, description="Largest sigma of the Gaussian blur, in pixels; 0: no blur.")
+    ] = 2.0
 
-    @staticmethod
-    def forward(ctx, scaled_NC, key_NC, queue_KC):  # type: ignore[no-untyped-def]
-        positive_N = (scaled_NC * key_NC).sum(1)
-        weight_NK = scaled_NC @ queue_KC.T
-        best_N = weight_NK.amax(1)
-        right_N = positive_N > best_N
-        top_N = torch.maximum(positive_N, best_N)
-        weight_NK.sub_(top_N.unsqueeze(1)).exp_()
-        weight_N = torch.exp(positive_N - top_N)
-        total_N = weight_N + weight_NK.sum(1)
-        expected_NC = (weight_NK @ queue_KC + weight_N.unsqueeze(1) * key_NC) / total_N.unsqueeze(1)
-        ctx.save_for_backward(expected_NC - key_NC)
-        ctx.mark_non_differentiable(right_N)
-        return torch.log(total_N) + top_N - positive_N, right_N
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.queue % self.batch:
+            raise UserError(
+                f"queue is {self.queue}, which the batch of {self.batch} does not divide; "
+                f"give a multiple of {self.batch}."
+            )
+        return self
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_N, _right):  # type: ignore[no-untyped-def]
-        (gradient_NC,) = ctx.saved_tensors
-        return grad_N.unsqueeze(1) * gradient_NC, None, None
+    def view_options(self) -> ViewOptions:
+        return ViewOptions(crop_min=self.crop_min, blur_max=self.blur_max)
 
 
-def projector(spec: RunSpec, features: int, _classes: int) -> dict[str, nn.Module]:
-    """MoCo v2's head: two linear layers without a norm."""
-    assert spec.projection_dim is not None
-    hidden = spec.hidden_dim or features
-    return {
-        "projector": nn.Sequential(
-            nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, spec.projection_dim)
-        )
-    }
+METHOD = Method(
+    name="moco",
+    title="MoCo",
+    section=MoCoSpec,
+    default_scheme="shufflebn",
+    views={"query": ("unlabelled", "moco"), "key": ("unlabelled", "moco")},
+    student=(("query",),),
+    teacher=(("key",),),
+    teacher_moves="between",
+    losses="eman.trainers.losses.moco",
+)

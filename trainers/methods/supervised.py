@@ -1,32 +1,30 @@
-"""The labelled-only baseline ("Supervised" in Table 2): cross-entropy on weak views.
+r"""The labels-only baseline ("Supervised" in Table 2): cross-entropy on weak views, without a teacher.
 
-Shapes: B images, K classes.
+.. math:: L = \mathrm{CE}(p_x, y)
 """
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import Literal
 
-from eman.trainers.methods.criterion import Criterion
-from eman.trainers.spec.run import RunSpec
-
-
-class Supervised(Criterion):
-    """Cross-entropy. It ignores teachers: its scheme decides the student's norm alone."""
-
-    def __init__(self, spec: RunSpec, generator: torch.Generator) -> None:
-        super().__init__()
-
-    def forward(
-        self,
-        student: list[Tensor],
-        teacher: list[Tensor],
-        labels: dict[str, Tensor],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of ``student[0]``, logits ``(B, K)``, against ``labels["labelled"]``, ``(B,)``."""
-        return F.cross_entropy(student[0], labels["labelled"]), {}
+from eman.trainers.methods.method import Method
+from eman.trainers.spec.method import LabelledSection
+from eman.trainers.spec.sections import OptimSpec
 
 
-def classifier(_spec: RunSpec, features: int, classes: int) -> dict[str, nn.Module]:
-    """One linear layer after the backbone."""
-    return {"classifier": nn.Linear(features, classes)}
+class SupervisedSpec(LabelledSection):
+    """The baseline's fields: those of all methods with labels."""
+
+    name: Literal["supervised"] = "supervised"
+
+
+METHOD = Method(
+    name="supervised",
+    title="Supervised",
+    section=SupervisedSpec,
+    optim=OptimSpec(schedule="step", milestones=(0.6, 0.8)),
+    default_scheme="default",
+    views={"labelled": ("labelled", "weak")},
+    student=(("labelled",),),
+    teacher=(),
+    losses="eman.trainers.losses.supervised",
+    classifier=True,
+)

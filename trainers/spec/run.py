@@ -1,9 +1,8 @@
-"""What decides a result: the specification of a training run, of an evaluation, and their keys.
+"""What decides a run's result, and its key.
 
 A key is a hash over every field that can change the result, and over nothing else: workers, paths and addresses are
-absent, so a run is the same run on a laptop and on a cluster. Fields that a method does not use are ``None`` and do
-not count, so a new field for one method leaves the keys of the others alone. Fields that say how a run is computed
-(:data:`EXECUTION`) travel with its specification and leave its key alone.
+absent, so a run is the same run on a laptop and on a cluster. A field that only some methods have counts only for them.
+Fields that say how a run is computed (:class:`~eman.trainers.spec.sections.ExecutionSpec`) are not hashed.
 """
 
 import dataclasses
@@ -12,30 +11,208 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
+
+from pydantic import Field, SerializeAsAny, model_validator
 
 from eman.platform.errors import UserError, unknown
+from eman.trainers.backbones.registry import backbone_named
+from eman.trainers.methods import momentum as schedules
+from eman.trainers.methods.method import Method
+from eman.trainers.methods.registry import method_named
+from eman.trainers.norm.schemes import TEACHER_NORMS
+from eman.trainers.spec.method import MethodSection, TeacherSection
+from eman.trainers.spec.section import Section
+from eman.trainers.spec.sections import PROXY_MOMENTUM, DataSpec, ExecutionSpec, NormSpec, OptimSpec
 
 #: Raised by one whenever a change of code changes the numbers of a run with unchanged fields by more than rounding.
 TRAINING_VERSION = 2
-EVALUATION_VERSION = 1
 
-DEVICE_STATISTICS = ("device0", "mean")
-OPTIMIZERS = ("sgd", "lars")
-LARS_EXCLUDES = ("vectors", "official")
-SCHEDULES = ("cosine", "step")
-PRECISIONS = ("bf16", "fp16", "float32", "float64")
-NETWORKS = ("student", "teacher")
-SELECTIONS = ("last", "best")
-VIEWS = ("cached", "augmented")
+Precision = Literal["bf16", "fp16", "float32", "float64"]
 
-#: Fields of a run that change how it is computed and, up to rounding, not what comes out: no part of its key.
-EXECUTION = ("channels_last", "compile", "accumulate", "recompute")
+
+class NetworkSpec(Section):
+    """The backbone, its precision, and what it starts from."""
+
+    backbone: Annotated[str, Field(description="Name of the feature extractor.")] = "resnet50"
+    precision: Annotated[
+        Precision, Field(description="Precision of both networks: bf16 and fp16 by autocast, the others throughout.")
+    ] = "float32"
+    init: Annotated["RunSpec | None", Field(description="The run whose backbone this one starts from.")] = None
+    source: Annotated[
+        str | None,
+        Field(max_length=200, description="Digest of the file that the network was imported from; none: trained here."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        backbone_named(self.backbone)
+        if self.init is not None and self.init.network.backbone != self.backbone:
+            raise UserError(
+                f"backbone is {self.backbone!r}, and the run to start from has {self.init.network.backbone!r}; the two "
+                f"must be the same."
+            )
+        return self
+
+
+class RunSpec(Section):
+    """One training run, as typed sections. Flat names (``lr``, ``queue``) are unique over all sections of a run.
+
+    Raises:
+        UserError: A field's value is not allowed, or two fields contradict each other.
+    """
+
+    # Below 2**32, so that every number derived from it fits into 64 bits.
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of initial weights, order and views.")] = 0
+    monitor_every: Annotated[
+        int,
+        Field(ge=1, le=1_000_000, description="Epochs between two measurements, which decide the best epoch."),
+    ] = 5
+    data: DataSpec
+    network: NetworkSpec
+    norm: NormSpec
+    optim: OptimSpec
+    method: SerializeAsAny[MethodSection]
+    execution: ExecutionSpec
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._check_teacher()
+        self._check_devices()
+        return self
+
+    def _check_teacher(self) -> None:
+        method, norm = self.method.name, self.norm.teacher_norm
+        if self.entry.teacher and norm is None:
+            raise UserError(
+                f"teacher_norm is none, and {method} has a teacher; give one of {', '.join(TEACHER_NORMS)}."
+            )
+        if not self.entry.teacher and norm is not None:
+            raise UserError(f"teacher_norm is {norm!r}, and {method} has no teacher; leave it out.")
+
+    def _check_devices(self) -> None:
+        devices, parts = self.norm.devices, self.execution.accumulate or 1
+        for stream, size in self.method.batches().items():
+            name = "batch" if stream == "unlabelled" else f"{stream}_batch"
+            if size % devices:
+                raise UserError(
+                    f"{name} is {size}, which {devices} devices do not divide; give a multiple of {devices}, or "
+                    f"another number of devices."
+                )
+        if devices % parts:
+            raise UserError(
+                f"accumulate is {parts}, which does not divide the run's {devices} devices, none of which can be "
+                f"split; give a divisor of {devices}."
+            )
+        if parts > 1 and (self.norm.student_norm == "syncbn" or self.norm.device_statistics == "mean"):
+            raise UserError(
+                f"accumulate is {parts}, and student_norm {self.norm.student_norm!r} with device_statistics "
+                f"{self.norm.device_statistics!r} needs all devices at once; give student_norm bn with "
+                f"device_statistics device0, or leave accumulate out and take more workers."
+            )
+
+    @property
+    def entry(self) -> Method[Any]:
+        """The method's entry."""
+        return method_named(self.method.name)
+
+    @property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits that stand for this run and for no other."""
+        return _digest({"training_version": TRAINING_VERSION, **self._decisive()})
+
+    def _decisive(self) -> dict[str, Any]:
+        """The flat fields that decide the result, those of the run to start from included."""
+        fields = {name: value for name, value in self.flat().items() if name not in ExecutionSpec.model_fields}
+        return fields if self.network.init is None else {**fields, "init": self.network.init._decisive()}
+
+    @property
+    def lineage(self) -> tuple["RunSpec", ...]:
+        """The runs that must exist before this one, the first one first, and this one."""
+        return (*(self.network.init.lineage if self.network.init else ()), self)
+
+    def flat(self) -> dict[str, Any]:
+        """Return all fields by flat name as plain values; those that are ``None`` or ``False`` are left out."""
+        fields: dict[str, Any] = {"method": self.method.name}
+        for part in (self.data, self.network, self.norm, self.optim, self.method, self, self.execution):
+            for name in type(part).model_fields:
+                value = getattr(part, name)
+                if name != "name" and not (isinstance(value, Section) and part is self):
+                    fields[name] = value.flat() if isinstance(value, RunSpec) else value
+        return {name: value for name, value in fields.items() if value is not None and value is not False}
+
+    @classmethod
+    def from_flat(cls, fields: Mapping[str, Any]) -> Self:
+        """Make a specification of flat fields: the inverse of :meth:`flat`.
+
+        Raises:
+            UserError: A field is unknown or its value is not allowed, or two fields contradict each other.
+        """
+        if "method" not in fields:
+            raise UserError("the method is missing; give method=NAME.")
+        entry = method_named(fields["method"])
+        sections = section_names(entry)
+        values: dict[str, dict[str, Any]] = {name: {} for name in ("", *SECTIONS, "method")}
+        for name, value in _canonical(fields, entry).items():
+            if name == "method":
+                continue
+            if name not in sections:
+                raise unknown(f"field of {entry.name}", name, sections)
+            values[sections[name]][name] = _plain(value)
+        made: dict[str, Any] = {name: section(**values[name]) for name, section in SECTIONS.items()}
+        return cls(**values[""], **made, method=entry.section(**values["method"]))
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some flat fields changed."""
+        return self.from_flat({**self.flat(), **changes})
+
+
+#: The shared sections of a run by name.
+SECTIONS: dict[str, type[Section]] = {
+    "data": DataSpec,
+    "network": NetworkSpec,
+    "norm": NormSpec,
+    "optim": OptimSpec,
+    "execution": ExecutionSpec,
+}
+
+
+def section_names(entry: Method[Any]) -> dict[str, str]:
+    """Return the section of each flat field of a method's run; that of a run's own fields is ``""``."""
+    shared = {name: key for key, section in SECTIONS.items() for name in section.model_fields}
+    own = dict.fromkeys((name for name in entry.section.model_fields if name != "name"), "method")
+    return {"seed": "", "monitor_every": "", **shared, **own}
+
+
+def _canonical(fields: Mapping[str, Any], entry: Method[Any]) -> dict[str, Any]:
+    """Give one form to fields that describe the same run, so that it has one key."""
+    values = dict(fields)
+    policy = TEACHER_NORMS.get(values.get("teacher_norm") or "")
+    if policy is not None and policy.collects and values.get("teacher_proxy_momentum") is None:
+        values["teacher_proxy_momentum"] = PROXY_MOMENTUM
+    if issubclass(entry.section, TeacherSection) and entry.momentum is schedules.constant:
+        momentum = values.get("momentum", entry.section.model_fields["momentum"].default)
+        if policy is not None and policy.averages_statistics and values.get("eman_momentum") == momentum:
+            del values["eman_momentum"]  # the default
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """Turn what JSON makes of a value back into it."""
+    if isinstance(value, Mapping):
+        return RunSpec.from_flat(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _digest(payload: Mapping[str, Any]) -> str:
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+EVALUATION_VERSION = 1
+NETWORKS = ("student", "teacher")
+SELECTIONS = ("last", "best")
+VIEWS = ("cached", "augmented")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,191 +236,6 @@ class _Spec:
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSpec(_Spec):
-    """One training run. Defaults are the paper's or the official code's (ImageNet, ResNet-50).
-
-    Raises:
-        UserError: A field is out of its range, or two fields contradict each other.
-    """
-
-    method: str
-    # Data
-    dataset: str = "imagenet"
-    image_size: int | None = None  # pixels a side of what the network sees of folders and shards; None: as they are
-    images: int | None = None  # size of the stratified part of the training set that is used; None: all
-    held_out: int = 0  # training images put aside, with labels, for choosing hyper-parameters
-    seed: int = 0
-    # Normalization: a scheme (trainers/norm.py), resolved
-    student_norm: str = "bn"
-    teacher_norm: str | None = None
-    student_proxy_momentum: float = 0.9  # alpha of Eq. (4); PyTorch writes it as 0.1
-    teacher_proxy_momentum: float | None = None
-    eman_momentum: float | None = None  # m of Eq. (9); None: that of Eq. (1)
-    devices: int = 8  # Section 5: 8 V100
-    device_statistics: str = "device0"  # whose running statistics the student keeps: "device0" or "mean"
-    statistics_passes: int = 0  # forward passes that set the statistics before the first step
-    # Networks
-    init: "RunSpec | None" = None  # the run whose student's backbone this one starts from (Section 5.3)
-    source: str | None = None  # digest of the file that it was imported from; None: it was trained here
-    backbone: str = "resnet50"
-    precision: str = "float32"
-    # Optimization
-    epochs: int = 100
-    warmup_epochs: float = 5.0  # Section 5.1
-    batch: int = 256  # images a step (FixMatch: unlabelled images), over all devices
-    optimizer: str = "sgd"
-    lr: float = 0.03
-    sgd_momentum: float = 0.9
-    weight_decay: float = 1e-4
-    lars_exclude: str | None = None  # what LARS neither decays nor adapts; None: "vectors"
-    schedule: str = "cosine"
-    schedule_unit: str = "epoch"  # the official code changes the rate once an epoch; short runs want "step"
-    milestones: tuple[float, ...] | None = None  # "step": shares of the run after which the rate falls tenfold
-    # Teacher
-    momentum: float | None = None  # m of Eq. (1)
-    # Views
-    crop_min: float = 0.2  # smallest share of the image that a random resized crop may take
-    blur_max: float | None = None  # largest sigma of the Gaussian blur, in pixels
-    # FixMatch and supervised
-    label_fraction: float | None = None
-    label_set: int | None = None
-    label_index: str | None = None  # an index file that lists the labelled images, in place of the label set
-    labelled_batch: int | None = None
-    threshold: float | None = None
-    unlabelled_weight: float | None = None
-    strong_ops: int | None = None
-    # MoCo
-    queue: int | None = None
-    temperature: float | None = None
-    # MoCo and BYOL
-    hidden_dim: int | None = None
-    projection_dim: int | None = None
-    # Monitoring (it decides which epoch is "best")
-    monitor_every: int = 5
-    # Execution: no part of the key
-    channels_last: bool = False  # memory format of networks and images; on a CPU those with batch norms have it anyway
-    compile: bool = False  # torch.compile both networks
-    accumulate: int | None = None  # parts, each of whole devices, in which a worker takes its batch; None: one
-    recompute: bool = False  # keep no activations inside the backbone's blocks; compute them again going backward
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "milestones", tuple(self.milestones) if self.milestones is not None else None)
-        for name in (
-            "image_size",
-            "images",
-            "devices",
-            "batch",
-            "labelled_batch",
-            "epochs",
-            "queue",
-            "monitor_every",
-            "hidden_dim",
-            "projection_dim",
-            "strong_ops",
-            "accumulate",
-        ):
-            _positive(name, getattr(self, name))
-        for name in ("lr", "temperature"):
-            _positive(name, getattr(self, name))
-        for name in (
-            "momentum",
-            "eman_momentum",
-            "student_proxy_momentum",
-            "teacher_proxy_momentum",
-            "sgd_momentum",
-            "threshold",
-        ):
-            _share(name, getattr(self, name))
-        for name in ("label_fraction", "crop_min"):
-            _share(name, getattr(self, name), positive=True)
-        for name in (
-            "held_out",
-            "statistics_passes",
-            "warmup_epochs",
-            "weight_decay",
-            "unlabelled_weight",
-            "label_set",
-            "seed",
-            "blur_max",
-        ):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise UserError(f"{name} is {value}; it must be 0 or more.")
-        for name, allowed in (
-            ("optimizer", OPTIMIZERS),
-            ("schedule", SCHEDULES),
-            ("precision", PRECISIONS),
-            ("schedule_unit", ("epoch", "step")),
-            ("device_statistics", DEVICE_STATISTICS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise unknown(name, str(getattr(self, name)), allowed)
-        if self.lars_exclude is not None:
-            if self.lars_exclude not in LARS_EXCLUDES:
-                raise unknown("lars_exclude", self.lars_exclude, LARS_EXCLUDES)
-            if self.optimizer != "lars":
-                raise UserError(
-                    f"lars_exclude is {self.lars_exclude!r}, and the optimizer is {self.optimizer!r}, which leaves "
-                    f"nothing out; give optimizer lars, or lars_exclude none."
-                )
-            if self.lars_exclude == "vectors":
-                object.__setattr__(self, "lars_exclude", None)  # the same run by another name
-        if (self.accumulate or 1) > 1 and (self.student_norm == "syncbn" or self.device_statistics == "mean"):
-            raise UserError(
-                f"accumulate is {self.accumulate}, and student_norm {self.student_norm!r} with device_statistics "
-                f"{self.device_statistics!r} needs all devices at once; give student_norm bn with device_statistics "
-                f"device0, or leave accumulate out and take more workers."
-            )
-        if self.compile and self.recompute:
-            raise UserError(
-                "compile and recompute are both true, and a compiled network decides by itself what to compute again; "
-                "leave one of them out."
-            )
-        for name in ("batch", "labelled_batch"):
-            size = getattr(self, name)
-            if size is not None and size % self.devices:
-                raise UserError(
-                    f"{name} is {size}, which {self.devices} devices do not divide; give a multiple of "
-                    f"{self.devices}, or another number of devices."
-                )
-        if self.queue is not None and self.queue % self.batch:
-            raise UserError(
-                f"queue is {self.queue}, which the batch of {self.batch} does not divide; "
-                f"give a multiple of {self.batch}."
-            )
-        if self.warmup_epochs > self.epochs:
-            raise UserError(
-                f"warmup_epochs is {self.warmup_epochs}, longer than the run of {self.epochs} epochs; "
-                f"give at most {self.epochs}."
-            )
-        if self.init is not None and self.init.backbone != self.backbone:
-            raise UserError(
-                f"backbone is {self.backbone!r}, and the run to start from has {self.init.backbone!r}; the two must be "
-                f"the same."
-            )
-        if (self.schedule == "step") != (self.milestones is not None):
-            raise UserError(
-                f"schedule is {self.schedule!r} and milestones are {self.milestones}; milestones belong to "
-                f"schedule 'step', and 'step' needs them."
-            )
-
-    @property
-    def key(self) -> str:
-        """Sixteen hexadecimal digits that stand for this run and for no other."""
-        return _digest({"training_version": TRAINING_VERSION, **self._decisive()})
-
-    def _decisive(self) -> dict[str, Any]:
-        """The fields that decide the result, also inside."""
-        found = {k: v for k, v in self.fields().items() if k not in EXECUTION}
-        return found if self.init is None else {**found, "init": self.init._decisive()}
-
-    @property
-    def lineage(self) -> tuple["RunSpec", ...]:
-        """The runs that have to be there before this one, the first one first, and this one."""
-        return (*(self.init.lineage if self.init else ()), self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +290,7 @@ class EvalSpec(_Spec):
         return _digest({"evaluation_version": EVALUATION_VERSION, **self.fields()})
 
 
-def parse_fields(pairs: list[str], cls: type[_Spec] = RunSpec) -> dict[str, Any]:
+def parse_eval_fields(pairs: list[str], cls: type[_Spec]) -> dict[str, Any]:
     """Turns ``["epochs=2", "lr=0.1"]`` into typed fields of ``cls``.
 
     Raises:
@@ -326,8 +318,6 @@ def _parse(name: str, text: str, hint: Any) -> Any:
     if text.lower() == "none" and type(None) in get_args(hint):
         return None
     kind = options[0]
-    if kind is RunSpec:
-        raise UserError(f"{name} cannot be set by hand: it is another run; a table's row says which.")
     try:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]

@@ -16,23 +16,11 @@ from torch import Tensor
 
 from eman.trainers.views import transforms
 from eman.trainers.views.draws import Draws
+from eman.trainers.views.options import ViewOptions
 from eman.trainers.views.randaugment import randaugment
 
 #: Solarization inverts what is at least this bright: 128 of 255.
 SOLARIZED = 128 / 255
-
-
-@dataclass(frozen=True)
-class ViewOptions:
-    """What a run's specification says about its views; see the fields of the same names in ``RunSpec``.
-
-    ``cropped``: the images were cropped when they were decoded, by the draws that would have cropped them here.
-    """
-
-    crop_min: float
-    blur_max: float
-    strong_ops: int
-    cropped: bool = False
 
 
 def crop_boxes(draws: Draws, height: Tensor | int, width: Tensor | int, crop_min: float) -> tuple[Tensor, ...]:

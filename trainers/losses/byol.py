@@ -1,0 +1,64 @@
+"""The loss and the heads of BYOL; see :mod:`eman.trainers.methods.byol`.
+
+Shapes: N images, C projection dimension.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eman.trainers.losses.criterion import Criterion, Parts
+from eman.trainers.methods.byol import BYOLSpec
+
+
+class BYOL(Criterion):
+    """The symmetric regression loss."""
+
+    def __init__(self, _spec: BYOLSpec, _devices: int, _generator: torch.Generator) -> None:
+        super().__init__()
+
+    def forward(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        labels: dict[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of predictions ``student`` (views 1, 2) against projections ``teacher`` (views 1, 2).
+
+        All of shape ``(N, C)``.
+        """
+        first = F.cosine_similarity(student[0], teacher[1]).mean()
+        second = F.cosine_similarity(student[1], teacher[0]).mean()
+        return 4 - 2 * (first + second), {}
+
+
+def projector_and_predictor(spec: BYOLSpec, features: int, _classes: int) -> dict[str, nn.Module]:
+    """Make BYOL's heads, with a norm in each. The predictor comes last: the teacher has none."""
+    heads = {
+        "projector": _head(features, spec.hidden_dim, spec.projection_dim),
+        "predictor": _head(spec.projection_dim, spec.hidden_dim, spec.projection_dim),
+    }
+    for module in heads["projector"].modules():  # the official code's initial weights
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    for module in heads["predictor"].modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.01)
+    return heads
+
+
+def _head(inputs: int, hidden: int, outputs: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, outputs, bias=False),
+    )
+
+
+def without_predictor(student: nn.Sequential) -> nn.Sequential:
+    """Return what BYOL's teacher copies: backbone and projector."""
+    return student[:-1]
+
+
+PARTS = Parts(heads=projector_and_predictor, criterion=BYOL, followed=without_predictor)

@@ -1,0 +1,89 @@
+"""The loss and the head of MoCo; see :mod:`eman.trainers.methods.moco`.
+
+Shapes: N images on this worker, G on all, C projection dimension, K length of the queue.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from eman.trainers import distributed
+from eman.trainers.losses.criterion import Criterion, Parts
+from eman.trainers.methods.moco import MoCoSpec
+
+
+class MoCo(Criterion):
+    """InfoNCE over one positive and the queue; the queue takes the keys of all workers in device order."""
+
+    queue_KC: Tensor
+    pointer: Tensor
+
+    def __init__(self, spec: MoCoSpec, devices: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.temperature, self.devices = spec.temperature, devices
+        queue_KC = torch.randn(spec.queue, spec.projection_dim, generator=generator)
+        self.register_buffer("queue_KC", F.normalize(queue_KC, dim=1))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+
+    def forward(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        labels: dict[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of queries ``student[0]`` against keys ``teacher[0]``, both ``(N, C)``."""
+        query_NC, key_NC = F.normalize(student[0], dim=1), F.normalize(teacher[0], dim=1)
+        loss_N, right_N = _InfoNCE.apply(query_NC / self.temperature, key_NC, self.queue_KC)
+        return loss_N.mean(), {"contrast_accuracy": right_N.float().mean()}
+
+    @torch.no_grad()
+    def after_step(self, teacher: list[Tensor]) -> None:
+        """Replace the oldest keys in the queue by those of all workers."""
+        key_GC = distributed.gather_rows(F.normalize(teacher[0], dim=1), self.devices)
+        start = int(self.pointer)
+        self.queue_KC[start : start + len(key_GC)] = key_GC
+        self.pointer.fill_((start + len(key_GC)) % len(self.queue_KC))
+
+
+class _InfoNCE(torch.autograd.Function):
+    """The loss of each image, and whether its key comes before all of the queue.
+
+    The N x K exponentials are computed once, in place of the logits, and the gradient is computed from them: the
+    gradient of the scaled query is its expected key minus the right one.
+    """
+
+    @staticmethod
+    def forward(ctx, scaled_NC, key_NC, queue_KC):  # type: ignore[no-untyped-def]
+        positive_N = (scaled_NC * key_NC).sum(1)
+        weight_NK = scaled_NC @ queue_KC.T
+        best_N = weight_NK.amax(1)
+        right_N = positive_N > best_N
+        top_N = torch.maximum(positive_N, best_N)
+        weight_NK.sub_(top_N.unsqueeze(1)).exp_()
+        weight_N = torch.exp(positive_N - top_N)
+        total_N = weight_N + weight_NK.sum(1)
+        expected_NC = (weight_NK @ queue_KC + weight_N.unsqueeze(1) * key_NC) / total_N.unsqueeze(1)
+        ctx.save_for_backward(expected_NC - key_NC)
+        ctx.mark_non_differentiable(right_N)
+        return torch.log(total_N) + top_N - positive_N, right_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_N, _right):  # type: ignore[no-untyped-def]
+        (gradient_NC,) = ctx.saved_tensors
+        return grad_N.unsqueeze(1) * gradient_NC, None, None
+
+
+def projector(spec: MoCoSpec, features: int, _classes: int) -> dict[str, nn.Module]:
+    """Make MoCo v2's head: two linear layers without a norm."""
+    return {
+        "projector": nn.Sequential(
+            nn.Linear(features, spec.hidden_dim),
+            nn.ReLU(inplace=True),
+            nn.Linear(spec.hidden_dim, spec.projection_dim),
+        )
+    }
+
+
+PARTS = Parts(heads=projector, criterion=MoCo)

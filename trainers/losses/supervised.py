@@ -1,0 +1,35 @@
+"""The loss of the labels-only baseline, and the classifier; see :mod:`eman.trainers.methods.supervised`.
+
+Shapes: B images, K classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eman.trainers.losses.criterion import Criterion, Parts
+from eman.trainers.spec.method import LabelledSection
+
+
+class Supervised(Criterion):
+    """Cross-entropy."""
+
+    def __init__(self, _spec: LabelledSection, _devices: int, _generator: torch.Generator) -> None:
+        super().__init__()
+
+    def forward(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        labels: dict[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of ``student[0]``, logits ``(B, K)``, against ``labels["labelled"]``, ``(B,)``."""
+        return F.cross_entropy(student[0], labels["labelled"]), {}
+
+
+def classifier(_spec: LabelledSection, features: int, classes: int) -> dict[str, nn.Module]:
+    """Make one linear layer after the backbone."""
+    return {"classifier": nn.Linear(features, classes)}
+
+
+PARTS = Parts(heads=classifier, criterion=Supervised)

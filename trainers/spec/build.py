@@ -1,0 +1,86 @@
+"""Make a run's specification from a method, a scheme and flat fields."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from eman.platform.errors import UserError, unknown
+from eman.trainers.methods.method import Method
+from eman.trainers.methods.registry import METHODS, method_named
+from eman.trainers.norm.schemes import TEACHER_NORMS, Scheme, scheme_named
+from eman.trainers.spec.run import RunSpec, section_names
+from eman.trainers.spec.sections import BATCH_NORMS, PROXY_MOMENTUM
+
+
+def resolve_scheme(method: str, scheme: str) -> Scheme:
+    """Return the scheme that a name stands for in a method: ``default`` is a scheme of its own only in FixMatch."""
+    entry = method_named(method)
+    return scheme_named(entry.default_scheme if scheme == "default" else scheme)
+
+
+def make_spec(
+    method: str, scheme: str | Scheme, fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> RunSpec:
+    """Make a run's specification: the method's official values, then the scheme, ``fields`` and ``overrides``.
+
+    Args:
+        method: A method's name.
+        scheme: A scheme, or its name.
+        fields: Flat fields that override the official values and the scheme, for example a profile's.
+        overrides: Flat fields that somebody asked for. A name may have a method before it (``moco.queue``); it then
+            counts for that method only. Unlike in ``fields``, milestones without schedule ``step`` are refused.
+
+    Raises:
+        UserError: A name is unknown, a field is not the method's, has no effect, or contradicts another.
+    """
+    entry = method_named(method)
+    asked = _addressed(overrides or {}, method)
+    given = {**fields, **asked}
+    _check_names(entry, given)
+    resolved = resolve_scheme(method, scheme) if isinstance(scheme, str) else scheme
+    values = {**_official(entry), **_norm_fields(entry, resolved, given), **given}
+    if values["schedule"] == "cosine" and "milestones" not in asked:
+        values["milestones"] = None
+    return RunSpec.from_flat({"method": method, **values})
+
+
+def _addressed(overrides: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The overrides that count for a method; those addressed to it win."""
+    general = {name: value for name, value in overrides.items() if "." not in name}
+    dotted = {tuple(name.split(".", 1)): value for name, value in overrides.items() if "." in name}
+    for owner, _ in dotted:
+        if owner not in METHODS:
+            raise unknown("method", owner, METHODS)
+    return {**general, **{name: value for (owner, name), value in dotted.items() if owner == method}}
+
+
+def _check_names(entry: Method[Any], given: Mapping[str, Any]) -> None:
+    """Refuse fields of other methods and fields that nobody has."""
+    names = section_names(entry)
+    for name in given:
+        if name not in names:
+            if any(name in other.section.model_fields for other in METHODS.values()) and name != "name":
+                own = [field for field, section in names.items() if section == "method"]
+                raise UserError(f"{name} is not a field of {entry.name}; its own fields are: {', '.join(own)}.")
+            raise unknown("field", name, names)
+
+
+def _official(entry: Method[Any]) -> dict[str, Any]:
+    """The official values of the optimizer's fields and of the method's own."""
+    own = {name: field.default for name, field in entry.section.model_fields.items() if name != "name"}
+    return {**{name: getattr(entry.optim, name) for name in type(entry.optim).model_fields}, **own}
+
+
+def _norm_fields(entry: Method[Any], scheme: Scheme, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The scheme's fields, without those that have no effect once ``given`` has changed a norm."""
+    values: dict[str, Any] = {"student_norm": scheme.student, "student_proxy_momentum": scheme.student_proxy_momentum}
+    if given.get("student_norm", scheme.student) not in BATCH_NORMS:
+        values["student_proxy_momentum"] = PROXY_MOMENTUM
+    if not entry.teacher:
+        return values
+    values["teacher_norm"] = scheme.teacher
+    policy = TEACHER_NORMS.get(given.get("teacher_norm", scheme.teacher))
+    if policy is not None and policy.averages_statistics:
+        values["eman_momentum"] = scheme.eman_momentum
+    if policy is not None and policy.collects:
+        values["teacher_proxy_momentum"] = scheme.teacher_proxy_momentum
+    return values

@@ -1,0 +1,114 @@
+"""The names of schemes and runs that people see, in titles, MLflow tags, tables and reports.
+
+A label always tells what a run is: it is computed from the run's own fields. A combination that is no row of the
+paper's tables has a label of its own, with every momentum that differs from the defaults.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from eman.trainers.norm.schemes import SCHEMES, STUDENT_NORMS, Move, Scheme
+from eman.trainers.spec.run import RunSpec
+from eman.trainers.spec.sections import BATCH_NORMS, PROXY_MOMENTUM, NormSpec
+
+#: Teachers whose names are not those of norms, as the paper writes them.
+_TEACHERS = {"shufflebn": "ShuffleBN", "eman": "EMAN", "student-pn": "student PN", "teacher-pn": "teacher PN"}
+
+
+def scheme_of(spec: RunSpec) -> Scheme:
+    """Return the scheme of a run's norm fields; its title is :func:`scheme_label`."""
+    norm = spec.norm
+    made = Scheme(
+        title=scheme_label(spec),
+        student=norm.student_norm,
+        teacher=norm.teacher_norm or "student",
+        student_proxy_momentum=norm.student_proxy_momentum,
+        teacher_proxy_momentum=norm.teacher_proxy_momentum,
+        eman_momentum=norm.eman_momentum,
+    )
+    return next((scheme for scheme in SCHEMES.values() if scheme == made), made)
+
+
+def scheme_label(spec: RunSpec) -> str:
+    """Return the name of a run's scheme, for example ``SyncBN / EMAN (m=0.9)``, with the run's own momenta."""
+    norm = spec.norm
+    student = STUDENT_NORMS[norm.student_norm]
+    details = _details(norm)
+    suffix = f" ({', '.join(details)})" if details else ""
+    if norm.teacher is None or norm.teacher_norm is None:
+        return f"{student}{suffix}"
+    if norm.teacher.joint:
+        plain = norm.student_norm == "bn" and not details
+        return "default / default" if plain else f"{student} / default{suffix}"
+    teacher = {**STUDENT_NORMS, **_TEACHERS}.get(norm.teacher_norm, norm.teacher_norm)
+    return f"{student} / {teacher}{suffix}"
+
+
+def _details(norm: NormSpec) -> list[str]:
+    """The momenta that a label must tell."""
+    details = []
+    if norm.eman_momentum is not None:
+        details.append(f"m={norm.eman_momentum}")
+    if norm.teacher_proxy_momentum is not None:
+        details.append(f"α={norm.teacher_proxy_momentum}")
+    if norm.teacher is not None and norm.teacher.statistics is Move.COPY:
+        details.append(f"α={norm.student_proxy_momentum}")
+    elif norm.student_norm in BATCH_NORMS and norm.student_proxy_momentum != PROXY_MOMENTUM:
+        details.append(f"student α={norm.student_proxy_momentum}")
+    if norm.device_statistics != "device0":
+        details.append("mean of devices")
+    return details
+
+
+def run_title(spec: RunSpec) -> str:
+    """Return a readable name, for example ``moco · BN / EMAN · seed 0``."""
+    init = spec.network.init
+    start = f" · from {init.method.name} {scheme_label(init)}" if init else ""
+    return f"{spec.method.name} · {scheme_label(spec)}{start} · seed {spec.seed}"
+
+
+def run_titles(specs: Iterable[RunSpec]) -> dict[str, str]:
+    """Return a title for each run by key; runs that would share one get the fields that tell them apart."""
+    return _distinguished({spec.key: spec for spec in specs}, set(), run_title)
+
+
+def differing_fields(specs: Sequence[RunSpec]) -> list[str]:
+    """Return the flat names of the fields that are not the same in all runs."""
+    flat = [{**spec.flat(), **({"init": spec.network.init.key} if spec.network.init else {})} for spec in specs]
+    names = dict.fromkeys(name for fields in flat for name in fields)
+    return [name for name in names if len({str(fields.get(name)) for fields in flat}) > 1]
+
+
+def _distinguished(runs: dict[str, RunSpec], hidden: set[str], label: Callable[[RunSpec], str]) -> dict[str, str]:
+    """Labels by key, with ``name value`` added where several runs share one."""
+    groups = defaultdict(list)
+    for key, spec in runs.items():
+        groups[label(spec)].append(key)
+    labels = {}
+    for text, keys in groups.items():
+        names = _telling([runs[key] for key in keys], hidden) if len(keys) > 1 else []
+        for key in keys:
+            labels[key] = text + "".join(f" · {name} {_shown(runs[key], name)}" for name in names)
+    return labels
+
+
+#: Fields that tell people most; others are named only where these do not tell runs apart.
+_FIRST = ("backbone", "epochs", "label_fraction", "lr")
+
+
+def _telling(specs: Sequence[RunSpec], hidden: set[str]) -> list[str]:
+    """The fewest leading fields that tell runs apart."""
+    differing = [name for name in differing_fields(specs) if name not in hidden]
+    ordered = sorted(differing, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+    for count in range(len(ordered) + 1):
+        if len({tuple(_shown(spec, name) for name in ordered[:count]) for spec in specs}) == len(specs):
+            return ordered[:count]
+    return ordered
+
+
+def _shown(spec: RunSpec, name: str) -> str:
+    """A field's value in a label."""
+    if name == "init":
+        return run_title(spec.network.init) if spec.network.init else "none"
+    value = spec.flat().get(name, "none")
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

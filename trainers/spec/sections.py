@@ -1,0 +1,219 @@
+"""The sections that the runs of all methods share. Defaults are the paper's or the official code's (ImageNet).
+
+A class below holds the fields, their units and sources; its validator holds the relations between them.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from eman.platform.errors import UserError, unknown
+from eman.trainers.norm.schemes import STUDENT_NORMS, TEACHER_NORMS, TeacherNorm
+from eman.trainers.spec.section import Section
+
+#: Student norms that keep batch statistics.
+BATCH_NORMS = ("bn", "syncbn")
+
+#: The momentum of running statistics unless a scheme says otherwise (PyTorch writes it as 0.1).
+PROXY_MOMENTUM = 0.9
+
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class DataSpec(Section):
+    """The images that a run is trained on."""
+
+    dataset: Annotated[
+        str,
+        Field(
+            max_length=100,
+            pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+            description="Name of a data set, or of a folder of images or shards in the data folder.",
+        ),
+    ] = "imagenet"
+    image_size: Annotated[
+        int | None,
+        Field(ge=1, le=4096, description="Height and width of the images in pixels; none: as the set has them."),
+    ] = None
+    images: Annotated[
+        int | None,
+        Field(ge=1, le=10**9, description="Size of the stratified part of the training images; none: all."),
+    ] = None
+    held_out: Annotated[
+        int,
+        Field(ge=0, le=10**9, description="Training images put aside, with labels, for choosing hyper-parameters."),
+    ] = 0
+
+
+class NormSpec(Section):
+    """How student and teacher normalize: a scheme with its momenta, and the devices that share batch statistics."""
+
+    student_norm: Annotated[str, Field(description=f"Norm of the student: {', '.join(STUDENT_NORMS)}.")] = "bn"
+    teacher_norm: Annotated[
+        str | None,
+        Field(description=f"Norm of the teacher: {', '.join(TEACHER_NORMS)}. None for a method without a teacher."),
+    ] = None
+    student_proxy_momentum: Annotated[
+        Share, Field(description="Momentum alpha of the student's running statistics, Eq. (4); PyTorch writes 1 - it.")
+    ] = PROXY_MOMENTUM
+    teacher_proxy_momentum: Annotated[
+        Share | None, Field(description="Momentum alpha of the statistics that a teacher-pn teacher collects, Eq. (4).")
+    ] = None
+    eman_momentum: Annotated[
+        Share | None,
+        Field(description="Momentum m of the averaged statistics, Eq. (9); none: that of the parameters."),
+    ] = None
+    devices: Annotated[
+        int,
+        Field(ge=1, le=65_536, description="Accelerators of the recipe: each normalizes its share of a batch alone."),
+    ] = 8  # Section 5: 8 V100
+    device_statistics: Annotated[
+        Literal["device0", "mean"], Field(description="Whose running statistics the student keeps.")
+    ] = "device0"
+    statistics_passes: Annotated[
+        int,
+        Field(ge=0, le=100_000, description="Forward passes that set the running statistics before the first step."),
+    ] = 0
+
+    @property
+    def teacher(self) -> TeacherNorm | None:
+        """The teacher's policy; ``None`` for a method without a teacher."""
+        return None if self.teacher_norm is None else TEACHER_NORMS[self.teacher_norm]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.student_norm not in STUDENT_NORMS:
+            raise unknown("student_norm", self.student_norm, STUDENT_NORMS)
+        if self.teacher_norm is not None and self.teacher_norm not in TEACHER_NORMS:
+            raise unknown("teacher_norm", self.teacher_norm, TEACHER_NORMS)
+        if self.teacher is not None:
+            self._check_teacher(self.teacher)
+        self._check_effects()
+        return self
+
+    def _check_teacher(self, teacher: TeacherNorm) -> None:
+        """Refuse pairs of norms that no pair of networks can have."""
+        if teacher.needs_batch_norms and self.student_norm not in BATCH_NORMS:
+            raise UserError(
+                f"teacher_norm is {self.teacher_norm!r}, which uses the student's batch statistics, and student_norm "
+                f"is {self.student_norm!r}, which keeps none; give student_norm bn or syncbn."
+            )
+        alike = BATCH_NORMS if teacher.norm in BATCH_NORMS else (teacher.norm,)
+        if teacher.norm is not None and self.student_norm not in alike:
+            raise UserError(
+                f"student_norm is {self.student_norm!r} and teacher_norm is {self.teacher_norm!r}, and the teacher "
+                f"copies the student's layers; give student_norm {' or '.join(map(str, alike))}, or another "
+                f"teacher_norm."
+            )
+        if teacher.shuffle and self.devices == 1:
+            raise UserError(
+                f"teacher_norm is {self.teacher_norm!r}, which moves images between devices, and devices is 1; "
+                f"give at least 2 devices, or another teacher_norm."
+            )
+
+    def _check_effects(self) -> None:
+        """Refuse values that would change nothing."""
+        averages = self.teacher is not None and self.teacher.averages_statistics
+        collects = self.teacher is not None and self.teacher.collects
+        for name, needed, used in (
+            ("eman_momentum", "eman", averages),
+            ("teacher_proxy_momentum", "teacher-pn", collects),
+        ):
+            if getattr(self, name) is not None and not used:
+                raise UserError(
+                    f"{name} is {getattr(self, name)} and has no effect with teacher_norm "
+                    f"{self.teacher_norm or 'none'}; leave it out, or give teacher_norm {needed}."
+                )
+        if self.student_norm not in BATCH_NORMS:
+            for name, usual in (("student_proxy_momentum", PROXY_MOMENTUM), ("device_statistics", "device0")):
+                if getattr(self, name) != usual:
+                    raise UserError(
+                        f"{name} is {getattr(self, name)} and has no effect with student_norm {self.student_norm}, "
+                        f"which keeps no statistics; leave it out, or give student_norm bn or syncbn."
+                    )
+
+
+class OptimSpec(Section):
+    """Length of a run, optimizer, learning rate and its schedule."""
+
+    epochs: Annotated[Epochs, Field(description="Length of the run in epochs of its training images.")] = 100
+    warmup_epochs: Annotated[
+        float, Field(ge=0, le=1_000_000, description="Epochs of linear warm-up of the learning rate (Section 5.1).")
+    ] = 5.0
+    optimizer: Annotated[Literal["sgd", "lars"], Field(description="Optimizer of the student.")] = "sgd"
+    lr: Annotated[float, Field(gt=0, le=10_000, description="Learning rate after the warm-up.")] = 0.03
+    sgd_momentum: Annotated[Share, Field(description="Momentum of the optimizer.")] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, le=1_000, description="Weight decay.")] = 1e-4
+    lars_exclude: Annotated[
+        Literal["vectors", "official"] | None,
+        Field(
+            description="Parameters that LARS neither decays nor adapts: all vectors (none means the same), or those "
+            "that the official code finds by name."
+        ),
+    ] = None
+    schedule: Annotated[
+        Literal["cosine", "step"], Field(description="Decay of the learning rate: a cosine to 0, or tenfold drops.")
+    ] = "cosine"
+    schedule_unit: Annotated[
+        Literal["epoch", "step"],
+        Field(description="Whether the rate moves once an epoch, as in the official code, or at each step."),
+    ] = "epoch"
+    milestones: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None,
+        Field(max_length=100, description="Schedule step: shares of the run after which the rate drops, increasing."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.warmup_epochs > self.epochs:
+            raise UserError(
+                f"warmup_epochs is {self.warmup_epochs}, longer than the run of {self.epochs} epochs; "
+                f"give at most {self.epochs}."
+            )
+        if (self.schedule == "step") != bool(self.milestones):
+            raise UserError(
+                f"schedule is {self.schedule!r} and milestones are {_listed(self.milestones)}; milestones belong to "
+                f"schedule 'step', and 'step' needs them."
+            )
+        if self.milestones and list(self.milestones) != sorted(set(self.milestones)):
+            raise UserError(f"milestones are {_listed(self.milestones)}; give increasing numbers.")
+        if self.lars_exclude is not None and self.optimizer != "lars":
+            raise UserError(
+                f"lars_exclude is {self.lars_exclude!r} and has no effect with optimizer {self.optimizer!r}; give "
+                f"optimizer lars, or leave it out."
+            )
+        if self.lars_exclude == "vectors":
+            object.__setattr__(self, "lars_exclude", None)  # one key for one behaviour
+        return self
+
+
+class ExecutionSpec(Section):
+    """How a run is computed. Up to rounding this changes no result, so it is no part of the key."""
+
+    channels_last: Annotated[
+        bool,
+        Field(description="Memory format of networks and images; on a CPU networks with batch norms have it anyway."),
+    ] = False
+    compile: Annotated[bool, Field(description="Compile both networks by torch.compile.")] = False
+    accumulate: Annotated[
+        int | None,
+        Field(ge=1, le=65_536, description="Parts, each of whole devices, in which a worker takes its batch."),
+    ] = None
+    recompute: Annotated[
+        bool, Field(description="Compute the backbone's activations again in the backward pass, to save memory.")
+    ] = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.compile and self.recompute:
+            raise UserError(
+                "compile and recompute are both true, and a compiled network decides by itself what to compute again; "
+                "leave one of them out."
+            )
+        return self
+
+
+def _listed(values: tuple[float, ...] | None) -> str:
+    return ", ".join(f"{value:g}" for value in values) if values else "none"
