@@ -79,7 +79,7 @@ def test_a_stream_shows_every_sample_once_an_epoch() -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EMAN_DATA", str(tmp_path))
     monkeypatch.setattr(memory, "DEBIAN_FASHION_MNIST", tmp_path / "nowhere")
-    data._load.cache_clear()
+    data.forget()
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     return raw
@@ -152,7 +152,7 @@ def test_cifar_is_read_through_torchvisions_checks(
     assert np.array_equal(found.train.images[1].numpy(), expected)
     assert found.train.labels[:11].tolist() == [*range(10), 0]
     assert len(found.mean) == 3
-    data._load.cache_clear()
+    data.forget()
     damaged = tmp_path / kind.base_folder / files[0]
     damaged.write_bytes(damaged.read_bytes()[:-5])
     with pytest.raises(UserError, match=f"{files[0]} is missing, truncated or corrupt"):

@@ -230,7 +230,9 @@ def test_a_run_is_evaluated_on_other_data_with_its_own_pixel_scale(
     other = replace(digits, name="inverted", train=inverted, mean=(0.9,), std=(0.1,))
     colour = replace(other, train=replace(inverted, images=inverted.images.expand(-1, 3, -1, -1)))
     for name, dataset in (("inverted", other), ("colour", replace(colour, name="colour"))):
-        monkeypatch.setitem(memory.IN_MEMORY, name, lambda folder, download, dataset=dataset: dataset)
+        monkeypatch.setitem(memory.LOADERS, name, lambda folder, download, dataset=dataset: dataset)
+        for names in (data.IN_MEMORY, data.KNOWN):
+            monkeypatch.setitem(names, name, data.Sizes(1343, 454, 10, pixels=16))
     found = replace(run, dataset="inverted")
     assert len(found.features.train_ND) == len(digits.train) - run.spec.data.held_out
     index = found.splits.train.ids[:5]

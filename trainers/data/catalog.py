@@ -1,95 +1,282 @@
-"""Data sets by name.
+"""Data sets by name: what is known of each before its images are read, whether a name can exist, and loading.
 
-Small sets are held in memory (:mod:`~eman.trainers.data.memory`). Image folders and shards stay where they are
-(:mod:`~eman.trainers.data.folders`): ``$EMAN_DATA/NAME``, on disk or in an object store.
+A data set is named in one of three ways: a built-in name (:data:`KNOWN`); the name of a folder of images or shards in
+the data folder; or the path or URI of such a folder. A path is replaced by ``PATH@HASH``, where the hash is that of the
+folder's content, when it enters a specification (:func:`resolve`), and a key sees ``BASENAME@HASH`` (:func:`identity`):
+the same images have the same key wherever they lie.
+
+Nothing here imports torch until a set is loaded.
 """
 
-from dataclasses import replace
+import json
+import re
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eman.platform.errors import UserError, unknown
 from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
-from eman.trainers.data.folders import MEAN, STD, STORED, stored
-from eman.trainers.data.memory import IN_MEMORY, synthetic
-from eman.trainers.data.splits import DataSet, Split
+from eman.trainers.data.layout import MANIFEST, MEAN, STD, check_layout, has_shards, is_path, list_images
 
-#: Training images of each set that a profile names, for planning without the data.
-TRAINING_IMAGES = {
-    "digits": 1_343,
-    "fashion-mnist": 60_000,
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "stl10": 105_000,
-    "imagenet": 1_281_167,
+if TYPE_CHECKING:
+    from eman.trainers.data.splits import DataSet
+
+#: The largest number of a label set.
+MOST_LABEL_SETS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many images a data set holds, and of what kind.
+
+    Attributes:
+        train, test: Images with labels.
+        classes: Number of classes.
+        channels: Of an image.
+        pixels: Height and width of sets in memory; ``None`` where images are cropped to ``image_size``.
+        unlabelled: Further training images, without labels.
+    """
+
+    train: int
+    test: int
+    classes: int
+    channels: int = 3
+    pixels: int | None = None
+    unlabelled: int = 0
+
+
+#: Sets that are held in memory.
+IN_MEMORY = {
+    "digits": Sizes(1_343, 454, 10, channels=1, pixels=16),
+    "fashion-mnist": Sizes(60_000, 10_000, 10, channels=1, pixels=28),
+    "cifar10": Sizes(50_000, 10_000, 10, pixels=32),
+    "cifar100": Sizes(50_000, 10_000, 100, pixels=32),
+    "stl10": Sizes(5_000, 8_000, 10, pixels=96, unlabelled=100_000),
 }
 
-#: Every name. Beyond these, any folder of ``$EMAN_DATA`` that holds images or shards is a data set by its own name.
-DATASETS = (*IN_MEMORY, *STORED, "synthetic")
+#: Sets whose images stay in files or shards.
+STORED = {
+    "imagenet": Sizes(1_281_167, 50_000, 1_000),
+    "inaturalist": Sizes(2_686_843, 100_000, 10_000),
+    "voc2007": Sizes(5_011, 4_952, 20),
+}
+
+#: Every built-in set. ``synthetic`` is made, at any size, for measuring throughput.
+KNOWN = {**IN_MEMORY, **STORED, "synthetic": Sizes(2_048, 256, 10)}
+
+#: Training images, with and without labels, for planning without the data.
+TRAINING_IMAGES = {name: sizes.train + sizes.unlabelled for name, sizes in KNOWN.items()}
+
+DATASETS = tuple(KNOWN)
+
+
+def resolve(name: str) -> str:
+    """The name under which a specification keeps a data set: a path becomes ``PATH@HASH``; others stay as they are.
+
+    Raises:
+        UserError: The path holds no data set.
+    """
+    path, digest = _split(name)
+    if not is_path(path) or digest:
+        return name
+    place = Place(path)
+    check_layout(place)
+    where = str(place.local.resolve()) if place.local is not None else path.rstrip("/")
+    return f"{where}@{content_hash(Place(where))}"
+
+
+def identity(name: str) -> str:
+    """What a key sees of a data set's name: no folder, only the base name and the hash."""
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def title(name: str) -> str:
+    """A data set's name for people: of a path, the folder's own name."""
+    return identity(_split(name)[0])
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """The path and the hash of ``PATH@HASH``; of any other name, the name and ``None``."""
+    match = re.fullmatch(r"(.*/.*)@([0-9a-f]{16})", name)
+    return (match[1], match[2]) if match else (name, None)
+
+
+def content_hash(place: Place) -> str:
+    """The hash of a folder's images, by their names and sizes, or of its shards, by their manifest."""
+    return str(_manifest(place)["hash"]) if has_shards(place) else list_images(place).hash
+
+
+def _manifest(place: Place) -> dict[str, object]:
+    try:
+        content: dict[str, object] = json.loads((place / MANIFEST).read())
+        content["hash"], content["splits"], content["classes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place / MANIFEST} is damaged; delete it and run `eman data shard` again.") from error
+    return content
+
+
+def place_of(name: str, workspace: Workspace) -> Place:
+    """The folder of a data set that is not held in memory."""
+    path, _ = _split(name)
+    return Place(path) if is_path(path) else Place(workspace.data) / name
+
+
+def check_dataset(name: str, workspace: Workspace) -> None:
+    """Check that a data set can exist, without importing torch or downloading anything.
+
+    Raises:
+        UserError: The name is neither built in nor that of a folder of images or shards.
+    """
+    if name in KNOWN:
+        return
+    place = place_of(name, workspace)
+    if not is_path(name) and not (name and _exists(place)):
+        raise unknown("dataset", name, [*DATASETS, f"any folder of images or shards in {workspace.data}, or its path"])
+    check_layout(place)
+
+
+def _exists(place: Place) -> bool:
+    return place.local.exists() if place.local is not None else bool(place.files())
+
+
+def check_index_file(name: str) -> None:
+    """Check the name of an index file: a plain file name, so that it stays in the data set's ``indexes`` folder.
+
+    Raises:
+        UserError: It is a path.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise UserError(
+            f"label_index is {name!r}; give the name of a file in the data set's folder indexes/, without .csv: "
+            f"letters, digits, '-', '_' and '.'."
+        )
+
+
+def check_fits(
+    name: str,
+    *,
+    images: int | None = None,
+    held_out: int = 0,
+    label_fraction: float | None = None,
+    label_set: int | None = None,
+    image_size: int | None = None,
+) -> None:
+    """Check that a built-in data set has the images that a run asks for. Of other sets nothing is known beforehand.
+
+    Raises:
+        UserError: It has fewer, a class would get no label, or its images have another size.
+    """
+    if label_set is not None and not 0 <= label_set < MOST_LABEL_SETS:
+        raise UserError(f"label_set is {label_set}; give a number from 0 to {MOST_LABEL_SETS - 1:,}.")
+    if name in KNOWN:
+        sizes = KNOWN[name]
+        check_counts(name, sizes.train, sizes.classes, images, held_out, label_fraction)
+        if sizes.pixels is not None:
+            check_pixels(name, sizes.pixels, image_size)
+
+
+def check_counts(
+    name: str, train: int, classes: int, images: int | None, held_out: int, label_fraction: float | None = None
+) -> None:
+    """Check that a set of ``train`` images and ``classes`` classes has what a run asks for.
+
+    Raises:
+        UserError: It has not.
+    """
+    used = train - held_out if images is None else images
+    if used + held_out > train or used <= 0:
+        asked = (
+            f"held_out={held_out} leaves nothing of"
+            if images is None
+            else f"images={images} and held_out={held_out} exceed"
+        )
+        raise UserError(f"{asked} the {train:,} training images of {title(name)}; give smaller numbers.")
+    for field, count in (("images", used), ("held_out", held_out)):
+        if 0 < count < classes:
+            raise UserError(f"{field} is {count}, and {title(name)} has {classes} classes; give at least {classes}.")
+    if label_fraction is not None and label_fraction < 1:
+        labelled = round(label_fraction * used)
+        if labelled < classes:
+            raise UserError(
+                f"label_fraction is {label_fraction:g}, which of {used:,} images labels {labelled}: some of the "
+                f"{classes} classes of {title(name)} get none; give at least {classes / used:.2g}."
+            )
+
+
+def check_pixels(name: str, native: int, image_size: int | None) -> None:
+    """Check the size that is asked of a set in memory.
+
+    Raises:
+        UserError: It is not the set's own.
+    """
+    if image_size not in (None, native):
+        raise UserError(
+            f"image_size is {image_size}, and {name} is held in memory at {native} pixels; leave image_size out, or "
+            f"write shards of it (`eman data shard`), which are cropped to any size."
+        )
 
 
 @lru_cache(maxsize=2)
-def _load(name: str, where: str, folder: Path, download: bool) -> DataSet:
+def _load(name: str, place: Place, folder: Path, download: bool) -> "DataSet":
+    from eman.trainers.data import folders, memory
+
     if name in IN_MEMORY:
-        return IN_MEMORY[name](folder, download)
-    return at(name, Place(where) / name)
+        return memory.LOADERS[name](folder, download)
+    return folders.load(name, place)
 
 
-def _read(name: str, workspace: Workspace, download: bool) -> DataSet:
-    return _load(name, workspace.data, workspace.data_folder, download)
+@lru_cache(maxsize=1)
+def _load_synthetic(size: int) -> "DataSet":
+    from eman.trainers.data.memory import synthetic
+
+    return synthetic(size)
 
 
-def at(name: str, place: Place) -> DataSet:
-    """The set of that name that lies in some folder; raises :class:`UserError` if it is not laid out so."""
-    return STORED.get(name, stored)(name, place)
+def _read(name: str, workspace: Workspace, download: bool) -> "DataSet":
+    return _load(name, place_of(name, workspace), workspace.data_folder, download)
 
 
-_load_synthetic = lru_cache(maxsize=1)(synthetic)
+def forget() -> None:
+    """Forget the sets that were loaded, so that the next :func:`load` reads the files again."""
+    _load.cache_clear()
 
 
-def load(name: str, workspace: Workspace, size: int | None = None, *, download: bool = True) -> DataSet:
-    """A data set by name, kept for the next run of this process.
+def load(name: str, workspace: Workspace, size: int | None = None, *, download: bool = True) -> "DataSet":
+    """Load a data set, and keep it for the next run of this process.
 
     Args:
-        name: A name in :data:`DATASETS`, or of a folder in ``$EMAN_DATA``.
+        name: A built-in name, the name of a folder in the data folder, or a path as :func:`resolve` gives it.
         workspace: Where data sets lie.
         size: Height and width at which a network sees the images of folders and shards; ``None``: their own.
-        download: Whether to get it if it is not there.
+        download: Whether to download it if it is missing.
 
     Raises:
         UserError: There is no such set, its files are missing, truncated or corrupt, or it does not come at that size.
     """
     if name == "synthetic":
         return _load_synthetic(size or 32)
-    if name not in IN_MEMORY and name not in STORED and not _a_folder(name, workspace):
-        raise unknown("dataset", name, [*DATASETS, f"any folder of images or shards in {workspace.data}"])
-    found = _read(name, workspace, download)
-    if isinstance(found.train, Split) or isinstance(found.test, Split):
-        native = found.train.shape[1]
-        if size not in (None, native):
-            raise UserError(
-                f"image_size is {size}, and {name} is held in memory at {native} pixels; leave image_size out, or "
-                f"write shards of it (`eman data shard`), which are cropped to any size."
-            )
-        return found
-    return replace(found, train=found.train.sized(size), test=found.test.sized(size))
+    check_dataset(name, workspace)
+    loaded = _read(name, workspace, download)
+    if name in IN_MEMORY:
+        check_pixels(name, loaded.train.shape[1], size)
+    _, digest = _split(name)
+    if digest not in (None, loaded.hash):
+        raise UserError(
+            f"{place_of(name, workspace)} holds other images than the run asks for: their hash was {digest}, and is "
+            f"{loaded.hash}; put the images back, or start a new run."
+        )
+    return replace(loaded, train=loaded.train.sized(size), test=loaded.test.sized(size))
 
 
 def size_of(name: str, size: int | None) -> int | None:
-    """The size to ask :func:`load` for where any size that the set comes at will do: none of a set in memory."""
+    """The size to ask :func:`load` for: ``None`` for in-memory sets, whose size is fixed."""
     return None if name in IN_MEMORY else size
 
 
-def _a_folder(name: str, workspace: Workspace) -> bool:
-    if not name or "/" in name or name.startswith("."):
-        return False
-    place = Place(workspace.data) / name
-    return place.local.is_dir() if place.local is not None else bool(place.files())
-
-
 def pixel_scale(name: str, workspace: Workspace) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of a set's training pixels; ImageNet's are the usual ones, without its images."""
+    """Mean and standard deviation of a set's training pixels; ImageNet's are known without its images."""
     if name == "imagenet":
         return MEAN, STD
     dataset = load(name, workspace) if name == "synthetic" else _read(name, workspace, True)

@@ -220,7 +220,7 @@ def synthetic(size: int) -> DataSet:
 
 
 #: Sets that are held in memory; each loader takes the data folder, and whether it may download.
-IN_MEMORY: dict[str, Callable[[Path, bool], DataSet]] = {
+LOADERS: dict[str, Callable[[Path, bool], DataSet]] = {
     "digits": _digits,
     "fashion-mnist": _fashion_mnist,
     "cifar10": partial(_cifar, "cifar10"),

@@ -10,7 +10,7 @@ import torch
 from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
 from eman.trainers.data import catalog as data
-from eman.trainers.data import memory, shards
+from eman.trainers.data import folders, shards
 from eman.trainers.data.splits import AnySplit, Split
 from eman.trainers.data.stored import StoredSplit
 
@@ -77,7 +77,7 @@ def shard(
     """
     source = source or name
     target = Place(out) if out else Place(workspace.data) / name
-    found = data.load(source, workspace) if source in memory.IN_MEMORY else data.at(name, Place(source))
+    found = data.load(source, workspace) if source in data.IN_MEMORY else folders.load(name, Place(source))
     train = found.train
     several = train.labels.dim() == 2
     channels = train.channels if isinstance(train, StoredSplit) else train.shape[0]

@@ -23,11 +23,11 @@ import numpy as np
 
 from eman.platform.errors import UserError
 from eman.platform.storage import Place
+from eman.trainers.data.layout import MANIFEST
 
 #: Raised when the layout changes; other versions are refused.
 LAYOUT = 1
 GROUP_BYTES, GROUP_ROWS = 4 << 20, 1024
-MANIFEST = "manifest.json"
 
 #: The image's column, and bytes between two images that are read along rather than skipped.
 _IMAGE, _GAP = 2, 1 << 16

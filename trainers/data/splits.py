@@ -40,6 +40,10 @@ class Split:
         """The samples at these places."""
         return Split(self.images[index], self.labels[index], self.ids[index])
 
+    def sized(self, _size: int | None) -> "Split":
+        """The same images: in memory they have one size."""
+        return self
+
     @property
     def cropped(self) -> bool:
         """Whether random crops are made where the images are decoded: never, here."""

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from eman.platform.errors import UserError, first_line
-from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
 from eman.trainers.data import shards
+from eman.trainers.data.catalog import check_index_file, place_of
 from eman.trainers.data.splits import AnySplit, DataSet
 from eman.trainers.data.stored import WINDOW, StoredSplit
 
@@ -23,7 +23,8 @@ def indexed(name: str, file: str, split: AnySplit, workspace: Workspace) -> Tens
     """
     import pandas as pd
 
-    place = Place(workspace.data) / name / "indexes" / f"{file}.csv"
+    check_index_file(file)
+    place = place_of(name, workspace) / "indexes" / f"{file}.csv"
     try:
         with place.open() as stream:
             listed = torch.tensor(pd.read_csv(stream)["Index"].to_numpy(dtype=np.int64))

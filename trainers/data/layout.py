@@ -1,0 +1,118 @@
+"""How a data set's folder is laid out: class folders of images, or Parquet shards. Reads names and sizes, no images."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from eman.platform.errors import UserError
+from eman.platform.storage import Place
+
+#: Folders that may hold a split; the first one that has images counts.
+TRAIN_FOLDERS, TEST_FOLDERS = ("train", "2021_train", "2021_train_mini"), ("val", "test", "2021_valid")
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+#: The file that describes a folder of shards; it is written last.
+MANIFEST = "manifest.json"
+
+
+#: ImageNet's pixel statistics, which serve every image folder.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def is_path(name: str) -> bool:
+    """Whether a data set is named by a path or URI."""
+    return "/" in name or name.startswith((".", "~"))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of an image folder, in the order of torchvision's ``ImageFolder``.
+
+    Attributes:
+        train, test: Relative path and size in bytes of each image.
+        classes: Names of the class folders, sorted.
+        hash: Of all paths and sizes.
+    """
+
+    train: list[tuple[str, int]]
+    test: list[tuple[str, int]]
+    classes: tuple[str, ...]
+    hash: str
+
+
+def class_of(path: str) -> str:
+    """The class folder of ``split/class/.../image.jpg``."""
+    return path.split("/")[1]
+
+
+def list_images(place: Place) -> Listing:
+    """List the images of both splits.
+
+    Raises:
+        UserError: The folder is missing, or is not laid out as expected.
+    """
+    _check_is_folder(place)
+    files = place.files()
+    expected = f"{place} must hold train/CLASS/*.jpg and val/CLASS/*.jpg (or test/CLASS/*.jpg), or shards"
+    if not files:
+        raise UserError(f"{place} is missing or empty; {expected}.")
+    train, test = (_list_split(files, folders, expected) for folders in (TRAIN_FOLDERS, TEST_FOLDERS))
+    classes = sorted({class_of(path) for path, _ in train})
+    only_tested = sorted({class_of(path) for path, _ in test} - set(classes))
+    if only_tested:
+        raise UserError(
+            f"{place}: {len(only_tested)} classes have test images and no training images, for example "
+            f"{only_tested[0]!r}; both splits need the same {len(classes)} class folders."
+        )
+    digest = hashlib.sha256(repr(sorted({"train": train, "test": test}.items())).encode()).hexdigest()[:16]
+    return Listing(train, test, tuple(classes), digest)
+
+
+def _list_split(files: list[tuple[str, int]], folders: tuple[str, ...], expected: str) -> list[tuple[str, int]]:
+    for folder in folders:
+        images = [f for f in files if f[0].startswith(f"{folder}/") and f[0].lower().endswith(IMAGE_ENDINGS)]
+        if images:
+            break
+    else:
+        raise UserError(f"{expected}; it has no images in {' or '.join(folders)}.")
+    loose = next((path for path, _ in images if path.count("/") < 2), None)
+    if loose:
+        raise UserError(f"{expected}; {loose} is not in a class folder.")
+    # Class by class, and in a class folder by folder, as ImageFolder walks.
+    return sorted(images, key=lambda f: (class_of(f[0]), f[0].rpartition("/")[0], f[0]))
+
+
+def has_shards(place: Place) -> bool:
+    """Whether a folder holds shards, complete or not."""
+    if (place / MANIFEST).exists():
+        return True
+    local = place.local
+    return local is not None and not (local / "train").is_dir() and any(local.rglob("*.parquet"))
+
+
+def check_layout(place: Place) -> None:
+    """Check that a folder can be a data set; on disk this looks at a few files only.
+
+    Raises:
+        UserError: It is missing, is a file, or holds neither images nor shards.
+    """
+    _check_is_folder(place)
+    if has_shards(place):
+        return
+    if place.local is None or not any(_images_in_classes(place.local)):
+        list_images(place)
+
+
+def _images_in_classes(folder: Path) -> Iterator[Path]:
+    return (path for name in TRAIN_FOLDERS for path in folder.glob(f"{name}/*/**/*") if _is_image(path))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_ENDINGS
+
+
+def _check_is_folder(place: Place) -> None:
+    if place.local is not None and place.local.is_file():
+        raise UserError(f"{place} is a file; name the folder that holds train/ and val/, or shards.")
