@@ -11,7 +11,8 @@ import torch
 
 from eman.evaluation.protocols.registry import protocol_named, together
 from eman.platform.errors import UserError
-from eman.platform.store.store import TRAINING, Store
+from eman.platform.store.records import TRAINING
+from eman.platform.store.store import Store
 from eman.sweeps.plan import Sweep
 from eman.sweeps.work import epoch_images, training_images
 from eman.trainers.backbones.registry import backbone_named

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from eman.evaluation.results.tables import Results, Table, Wanted
 from eman.platform.errors import UserError, unknown
-from eman.platform.store.store import Record
+from eman.platform.store.records import Record
 from eman.sweeps.checks import check_sizes
 from eman.sweeps.grid import NORM_FIELDS, grid_table
 from eman.sweeps.profiles.profile import AUTO, Profile

@@ -214,7 +214,8 @@ class Chaos:
 
     def watch(self) -> list[str]:
         """Remembers when each run was finished; returns the keys of runs that were finished before and again."""
-        from eman.platform.store.store import EVALUATION, TRAINING, Store
+        from eman.platform.store.records import EVALUATION, TRAINING
+        from eman.platform.store.store import Store
 
         store = Store(self.environment["MLFLOW_TRACKING_URI"])
         repeated = []
@@ -275,7 +276,8 @@ def numbers(store_uri: str) -> dict[tuple[str, str], float]:
     """Every result in a store to the last digit, by key and name; not times, and not the means over an epoch's steps,
     which several workers add up in another order after an interruption.
     """
-    from eman.platform.store.store import EVALUATION, TRAINING, Store
+    from eman.platform.store.records import EVALUATION, TRAINING
+    from eman.platform.store.store import Store
 
     store = Store(store_uri)
     return {
@@ -333,7 +335,8 @@ def report(
     seconds: float,
 ) -> int:
     """Prints what happened; 0 if nothing was lost, repeated or changed."""
-    from eman.platform.store.store import EVALUATION, TRAINING, Store
+    from eman.platform.store.records import EVALUATION, TRAINING
+    from eman.platform.store.store import Store
 
     store = Store(chaos.environment["MLFLOW_TRACKING_URI"])
     records = [*store.records(TRAINING), *store.records(EVALUATION)]

@@ -16,7 +16,8 @@ from eman.evaluation import features
 from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
 from eman.platform.errors import UserError
-from eman.platform.store.store import TRAINING, Store
+from eman.platform.store.records import TRAINING
+from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.exchange.networks import read
 from eman.trainers.backbones.registry import BACKBONES

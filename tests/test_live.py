@@ -11,7 +11,9 @@ from rich.console import Console
 from eman.cli import main
 from eman.evaluation.results.tables import Results
 from eman.platform.errors import UserError
-from eman.platform.store.store import EVALUATION, SILENT_SECONDS, SWEEP, TRAINING, RunLog, Store
+from eman.platform.store.records import EVALUATION, SILENT_SECONDS, SWEEP, TRAINING
+from eman.platform.store.store import Store
+from eman.platform.store.writer import RunLog
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.request import SweepRequest

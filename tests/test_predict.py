@@ -12,7 +12,8 @@ from eman.cli import main
 from eman.evaluation import features
 from eman.evaluation.protocols import knn
 from eman.evaluation.trained import Trained
-from eman.platform.store.store import TRAINING, Record, Store
+from eman.platform.store.records import TRAINING, Record
+from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.exchange.predict import Prediction, predict
 

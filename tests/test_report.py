@@ -12,7 +12,8 @@ import pytest
 from eman.cli import main
 from eman.evaluation.results import tables
 from eman.evaluation.results.tables import Results
-from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
+from eman.platform.store.records import EVALUATION, SWEEP, TRAINING
+from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.profiles.smoke import SMOKE

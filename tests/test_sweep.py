@@ -14,7 +14,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
+from eman.platform.store.records import EVALUATION, SWEEP, TRAINING
+from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import plan
 from eman.sweeps.profiles.smoke import SMOKE
@@ -279,7 +280,7 @@ def test_a_group_of_workers_takes_one_run_after_another_and_survives_a_loss(tmp_
     after = {record.key: record for record in store.records(TRAINING)}
     assert [record.status for record in after.values()] == ["done"] * 3
     [first] = done
-    assert after[first.key].tags["eman.owner"] == first.tags["eman.owner"]  # it was not begun anew
+    assert after[first.key].owner == first.owner  # it was not begun anew
     for record in after.values():
         history = store.client.get_metric_history(record.run_id, "train/loss")
         assert [point.step for point in history] == list(range(1, 9))

@@ -10,7 +10,9 @@ from scipy import stats
 
 from eman.evaluation.results import paper, significance, tables
 from eman.evaluation.results.tables import Results, Table
-from eman.platform.store.store import EVALUATION, TRAINING, Store
+from eman.platform.store.records import EVALUATION, TRAINING
+from eman.platform.store.store import Store
+from eman.platform.store.writer import RunLog
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import TABLES, plan
 from eman.sweeps.profiles.imagenet import IMAGENET
@@ -26,8 +28,11 @@ pytestmark = pytest.mark.usefixtures("store_file")
 SCOPE = Scope(profile=SMOKE)
 ROOT = Path(__file__).resolve().parent.parent
 
-#: Whoever has done a run may do it again.
-OURS = {"eman.owner": "us"}
+
+def begin(store: Store, kind: str, key: str) -> RunLog:
+    """Claim a run, also one that is done."""
+    known = store.by_key(kind, [key]).get(key)
+    return store.begin(kind, key, "x", params={}, tags={}, again=known.owner if known else "")
 
 
 def planned(*names: str, profile: str = "smoke", seeds: int = 1) -> tuple[Table, ...]:
@@ -40,19 +45,17 @@ def fill(store: Store, seeds: int = 2) -> None:
     for seed in range(seeds):
         for scheme, value in (("bn", 60.0), ("eman", 70.0)):
             run = SMOKE.run("fixmatch", scheme, seed)
-            store.begin(TRAINING, run.key, "x", params={}, tags=OURS, again="us").finish({"test/top1": value + seed})
+            begin(store, TRAINING, run.key).finish({"test/top1": value + seed})
         run = SMOKE.run("moco", "eman", seed)
-        store.begin(TRAINING, run.key, "x", params={}, tags=OURS, again="us").finish({"test/knn_top1": 1.0})
+        begin(store, TRAINING, run.key).finish({"test/knn_top1": 1.0})
         for spec, held_out, test in zip(
             SCOPE.standard(run).evaluations, (50.0, 52.0, 51.0), (90.0, 55.0, 80.0), strict=True
         ):
-            store.begin(EVALUATION, spec.key, "x", params={}, tags=OURS, again="us").finish(
+            begin(store, EVALUATION, spec.key).finish(
                 {"linear/10pct_top1": test, "linear/10pct_held_out_top1": held_out}
             )
-    store.begin(TRAINING, SMOKE.run("moco", "bn").key, "x", params={}, tags=OURS, again="us").fail(
-        "the loss is not finite in epoch 1"
-    )
-    store.begin(TRAINING, SMOKE.run("byol", "bn").key, "x", params={}, tags=OURS, again="us")
+    begin(store, TRAINING, SMOKE.run("moco", "bn").key).fail("the loss is not finite in epoch 1")
+    begin(store, TRAINING, SMOKE.run("byol", "bn").key)
 
 
 def values(seeds: int = 2) -> dict[tuple[str, str], tables.Value]:
@@ -84,7 +87,7 @@ def test_a_rate_that_diverges_is_out_of_the_running() -> None:
     store = Store(Workspace.from_environment())
     fill(store, 1)
     best = SCOPE.standard(SMOKE.run("moco", "eman")).evaluations[1]
-    store.begin(EVALUATION, best.key, "x", params={}, tags=OURS, again="us").fail("the linear classifier diverged")
+    begin(store, EVALUATION, best.key).fail("the linear classifier diverged")
     table = TABLES["table1"](SCOPE)
     found = {(v.cell.row, v.cell.column): v for v in tables.values(table, Results.read(store))}
     assert found["BN / EMAN", "MoCo"].value == 80.0

@@ -11,7 +11,8 @@ import pytest
 
 from eman.cli import main
 from eman.platform.store.copy import migrate
-from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Store
+from eman.platform.store.records import EVALUATION, SWEEP, TRAINING
+from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.request import SweepRequest
@@ -21,7 +22,9 @@ WRITERS, EPOCHS = 8, 30
 #: Forked after the imports: eight times the imports would take longer than the test.
 WRITER = """
 import os, sys, time
-from eman.platform.tracking import SWEEP, TRAINING, Store
+from eman.platform.store.records import SWEEP, TRAINING
+from eman.platform.store.store import Store
+from eman.platform.workspace import Workspace
 import mlflow.store.tracking.rest_store
 
 uri, writers, epochs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

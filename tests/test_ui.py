@@ -16,7 +16,8 @@ from urllib.parse import unquote
 import pytest
 
 from eman.cli import main
-from eman.platform.store.store import SWEEP, TRAINING, Store
+from eman.platform.store.records import SWEEP, TRAINING
+from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.view.ui import comparisons, link_lines
 

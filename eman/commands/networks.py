@@ -48,7 +48,8 @@ def export(
     - `eman export 3f2a --format mlflow --out model`, then
       `mlflow models predict -m model -i model/serving_input_example.json --env-manager local`
     """
-    from eman.platform.store.store import TRAINING, Store
+    from eman.platform.store.records import TRAINING
+    from eman.platform.store.store import Store
     from eman.sweeps.exchange.networks import give_out
     from eman.sweeps.run.foreground import find_run
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from eman.context import workspace
 from eman.options import Format, Network, Selection
 from eman.platform.errors import UserError
 from eman.platform.output import output_file
@@ -40,7 +41,7 @@ def print_tables(planned: Any, store: Any, form: Format, out: Path | None, other
 
     results, shown = Results.read(store), planned.tables
     if other != "paper":
-        theirs = Results.read(existing_store(other))
+        theirs = Results.read(existing_store(other, workspace()))
         shown = [tables.against(table, theirs, other) for table in shown]
     found = [(table, tables.values(table, results)) for table in shown]
     if form is Format.parquet:

@@ -136,7 +136,8 @@ def predict(
 
     - `eman predict 3f2a shoe.png shirt.jpg --network teacher --top 3`
     """
-    from eman.platform.store.store import TRAINING, Store
+    from eman.platform.store.records import TRAINING
+    from eman.platform.store.store import Store
     from eman.sweeps.exchange.predict import predict as ask
     from eman.sweeps.run.foreground import find_run
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from eman.platform.errors import UserError
 from eman.platform.output import output_file
-from eman.platform.store.store import TRAINING, Record, Store
+from eman.platform.store.records import TRAINING, Record
+from eman.platform.store.store import Store
 from eman.trainers.spec.run import RunSpec
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def points(line: Line, store: Store, known: Mapping[str, Record]) -> tuple[list[
     by_epoch: dict[int, list[float]] = defaultdict(list)
     for spec in line.runs:
         if spec.key in known:
-            for metric in store.client.get_metric_history(known[spec.key].run_id, line.metric):
+            for metric in store.history(known[spec.key].run_id, line.metric):
                 by_epoch[metric.step].append(metric.value)
     epochs = sorted(by_epoch)
     return epochs, [statistics.fmean(by_epoch[epoch]) for epoch in epochs]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from eman.evaluation.results import significance
 from eman.platform.output import output_file
-from eman.platform.store.store import EVALUATION, TRAINING, Record, Status, Store
+from eman.platform.store.records import EVALUATION, TRAINING, Record, Status
+from eman.platform.store.store import Store
 from eman.trainers.spec.run import EvalSpec, RunSpec
 
 if TYPE_CHECKING:

@@ -1,20 +1,19 @@
-"""Between stores: copying what one holds to another, and writing it to Parquet."""
+"""Copying what one store holds to another: nothing lost, nothing twice, however often it is tried."""
 
 import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlparse
 
 from eman.platform.errors import UserError
 from eman.platform.lock import locked
-from eman.platform.output import output_folder
-from eman.platform.store.store import EVALUATION, SWEEP, TRAINING, Record, Store, existing_store
+from eman.platform.store.records import EVALUATION, SWEEP, TRAINING, Record
+from eman.platform.store.store import Store, existing_store
 from eman.platform.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -23,19 +22,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PARENT, _NOTE, _SOURCE = "mlflow.parentRunId", "mlflow.note.content", "eman.copied_from"
-_MOST_AT_ONCE = {"params": 100, "metrics": 1000, "tags": 100}  # what servers take in one request
+
+#: The most that MLflow's servers take in one request.
+_MOST_AT_ONCE = {"params": 100, "metrics": 1000, "tags": 100}
 
 
 @dataclass
 class Copied:
-    """What :func:`migrate` did, as names of runs.
+    """Names of the runs that :func:`migrate` looked at.
 
     Attributes:
         copied: New in the target.
-        updated: Were there from an earlier copy, and have been brought up to date.
-        there: Needed nothing.
-        running: Were left, as a process is at them; copied when they have ended.
-        kept: Were left, as the target has a run of its own with this key that is no worse.
+        updated: Copied earlier, and brought up to date.
+        there: Copied earlier; nothing to do.
+        running: Skipped because a process is running them; migrate again when they have ended.
+        kept: Skipped because the target has a run of its own with this key that is no worse.
     """
 
     copied: list[str] = field(default_factory=list)
@@ -45,40 +46,40 @@ class Copied:
     kept: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """For a person."""
-        said = f"{len(self.copied)} copied, {len(self.updated)} brought up to date, {len(self.there)} there already"
-        left = [f"left: {name} is running; migrate again when it has ended" for name in self.running]
-        return [said, *left, *(f"left: the target has its own {name}" for name in self.kept)]
+        """Return lines for a person."""
+        said = f"{len(self.copied)} copied, {len(self.updated)} brought up to date, {len(self.there)} already there"
+        skipped = [f"skipped: {name} is running; migrate again when it has ended" for name in self.running]
+        return [said, *skipped, *(f"skipped: the target has its own {name}" for name in self.kept)]
 
 
-def target_store(where: str) -> Store:
-    """A store to copy into, made if it is not there: its URI, a work folder, or a SQLite file (``.db``)."""
+def target_store(where: str, workspace: Workspace) -> Store:
+    """Return a store to copy into: by its address, a work folder, or a SQLite file (``.db``). It may be new."""
     if "://" not in where:
         path = Path(where).expanduser()
         path = path if path.suffix == ".db" else path / "mlflow.db"
         where = f"sqlite:///{path.resolve()}"
-    return Store(where)
+    return Store(replace(workspace, store=where))
 
 
 def migrate(source: str, target: str, say: Callable[[str], None], workspace: Workspace) -> Copied:
-    """Copies sweeps, trainings and evaluations with all that MLflow knows of them, and their artifacts.
+    """Copy sweeps, trainings and evaluations with all that MLflow knows of them, and their artifacts.
 
-    A run is known by its kind and key: one that the target has is not copied twice, one whose copying was interrupted,
+    A run is known by its kind and key: one that the target has is not copied twice; one whose copying was interrupted,
     or that has gone on in the source since, is brought up to date. Start and end, time stamps and steps stay.
 
     Args:
-        source: A store's URI, a work folder, or a SQLite file.
-        target: Likewise; made if it is not there.
-        say: Is told each run that is copied.
+        source: A store's address, a work folder, or a SQLite file.
+        target: Likewise; created if need be.
+        say: Called with the name of each run that is copied.
         workspace: Whose lock keeps two copies from running at once.
 
     Raises:
         UserError: One of them cannot be used, both are the same, or another process is copying.
     """
-    theirs, ours = existing_store(source), target_store(target)
+    theirs, ours = existing_store(source, workspace), target_store(target, workspace)
     if theirs.uri.rstrip("/") == ours.uri.rstrip("/"):
         raise UserError(f"{source} and {target} are the same store; give two.")
-    with locked(workspace.home / "migrate.lock") as mine:
+    with locked(workspace.lock_folder / "migrate.lock") as mine:
         if not mine:
             raise UserError("another `eman store migrate` of this work folder is running; wait for it.")
         return _Migration(theirs, ours, say).run()
@@ -88,33 +89,30 @@ class _Migration:
     def __init__(self, source: Store, target: Store, say: Callable[[str], None]) -> None:
         self.source, self.target, self.say = source, target, say
         self.done = Copied()
-        #: Run of the source -> run of the target.
-        self.twins: dict[str, str] = {}
+        self.twins: dict[str, str] = {}  # run of the source -> run of the target
 
     def run(self) -> Copied:
-        found = {kind: self.source.by_key(kind) for kind in (SWEEP, TRAINING, EVALUATION)}
-        for kind, records in found.items():
+        of_source = {kind: self.source.by_key(kind) for kind in (SWEEP, TRAINING, EVALUATION)}
+        for kind, records in of_source.items():
             known = self.target.by_key(kind)
             for key, record in sorted(records.items(), key=lambda item: item[1].start):
                 self._copy(record, known.get(key))
-        for kind, records in found.items():
+        for kind, records in of_source.items():
             known = self.target.by_key(kind)
             for key in records.keys() & known.keys():
                 self._connect(records[key], known[key])
         return self.done
 
     def _copy(self, record: Record, known: Record | None) -> None:
-        """One run, all but its ties to other runs."""
+        """Copy one run, all but its links to other runs."""
         if record.status == "running":
             self.done.running.append(record.name)
             return
         if known is not None:
             ours = known.tags.get(_SOURCE) == record.run_id
-            # A run that is only half copied has no owner yet: nobody has ever begun it there.
-            live = known.status == "running" and "eman.owner" in known.tags
             same = ours and (known.status, _end(known)) == (record.status, _end(record))
             result = known.status == "done" and not (ours and record.status == "done" and record.end > known.end)
-            if same or result or live or (not ours and record.status != "done"):
+            if same or result or known.status == "running" or (not ours and record.status != "done"):
                 self.twins[record.run_id] = known.run_id
                 (self.done.there if same or result else self.done.kept).append(record.name)
                 return
@@ -123,15 +121,15 @@ class _Migration:
                 known = None
         self.say(record.name)
         run = self.source.patiently(lambda: self.source.client.get_run(record.run_id))
-        self.twins[record.run_id] = run_id = self._begun(run) if known is None else known.run_id
+        self.twins[record.run_id] = run_id = self._empty_copy(run) if known is None else known.run_id
         self._fill(run, record, run_id)
         (self.done.copied if known is None else self.done.updated).append(record.name)
 
     def _ask(self, call: Callable[[], T]) -> T:
         return self.target.patiently(call)
 
-    def _begun(self, run: "Run") -> str:
-        """An empty run of the same name. It is not RUNNING, so that nobody waits for it if this process dies."""
+    def _empty_copy(self, run: "Run") -> str:
+        """Create a run of the same name. It is not RUNNING, so that nobody waits for it if this process dies."""
         client, experiment = self.target.client, self.target.experiment_id
         tags = {name: run.data.tags[name] for name in ("eman.kind", "eman.key")} | {_SOURCE: run.info.run_id}
         made = self._ask(
@@ -142,15 +140,15 @@ class _Migration:
         return run_id
 
     def _fill(self, run: "Run", record: Record, run_id: str) -> None:
-        """Writes what the target's run lacks; its status last, which says that nothing is missing."""
+        """Write what the target's run lacks; its status last, which says that nothing is missing."""
         from mlflow.entities import Param, RunTag
 
         client = self.target.client
         there = self._ask(lambda: client.get_run(run_id))
         params = [Param(name, value) for name, value in run.data.params.items() if name not in there.data.params]
         tags = [RunTag(name, value) for name, value in run.data.tags.items() if name not in (_PARENT, _SOURCE)]
-        written = {_point(metric) for metric in _history(self.target, there)}
-        metrics = [metric for metric in _history(self.source, run) if _point(metric) not in written]
+        written = {_identity(metric) for metric in _history(self.target, there)}
+        metrics = [metric for metric in _history(self.source, run) if _identity(metric) not in written]
         for name, entries in (("params", params), ("metrics", metrics), ("tags", tags)):
             most = _MOST_AT_ONCE[name]
             for start in range(0, len(entries), most):
@@ -163,7 +161,7 @@ class _Migration:
         self._ask(lambda: client.set_terminated(run_id, status, round(_end(record) * 1000)))
 
     def _connect(self, record: Record, known: Record) -> None:
-        """The parent, and the runs that a description links to, by the names that they have in the target."""
+        """Write the parent, and the runs that a description links to, by the identifiers that the target has."""
         if known.tags.get(_SOURCE) != record.run_id:
             return
         tags = {}
@@ -171,37 +169,37 @@ class _Migration:
         if parent is not None:
             tags[_PARENT] = parent
         if _NOTE in record.tags:
-            tags[_NOTE] = self._renamed(record.tags[_NOTE])
+            tags[_NOTE] = self._relinked(record.tags[_NOTE])
         for name, value in tags.items():
             if known.tags.get(name) != value:
-                self._ask(lambda name=name, value=value: self.target.client.set_tag(known.run_id, name, value))  # type: ignore[misc]
+                self._ask(partial(self.target.client.set_tag, known.run_id, name, value))
 
-    def _renamed(self, text: str) -> str:
-        """A description whose links name runs and experiment as the target does."""
-        text = re.sub(r"[0-9a-f]{32}", lambda found: self.twins.get(found[0], found[0]), text)
+    def _relinked(self, text: str) -> str:
+        """Return a description whose links lead to the target's runs and experiment."""
+        text = re.sub(r"[0-9a-f]{32}", lambda match: self.twins.get(match[0], match[0]), text)
         return text.replace(f"/experiments/{self.source.experiment_id}/", f"/experiments/{self.target.experiment_id}/")
 
 
 def _end(record: Record) -> float:
-    """When a run ended, in seconds; one that was killed ended with its last heartbeat."""
-    return record.end or float(record.tags.get("eman.heartbeat", 0))
+    """Return when a run ended, in seconds; one that was killed ended with its last heartbeat."""
+    return record.end or record.heartbeat
 
 
-def _point(metric: "Metric") -> tuple[str, int, int, str]:
+def _identity(metric: "Metric") -> tuple[str, int, int, str]:
     return metric.key, metric.step, metric.timestamp, repr(metric.value)  # NaN does not equal itself
 
 
 def _history(store: Store, run: "Run") -> list["Metric"]:
-    """Every value that was ever logged, in the order of steps."""
-    found: list[Metric] = []
+    """Return every value that was ever logged, in the order of steps."""
+    logged: list[Metric] = []
     for name in sorted(run.data.metrics):
-        found += store.patiently(lambda name=name: store.client.get_metric_history(run.info.run_id, name))  # type: ignore[misc]
-    return sorted(found, key=lambda metric: (metric.step, metric.timestamp, metric.key))
+        logged += store.patiently(partial(store.client.get_metric_history, run.info.run_id, name))
+    return sorted(logged, key=lambda metric: (metric.step, metric.timestamp, metric.key))
 
 
 @contextmanager
 def _artifacts(store: Store, run: "Run") -> Iterator[Path | None]:
-    """A folder on this machine with a run's artifacts; ``None`` if it has none."""
+    """Yield a folder on this machine with a run's artifacts; ``None`` if it has none."""
     address = urlparse(run.info.artifact_uri)
     if address.scheme in ("", "file"):
         folder = Path(unquote(address.path))
@@ -215,56 +213,3 @@ def _artifacts(store: Store, run: "Run") -> Iterator[Path | None]:
     with tempfile.TemporaryDirectory() as temporary:
         store.patiently(lambda: store.client.download_artifacts(run.info.run_id, "", temporary))
         yield Path(temporary)
-
-
-def export(store: Store, out: Path) -> dict[str, int]:
-    """Writes ``runs``, ``params``, ``metrics`` (every value of every step) and ``tags`` as Parquet files.
-
-    Args:
-        store: What to write.
-        out: A folder that is not there yet.
-
-    Returns:
-        Rows by name of the file.
-
-    Raises:
-        UserError: ``out`` is there already, or the store holds nothing.
-    """
-    import pandas as pd
-
-    records = store.records()
-    if not records:
-        raise UserError("the store holds no runs yet; `eman sweep table1 table8 --profile quick` makes some.")
-    keys = {record.run_id: record.key for record in records}
-    rows: dict[str, list[dict[str, Any]]] = {"runs": [], "params": [], "metrics": [], "tags": []}
-    for record in records:
-        known = {"run_id": record.run_id, "kind": record.kind, "key": record.key}
-        rows["runs"].append(
-            {
-                **known,
-                "name": record.name,
-                "status": record.status,
-                "reason": record.reason,
-                "failures": record.failures,
-                "start": _moment(record.start),
-                "end": _moment(record.end),
-                "parent": keys.get(record.tags.get(_PARENT, "")),
-            }
-        )
-        rows["params"] += [{**known, "name": name, "value": value} for name, value in record.params.items()]
-        rows["tags"] += [{**known, "name": name, "value": value} for name, value in record.tags.items()]
-        for metric in _history(store, store.patiently(lambda: store.client.get_run(record.run_id))):  # noqa: B023
-            time = _moment(metric.timestamp / 1000)
-            rows["metrics"].append(
-                {**known, "name": metric.key, "step": metric.step, "time": time, "value": metric.value}
-            )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with output_folder(out) as temporary:
-        temporary.mkdir()
-        for name, found in rows.items():
-            pd.DataFrame(found).to_parquet(temporary / f"{name}.parquet", index=False)
-    return {name: len(found) for name, found in rows.items()}
-
-
-def _moment(seconds: float) -> datetime | None:
-    return datetime.fromtimestamp(seconds, tz=UTC) if seconds else None

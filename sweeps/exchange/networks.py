@@ -17,7 +17,9 @@ from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
 from eman.platform.errors import UserError, named, unknown
 from eman.platform.output import output_file
-from eman.platform.store.store import TRAINING, Record, Store, new_id
+from eman.platform.store.claims import is_taken
+from eman.platform.store.records import TRAINING, Record, new_id
+from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.exchange import serving
 from eman.sweeps.profiles.imagenet import IMAGENET
@@ -174,7 +176,7 @@ def take_in(
     for selection in ("last", "best"):
         checkpoint.save(store.workspace.run_folder(spec.key) / f"{selection}.pt", content, spec.key)
     title = f"{run_title(spec)} · imported"
-    if not store.taken(TRAINING, spec.key):
+    if not is_taken(store, TRAINING, spec.key):
         job = TrainJob(spec=spec, title=title, profile="imported", workspace=store.workspace, launch=new_id())
         begin_training(job, store).finish({}, {"eman.source": path.name})
     networks = "student and teacher" if found.teacher else "student"

@@ -21,7 +21,7 @@ from eman.evaluation import features
 from eman.evaluation.protocols import knn
 from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed, UserError
-from eman.platform.store.store import Record
+from eman.platform.store.records import Record
 from eman.platform.workspace import Workspace
 from eman.trainers.data.splits import AnySplit, Split
 from eman.trainers.data.stored import middle

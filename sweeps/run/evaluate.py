@@ -8,7 +8,9 @@ from eman.evaluation.protocols import registry as protocols
 from eman.evaluation.trained import Trained
 from eman.platform.errors import BusyError
 from eman.platform.lock import locked
-from eman.platform.store.store import EVALUATION, RunLog, Store
+from eman.platform.store.records import EVALUATION
+from eman.platform.store.store import Store
+from eman.platform.store.writer import RunLog
 from eman.platform.workspace import Workspace
 from eman.sweeps.run.events import Done, Lost, Outcome, Report
 from eman.sweeps.run.failures import attempt, failure_recorded

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from eman.platform.errors import RunFailed, UserError, first_line
-from eman.platform.store.store import RunLog
+from eman.platform.store.writer import RunLog
 from eman.sweeps.run.events import Failed, Outcome
 
 

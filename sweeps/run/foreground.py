@@ -9,7 +9,8 @@ from eman.evaluation.trained import Trained
 from eman.platform.cluster import cluster
 from eman.platform.errors import UserError, first_line
 from eman.platform.machine import cores
-from eman.platform.store.store import EVALUATION, TRAINING, Record, Store, new_id
+from eman.platform.store.records import EVALUATION, TRAINING, Record, new_id
+from eman.platform.store.store import Store
 from eman.sweeps.checks import check_data
 from eman.sweeps.run.evaluate import evaluate
 from eman.sweeps.run.events import Done, Event, Failed, Lost, Outcome, Progress

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from eman.evaluation.protocols.registry import together
 from eman.evaluation.results.tables import Results
 from eman.platform.cluster import DRIVER_RESOURCES, Resources
-from eman.platform.store.store import EVALUATION, TRAINING, RunLog, Store, new_id
+from eman.platform.store.records import EVALUATION, TRAINING, new_id
+from eman.platform.store.store import Store
+from eman.platform.store.writer import RunLog
 from eman.sweeps.run import trials
 from eman.sweeps.run.events import Done, Event, Failed, Lost, Outcome, Waiting
 from eman.sweeps.run.interrupt import Interruption

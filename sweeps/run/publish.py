@@ -12,7 +12,9 @@ from eman.evaluation.results import tables
 from eman.evaluation.results.figures import draw
 from eman.evaluation.results.tables import Results
 from eman.platform.errors import UserError
-from eman.platform.store.store import SWEEP, RunLog, Store
+from eman.platform.store.records import SWEEP
+from eman.platform.store.store import Store
+from eman.platform.store.writer import RunLog
 from eman.sweeps.plan import Sweep
 from eman.sweeps.run.options import Report
 from eman.sweeps.tables import figure3

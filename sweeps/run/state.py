@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from eman.evaluation.protocols.registry import eval_title, group_title, together
 from eman.evaluation.results.tables import Results, Wanted
-from eman.platform.store.store import Record
+from eman.platform.store.records import Record
 from eman.sweeps.plan import Sweep
 from eman.sweeps.run.events import Done, Event, Failed, Lost, Progress, Started, Waiting
 from eman.sweeps.work import evaluation_work, work
@@ -198,9 +198,9 @@ def _events(key: str, run: RunState, record: Record | None) -> Iterator[Event]:
     elif status == "running":
         if run.status != "running":
             yield Started(key, at=record.start)
-        share = float(record.tags.get("eman.share", 0))
+        share = record.share
         if share > run.share or dict(record.metrics) != run.metrics:
-            beat = float(record.tags.get("eman.heartbeat", record.start))
+            beat = record.heartbeat or record.start
             yield Progress(key, share, record.metrics, at=beat)
     elif status == "failed":
         if run.status != "failed" or run.reason != record.reason:

@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 from eman import __version__
 from eman.platform.cluster import ENVIRONMENT, refusal
 from eman.platform.errors import UserError
-from eman.platform.store.store import new_id
+from eman.platform.store.records import new_id
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

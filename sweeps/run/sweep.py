@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 from eman.platform.cluster import cluster
 from eman.platform.errors import first_line
-from eman.platform.store.store import RunLog, Store
+from eman.platform.store.store import Store
+from eman.platform.store.writer import RunLog
 from eman.sweeps.checks import check_data
 from eman.sweeps.plan import Sweep
 from eman.sweeps.run.events import Event, Waiting

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from eman.evaluation.results.tables import Results
 from eman.evaluation.trained import Trained
-from eman.platform.store.store import Record
+from eman.platform.store.records import Record
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep
 from eman.trainers.spec.run import EvalSpec, RunSpec
@@ -53,7 +53,7 @@ def find_todo(sweep: Sweep, results: Results, failures: Mapping[str, int], retri
     starts = [init.key for spec in trainings if (init := spec.network.init) and results.done(init.key)]
     missing = {s.run for s in ready if not Trained(s.run, workspace, s.network, s.selection).available}
     missing |= {key for key in starts if not Trained(key, workspace).available}
-    gone = {key: results.trainings[key].tags.get("eman.owner", "") for key in sorted(missing)}
+    gone = {key: results.trainings[key].owner for key in sorted(missing)}
     wanted = [*trainings, *(sweep.trainings[key] for key in gone)]
     return Todo(
         tuple(s for s in wanted if not (init := s.network.init) or (results.done(init.key) and init.key not in gone)),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from eman.platform.errors import RunFailed, first_line
-from eman.platform.store.store import new_id
+from eman.platform.store.records import new_id
 from eman.sweeps.run.evaluate import evaluate
 from eman.sweeps.run.events import Event, Failed, Lost, Outcome
 from eman.sweeps.run.failures import attempt

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from eman.platform.store.store import new_id
+from eman.platform.store.records import new_id
 from eman.platform.workspace import Workspace
 from eman.sweeps.run.events import Event, Lost, Outcome
 from eman.sweeps.run.interrupt import Interruption

@@ -5,7 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from eman.platform.errors import UserError
 from eman.platform.machine import cores, fast_bf16
-from eman.platform.store.store import Store, git_revision
+from eman.platform.store.provenance import git_revision
+from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.trainers.data import catalog as data
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import quote
 
-from eman.platform.store.store import SWEEP, TRAINING, Record, Store
+from eman.platform.store.records import SWEEP, TRAINING, Record
+from eman.platform.store.store import Store
 from eman.sweeps.plan import Sweep
 from eman.sweeps.request import command
 

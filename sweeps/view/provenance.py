@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from eman.platform.store.store import Record
+from eman.platform.store.records import Record
 from eman.sweeps.plan import Sweep
 from eman.sweeps.request import SweepRequest, command
 
@@ -19,7 +19,6 @@ _PROVENANCE = {
     "eman.version.mlflow": "MLflow",
     "eman.data_hash": "Hash of the images",
     "eman.label_set_hash": "Hash of the label set",
-    "eman.host": "Host",
     "eman.workers": "Workers of a run",
 }
 

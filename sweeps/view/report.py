@@ -13,7 +13,8 @@ from eman.evaluation.results.figures import Line
 from eman.evaluation.results.tables import Results, Table, Value
 from eman.platform.errors import UserError
 from eman.platform.output import output_file
-from eman.platform.store.store import Record, Store
+from eman.platform.store.records import Record
+from eman.platform.store.store import Store
 from eman.sweeps.plan import Sweep
 from eman.sweeps.tables import figure3
 from eman.sweeps.view import configuration

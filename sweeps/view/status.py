@@ -3,7 +3,8 @@
 from collections import Counter
 
 from eman.platform.errors import UserError
-from eman.platform.store.store import SWEEP, TRAINING, Record, Store
+from eman.platform.store.records import SWEEP, TRAINING, Record
+from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.request import SweepRequest
@@ -13,6 +14,7 @@ from eman.sweeps.view.text import duration
 def status_lines(workspace: Workspace) -> list[str]:
     """Return the sweeps, newest first, and the number of trainings by profile, method and state."""
     store = Store(workspace)
+    store.settle_lost()
     lines = [f"store {store.uri}"]
     sweeps = store.records(SWEEP)
     for record in sweeps:

@@ -6,7 +6,8 @@ import time
 from rich.console import Console
 
 from eman.evaluation.results.tables import Results
-from eman.platform.store.store import SWEEP, Record, Store
+from eman.platform.store.records import SWEEP, Record
+from eman.platform.store.store import Store
 from eman.sweeps.run.events import Waiting
 from eman.sweeps.run.state import SweepState
 from eman.sweeps.view.status import planned_sweep

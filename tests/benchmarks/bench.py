@@ -35,7 +35,7 @@ from eman.platform.cluster import cluster
 from eman.platform.errors import UserError, named
 from eman.platform.machine import cores, fast_bf16
 from eman.platform.storage import Place
-from eman.platform.store.store import git_revision
+from eman.platform.store.provenance import git_revision
 from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.mini import MINI
 from eman.trainers.backbones.registry import backbone_named

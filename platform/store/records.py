@@ -1,0 +1,150 @@
+"""What the store knows of a run, and what the state of a run is. Importing this costs nothing."""
+
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+#: Kinds of runs.
+TRAINING, EVALUATION, SWEEP = "training", "evaluation", "sweep"
+
+Status = Literal["done", "failed", "running", "missing", "published"]
+
+#: A run that says RUNNING and has sent no heartbeat for so many seconds is lost.
+SILENT_SECONDS = 90.0
+
+#: Parameters that record who has run a run: ``claim/1``, ``claim/2``, ... See :mod:`eman.platform.store.claims`.
+CLAIM = "claim/"
+
+
+def new_id() -> str:
+    """Return a random identifier."""
+    return uuid.uuid4().hex[:12]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One logged value of a metric; ``time`` is seconds since the epoch."""
+
+    step: int
+    value: float
+    time: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as the store has it.
+
+    Attributes:
+        run_id: MLflow's identifier.
+        key: Key of its specification.
+        status: ``done``, ``failed``, ``running``, or ``missing`` for a run that was interrupted or lost.
+        reason: Why it failed.
+        metrics: Latest values.
+        claims: Who has run it, the last one last; each is ``HOST/ID``.
+        failures: Failures in the launch ``launch``.
+        launch: The launch that ran it last.
+        start, end, heartbeat: Seconds since the epoch; 0 where unknown.
+        share: Share of the run that is done, 0 to 1.
+        open: Whether MLflow shows it as RUNNING.
+    """
+
+    run_id: str
+    kind: str
+    key: str
+    name: str
+    status: Status
+    reason: str
+    metrics: Mapping[str, float]
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    claims: tuple[str, ...]
+    failures: int
+    launch: str
+    start: float
+    end: float
+    heartbeat: float
+    share: float
+    open: bool
+
+    @property
+    def owner(self) -> str:
+        """Who ran it last."""
+        return self.claims[-1] if self.claims else ""
+
+    @property
+    def host(self) -> str:
+        """The machine on which it was run last."""
+        return self.owner.partition("/")[0]
+
+    @property
+    def lost(self) -> bool:
+        """Whether MLflow shows it as RUNNING although its process is gone."""
+        return self.open and self.status == "missing"
+
+    def failures_in(self, launch: str) -> int:
+        """Return how often it failed in a launch. What failed in an earlier launch is tried again."""
+        return self.failures if self.status == "failed" and self.launch == launch else 0
+
+
+def make_record(
+    run_id: str,
+    name: str,
+    state: str,
+    start_ms: int | None,
+    end_ms: int | None,
+    metrics: Mapping[str, float],
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+) -> Record:
+    """Return the record of an MLflow run.
+
+    Args:
+        run_id: MLflow's identifier.
+        name: Its name.
+        state: MLflow's status, for example ``RUNNING``.
+        start_ms: Milliseconds since the epoch.
+        end_ms: Likewise.
+        metrics: Latest values.
+        params: All parameters, claims among them.
+        tags: All tags; ``eman.key`` is one.
+    """
+    heartbeat, end = number(tags.get("eman.heartbeat")), (end_ms or 0) / 1000
+    claims = sorted((name for name in params if name.startswith(CLAIM)), key=lambda name: number(name[len(CLAIM) :]))
+    return Record(
+        run_id,
+        tags.get("eman.kind", ""),
+        tags["eman.key"],
+        name,
+        _status(state, heartbeat, end),
+        tags.get("eman.reason", ""),
+        metrics,
+        {name: value for name, value in params.items() if not name.startswith(CLAIM)},
+        tags,
+        tuple(params[name] for name in claims),
+        int(number(tags.get("eman.failures"))),
+        tags.get("eman.launch", ""),
+        (start_ms or 0) / 1000,
+        end,
+        heartbeat,
+        number(tags.get("eman.share")),
+        state == "RUNNING",
+    )
+
+
+def _status(state: str, heartbeat: float, end: float) -> Status:
+    """Return the state of a run. A heartbeat counts more than what MLflow says of a run that is not over."""
+    if state == "FINISHED":
+        return "done"
+    if state == "FAILED":
+        return "failed"
+    alive = time.time() - heartbeat <= SILENT_SECONDS
+    # A run that was taken for lost, and then goes on, is running.
+    return "running" if alive and (state == "RUNNING" or (state == "KILLED" and heartbeat > end + 1)) else "missing"
+
+
+def number(text: str | None) -> float:
+    """Return the number that a tag holds; 0 for one that holds none, which only somebody else can have written."""
+    return float(text) if text and re.fullmatch(r"\d{1,15}(\.\d{1,9})?", text) else 0.0
