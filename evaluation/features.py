@@ -14,12 +14,7 @@ from torch import Tensor, nn
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed
 from eman.trainers.data.splits import AnySplit, DataSet
-from eman.trainers.data.stored import StoredSplit
-from eman.trainers.spec.run import EvalSpec
 from eman.trainers.views import transforms
-from eman.trainers.views import views as augment
-from eman.trainers.views.draws import Draws
-from eman.trainers.views.options import ViewOptions
 
 #: Images in one forward pass: activations that fit a core's cache. It changes no result.
 CHUNK = 256
@@ -100,30 +95,6 @@ def compute(backbone: nn.Module, splits: Splits, precision: str) -> Features:
         raise RunFailed("collapsed: the features are not finite")
     labels = (split.labels for split in (splits.train, splits.held_out, splits.dataset.test))
     return Features(*(tensor for pair in zip(parts, labels, strict=True) for tensor in pair))
-
-
-def cropped(splits: Splits, index_N: Tensor, epoch: int, spec: EvalSpec, like: Tensor) -> Tensor:
-    """Training images randomly cropped and flipped, another view in every epoch, ``(N, A, H, W)``.
-
-    Args:
-        splits: Whose training images.
-        index_N: Places of the images.
-        epoch: Number of the epoch.
-        spec: Seed and smallest crop.
-        like: Device and type of the result.
-    """
-    assert spec.crop_min is not None
-    split, options = splits.train, ViewOptions(spec.crop_min, cropped=splits.train.cropped)
-
-    def draws() -> Draws:
-        return Draws(spec.seed, torch.full_like(index_N, epoch), split.ids[index_N], 0)
-
-    if isinstance(split, StoredSplit) and split.cropped:
-        images_NAHW = split.crops(index_N, draws(), spec.crop_min)
-    else:
-        images_NAHW = split.read(index_N)
-    x_NAHW = augment.weak(images_NAHW.to(like.device).float() / 255, draws(), options)
-    return transforms.normalize(x_NAHW, splits.dataset.mean, splits.dataset.std).to(like.dtype)
 
 
 def spread(features_ND: Tensor) -> float:

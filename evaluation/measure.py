@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eman.evaluation import features
-from eman.evaluation.protocols import knn, linear
+from eman.evaluation.compute import knn, linear
 from eman.platform import checkpoint
 from eman.trainers.data.splits import AnySplit
 from eman.trainers.loop import Metrics

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 
+from eman.evaluation.protocols.protocol import Sizes
+from eman.evaluation.protocols.spec import EvalSpec, check
 from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
 from eman.sweeps.work import training_images
 from eman.trainers.data import catalog
-from eman.trainers.spec.run import EvalSpec, RunSpec
+from eman.trainers.spec.run import RunSpec
 
 
 def check_sizes(runs: Iterable[RunSpec], evaluations: Iterable[tuple[EvalSpec, RunSpec]] = ()) -> None:
@@ -22,8 +24,8 @@ def check_sizes(runs: Iterable[RunSpec], evaluations: Iterable[tuple[EvalSpec, R
     for spec, run in evaluations:
         size = catalog.TRAINING_IMAGES.get(spec.dataset or run.data.dataset)
         bank = size if spec.dataset else training_images(run)
-        if spec.k is not None and size is not None and bank is not None and spec.k > bank:
-            raise UserError(f"k is {spec.k}, and there are {bank:,} training images; give a smaller k.")
+        if size is not None and bank is not None:
+            check(spec, Sizes(spec.dataset or run.data.dataset, bank))
 
 
 def check_data(

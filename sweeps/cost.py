@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from eman.evaluation.protocols.registry import protocol_named, together
+from eman.evaluation.protocols.groups import together
 from eman.platform.errors import UserError
 from eman.platform.store.records import TRAINING
 from eman.platform.store.store import Store
@@ -185,10 +185,11 @@ def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
     evaluations: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     runs = {}
     for group in together(list(sweep.evaluations.values())):
-        run, entry = sweep.trainings[group[0].run], protocol_named(group[0].protocol)
+        run, entry = sweep.trainings[group[0].run], group[0].entry
         place = f"{entry.title} of {_kind(run)}", _kind(run)
         runs[place] = run
-        evaluations[place].append((len(group), entry.images(group, training_images(run))))
+        images = entry.images([spec.protocol for spec in group], training_images(run))
+        evaluations[place].append((len(group), images))
     parts = []
     for place, found in sorted(evaluations.items()):
         count, images = (sum(numbers) for numbers in zip(*found, strict=True))

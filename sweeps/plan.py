@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.results.tables import Results, Table, Wanted
 from eman.platform.errors import UserError, unknown
 from eman.platform.store.records import Record
@@ -17,7 +18,7 @@ from eman.sweeps.tables import table1, table2, table3, table4, table5, table6, t
 from eman.sweeps.tables.scope import Scope
 from eman.trainers.methods.registry import method_named
 from eman.trainers.spec.labels import run_titles
-from eman.trainers.spec.run import EvalSpec, RunSpec
+from eman.trainers.spec.run import RunSpec
 
 #: The paper's tables by name: each file turns a scope into cells.
 TABLES: Mapping[str, Callable[[Scope], Table]] = {

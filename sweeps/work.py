@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from eman.evaluation.protocols.registry import protocol_named
+from eman.evaluation.protocols.spec import EvalSpec
 from eman.trainers.data import catalog
 from eman.trainers.spec.method import LabelledSection
-from eman.trainers.spec.run import EvalSpec, RunSpec
+from eman.trainers.spec.run import RunSpec
 
 #: Assumed size of a data set that is not in the catalog.
 UNKNOWN_IMAGES = 100_000
@@ -45,4 +45,4 @@ def evaluation_work(group: Sequence[EvalSpec], run: RunSpec) -> float:
     """Return the relative cost of evaluations that run together, in the same unit as `work`: the images through the
     network, and a thousand for the rest.
     """
-    return 1000.0 + protocol_named(group[0].protocol).images(group, training_images(run))
+    return 1000.0 + group[0].entry.images([spec.protocol for spec in group], training_images(run))

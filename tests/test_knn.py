@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from eman.evaluation.protocols import knn
+from eman.evaluation.compute import knn
 from eman.platform.errors import UserError
 
 

@@ -9,9 +9,13 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from eman.evaluation import measure
+from eman.evaluation.compute import finetune, linear
 from eman.evaluation.features import Features, spread
-from eman.evaluation.protocols import finetune, linear
-from eman.evaluation.protocols.registry import eval_title, evaluate, group_title, make_eval, together
+from eman.evaluation.protocols.finetune import FinetuneSpec
+from eman.evaluation.protocols.groups import eval_title, evaluate, group_title, together
+from eman.evaluation.protocols.linear import LinearSpec
+from eman.evaluation.protocols.protocol import Measured
+from eman.evaluation.protocols.spec import make_eval
 from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
@@ -44,7 +48,7 @@ def of_features(features: Features) -> Trained:
 
 def test_training_is_torchs_sgd_for_every_label_set_and_rate() -> None:
     features, labels = problem()
-    spec = make_eval("linear", "x", epochs=10, batch=32, label_sets=2)
+    spec = LinearSpec(epochs=10, batch=32, label_sets=2)
     sets = torch.stack([subsets.stratified(labels, 100, seed) for seed in range(2)])
     rates = (0.3, 0.05)
     weights, biases = linear.train(lambda index, epoch: features[index], 6, labels, sets, 4, spec, rates)
@@ -68,39 +72,37 @@ def test_training_is_torchs_sgd_for_every_label_set_and_rate() -> None:
             torch.testing.assert_close(bias[number, 0], layer.bias, atol=1e-4, rtol=1e-4)
 
 
-def cached(**fields: object) -> dict[str, object]:
-    return {"views": "cached", **fields}
-
-
 def test_a_long_training_comes_near_scikit_learns_optimum() -> None:
     features, labels = problem(1000)
-    spec = make_eval("linear", "x", **cached(lr=0.3, epochs=60, label_sets=1, label_fraction=0.5))
+    spec = LinearSpec(views="cached", lr=0.3, epochs=60, label_sets=1, label_fraction=0.5)
     first, rest = (features[:600], labels[:600]), (features[600:], labels[600:])
     [result] = linear.evaluate([spec], of_features(Features(*first, *rest, *rest)))
-    assert isinstance(result, dict)
+    assert isinstance(result, Measured)
     chosen = subsets.label_set(labels[:600], 0.5, 0)
     optimum = LogisticRegression(C=1e4, max_iter=500).fit(features[chosen].numpy(), labels[chosen].numpy())
     theirs = 100 * optimum.score(features[600:].numpy(), labels[600:].numpy())
-    top1 = result["linear/50pct_top1"]
+    metrics = result.metrics
+    top1 = metrics["linear/50pct_top1"]
     assert top1 == pytest.approx(theirs, abs=2)
-    assert top1 == result["linear/50pct_held_out_top1"] == result["linear/50pct_top1_set0"]
+    assert top1 == metrics["linear/50pct_held_out_top1"] == metrics["linear/50pct_top1_set0"]
 
 
 def test_a_label_sets_mean_is_reported_with_its_parts() -> None:
     features, labels = problem()
-    spec = make_eval("linear", "x", **cached(lr=0.5, label_sets=3, label_fraction=0.2))
+    spec = LinearSpec(views="cached", lr=0.5, label_sets=3, label_fraction=0.2)
     [result] = linear.evaluate([spec], of_features(Features(features, labels, *2 * (features, labels))))
-    assert isinstance(result, dict)
-    parts = [result[f"linear/20pct_top1_set{n}"] for n in range(3)]
-    assert result["linear/20pct_top1"] == pytest.approx(sum(parts) / 3)
-    assert result["linear/20pct_top5"] == 100  # four classes
+    assert isinstance(result, Measured)
+    parts = [result.metrics[f"linear/20pct_top1_set{n}"] for n in range(3)]
+    assert result.metrics["linear/20pct_top1"] == pytest.approx(sum(parts) / 3)
+    assert result.metrics["linear/20pct_top5"] == 100  # four classes
     assert len(set(parts)) > 1
 
 
 def test_a_rate_that_diverges_leaves_the_others_alone() -> None:
     features, labels = problem()
+    features = 1e17 * features  # the larger rate overflows float32
     found = of_features(Features(features, labels, *2 * (features, labels)))
-    specs = [make_eval("linear", "x", **cached(lr=lr, label_fraction=0.2)) for lr in (1e38, 0.5)]
+    specs = [LinearSpec(views="cached", lr=lr, label_fraction=0.2) for lr in (1e6, 0.5)]
     bad, good = linear.evaluate(specs, found)
     assert isinstance(bad, RunFailed)
     assert "diverged" in str(bad)
@@ -108,8 +110,8 @@ def test_a_rate_that_diverges_leaves_the_others_alone() -> None:
 
 
 def test_evaluations_that_differ_in_the_rate_alone_go_together() -> None:
-    specs = [make_eval("linear", run, **cached(lr=lr)) for run in ("a", "b") for lr in (1.0, 2.0)]
-    specs += [make_eval("linear", "a", **cached(lr=1.0, label_fraction=0.5)), make_eval("knn", "a")]
+    specs = [make_eval("linear", run, views="cached", lr=lr) for run in ("a", "b") for lr in (1.0, 2.0)]
+    specs += [make_eval("linear", "a", views="cached", lr=1.0, label_fraction=0.5), make_eval("knn", "a")]
     groups = together(specs)
     assert [len(group) for group in groups] == [2, 2, 1, 1]
     assert [group_title(group) for group in groups[1:]] == [
@@ -150,8 +152,10 @@ def images(run: Trained, index: torch.Tensor, epoch: int) -> torch.Tensor:
 
 def test_augmented_features_are_those_of_fresh_crops_and_leave_the_network_as_it_is(run: Trained) -> None:
     spec = make_eval("linear", run.run, lr=0.5, epochs=2, label_sets=2)
-    assert spec.views == "augmented"
-    features_of = linear.augmented(run, spec)
+    section = LinearSpec(lr=0.5, epochs=2, label_sets=2)
+    assert section.views == "augmented"
+    assert spec.protocol == section
+    features_of = linear.augmented(run, section, 0)
     index = torch.tensor([[3, 5, 900], [7, 3, 11]])
     backbone = stock(run).eval()
     for epoch in (0, 1):
@@ -161,15 +165,15 @@ def test_augmented_features_are_those_of_fresh_crops_and_leave_the_network_as_it
                 torch.testing.assert_close(row, backbone(images(run, expected, epoch)), atol=1e-4, rtol=1e-4)
     assert not torch.equal(features_of(index, 0), features_of(index, 1))
     before = {name: value.clone() for name, value in run.backbone().state_dict().items()}
-    [result] = linear.evaluate([spec], run)
-    assert isinstance(result, dict)
-    assert result["linear/10pct_top1"] > 10
+    [result] = linear.evaluate([section], run)
+    assert isinstance(result, Measured)
+    assert result.metrics["linear/10pct_top1"] > 10
     for name, value in run.backbone().state_dict().items():
         assert torch.equal(value, before[name])
 
 
 def test_finetuning_is_torchs_sgd_with_two_rates_on_stock_modules(run: Trained) -> None:
-    spec = make_eval("finetune", run.run, lr=0.01, head_lr=0.1, epochs=3, milestones=(0.7,), batch=32)
+    spec = FinetuneSpec(lr=0.01, head_lr=0.1, epochs=3, milestones=(0.7,), batch=32)
     index = subsets.label_set(run.splits.train.labels, 0.05, 0)
     network = finetune.train(run, index, spec)
     backbone, head = stock(run), nn.Linear(64, 10)
@@ -201,10 +205,10 @@ def test_finetuning_reports_every_rate_and_its_best_network_learns(run: Trained)
     fields = {"label_fraction": 1.0, "label_sets": 1, "epochs": 4}
     specs = [make_eval("finetune", run.run, lr=lr, **fields) for lr in (1e-4, 1e-2)]
     slow, fast = evaluate(specs, run)
-    assert isinstance(slow, dict)
-    assert isinstance(fast, dict)
-    assert 30 < slow["finetune/100pct_top1"] < fast["finetune/100pct_top1"]
-    assert fast["finetune/100pct_top1"] <= fast["finetune/100pct_top5"] <= 100
+    assert isinstance(slow, Measured)
+    assert isinstance(fast, Measured)
+    assert 30 < slow.metrics["finetune/100pct_top1"] < fast.metrics["finetune/100pct_top1"]
+    assert fast.metrics["finetune/100pct_top1"] <= fast.metrics["finetune/100pct_top5"] <= 100
 
 
 def test_teacher_and_best_epoch_can_be_asked_for(run: Trained) -> None:

@@ -6,9 +6,9 @@ import torch
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
+from eman.evaluation.compute import lowshot
 from eman.evaluation.features import Features
-from eman.evaluation.protocols import lowshot
-from eman.evaluation.protocols.registry import make_eval
+from eman.evaluation.protocols.lowshot import LowShotSpec
 from eman.platform.errors import UserError
 from eman.trainers.data import subsets
 
@@ -47,7 +47,7 @@ def test_the_cost_that_held_out_images_choose_gives_scikit_learns_number() -> No
         means[cost] = np.mean(accuracy, 0)
     best = max(means, key=lambda cost: means[cost][0])
     features = Features(*train, *held_out, *test)
-    found = lowshot.evaluate(make_eval("lowshot", "x", shots=4, label_sets=3), features, tuple(means))
+    found = lowshot.classify(LowShotSpec(shots=4, label_sets=3), features, tuple(means)).metrics
     assert found["lowshot/k4_cost"] == best
     assert found["lowshot/k4_held_out_top1"] == pytest.approx(means[best][0], abs=0.4)  # features are rounded once more
     assert found["lowshot/k4_top1"] == pytest.approx(means[best][1], abs=0.4)
@@ -59,9 +59,8 @@ def test_several_classes_an_image_are_one_svm_each_and_mean_average_precision() 
     for count in (300, 80, 150):
         labels = (torch.rand(count, 3, generator=generator) < 0.3).long()
         parts.append((torch.randn(count, 8, generator=generator) + 2 * torch.nn.functional.pad(labels, (0, 5)), labels))
-    found = lowshot.evaluate(
-        make_eval("lowshot", "x", shots=4, label_sets=2), Features(*parts[0], *parts[1], *parts[2]), (1.0,)
-    )
+    features = Features(*parts[0], *parts[1], *parts[2])
+    found = lowshot.classify(LowShotSpec(shots=4, label_sets=2), features, (1.0,)).metrics
     values = []
     for number in range(2):
         for label, index in enumerate(lowshot.shots_of_several(parts[0][1], 4, number)):

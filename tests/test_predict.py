@@ -10,7 +10,7 @@ from PIL import Image
 
 from eman.cli import main
 from eman.evaluation import features
-from eman.evaluation.protocols import knn
+from eman.evaluation.compute import knn
 from eman.evaluation.trained import Trained
 from eman.platform.store.records import TRAINING, Record
 from eman.platform.store.store import Store

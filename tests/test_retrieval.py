@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from eman.evaluation.protocols import retrieval
+from eman.evaluation.compute import retrieval
 
 
 @pytest.mark.parametrize("top", [7, 40, 1000])
@@ -23,7 +23,7 @@ def test_map_and_recall_are_those_of_plain_loops(top: int, monkeypatch: pytest.M
         hit = labels.numpy()[ranked] == label
         precisions.append(average_precision_score(hit, row[ranked]) if hit.any() else 0.0)
         recalls.append(hit.sum() / (labels.numpy() == label).sum())
-    found = retrieval.evaluate(bank, labels, queries, asked, top)
+    found = retrieval.map_and_recall(bank, labels, queries, asked, top)
     assert found["retrieval/map"] == pytest.approx(100 * np.mean(precisions), abs=1e-4)
     assert found["retrieval/recall"] == pytest.approx(100 * np.mean(recalls), abs=1e-4)
 
@@ -31,10 +31,10 @@ def test_map_and_recall_are_those_of_plain_loops(top: int, monkeypatch: pytest.M
 def test_perfect_features_retrieve_everything() -> None:
     labels = torch.arange(4).repeat(10)
     features = torch.nn.functional.one_hot(labels, 4).float()
-    found = retrieval.evaluate(features, labels, features, labels, top=10)
+    found = retrieval.map_and_recall(features, labels, features, labels, top=10)
     assert found == {"retrieval/map": pytest.approx(100), "retrieval/recall": pytest.approx(100)}
 
 
 def test_a_class_that_the_database_lacks_has_no_recall() -> None:
-    found = retrieval.evaluate(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), torch.tensor([0, 5]))
+    found = retrieval.map_and_recall(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), torch.tensor([0, 5]))
     assert found == {"retrieval/map": pytest.approx(50), "retrieval/recall": pytest.approx(50)}

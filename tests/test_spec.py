@@ -6,7 +6,7 @@ from eman.platform.errors import UserError
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.spec.build import make_spec
 from eman.trainers.spec.fields import parse_fields
-from eman.trainers.spec.run import EvalSpec, RunSpec
+from eman.trainers.spec.run import RunSpec
 from eman.trainers.spec.sections import ExecutionSpec
 
 FIELDS = {"devices": 4, "batch": 64, "queue": 256}
@@ -86,8 +86,6 @@ def test_bad_values_are_named(fields: dict[str, object], message: str) -> None:
 def test_bad_fractions_are_named() -> None:
     with pytest.raises(UserError, match=r"label_fraction is 1\.2"):
         make_spec("fixmatch", "eman", {"label_fraction": 1.2})
-    with pytest.raises(UserError, match="label_fraction is 0"):
-        EvalSpec(run="x", label_fraction=0)
 
 
 def test_parsing_of_assignments() -> None:
@@ -108,8 +106,3 @@ def test_parsing_of_assignments() -> None:
     ):
         with pytest.raises(UserError, match=message):
             parse_fields([pair])
-
-
-def test_evaluation_key_holds_run_and_rate() -> None:
-    keys = {EvalSpec(run=run, lr=lr).key for run in ("a", "b") for lr in (1.0, 2.0)}
-    assert len(keys) == 4

@@ -19,7 +19,8 @@ from torchvision import datasets
 from torchvision.transforms import functional as tv
 
 from eman.cli import main
-from eman.evaluation.protocols import linear
+from eman.evaluation.compute import linear
+from eman.evaluation.protocols.linear import LinearSpec
 from eman.evaluation.trained import Trained
 from eman.platform import storage
 from eman.platform.errors import UserError
@@ -29,7 +30,7 @@ from eman.trainers import loop
 from eman.trainers.data import catalog as data
 from eman.trainers.data import shards, stored, subsets
 from eman.trainers.data.sharding import shard
-from eman.trainers.spec.run import EvalSpec, RunSpec
+from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training
 from eman.trainers.views import views as augment
 from eman.trainers.views.draws import Draws
@@ -366,7 +367,7 @@ def test_labelled_images_from_an_index_file(birds: Path) -> None:
     assert training.labelled is not None
     assert training.train.ids[training.labelled].tolist() == chosen
     assert len(training.streams["unlabelled"].split) == CLASSES * TRAIN - len(chosen)
-    spec = EvalSpec(run="x", label_fraction=0.1, label_sets=2, label_index="few,few")
+    spec = LinearSpec(label_fraction=0.1, label_sets=2, label_index="few,few")
     shutil.copytree(birds / "run", Workspace.from_environment().run_folder(spec_.key))
     found = linear.label_sets(Trained(spec_.key, Workspace.from_environment()), spec)
     assert [training.train.ids[part].tolist() for part in found] == [chosen, chosen]

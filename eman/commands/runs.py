@@ -195,11 +195,11 @@ def evaluate(
     - `eman evaluate 3f2a --protocol linear --set lr=0.5 --set label_fraction=0.01 --set label_sets=5`
     - `eman evaluate 3f2a --protocol knn --set k=200 --set temperature=0.07 --network teacher`
     """
+    from eman.evaluation.protocols.spec import parse_eval_fields
     from eman.platform.store.store import Store
     from eman.sweeps.run.foreground import evaluate_in_foreground
-    from eman.trainers.spec.run import EvalSpec, parse_eval_fields
 
-    fields = {"network": network.value, "selection": selection.value, **parse_eval_fields(set_ or [], EvalSpec)}
+    fields = {"network": network.value, "selection": selection.value, **parse_eval_fields(protocol, set_ or [])}
     for line in evaluate_in_foreground(run, Store(workspace()), protocol, fields):
         print(line)
 

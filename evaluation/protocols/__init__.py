@@ -1,1 +1,8 @@
-"""The evaluation protocols: linear, finetuning, kNN, retrieval, low-shot, and the registry that names them."""
+"""What can be asked of a trained network, without torch.
+
+- `protocol`: what a protocol declares: its fields, its checks, what computes it.
+- `linear`, `finetune`, `knn`, `retrieval`, `lowshot`: one declaration each.
+- `registry`: all of them by name, and how to add one.
+- `spec`: `EvalSpec`, the specification of one evaluation, and its key.
+- `groups`: evaluations that are carried out together, and their titles.
+"""

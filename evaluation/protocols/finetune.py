@@ -1,113 +1,29 @@
-"""Finetuning of a whole network on a share of the labels (Section 5.2), over several label sets.
+"""Finetuning of the whole network on a share of the labels (Section 5.2)."""
 
-The backbone starts from the run's weights, a linear classifier on it from N(0, 0.01); the two have learning rates of
-their own. SGD with momentum 0.9, weight decay 1e-4, batch 256, 50 epochs, rates divided by 10 at epochs 30 and 40;
-batch norms in train mode, over the whole batch; random resized crops and flips. The network after the last epoch is
-measured (the official code takes the best epoch on the test images).
+from typing import Annotated, ClassVar
 
-Shapes: N images of a batch, A channels, H by W pixels, K classes.
-"""
+from pydantic import Field
 
-from collections.abc import Sequence
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from eman.evaluation import features
-from eman.evaluation.protocols import linear
-from eman.evaluation.trained import Trained
-from eman.platform.errors import RunFailed
-from eman.trainers.data.splits import AnySplit
-from eman.trainers.data.subsets import epoch_order
-from eman.trainers.spec.run import EvalSpec
-
-SGD_MOMENTUM = 0.9
+from eman.evaluation.protocols import labelled
+from eman.evaluation.protocols.labelled import LabelledSpec
+from eman.evaluation.protocols.protocol import Protocol, Rate
 
 
-def train(trained: Trained, index_n: Tensor, spec: EvalSpec) -> nn.Module:
-    """Finetunes a copy of the run's backbone with a new classifier on some training images.
+class FinetuneSpec(LabelledSpec):
+    """Fields of finetuning."""
 
-    Args:
-        trained: The run.
-        index_n: Places of the images in the run's training split.
-        spec: Rates and schedule.
-
-    Returns:
-        ``nn.Sequential`` of backbone and classifier.
-    """
-    assert spec.lr and spec.head_lr and spec.epochs and spec.batch
-    assert spec.milestones is not None and spec.weight_decay is not None
-    splits, precision = trained.splits, trained.spec.network.precision
-    backbone = trained.backbone()
-    parameter = next(backbone.parameters())
-    device, dtype = parameter.device, parameter.dtype
-    width = trained.features.train_ND.shape[1]
-    head = nn.Linear(width, len(splits.dataset.classes))
-    with torch.no_grad():
-        head.weight.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(spec.seed)) * 0.01)
-        head.bias.zero_()
-    network = nn.Sequential(backbone, head.to(device, dtype)).train()
-    groups = [
-        {"params": list(backbone.parameters()), "lr": spec.lr},
-        {"params": list(head.parameters()), "lr": spec.head_lr},
-    ]
-    optimizer = torch.optim.SGD(groups, momentum=SGD_MOMENTUM, weight_decay=spec.weight_decay, foreach=True)
-    drops = [round(share * spec.epochs) for share in spec.milestones]
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, 0.1)
-    for epoch in range(spec.epochs):
-        for batch in epoch_order(len(index_n), spec.seed, 0, epoch).split(spec.batch):
-            place_N = index_n[batch]
-            x_NAHW = features.cropped(splits, place_N, epoch, spec, parameter)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                logits_NK = network(x_NAHW)
-            loss = F.cross_entropy(logits_NK.to(dtype), splits.train.labels[place_N].to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-        schedule.step()
-    return network
+    name: ClassVar[str] = "finetune"
+    lr: Annotated[Rate, Field(description="Learning rate of the backbone.")] = 0.001
+    head_lr: Annotated[Rate, Field(description="Learning rate of the new classifier.")] = 0.1  # 1.0 at 1 %
+    weight_decay: Annotated[float, Field(ge=0, le=1, description="Weight decay.")] = 1e-4
 
 
-def evaluate(specs: Sequence[EvalSpec], trained: Trained) -> list[dict[str, float] | RunFailed]:
-    """The results of several encoder rates of one evaluation.
-
-    Returns:
-        For each rate ``finetune/1pct_top1`` and ``finetune/1pct_top5`` (of 1 % of the labels) on the test images and
-        ``finetune/1pct_held_out_top1``, by which a rate is chosen; each the mean over label sets, in percent;
-        ``finetune/1pct_top1_set0`` and so on for the single sets. Or why there is none.
-
-    Raises:
-        RunFailed: The run has collapsed.
-        UserError: A label set would leave a class with no sample.
-    """
-    sets_Sn = linear.label_sets(trained, specs[0])  # asking for features finds a collapse
-    out: list[dict[str, float] | RunFailed] = []
-    for spec in specs:
-        try:
-            parts = [_measured(trained, train(trained, index_n, spec)) for index_n in sets_Sn]
-        except RunFailed as error:
-            out.append(error)
-        else:
-            out.append(linear.results(spec, *(torch.stack(part) for part in zip(*parts, strict=True))))
-    return out
-
-
-def _measured(trained: Trained, network: nn.Module) -> tuple[Any, ...]:
-    """Top-1 and top-5 on the test images, top-1 on those put aside."""
-    splits, precision = trained.splits, trained.spec.network.precision
-
-    def logits(split: AnySplit) -> Tensor:
-        found = features.outputs(network, split, splits.dataset, precision)
-        if not torch.isfinite(found).all():
-            raise RunFailed("the finetuned network diverged")
-        return found.unsqueeze(0)
-
-    test_1MK = logits(splits.dataset.test)
-    held_out_1MK = test_1MK if splits.held_out is splits.dataset.test else logits(splits.held_out)
-    labels_M = splits.dataset.test.labels
-    return (
-        *(linear.top_accuracy(test_1MK, labels_M, top)[0] for top in (1, 5)),
-        linear.top_accuracy(held_out_1MK, splits.held_out.labels, 1)[0],
-    )
+PROTOCOL = Protocol(
+    title="finetune",
+    spec=FinetuneSpec,
+    shown=("label_fraction", "lr"),
+    grid="lr",
+    compute="eman.evaluation.compute.finetune",
+    images=labelled.images,
+    check=labelled.check,
+)

@@ -1,177 +1,45 @@
-"""Linear evaluation of a frozen backbone (Section 5.2): a classifier on a share of the labels, over several label sets.
+"""Linear evaluation: a classifier on frozen features (Section 5.2)."""
 
-SGD with momentum 0.9, no weight decay, batch 256, 50 epochs, rate divided by 10 at epochs 30 and 40, weights drawn from
-N(0, 0.01), biases 0, no normalization of the features. ``views`` says what is classified: ``augmented`` images (random
-resized crop and flip, as in the official code) or the ``cached`` features of the images as they are, which costs one
-pass over the data in all. The classifiers of all learning rates and label sets train side by side on the same features.
+from typing import Annotated, ClassVar, Literal, Self
 
-Shapes: S label sets, L learning rates, n samples of a set, B samples of a batch, D features, K classes, M test samples.
-"""
+from pydantic import Field, model_validator
 
-from collections.abc import Callable, Sequence
-
-import torch
-from torch import Tensor
-
-from eman.evaluation.features import cropped, evaluating
-from eman.evaluation.trained import Trained
-from eman.platform.errors import RunFailed
-from eman.trainers.data import subsets
-from eman.trainers.spec.run import EvalSpec
-
-SGD_MOMENTUM = 0.9
-
-#: Features of samples, ``(S, B) -> (S, B, D)``, in an epoch.
-FeaturesOf = Callable[[Tensor, int], Tensor]
+from eman.evaluation.protocols import labelled
+from eman.evaluation.protocols.labelled import LabelledSpec
+from eman.evaluation.protocols.protocol import Protocol, Rate
+from eman.platform.errors import UserError
 
 
-def train(
-    features_of: FeaturesOf,
-    features: int,
-    labels_N: Tensor,
-    sets_Sn: Tensor,
-    classes: int,
-    spec: EvalSpec,
-    rates: Sequence[float],
-) -> tuple[Tensor, Tensor]:
-    """Trains one classifier a label set and learning rate with the plain cross-entropy gradient.
+class LinearSpec(LabelledSpec):
+    """Fields of the linear evaluation."""
 
-    Args:
-        features_of: Gives the features of a batch of samples.
-        features: D.
-        labels_N: Classes of all samples.
-        sets_Sn: The samples of each label set.
-        classes: K.
-        spec: What the classifiers have in common.
-        rates: Their learning rates.
+    name: ClassVar[str] = "linear"
+    lr: Annotated[Rate, Field(description="Learning rate of the classifier.")] = 30.0
+    views: Annotated[
+        Literal["cached", "augmented"],
+        Field(description="What is classified: features of the images as they are, or of random crops."),
+    ] = "augmented"
 
-    Returns:
-        Weights ``(L, S, D, K)`` and biases ``(L, S, 1, K)``. A classifier that diverges is not finite, alone.
-    """
-    assert spec.epochs and spec.batch and spec.milestones is not None
-    sets, samples = sets_Sn.shape
-    generator = torch.Generator().manual_seed(spec.seed)
-    start_KD = torch.randn(features, classes, generator=generator).mul(0.01).T
-    # Classes before rates before samples: softmax over the middle of a tensor is several times as fast as over its end.
-    weight_SXD = start_KD.unsqueeze(1).expand(-1, len(rates), -1).flatten(0, 1).repeat(sets, 1, 1)  # X: K x L
-    bias_SX1 = torch.zeros(sets, classes * len(rates), 1)
-    velocity_w, velocity_b = torch.zeros_like(weight_SXD), torch.zeros_like(bias_SX1)
-    drops = [share * spec.epochs for share in spec.milestones]
-    for epoch in range(spec.epochs):
-        fall = 0.1 ** sum(epoch >= drop for drop in drops)
-        rate_X1 = torch.tensor([-rate * fall for rate in rates]).repeat(classes).unsqueeze(1)
-        for batch in subsets.epoch_order(samples, spec.seed, 0, epoch).split(spec.batch):
-            index_SB = sets_Sn.index_select(1, batch)
-            x_SBD = features_of(index_SB, epoch)
-            logits_SXB = torch.baddbmm(bias_SX1, weight_SXD, x_SBD.transpose(1, 2))
-            error_SKLB = torch.softmax(logits_SXB.unflatten(1, (classes, len(rates))), 1)
-            label_SB = labels_N.index_select(0, index_SB.flatten()).view(sets, -1)
-            place_SKLB = label_SB.view(sets, 1, 1, -1).expand(-1, -1, len(rates), -1)
-            error_SKLB.scatter_add_(1, place_SKLB, error_SKLB.new_full((), -1.0).expand(place_SKLB.shape))
-            error_SXB = error_SKLB.flatten(1, 2).div_(len(batch))
-            velocity_w.mul_(SGD_MOMENTUM).baddbmm_(error_SXB, x_SBD)
-            velocity_b.mul_(SGD_MOMENTUM).add_(error_SXB.sum(2, keepdim=True))
-            weight_SXD.addcmul_(velocity_w, rate_X1)
-            bias_SX1.addcmul_(velocity_b, rate_X1)
-    weights, biases = (x.unflatten(1, (classes, len(rates))).permute(2, 0, 3, 1) for x in (weight_SXD, bias_SX1))
-    return weights, biases
+    @model_validator(mode="after")
+    def _check_views(self) -> Self:
+        if self.views == "cached" and "crop_min" in self.model_fields_set:
+            raise UserError("crop_min has no effect with views cached, which crops nothing; give views=augmented.")
+        return self
+
+    def flat(self) -> dict[str, object]:
+        """Return the fields that decide the result: of cached features nothing is cropped."""
+        fields = super().flat()
+        if self.views == "cached":
+            del fields["crop_min"]
+        return fields
 
 
-def rows(x_ND: Tensor, index_SB: Tensor) -> Tensor:
-    """``x_ND[index_SB]``, in half the time."""
-    return x_ND.index_select(0, index_SB.flatten()).view(*index_SB.shape, -1)
-
-
-def accuracy(features_MD: Tensor, labels_M: Tensor, weight: Tensor, bias: Tensor, top: int) -> Tensor:
-    """Top-``top`` accuracy of each label set's classifier in percent, ``(S,)``.
-
-    Raises:
-        RunFailed: The classifier diverged.
-    """
-    logits_SMK = features_MD.unsqueeze(0) @ weight + bias
-    if not torch.isfinite(logits_SMK).all():
-        raise RunFailed("the linear classifier diverged")
-    return top_accuracy(logits_SMK, labels_M, top)
-
-
-def top_accuracy(logits_SMK: Tensor, labels_M: Tensor, top: int) -> Tensor:
-    """Share of samples whose class is among the ``top`` best, in percent, ``(S,)``."""
-    best = logits_SMK.topk(min(top, logits_SMK.shape[-1]), dim=-1).indices
-    return 100 * (best == labels_M.view(1, -1, 1)).any(2).double().mean(1)
-
-
-def label_sets(trained: Trained, spec: EvalSpec) -> Tensor:
-    """The samples of each label set, ``(S, n)``: stratified, or those of ``label_index``'s files, with commas between.
-
-    Raises:
-        UserError: A class would get no sample, or a file is not there.
-    """
-    assert spec.label_fraction is not None and spec.label_sets is not None
-    labels_N = trained.features.train_labels_N  # asking for features finds a collapse
-    if spec.label_index is not None:
-        splits = trained.splits
-        name, files = splits.dataset.name, spec.label_index.split(",")
-        return torch.stack([subsets.indexed(name, file, splits.train, trained.workspace) for file in files])
-    return torch.stack([subsets.label_set(labels_N, spec.label_fraction, number) for number in range(spec.label_sets)])
-
-
-def prefix(spec: EvalSpec) -> str:
-    """What the names of an evaluation's results begin with, for example ``linear/10pct_``."""
-    return f"{spec.protocol}/{100 * (spec.label_fraction or 1):g}pct_"
-
-
-def results(spec: EvalSpec, top1_S: Tensor, top5_S: Tensor, held_out_S: Tensor) -> dict[str, float]:
-    """Metrics of classifiers on single label sets: means, and the single sets."""
-    name = prefix(spec)
-    return {
-        f"{name}top1": float(top1_S.mean()),
-        f"{name}top5": float(top5_S.mean()),
-        f"{name}held_out_top1": float(held_out_S.mean()),
-        **{f"{name}top1_set{number}": float(value) for number, value in enumerate(top1_S)},
-    }
-
-
-def augmented(trained: Trained, spec: EvalSpec) -> FeaturesOf:
-    """Features of randomly cropped and flipped training images, another view in every epoch."""
-    backbone, precision = trained.backbone(), trained.spec.network.precision
-    parameter = next(backbone.parameters())
-
-    def features_of(index_SB: Tensor, epoch: int) -> Tensor:
-        sets, flat = index_SB.shape[0], index_SB.flatten()
-        with evaluating(backbone, precision):
-            x_NAHW = cropped(trained.splits, flat, epoch, spec, parameter)
-            return backbone(x_NAHW).float().cpu().unflatten(0, (sets, -1))  # type: ignore[no-any-return]
-
-    return features_of
-
-
-def evaluate(specs: Sequence[EvalSpec], trained: Trained) -> list[dict[str, float] | RunFailed]:
-    """The results of several learning rates of one evaluation.
-
-    Returns:
-        For each rate ``linear/10pct_top1`` and ``linear/10pct_top5`` (of 10 % of the labels) on the test images, and
-        ``linear/10pct_held_out_top1``, by which a rate is chosen; each the mean over label sets, in percent;
-        ``linear/10pct_top1_set0`` and so on for the single sets. Or why there is none.
-
-    Raises:
-        RunFailed: The run has collapsed.
-        UserError: A label set would leave a class with no sample.
-    """
-    spec, found = specs[0], trained.features
-    assert all(s.lr is not None for s in specs)
-    features_of = (
-        augmented(trained, spec) if spec.views == "augmented" else lambda index, epoch: rows(found.train_ND, index)
-    )
-    labels_N = found.train_labels_N
-    sets_Sn = label_sets(trained, spec)
-    classes, features = int(labels_N.max()) + 1, found.train_ND.shape[1]
-    weights, biases = train(features_of, features, labels_N, sets_Sn, classes, spec, [s.lr or 0.0 for s in specs])
-    out: list[dict[str, float] | RunFailed] = []
-    for one, weight, bias in zip(specs, weights, biases, strict=True):
-        try:
-            held_out_S = accuracy(found.held_out_ND, found.held_out_labels_N, weight, bias, 1)
-            top1_S, top5_S = (accuracy(found.test_ND, found.test_labels_N, weight, bias, top) for top in (1, 5))
-            out.append(results(one, top1_S, top5_S, held_out_S))
-        except RunFailed as error:
-            out.append(error)
-    return out
+PROTOCOL = Protocol(
+    title="linear",
+    spec=LinearSpec,
+    shown=("label_fraction", "views", "lr"),
+    grid="lr",
+    compute="eman.evaluation.compute.linear",
+    images=lambda specs, images: specs[0].passes(images) if specs[0].views == "augmented" else 0,  # rates share a pass
+    check=labelled.check,
+)

@@ -1,55 +1,26 @@
-r"""Image retrieval on frozen features (Section 5.2, Table 4): the training images are searched with the test images.
+"""Image retrieval on frozen features: test images search the training images (Section 5.2, Table 4)."""
 
-For a query q, the T = 1,000 most similar database images are ranked; rel(r) is 1 where the image at rank r is of the
-query's class, H the number of such hits, R the number of database images of that class. With precision
-:math:`P(r) = \frac{1}{r} \sum_{s \le r} rel(s)`,
+from typing import Annotated, ClassVar
 
-.. math:: AP(q) = \frac{1}{H} \sum_{r \le T} P(r)\,rel(r), \qquad recall(q) = \frac{H}{R}
+from pydantic import Field
 
-and AP is 0 where nothing is hit; both are averaged over queries. Dividing by H is what the hashing literature does,
-which the paper follows, and what its numbers ask for: a recall of 18.5 % (MoCo) is 237 of 1,281 images in 1,000 ranks,
-so that dividing by min(R, T) would bound mAP by 23.7 %, and the paper has 32.4 %.
-
-Shapes: N database features, M queries, D features, T ranks.
-"""
-
-import torch
-from torch import Tensor
-
-from eman.evaluation.protocols.knn import cosines
-
-#: Queries compared with the database at once: memory is CHUNK x N similarities, whatever M is.
-CHUNK = 512
+from eman.evaluation.protocols.protocol import Protocol, ProtocolSpec, Sizes
+from eman.platform.errors import UserError
 
 
-def evaluate(
-    bank_ND: Tensor, labels_N: Tensor, queries_MD: Tensor, query_labels_M: Tensor, top: int = 1000
-) -> dict[str, float]:
-    """Retrieval by cosine similarity.
+class RetrievalSpec(ProtocolSpec):
+    """Fields of retrieval."""
 
-    Args:
-        bank_ND: Features of the database.
-        labels_N: Their classes.
-        queries_MD: Features of the queries.
-        query_labels_M: Their classes; a class that the database lacks has recall 0.
-        top: T; the whole database where that is smaller.
+    name: ClassVar[str] = "retrieval"
+    top: Annotated[int, Field(ge=1, le=10_000_000, description="Database images that are ranked a query.")] = 1000
 
-    Returns:
-        ``retrieval/map`` and ``retrieval/recall`` in percent.
-    """
-    top = min(top, len(bank_ND))
-    classes = 1 + int(max(labels_N.max(), query_labels_M.max()))
-    relevant_K = torch.bincount(labels_N, minlength=classes)
-    rank_T = torch.arange(1, top + 1, device=bank_ND.device)
-    precision = recall = 0.0
-    for cosine_MN, labels in zip(cosines(bank_ND, queries_MD, CHUNK), query_labels_M.split(CHUNK), strict=True):
-        ranked = cosine_MN.topk(top, dim=1).indices
-        hit_MT = labels_N[ranked] == labels.unsqueeze(1)
-        hits_M = hit_MT.sum(1)
-        precision_MT = hit_MT.cumsum(1) / rank_T
-        precision += float(((precision_MT * hit_MT).sum(1) / hits_M.clamp(min=1)).double().sum())
-        recall += float((hits_M / relevant_K[labels].clamp(min=1)).double().sum())
-    return {
-        "retrieval/map": 100 * precision / len(queries_MD),
-        "retrieval/recall": 100 * recall / len(queries_MD),
-    }
+
+def check(spec: RetrievalSpec, sizes: Sizes) -> None:
+    """Refuse more ranks than the database has images; raises :class:`UserError`."""
+    if spec.top > sizes.train:
+        raise UserError(f"top is {spec.top}, and the database has {sizes.train} images; give at most {sizes.train}.")
+
+
+PROTOCOL = Protocol(
+    title="retrieval", spec=RetrievalSpec, shown=("top",), compute="eman.evaluation.compute.retrieval", check=check
+)

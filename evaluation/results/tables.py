@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.results import significance
 from eman.platform.output import output_file
 from eman.platform.store.records import EVALUATION, TRAINING, Record, Status
 from eman.platform.store.store import Store
-from eman.trainers.spec.run import EvalSpec, RunSpec
+from eman.trainers.spec.run import RunSpec
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eman.evaluation import features
-from eman.evaluation.protocols import knn
+from eman.evaluation.compute import knn
 from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.store.records import Record

@@ -4,7 +4,9 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from eman.evaluation.protocols import registry as protocols
+from eman.evaluation.protocols import groups as protocols
+from eman.evaluation.protocols.protocol import Measured
+from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.trained import Trained
 from eman.platform.errors import BusyError
 from eman.platform.lock import locked
@@ -15,7 +17,6 @@ from eman.platform.workspace import Workspace
 from eman.sweeps.run.events import Done, Lost, Outcome, Report
 from eman.sweeps.run.failures import attempt, failure_recorded
 from eman.sweeps.run.jobs import EvalJob
-from eman.trainers.spec.run import EvalSpec
 
 
 def evaluate(job: EvalJob, report: Report) -> None:
@@ -26,12 +27,12 @@ def evaluate(job: EvalJob, report: Report) -> None:
             return
         for spec, result in zip(specs, _results(specs, job.workspace), strict=True):
 
-            def finish(spec: EvalSpec = spec, result: dict[str, float] | Exception = result) -> Outcome:
+            def finish(spec: EvalSpec = spec, result: Measured | Exception = result) -> Outcome:
                 with failure_recorded(logs[spec.key]):
                     if isinstance(result, Exception):
                         raise result
-                    logs[spec.key].finish(result)
-                return Done(spec.key, metrics=result)
+                    logs[spec.key].finish(dict(result.metrics))
+                return Done(spec.key, metrics=result.metrics)
 
             report(attempt(spec.key, finish))
 
@@ -57,7 +58,7 @@ def _begin(spec: EvalSpec, job: EvalJob) -> RunLog:
         EVALUATION,
         spec.key,
         f"{job.title} · {protocols.eval_title(spec)}",
-        params=spec.fields(),
+        params=spec.flat(),
         parent=job.parent,
         tags={**job.tags, "eman.run": spec.run, "eman.launch": job.launch},
     )
@@ -69,7 +70,7 @@ def _trained(run: str, workspace: Workspace, network: str, selection: str, datas
     return Trained(run, workspace, network, selection, dataset)
 
 
-def _results(specs: Sequence[EvalSpec], workspace: Workspace) -> Sequence[dict[str, float] | Exception]:
+def _results(specs: Sequence[EvalSpec], workspace: Workspace) -> Sequence[Measured | Exception]:
     """Return the result of each evaluation, or why it has none."""
     first = specs[0]
     try:

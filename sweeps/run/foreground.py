@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from eman.evaluation.protocols.registry import eval_title, make_eval
+from eman.evaluation.protocols.groups import eval_title
+from eman.evaluation.protocols.spec import make_eval
 from eman.evaluation.trained import Trained
 from eman.platform.cluster import cluster
 from eman.platform.errors import UserError, first_line

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from eman.evaluation.protocols.spec import EvalSpec
 from eman.platform.workspace import Workspace
-from eman.trainers.spec.run import EvalSpec, RunSpec
+from eman.trainers.spec.run import RunSpec
 
 #: Processes of one run: a number, or the fewest and the most between which Ray Train may change it.
 Workers = int | tuple[int, int]

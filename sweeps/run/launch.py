@@ -4,7 +4,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from eman.evaluation.protocols.registry import together
+from eman.evaluation.protocols.groups import together
+from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.results.tables import Results
 from eman.platform.cluster import DRIVER_RESOURCES, Resources
 from eman.platform.store.records import EVALUATION, TRAINING, new_id
@@ -21,7 +22,7 @@ from eman.sweeps.run.todo import Todo, find_todo, is_running_elsewhere
 from eman.sweeps.run.tuning import JobT, run_jobs
 from eman.sweeps.work import evaluation_work, work
 from eman.trainers.spec.labels import scheme_label
-from eman.trainers.spec.run import EvalSpec, RunSpec
+from eman.trainers.spec.run import RunSpec
 
 #: After so many rounds without a new result the launch gives up.
 ROUNDS = 20

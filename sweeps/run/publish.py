@@ -7,7 +7,6 @@ from collections.abc import Set
 from functools import partial
 from pathlib import Path
 
-from eman.evaluation.protocols.registry import protocol_named
 from eman.evaluation.results import tables
 from eman.evaluation.results.figures import draw
 from eman.evaluation.results.tables import Results
@@ -49,7 +48,7 @@ def publish_results(sweep: Sweep, store: Store, evaluated: Set[str]) -> None:
         if status != "done" or value is None:
             continue
         chosen = results.chosen(wanted)
-        grid = protocol_named(wanted.evaluations[0].protocol).grid
+        grid = wanted.evaluations[0].entry.grid
         # The rate that the held-out images chose, for example linear/10pct_lr.
         tags = {wanted.select_by.replace("held_out_top1", grid): chosen.params[grid]} if grid and chosen else {}
         log = RunLog(store, results.trainings[wanted.run.key].run_id, wanted.run.optim.epochs)

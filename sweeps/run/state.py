@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from eman.evaluation.protocols.registry import eval_title, group_title, together
+from eman.evaluation.protocols.groups import eval_title, group_title, together
 from eman.evaluation.results.tables import Results, Wanted
 from eman.platform.store.records import Record
 from eman.sweeps.plan import Sweep

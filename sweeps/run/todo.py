@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.results.tables import Results
 from eman.evaluation.trained import Trained
 from eman.platform.store.records import Record
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep
-from eman.trainers.spec.run import EvalSpec, RunSpec
+from eman.trainers.spec.run import RunSpec
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eman.evaluation.protocols import linear
-from eman.evaluation.protocols.registry import make_eval
+from eman.evaluation.protocols.labelled import prefix
+from eman.evaluation.protocols.spec import NETWORKS, SELECTIONS, EvalSpec, make_eval
 from eman.evaluation.results.tables import Wanted
 from eman.platform.errors import unknown
 from eman.sweeps.profiles.profile import Profile
-from eman.trainers.spec.run import NETWORKS, SELECTIONS, EvalSpec, RunSpec
+from eman.trainers.spec.run import RunSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,8 @@ class Scope:
         evaluations = tuple(
             self.evaluation(run, protocol, lr=rate, **fields) for rate in rates or profile.linear_rates(run.method.name)
         )
-        prefix = linear.prefix(evaluations[0])
-        return Wanted(run, evaluations, f"{prefix}top{top}", f"{prefix}held_out_top1")
+        name = prefix(protocol, fraction)
+        return Wanted(run, evaluations, f"{name}top{top}", f"{name}held_out_top1")
 
     def classified(self, run: RunSpec, top: int = 1) -> Wanted:
         """Return the test accuracy of a run whose network is a classifier."""

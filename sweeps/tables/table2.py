@@ -82,13 +82,13 @@ def about(scope: Scope) -> tuple[str, ...]:
     profile = scope.profile
     sets = _by_fraction(profile.label_sets)
     run = pretrained.MOCO.run(scope, scope.seeds[0])
-    linear, finetune = (scope.labelled(run, kind, 0.1).evaluations[0] for kind in ("linear", "finetune"))
+    linear, finetune = (scope.labelled(run, kind, 0.1).evaluations[0].flat() for kind in ("linear", "finetune"))
     grids = "; ".join(f"{method} {{{_listed(rates)}}}" for method, rates in profile.linear_lr.items())
-    views = "cached features" if linear.views == "cached" else "randomly cropped images"
+    views = "cached features" if linear["views"] == "cached" else "randomly cropped images"
     chosen = "images put aside" if profile.common.get("held_out") else "the test images, as in the paper"
     return (
-        f"Linear: on {views}, {linear.epochs} epochs, batch {linear.batch}, rate from {grids}.",
-        f"Finetuning: {_by_fraction(profile.finetune_epochs)} epochs, batch {finetune.batch}, encoder's rate from "
+        f"Linear: on {views}, {linear['epochs']} epochs, batch {linear['batch']}, rate from {grids}.",
+        f"Finetuning: {_by_fraction(profile.finetune_epochs)} epochs, batch {finetune['batch']}, encoder's rate from "
         f"{{{_listed(profile.finetune_lr)}}}, the classifier's {_by_fraction(profile.head_lr)}.",
         f"Label sets averaged: {sets}. Rates chosen on {chosen}.",
     )

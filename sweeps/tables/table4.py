@@ -19,10 +19,11 @@ COLUMNS = {
 def about(scope: Scope) -> str:
     """How the two protocols were carried out."""
     run = pretrained.MOCO.run(scope, scope.seeds[0])
-    knn, retrieval = (scope.evaluation(run, protocol) for protocol in ("knn", "retrieval"))
-    votes = "one vote each" if knn.temperature is None else f"votes weighed by exp(cosine / {knn.temperature:g})"
+    knn, retrieval = (scope.evaluation(run, protocol).flat() for protocol in ("knn", "retrieval"))
+    votes = f"votes weighed by exp(cosine / {knn['temperature']:g})" if "temperature" in knn else "one vote each"
     return (
-        f"kNN: k = {knn.k}, {votes}. Retrieval: mean average precision and recall of the {retrieval.top:,} nearest. "
+        f"kNN: k = {knn['k']}, {votes}. Retrieval: mean average precision and recall of the {retrieval['top']:,} "
+        "nearest. "
         "The bank is the training images, the queries are the test images."
     )
 

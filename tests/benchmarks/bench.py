@@ -28,9 +28,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 
+from eman.evaluation.compute import knn, linear, lowshot
 from eman.evaluation.features import Features
-from eman.evaluation.protocols import knn, linear, lowshot
-from eman.evaluation.protocols.registry import make_eval
+from eman.evaluation.protocols.linear import LinearSpec
+from eman.evaluation.protocols.lowshot import LowShotSpec
 from eman.platform.cluster import cluster
 from eman.platform.errors import UserError, named
 from eman.platform.machine import cores, fast_bf16
@@ -423,7 +424,7 @@ def nearest_neighbours() -> Found:
 def linear_classifiers(sets: int, rates: tuple[float, ...]) -> Callable[[], None]:
     """Trains classifiers of so many label sets, 10 % of 50,000 cached features each, at these rates."""
     x_ND, labels_N = random_features(50_000, 0)
-    spec = make_eval("linear", "x", label_sets=sets, views="cached")
+    spec = LinearSpec(label_sets=sets, views="cached")
 
     def train() -> None:
         chosen = torch.stack([subsets.label_set(labels_N, 0.1, number) for number in range(sets)])
@@ -445,12 +446,12 @@ def linear_grid() -> Found:
 def low_shot() -> Found:
     """The SVM grid of 16 images a class with all threads, against one thread."""
     train, held_out, test = (random_features(count, seed, 2048) for seed, count in enumerate((2_000, 1_000, 1_000)))
-    spec = make_eval("lowshot", "x", shots=16)
+    spec = LowShotSpec(shots=16)
     every = torch.get_num_threads()
 
     def run(number: int) -> None:
         with threads(number):
-            lowshot.evaluate(spec, Features(*train, *held_out, *test))
+            lowshot.classify(spec, Features(*train, *held_out, *test))
 
     found = medians({"all": partial(run, every), "one": partial(run, 1)}, 3, warmup=1)
     return (

@@ -33,7 +33,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from eman.evaluation.protocols import knn
+from eman.evaluation.compute import knn
 from eman.platform.errors import UserError, named
 from eman.platform.machine import cores
 from eman.platform.workspace import Workspace

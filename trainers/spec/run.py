@@ -5,13 +5,8 @@ absent, so a run is the same run on a laptop and on a cluster. A field that only
 Fields that say how a run is computed (:class:`~eman.trainers.spec.sections.ExecutionSpec`) are not hashed.
 """
 
-import dataclasses
-import hashlib
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -21,6 +16,7 @@ from eman.trainers.methods import momentum as schedules
 from eman.trainers.methods.method import Method
 from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import TEACHER_NORMS
+from eman.trainers.spec.digest import digest
 from eman.trainers.spec.method import MethodSection, TeacherSection
 from eman.trainers.spec.section import Section
 from eman.trainers.spec.sections import PROXY_MOMENTUM, DataSpec, ExecutionSpec, NormSpec, OptimSpec
@@ -119,7 +115,7 @@ class RunSpec(Section):
     @property
     def key(self) -> str:
         """Sixteen hexadecimal digits that stand for this run and for no other."""
-        return _digest({"training_version": TRAINING_VERSION, **self._decisive()})
+        return digest({"training_version": TRAINING_VERSION, **self._decisive()})
 
     def _decisive(self) -> dict[str, Any]:
         """The flat fields that decide the result, those of the run to start from included."""
@@ -202,138 +198,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return RunSpec.from_flat(value)
     return tuple(value) if isinstance(value, list) else value
-
-
-def _digest(payload: Mapping[str, Any]) -> str:
-    text = json.dumps(payload, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-EVALUATION_VERSION = 1
-NETWORKS = ("student", "teacher")
-SELECTIONS = ("last", "best")
-VIEWS = ("cached", "augmented")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Spec:
-    def fields(self) -> dict[str, Any]:
-        """The fields that count, by name: those that are not ``None`` or ``False``; plain values, also inside."""
-        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            k: v.fields() if isinstance(v, _Spec) else v for k, v in found.items() if v is not None and v is not False
-        }
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`fields`; raises :class:`UserError` on a field that does not exist."""
-        names = [f.name for f in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in names:
-                raise unknown("field", name, names)
-        return cls(**{k: cls.from_fields(v) if isinstance(v, Mapping) else v for k, v in fields.items()})
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalSpec(_Spec):
-    """An evaluation of one training run (Section 5.2). Fields that default to ``None`` are those of single protocols,
-    whose entries in ``eman.evaluation.protocols.registry`` hold their values.
-
-    Raises:
-        UserError: A field is out of its range.
-    """
-
-    run: str  # key of the training run
-    dataset: str | None = None  # what it is evaluated on; None: what it was trained on
-    protocol: str = "linear"
-    network: str = "student"
-    selection: str = "last"
-    seed: int = 0
-    # linear, finetune
-    lr: float | None = None  # linear: the classifier's; finetune: the encoder's
-    head_lr: float | None = None  # finetune: the classifier's
-    epochs: int | None = None
-    milestones: tuple[float, ...] | None = None
-    batch: int | None = None
-    weight_decay: float | None = None  # finetune
-    label_fraction: float | None = None
-    label_sets: int | None = None  # and lowshot
-    label_index: str | None = None  # index files that list the labelled images, in place of the label sets
-    views: str | None = None  # linear: of "cached" features, or of "augmented" images
-    crop_min: float | None = None  # smallest share of the image that a random resized crop may take
-    # knn
-    k: int | None = None
-    temperature: float | None = None  # None: every neighbour has one vote
-    # retrieval
-    top: int | None = None
-    # lowshot
-    shots: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.milestones is not None:
-            object.__setattr__(self, "milestones", tuple(self.milestones))
-        for name in ("lr", "head_lr", "epochs", "batch", "label_sets", "k", "temperature", "top", "shots"):
-            _positive(name, getattr(self, name))
-        for name in ("label_fraction", "crop_min"):
-            _share(name, getattr(self, name), positive=True)
-        for name, allowed in (("network", NETWORKS), ("selection", SELECTIONS), ("views", VIEWS)):
-            if getattr(self, name) is not None and getattr(self, name) not in allowed:
-                raise unknown(name, getattr(self, name), allowed)
-
-    @property
-    def key(self) -> str:
-        """Sixteen hexadecimal digits that stand for this evaluation and for no other."""
-        return _digest({"evaluation_version": EVALUATION_VERSION, **self.fields()})
-
-
-def parse_eval_fields(pairs: list[str], cls: type[_Spec]) -> dict[str, Any]:
-    """Turns ``["epochs=2", "lr=0.1"]`` into typed fields of ``cls``.
-
-    Raises:
-        UserError: A pair without ``=``, an unknown field, or a value of another type.
-    """
-    hints = get_type_hints(cls)
-    allowed = [f.name for f in dataclasses.fields(cls)]
-    fields: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise UserError(f"--set {pair!r}: give FIELD=VALUE, for example --set epochs=2.")
-        if name not in allowed:
-            raise unknown("field", name, allowed)
-        fields[name] = _parse(name, text, hints[name])
-    return fields
-
-
-#: What a field that is none of the plain kinds wants.
-_SEVERAL = "numbers with commas between them"
-
-
-def _parse(name: str, text: str, hint: Any) -> Any:
-    options = [t for t in get_args(hint) if t is not type(None)] or [hint]
-    if text.lower() == "none" and type(None) in get_args(hint):
-        return None
-    kind = options[0]
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        if kind in (int, float, str):
-            return kind(text)
-        return tuple(float(part) for part in text.split(","))
-    except (ValueError, KeyError):
-        wanted = {bool: "true or false", int: "a whole number", float: "a number"}
-        raise UserError(f"{name} is {text!r}; it must be {wanted.get(kind, _SEVERAL)}.") from None
-
-
-def _positive(name: str, value: float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise UserError(f"{name} is {value}; it must be greater than 0.")
-
-
-def _share(name: str, value: float | None, *, positive: bool = False) -> None:
-    if value is not None and not (0 <= value <= 1 and (value > 0 or not positive)):
-        raise UserError(f"{name} is {value}; it must lie {'above 0 and at most' if positive else 'between 0 and'} 1.")

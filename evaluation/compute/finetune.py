@@ -1,0 +1,114 @@
+"""Finetuning of a whole network on a share of the labels (Section 5.2), over several label sets.
+
+The backbone starts from the run's weights, a linear classifier on it from N(0, 0.01); the two have learning rates of
+their own. SGD with momentum 0.9, weight decay 1e-4, batch 256, 50 epochs, rates divided by 10 at epochs 30 and 40;
+batch norms in train mode, over the whole batch; random resized crops and flips. The network after the last epoch is
+measured (the official code takes the best epoch on the test images).
+
+Shapes: N images of a batch, A channels, H by W pixels, K classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eman.evaluation import features
+from eman.evaluation.compute import linear
+from eman.evaluation.compute.cropping import cropped
+from eman.evaluation.protocols.finetune import FinetuneSpec
+from eman.evaluation.protocols.protocol import EvalOutcome
+from eman.evaluation.trained import Trained
+from eman.platform.errors import RunFailed
+from eman.trainers.data.splits import AnySplit
+from eman.trainers.data.subsets import epoch_order
+
+SGD_MOMENTUM = 0.9
+
+
+def train(trained: Trained, index_n: Tensor, spec: FinetuneSpec, seed: int = 0) -> nn.Module:
+    """Finetunes a copy of the run's backbone with a new classifier on some training images.
+
+    Args:
+        trained: The run.
+        index_n: Places of the images in the run's training split.
+        spec: Rates and schedule.
+        seed: Seed of the classifier's first weights, of the order and of the views.
+
+    Returns:
+        ``nn.Sequential`` of backbone and classifier.
+    """
+    splits, precision = trained.splits, trained.spec.network.precision
+    backbone = trained.backbone()
+    parameter = next(backbone.parameters())
+    device, dtype = parameter.device, parameter.dtype
+    width = trained.features.train_ND.shape[1]
+    head = nn.Linear(width, len(splits.dataset.classes))
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(seed)) * 0.01)
+        head.bias.zero_()
+    network = nn.Sequential(backbone, head.to(device, dtype)).train()
+    groups = [
+        {"params": list(backbone.parameters()), "lr": spec.lr},
+        {"params": list(head.parameters()), "lr": spec.head_lr},
+    ]
+    optimizer = torch.optim.SGD(groups, momentum=SGD_MOMENTUM, weight_decay=spec.weight_decay, foreach=True)
+    drops = [round(share * spec.epochs) for share in spec.milestones]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, 0.1)
+    for epoch in range(spec.epochs):
+        for batch in epoch_order(len(index_n), seed, 0, epoch).split(spec.batch):
+            place_N = index_n[batch]
+            x_NAHW = cropped(splits, place_N, epoch, seed=seed, crop_min=spec.crop_min, like=parameter)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                logits_NK = network(x_NAHW)
+            loss = F.cross_entropy(logits_NK.to(dtype), splits.train.labels[place_N].to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+    return network
+
+
+def evaluate(specs: Sequence[FinetuneSpec], trained: Trained, seed: int = 0) -> list[EvalOutcome]:
+    """The results of several encoder rates of one evaluation.
+
+    Returns:
+        For each rate ``finetune/1pct_top1`` and ``finetune/1pct_top5`` (of 1 % of the labels) on the test images and
+        ``finetune/1pct_held_out_top1``, by which a rate is chosen; each the mean over label sets, in percent;
+        ``finetune/1pct_top1_set0`` and so on for the single sets. Or why there is none.
+
+    Raises:
+        RunFailed: The run has collapsed.
+        UserError: A label set would leave a class with no sample.
+    """
+    sets_Sn = linear.label_sets(trained, specs[0])  # asking for features finds a collapse
+    out: list[EvalOutcome] = []
+    for spec in specs:
+        try:
+            parts = [_measured(trained, train(trained, index_n, spec, seed)) for index_n in sets_Sn]
+        except RunFailed as error:
+            out.append(error)
+        else:
+            out.append(linear.results(spec, *(torch.stack(part) for part in zip(*parts, strict=True))))
+    return out
+
+
+def _measured(trained: Trained, network: nn.Module) -> tuple[Any, ...]:
+    """Top-1 and top-5 on the test images, top-1 on those put aside."""
+    splits, precision = trained.splits, trained.spec.network.precision
+
+    def logits(split: AnySplit) -> Tensor:
+        found = features.outputs(network, split, splits.dataset, precision)
+        if not torch.isfinite(found).all():
+            raise RunFailed("the finetuned network diverged")
+        return found.unsqueeze(0)
+
+    test_1MK = logits(splits.dataset.test)
+    held_out_1MK = test_1MK if splits.held_out is splits.dataset.test else logits(splits.held_out)
+    labels_M = splits.dataset.test.labels
+    return (
+        *(linear.top_accuracy(test_1MK, labels_M, top)[0] for top in (1, 5)),
+        linear.top_accuracy(held_out_1MK, splits.held_out.labels, 1)[0],
+    )

@@ -1,0 +1,77 @@
+"""Fields that the protocols which train on a share of the labels have in common."""
+
+from collections.abc import Sequence
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from eman.evaluation.protocols.protocol import Count, Milestone, ProtocolSpec, Rate, Share, Sizes
+from eman.platform.errors import UserError
+
+#: One name of an index file or several with commas; a name has no slash, so that it stays in the data set's folder.
+IndexFiles = Annotated[str, Field(pattern=r"^\w[\w.-]*(,\w[\w.-]*)*$")]
+
+
+class LabelledSpec(ProtocolSpec):
+    """A training on a share of the labels, repeated over several label sets."""
+
+    lr: Rate
+    epochs: Annotated[Count, Field(description="Epochs over the labelled images.")] = 50
+    milestones: Annotated[
+        tuple[Milestone, ...], Field(description="Shares of the epochs after which the rates fall tenfold.")
+    ] = (0.6, 0.8)  # 30 and 40 of 50 epochs
+    batch: Annotated[int, Field(ge=1, le=1_000_000, description="Images a step.")] = 256
+    label_fraction: Annotated[Share, Field(description="Share of the training images whose labels are used.")] = 0.1
+    label_sets: Annotated[int, Field(ge=1, le=1000, description="Label sets, over which results are averaged.")] = (
+        3  # five at 1 %, three at 10 % (Section 5.2)
+    )
+    label_index: Annotated[
+        IndexFiles | None,
+        Field(description="Index files of the labelled images, in place of the label sets."),
+    ] = None
+    crop_min: Annotated[Share, Field(description="Smallest share of the image that a random crop takes.")] = 0.08
+
+    @model_validator(mode="after")
+    def _check_milestones(self) -> Self:
+        if any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
+            shown = ",".join(f"{share:g}" for share in self.milestones)
+            raise UserError(f"milestones are {shown}; give increasing shares of the epochs, for example 0.6,0.8.")
+        return self
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its results begin with, for example ``linear/10pct_``."""
+        return prefix(self.name, self.label_fraction)
+
+    @property
+    def held_out_metric(self) -> str:
+        """Name of the accuracy on the held-out images, by which a learning rate is chosen."""
+        return f"{self.prefix}held_out_top1"
+
+    def passes(self, images: int) -> int:
+        """Return the number of images that it trains on, given the run's training images."""
+        return round(self.label_fraction * images) * self.label_sets * self.epochs
+
+
+def prefix(protocol: str, fraction: float) -> str:
+    """Return what the names of results at a share of the labels begin with, for example ``linear/10pct_``."""
+    return f"{protocol}/{100 * fraction:g}pct_"
+
+
+def check(spec: LabelledSpec, sizes: Sizes) -> None:
+    """Refuse a share of the labels that leaves a class without a labelled image.
+
+    Raises:
+        UserError: The share is too small.
+    """
+    labelled = round(spec.label_fraction * sizes.train)
+    if spec.label_index is None and sizes.classes is not None and labelled < sizes.classes:
+        raise UserError(
+            f"label_fraction is {spec.label_fraction:g}, and {labelled} labelled samples leave some of the "
+            f"{sizes.classes} classes with none; give at least {sizes.classes / sizes.train:.2g}."
+        )
+
+
+def images(specs: Sequence[LabelledSpec], training_images: int) -> int:
+    """Return how many images go through the network where each specification trains by itself."""
+    return sum(spec.passes(training_images) for spec in specs)
