@@ -1,4 +1,4 @@
-"""How Sphinx builds the pages: `make docs`. Nothing in them is fetched from another host."""
+"""Sphinx builds the pages by this file: `make docs`. They fetch nothing from other hosts."""
 
 import re
 from pathlib import Path
@@ -27,15 +27,16 @@ myst_heading_anchors = 3
 html_math_renderer = "mathml"  # Sphinx's own, MathJax, is a script from another host
 
 nitpicky = True  # a role that leads nowhere is an error; types of other libraries lead nowhere offline
-nitpick_ignore_regex = [("py:class", ".*")]
+nitpick_ignore_regex = [("py:class", ".*"), ("py:obj", r"typing\..*")]
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # those of other libraries refer to pages that are not here
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True  # a dataclass's attributes are described once
 
 
 def mathml(writer: Any, node: Element) -> None:
-    """An equation, in the text or by itself."""
+    """Write an equation, inline or as a block."""
     block = isinstance(node, math_block)
     made = tex2mathml(node.astext().replace(":=", r"\coloneqq "), as_block=block)
     writer.body.append(f"<p>{made}</p>" if block else made)
@@ -43,7 +44,7 @@ def mathml(writer: Any, node: Element) -> None:
 
 
 def add_commands(_app: Any, page: str, source: list[str]) -> None:
-    """The command reference: what the command line says of itself."""
+    """Append the command line's help to the command reference."""
     if page != "commands":
         return
     from typer.cli import get_docs_for_click
@@ -58,21 +59,24 @@ def add_commands(_app: Any, page: str, source: list[str]) -> None:
 
 
 def keep_colons(_app: Any, what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
-    """Napoleon takes what stands before a colon for a type where a docstring describes a value; an empty comment in
-    front keeps it from doing so.
-    """
+    """Put an empty comment before a value's docstring: Napoleon would take words before a colon for its type."""
     if what in ("attribute", "data", "property"):
         lines[:0] = ["..", ""]
 
 
 def add_modules(_app: Any, page: str, source: list[str]) -> None:
-    """The API pages: every module of a folder."""
-    folder, _, name = page.partition("/")
+    """Append every module of a room to its API page: its own files first, then its packages."""
+    folder, _, room = page.partition("/")
     if folder != "api":
         return
-    for path in sorted((ROOT / name).rglob("[!_]*.py")):
-        module = ".".join(["eman", *path.relative_to(ROOT).with_suffix("").parts])
-        source[0] += f"\n\n## `{module}`\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```\n"
+    own = sorted((ROOT / room).glob("[!_]*.py"))
+    below = sorted(path for package in (ROOT / room).glob("[!_]*/") for path in package.rglob("*.py"))
+    for path in [*own, *below]:
+        parts = ["eman", *path.relative_to(ROOT).with_suffix("").parts]
+        package = parts[-1] == "__init__"
+        name = ".".join(parts[:-1] if package else parts)
+        level = "###" if not package and path.parent != ROOT / room else "##"
+        source[0] += f"\n\n{level} `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n"
 
 
 def setup(app: Any) -> None:

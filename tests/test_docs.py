@@ -96,8 +96,9 @@ def test_the_command_reference_has_every_command(site: Path) -> None:
 def test_the_api_pages_have_every_module(site: Path) -> None:
     for folder in CODE[1:]:
         page = (site / "api" / f"{folder}.html").read_text(encoding="utf-8")
-        for path in (ROOT / folder).glob("[!_]*.py"):
-            assert f'id="module-eman.{folder}.{path.stem}"' in page
+        for path in (ROOT / folder).rglob("[!_]*.py"):
+            module = ".".join(["eman", *path.relative_to(ROOT).with_suffix("").parts])
+            assert f'id="module-{module}"' in page, module
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
