@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from eman.evaluation.protocols.groups import together
 from eman.platform.errors import UserError
 from eman.platform.store.records import TRAINING
@@ -203,8 +201,6 @@ def _images_of_an_epoch(spec: RunSpec) -> int:
 
 def _storage(spec: RunSpec) -> int:
     entry = backbone_named(spec.network.backbone)
-    with torch.device("meta"):
-        parameters = sum(tensor.numel() for tensor in entry.build(3).state_dict().values())
     held_out = spec.data.held_out or TEST_IMAGES.get(spec.data.dataset, 0)
     images = training_images(spec) + TEST_IMAGES.get(spec.data.dataset, 0) + (held_out if spec.data.held_out else 0)
-    return int(4 * (NETWORKS_KEPT * parameters + 2 * images * entry.features))
+    return int(4 * (NETWORKS_KEPT * entry.values + 2 * images * entry.features))

@@ -48,9 +48,11 @@ def test_initial_weights_stay(name: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_widths_are_those_of_the_outputs(name: str) -> None:
+def test_widths_and_sizes_are_those_of_the_networks(name: str) -> None:
     with torch.device("meta"):
-        assert BACKBONES[name].build(3).eval()(torch.empty(2, 3, 64, 64)).shape == (2, BACKBONES[name].features)
+        network = BACKBONES[name].build(3).eval()
+        assert network(torch.empty(2, 3, 64, 64)).shape == (2, BACKBONES[name].features)
+    assert sum(value.numel() for value in network.state_dict().values()) == BACKBONES[name].values
 
 
 def test_the_registry_imports_no_torch_and_the_small_network_no_torchvision() -> None:

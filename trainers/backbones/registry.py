@@ -25,15 +25,25 @@ class Backbone:
 
     Attributes:
         features: Number D of features of its output.
+        values: Numbers in its state for images of three channels: weights and running statistics.
         build: Build the network for images of A channels.
     """
 
     features: int
+    values: int
     build: Callable[[int], nn.Module]
 
 
-#: Features of torchvision's ResNets.
-_RESNETS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
+#: Torchvision's ResNets: features, and values of the state at the usual and at twice the width.
+_RESNETS = {
+    "resnet18": (512, 11_186_132, 44_687_252),
+    "resnet34": (512, 21_301_732, 85_119_908),
+    "resnet50": (2048, 23_561_205, 94_013_365),
+    "resnet101": (2048, 42_605_608, 169_981_928),
+}
+
+#: Values that the stem for small images has less, at the usual width: 64 kernels of 3x3 instead of 7x7 pixels.
+_STEM_DIFFERENCE = 64 * 3 * (7 * 7 - 3 * 3)
 
 
 def _small(width: int, channels: int) -> nn.Module:
@@ -50,11 +60,13 @@ def _resnet(name: str, width: int, small: bool, channels: int) -> nn.Module:
 
 #: Every backbone; ``-small`` has a stem for small images.
 BACKBONES = {
-    "small": Backbone(64, partial(_small, 16)),
-    "small" + WIDE: Backbone(128, partial(_small, 32)),
+    "small": Backbone(64, 78_073, partial(_small, 16)),
+    "small" + WIDE: Backbone(128, 308_713, partial(_small, 32)),
     **{
-        name + stem + suffix: Backbone(width * features, partial(_resnet, name, width, small))
-        for name, features in _RESNETS.items()
+        name + stem + suffix: Backbone(
+            width * features, values[width - 1] - small * width * _STEM_DIFFERENCE, partial(_resnet, name, width, small)
+        )
+        for name, (features, *values) in _RESNETS.items()
         for small, stem in ((False, ""), (True, "-small"))
         for width, suffix in ((1, ""), (2, WIDE))
     },

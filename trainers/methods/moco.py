@@ -29,7 +29,7 @@ class MoCoSpec(UnlabelledSection, TeacherSection):
     ] = 2.0
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_queue(self) -> Self:
         if self.queue % self.batch:
             raise UserError(
                 f"queue is {self.queue}, which the batch of {self.batch} does not divide; "

@@ -25,7 +25,7 @@ def register_method(method: Method[Any]) -> None:
     """
     if method.name in METHODS:
         raise UserError(f"method {method.name!r} is registered already; give another name.")
-    clashes = sorted(set(method.section.model_fields) - {"name"} & _TAKEN)
+    clashes = sorted((set(method.section.model_fields) - {"name"}) & _TAKEN)
     if clashes:
         raise UserError(f"method {method.name!r} has a field {clashes[0]!r}, which all runs have; rename it.")
     if set(method.section().batches()) != set(method.streams):

@@ -27,7 +27,8 @@ def make_spec(
         scheme: A scheme, or its name.
         fields: Flat fields that override the official values and the scheme, for example a profile's.
         overrides: Flat fields that somebody asked for. A name may have a method before it (``moco.queue``); it then
-            counts for that method only. Unlike in ``fields``, milestones without schedule ``step`` are refused.
+            counts for that method only. Milestones without schedule ``step``, and ``lars_exclude`` without optimizer
+            ``lars``, are refused here and dropped from ``fields``.
 
     Raises:
         UserError: A name is unknown, a field is not the method's, has no effect, or contradicts another.
@@ -38,8 +39,9 @@ def make_spec(
     _check_names(entry, given)
     resolved = resolve_scheme(method, scheme) if isinstance(scheme, str) else scheme
     values = {**_official(entry), **_norm_fields(entry, resolved, given), **given}
-    if values["schedule"] == "cosine" and "milestones" not in asked:
-        values["milestones"] = None
+    for name, used in (("milestones", values["schedule"] == "step"), ("lars_exclude", values["optimizer"] == "lars")):
+        if not used and name not in asked:
+            values[name] = None
     return RunSpec.from_flat({"method": method, **values})
 
 

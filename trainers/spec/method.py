@@ -1,8 +1,8 @@
 """Building blocks of a method's own section. A method's file derives its section from those that apply."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from eman.platform.errors import UserError
 from eman.trainers.spec.section import Section
@@ -73,11 +73,13 @@ class LabelledSection(MethodSection):
     def batches(self) -> dict[str, int]:
         return {**super().batches(), "labelled": self.labelled_batch}
 
-    def model_post_init(self, _context: object) -> None:
+    @model_validator(mode="after")
+    def _check_label_index(self) -> Self:
         if self.label_index is not None and not _is_inside(self.label_index):
             raise UserError(
                 f"label_index is {self.label_index!r}; give the name of a file in the data set's folder, without '..'."
             )
+        return self
 
 
 def _is_inside(name: str) -> bool:

@@ -146,7 +146,7 @@ class RunSpec(Section):
         """
         if "method" not in fields:
             raise UserError("the method is missing; give method=NAME.")
-        entry = method_named(fields["method"])
+        entry = method_named(str(fields["method"]))
         sections = section_names(entry)
         values: dict[str, dict[str, Any]] = {name: {} for name in ("", *SECTIONS, "method")}
         for name, value in _canonical(fields, entry).items():
@@ -154,7 +154,7 @@ class RunSpec(Section):
                 continue
             if name not in sections:
                 raise unknown(f"field of {entry.name}", name, sections)
-            values[sections[name]][name] = _plain(value)
+            values[sections[name]][name] = _plain(name, value)
         made: dict[str, Any] = {name: section(**values[name]) for name, section in SECTIONS.items()}
         return cls(**values[""], **made, method=entry.section(**values["method"]))
 
@@ -193,8 +193,8 @@ def _canonical(fields: Mapping[str, Any], entry: Method[Any]) -> dict[str, Any]:
     return values
 
 
-def _plain(value: Any) -> Any:
-    """Turn what JSON makes of a value back into it."""
-    if isinstance(value, Mapping):
+def _plain(name: str, value: Any) -> Any:
+    """Turn what :meth:`RunSpec.flat` and JSON make of a value back into it."""
+    if name == "init" and isinstance(value, Mapping):
         return RunSpec.from_flat(value)
     return tuple(value) if isinstance(value, list) else value
