@@ -1,5 +1,6 @@
 """Checkpoints: written beside and renamed, verified when read, of a known format."""
 
+import contextlib
 import errno
 import hashlib
 import logging
@@ -8,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -17,46 +18,75 @@ from eman.platform.errors import UserError
 #: Raised by one whenever the layout of a checkpoint changes.
 FORMAT = 1
 
-#: What the system says when there is no room for a file.
+#: Error numbers that mean that there is no room for a file.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 log = logging.getLogger("eman")
 
 
 class DamagedError(UserError):
-    """A checkpoint that cannot be read whole."""
+    """A checkpoint that is missing or cannot be read whole."""
+
+
+class ForeignError(UserError):
+    """A file that is no checkpoint of this run: another run's, or another program's."""
+
+
+class NewerError(UserError):
+    """A checkpoint that a newer version wrote. It is never overwritten or set aside."""
+
+
+class DiskFullError(UserError, OSError):
+    """There is no room for a checkpoint."""
 
 
 def save(path: Path, content: dict[str, Any], key: str, *, patience: float = 120.0) -> None:
-    """Writes a checkpoint so that a reader sees the old file or the whole new one, never a part.
+    """Write a checkpoint so that a reader sees the old file or the whole new one, never a part.
 
-    It is an ordinary PyTorch file with a digest of its content in it.
+    It is an ordinary PyTorch file that holds a digest of its content.
 
     Args:
-        path: Where; its folder is made if need be.
+        path: The file; its folder is created if need be.
         content: Tensors and plain values.
-        key: Key of the run, checked again by :func:`load`.
-        patience: Seconds to wait while the disk is full.
+        key: Key of the run; :func:`load` checks it.
+        patience: Seconds to wait for room while the disk is full.
 
     Raises:
+        DiskFullError: There was no room in that time; what was there before still is.
         OSError: It could not be written; what was there before still is.
     """
     deadline = time.monotonic() + patience
     while True:
         try:
             return _write(path, content, key)
-        except (OSError, RuntimeError) as error:  # PyTorch's writer raises RuntimeError over the OSError below it
-            cause = _os_error(error)
-            if cause is None or cause.errno not in _FULL or time.monotonic() > deadline:
+        except OSError as error:
+            if error.errno not in _FULL:
                 raise
-            log.warning("%s; waiting to write %s", cause.strerror, path.name)
+            if time.monotonic() > deadline:
+                raise DiskFullError(
+                    f"the disk is full: {path} could not be written ({error.strerror}); make room, then give the same "
+                    f"command again."
+                ) from error
+            log.warning("the disk is full (%s); waiting to write %s", error.strerror, path.name)
             time.sleep(1.0)
 
 
-def _os_error(error: BaseException | None) -> OSError | None:
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
+class _Watched:
+    """A file that remembers the error of a write, for which PyTorch raises one of its own ("unexpected pos 64")."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _write(path: Path, content: dict[str, Any], key: str) -> None:
@@ -64,7 +94,12 @@ def _write(path: Path, content: dict[str, Any], key: str) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            torch.save({"format": FORMAT, "key": key, "digest": digest(content), "content": content}, file)
+            watched: Any = _Watched(file)
+            whole = {"format": FORMAT, "key": key, "digest": digest(content), "content": content}
+            try:
+                torch.save(whole, watched)
+            except Exception as error:
+                raise watched.error or error from error
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -74,35 +109,39 @@ def _write(path: Path, content: dict[str, Any], key: str) -> None:
 
 
 def load(path: Path, key: str) -> dict[str, Any]:
-    """Reads a checkpoint of the run ``key``.
+    """Read a checkpoint of the run ``key``.
 
     Raises:
         DamagedError: It is missing, truncated or altered.
-        UserError: It is of a newer format, or another run's.
+        ForeignError: It belongs to another run, or is no checkpoint of this project.
+        NewerError: It has a newer format.
     """
     try:
-        found = torch.load(path, weights_only=True, map_location="cpu")
-        written, owner, content = found["format"], found["key"], found.get("content")
+        whole = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise DamagedError(f"there is no checkpoint {path}; train the run first.") from None
     except Exception as error:  # torch.load raises many kinds on a damaged file
         raise DamagedError(
             f"checkpoint {path} is damaged ({type(error).__name__}); delete it and run again."
         ) from error
-    if written > FORMAT:
-        raise UserError(
-            f"checkpoint {path} has format {written}, and this version reads up to {FORMAT}; update eman, or "
-            f"choose another EMAN_HOME."
+    written = whole.get("format") if isinstance(whole, dict) else None
+    if isinstance(written, int) and written > FORMAT:
+        raise NewerError(
+            f"checkpoint {path} has format {written}, and this version reads up to {FORMAT}; update eman, or choose "
+            f"another EMAN_HOME."
         )
-    if owner != key:
-        raise UserError(f"checkpoint {path} belongs to run {owner}, not to {key}; choose another folder.")
-    if digest(content) != found["digest"]:
+    if not isinstance(written, int) or not {"key", "digest"} <= whole.keys():
+        raise ForeignError(f"{path} is no checkpoint of eman; choose another folder, or delete it and run again.")
+    if whole["key"] != key:
+        raise ForeignError(f"checkpoint {path} belongs to run {whole['key']}, not to {key}; choose another folder.")
+    content = whole.get("content")
+    if digest(content) != whole["digest"] or not isinstance(content, dict):
         raise DamagedError(f"checkpoint {path} is damaged (its digest differs); delete it and run again.")
     return dict(content)
 
 
 def save_newest(path: Path, content: dict[str, Any], key: str) -> None:
-    """Like :func:`save`, keeping the one before as ``<name>.before``."""
+    """Like :func:`save`, without patience, keeping the one before as ``<name>.before``."""
     fresh = path.with_name(f"{path.name}.new")
     save(fresh, content, key, patience=0.0)
     if path.exists():
@@ -111,22 +150,27 @@ def save_newest(path: Path, content: dict[str, Any], key: str) -> None:
 
 
 def load_newest(path: Path, key: str) -> dict[str, Any] | None:
-    """The newest whole checkpoint, or the one before it with a warning, or ``None`` where there is none.
+    """Read the newest whole checkpoint, or the one before it, or return ``None`` where there is none.
+
+    One that is damaged or foreign is set aside with a warning: renamed to ``<name>.set-aside``.
 
     Raises:
-        UserError: One is of a newer format, or another run's; nothing may be overwritten then.
+        NewerError: One has a newer format; nothing may be overwritten then.
     """
     for candidate in (path, _before(path)):
         if candidate.exists():
             try:
                 return load(candidate, key)
-            except DamagedError as error:
-                log.warning("%s Taking the one before it, if there is one.", error)
+            except (DamagedError, ForeignError) as error:
+                aside = candidate.with_name(f"{candidate.name}.set-aside")
+                log.warning("%s Set aside as %s.", error, aside.name)
+                with contextlib.suppress(FileNotFoundError):  # another worker of this run has set it aside
+                    os.replace(candidate, aside)
     return None
 
 
 def remove_newest(path: Path) -> None:
-    """Removes what :func:`save_newest` wrote."""
+    """Remove what :func:`save_newest` wrote."""
     for candidate in (path, _before(path), path.with_name(f"{path.name}.new")):
         candidate.unlink(missing_ok=True)
 
@@ -136,7 +180,7 @@ def _before(path: Path) -> Path:
 
 
 def digest(content: Any) -> str:
-    """SHA-256 over every value of a nested state, with its place and type."""
+    """Return a SHA-256 over every value of a nested state, with its place and type."""
     total = hashlib.sha256()
     for place, value in _leaves(content, ""):
         total.update(place.encode())

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from eman.platform.errors import UserError
 
 #: Set before Ray is imported. Reports are taken every 0.1 s instead of every 2 s; workers keep the driver's priority;
-#: nothing is sent home; Tune writes no logs of its own beside MLflow's; and trials, threads of one process, share
-#: one heap instead of leaving one behind each.
+#: no usage statistics; Tune writes no logs of its own beside MLflow's; and trials, threads of one process, share one
+#: heap instead of leaving one behind each.
 ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -32,21 +32,21 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
-#: A trial that drives a TorchTrainer takes a grain of what every head node has instead of a CPU: holding a CPU that its
+#: A trial that drives a TorchTrainer takes a bit of what every head node has instead of a CPU: holding a CPU that its
 #: own workers need would be a deadlock.
 DRIVER_RESOURCES = {"CPU": 0.0, "node:__internal_head__": 0.001}
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the cluster has."""
+    """What a cluster has."""
 
     cpus: float
     gpus: float
     nodes: int
 
     def now(self) -> "Resources":
-        """What it has now."""
+        """Return what the cluster of this session has now."""
         return current_resources()
 
 
@@ -56,11 +56,11 @@ def cluster(
     *,
     cpus: int | None = None,
 ) -> Iterator[Resources]:
-    """A Ray session: a cluster of this machine's cores, or one that runs at ``address``.
+    """Start or join a Ray cluster for the time of a block.
 
     Args:
-        address: Address of a running cluster, or ``None`` for one that ends with the session.
-        cpus: Logical CPUs of the local cluster; by default its cores.
+        address: Address of a running cluster; ``None`` starts one on this machine, which ends with the block.
+        cpus: Logical CPUs of a cluster that is started; by default the machine's cores.
 
     Raises:
         UserError: The cluster does not answer.
@@ -105,8 +105,8 @@ def cluster(
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Keeps what is written to standard error, also by C++, until it is known whether all is well: if not, the error
-    that is raised says it in one line.
+    """Hold back what is written to standard error, also by C++, and drop it if the block raises: the error says it in
+    one line.
     """
     sys.stderr.flush()
     kept = os.dup(2)
@@ -123,7 +123,7 @@ def held_back() -> Iterator[None]:
 
 
 def knock(address: str, patience: float = 10.0) -> None:
-    """Connects to a cluster's port and hangs up: Ray itself tries for minutes before it says that nobody listens.
+    """Connect to a cluster's port and hang up: Ray itself tries for minutes before it says that nobody listens.
 
     Args:
         address: ``HOST:PORT`` or ``ray://HOST:PORT``; anything else, such as ``auto``, is left to Ray.
@@ -138,7 +138,7 @@ def knock(address: str, patience: float = 10.0) -> None:
 
 
 def refusal(address: str, error: Exception, what: str = "Ray cluster") -> str:
-    """Why a cluster cannot be used, and what to do, in one line."""
+    """Return why a cluster cannot be used, and what to do, in one line."""
     text, below = f"{type(error).__name__}: {error}", error.__cause__
     whole = f"{text} {type(below).__name__}: {below}"  # Ray keeps the reason below what it raises
     versions = re.findall(r"(Ray|Python): (\S+)", whole)[:4]
@@ -151,13 +151,14 @@ def refusal(address: str, error: Exception, what: str = "Ray cluster") -> str:
             f"path into RAY_AUTH_TOKEN_PATH (`ray get-auth-token` on the cluster prints it)."
         )
     return (
-        f"{address}: no {what} answers there ({text.splitlines()[0][:120]}); start one with `ray start --head`, "
-        f"see that address and port are right, or leave --address out to use this machine."
+        f"{address}: no {what} answers there ({text.splitlines()[0][:120]}); check address and port, or leave "
+        f"--address out to use this machine. To start a cluster that only this machine can reach: "
+        f"`RAY_AUTH_MODE=token ray start --head --node-ip-address=127.0.0.1`; for others, see docs/clusters.md."
     )
 
 
 def current_resources() -> Resources:
-    """What the cluster of this session has now."""
+    """Return what the cluster of this session has now."""
     import ray
 
     total = ray.cluster_resources()

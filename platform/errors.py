@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 class BusyError(Exception):
-    """Another process is at the same run."""
+    """Another process is already running this."""
 
 
 class RunFailed(Exception):
@@ -20,12 +20,12 @@ class RunFailed(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its kind if it says nothing."""
+    """Return what an error says, in one line; its kind if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
-    """The error for a name that does not exist, with the nearest name that does.
+    """Return the error for a name that does not exist, with the nearest name that does.
 
     Args:
         kind: What the name stands for, for example ``"scheme"``.
@@ -34,16 +34,12 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
     """
     names = list(allowed)
     near = get_close_matches(given.lower(), names, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return UserError(
-        f"unknown {kind} {given!r}{hint} Allowed: {', '.join(names)}."
-        if near
-        else f"unknown {kind} {given!r}. Allowed: {', '.join(names)}."
-    )
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return UserError(f"unknown {kind} {given!r}{hint} Allowed: {', '.join(names)}.")
 
 
 def named(kind: str, name: str, entries: Mapping[str, T]) -> T:
-    """The entry of that name.
+    """Return the entry of that name.
 
     Raises:
         UserError: There is none.

@@ -8,11 +8,11 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Holds a lock file, and says whether it could; the kernel frees it when its holder dies.
+    """Hold a lock file and yield whether it could be had. The kernel frees it when its holder dies.
 
     Args:
-        path: The file.
-        wait: Wait while somebody else holds it.
+        path: The file; created with its folder if need be.
+        wait: Wait while another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:

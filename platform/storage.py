@@ -1,7 +1,7 @@
-"""Files by URI: this machine's disk, S3, GCS, or whatever else fsspec knows.
+"""Files by URI: this machine's disk, S3, GCS, or anything else that fsspec opens.
 
-S3 takes its credentials and region from the usual places (environment, ``~/.aws``), and from ``AWS_ENDPOINT_URL`` where
-the store is not Amazon's; GCS from application default credentials, and needs none where ``STORAGE_EMULATOR_HOST``
+S3 takes credentials and region from the usual places (environment, ``~/.aws``), and the server of a store that is not
+Amazon's from ``AWS_ENDPOINT_URL``. GCS takes application default credentials, and none where ``STORAGE_EMULATOR_HOST``
 names the server.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from eman.platform.errors import UserError
 
-#: Seconds until a store that does not answer is given up.
+#: Seconds to wait for a server that does not answer.
 PATIENCE = 10.0
 
 
@@ -31,19 +31,19 @@ class Place:
 
     @property
     def local(self) -> Path | None:
-        """Its path, if it is on this machine's disk."""
+        """The path, if it is on this machine's disk."""
         return None if "://" in self.uri else Path(self.uri).expanduser()
 
     @property
     def _opened(self) -> tuple[Any, str]:
-        """PyArrow's file system and the path in it."""
+        """PyArrow's file system, and the path in it."""
         scheme, found, rest = self.uri.partition("://")
         if not found:
             return _filesystem("", ""), str(Path(self.uri).expanduser().absolute())
         return _filesystem(scheme, rest.partition("/")[0]), self.uri if scheme not in ("s3", "gs", "gcs") else rest
 
     def files(self) -> list[tuple[str, int]]:
-        """Paths below this folder, relative to it, and their sizes in bytes, sorted; empty where nothing is.
+        """Return paths below this folder, relative to it, with sizes in bytes, sorted; none where nothing is.
 
         Raises:
             UserError: The store does not answer.
@@ -51,34 +51,34 @@ class Place:
         from pyarrow import fs
 
         system, path = self._opened
-        with _plainly(self):
+        with _explained(self):
             found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
         base = len(path.rstrip("/")) + 1
         return sorted((f.path[base:], f.size) for f in found if f.is_file)
 
     def exists(self) -> bool:
-        """Whether there is a file; raises :class:`UserError` if the store does not answer."""
+        """Return whether there is a file; raise :class:`UserError` if the store does not answer."""
         system, path = self._opened
-        with _plainly(self):
+        with _explained(self):
             return bool(system.get_file_info(path).is_file)
 
     def read(self) -> bytes:
-        """The whole file; raises :class:`UserError` if it cannot be read."""
-        with _plainly(self), self.open() as stream:
+        """Return the whole file; raise :class:`UserError` if it cannot be read."""
+        with _explained(self), self.open() as stream:
             return bytes(stream.read())
 
     def open(self) -> Any:
-        """PyArrow's random-access file."""
+        """Return PyArrow's random-access file."""
         system, path = self._opened
         return system.open_input_file(path)
 
     def write(self, content: bytes) -> None:
-        """Writes a file whole or not at all.
+        """Write a file whole or not at all.
 
         Raises:
             UserError: The store does not answer, or the disk is full.
         """
-        with _plainly(self):
+        with _explained(self):
             system, path = self._opened
             if self.local is None:  # object stores show a file when it is closed
                 with system.open_output_stream(path) as stream:
@@ -94,8 +94,8 @@ class Place:
                 temporary.unlink(missing_ok=True)
 
 
-class _plainly:
-    """Turns what a file system raises into one line."""
+class _explained:
+    """Turn what a file system raises into one line."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -107,8 +107,8 @@ class _plainly:
         if isinstance(error, OSError | ImportError | ValueError):
             text = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise UserError(
-                f"{self.place} cannot be reached ({text}); see that it exists, that this machine may read and write "
-                f"it, and that the network and the credentials are there."
+                f"{self.place} cannot be reached ({text}); check that it exists, that this machine may read and write "
+                f"it, the network and the credentials."
             ) from error
 
 
@@ -122,7 +122,7 @@ def _filesystem(scheme: str, bucket: str) -> Any:
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         if region is None and endpoint is None:
-            with _plainly(Place(f"s3://{bucket}")):
+            with _explained(Place(f"s3://{bucket}")):
                 region = fs.resolve_s3_region(bucket)
         return fs.S3FileSystem(
             region=region or "us-east-1",
@@ -144,5 +144,5 @@ def _filesystem(scheme: str, bucket: str) -> Any:
         return fs.GcsFileSystem(retry_time_limit=patience)
     import fsspec
 
-    with _plainly(Place(f"{scheme}://")):
+    with _explained(Place(f"{scheme}://")):
         return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))

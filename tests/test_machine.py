@@ -3,8 +3,24 @@
 import torch
 
 from eman.platform.machine import fast_bf16
+from eman.platform.usage import Usage
 
 
 def test_bfloat16_is_known_without_torch() -> None:
     if not torch.cuda.is_available():
         assert fast_bf16() == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def test_usage_has_the_names_that_mlflows_ui_shows() -> None:
+    usage = Usage()
+    assert usage.take() == {}  # not every step
+    found = usage.take(last=True)
+    assert set(found) >= {
+        "system/cpu_utilization_percentage",
+        "system/system_memory_usage_megabytes",
+        "system/system_memory_usage_percentage",
+        "system/network_receive_megabytes",
+        "system/network_transmit_megabytes",
+    }
+    assert 0 < found["system/system_memory_usage_percentage"] < 100
+    assert found["system/network_receive_megabytes"] >= 0

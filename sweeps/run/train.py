@@ -8,10 +8,10 @@ from eman.evaluation import measure
 from eman.platform import checkpoint
 from eman.platform.errors import BusyError
 from eman.platform.lock import locked
-from eman.platform.machine import Usage
 from eman.platform.store.records import TRAINING
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
+from eman.platform.usage import Usage
 from eman.sweeps.run.events import Done, Lost, Outcome, Progress, Report
 from eman.sweeps.run.failures import failure_recorded
 from eman.sweeps.run.jobs import TrainJob

@@ -1,0 +1,102 @@
+"""How busy the machine is while a run trains, under the names that MLflow's UI shows as system metrics.
+
+They are logged with each epoch's metrics, so that a store that is away does not lose them; MLflow's own thread, which
+logs every ten seconds, would.
+"""
+
+import time
+from collections import defaultdict
+from typing import Any
+
+#: Seconds between two samples, and at least between two values that are logged.
+_SAMPLE_SECONDS = 5.0
+
+_MEGABYTE = 1e6
+
+
+class Usage:
+    """Processors, memory, network and NVIDIA GPUs, sampled every few seconds.
+
+    All values are means over the samples but network, which is in megabytes since the start.
+    """
+
+    def __init__(self) -> None:
+        import psutil
+
+        psutil.cpu_percent()  # it measures since the call before
+        self._gpus = _nvidia_gpus()
+        self._network_before = _network()
+        self._samples: dict[str, list[float]] = defaultdict(list)
+        self._sampled = self._taken = time.monotonic()
+
+    def sample(self) -> None:
+        """Take a sample, if the last one is some seconds old."""
+        if time.monotonic() - self._sampled > _SAMPLE_SECONDS:
+            self._measure()
+
+    def _measure(self) -> None:
+        import psutil
+
+        memory = psutil.virtual_memory()
+        values = {
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": memory.used / _MEGABYTE,
+            "system_memory_usage_percentage": 100 * memory.used / memory.total,
+        }
+        for number, gpu in enumerate(self._gpus):
+            values |= {f"gpu_{number}_{name}": value for name, value in _measure_gpu(gpu).items()}
+        for name, value in values.items():
+            self._samples[name].append(value)
+        self._sampled = time.monotonic()
+
+    def take(self, *, last: bool = False) -> dict[str, float]:
+        """Return the metrics since the last call; none if that was seconds ago, except at the end."""
+        if time.monotonic() - self._taken < _SAMPLE_SECONDS and not last:
+            return {}
+        self._measure()
+        self._taken = time.monotonic()
+        means = {name: round(sum(values) / len(values), 1) for name, values in self._samples.items()}
+        network = {name: value - self._network_before[name] for name, value in _network().items()}
+        self._samples.clear()
+        return {f"system/{name}": value for name, value in {**means, **network}.items()}
+
+
+def _network() -> dict[str, float]:
+    import psutil
+
+    counters = psutil.net_io_counters()
+    if counters is None:  # no network interface
+        return {}
+    return {
+        "network_receive_megabytes": counters.bytes_recv / _MEGABYTE,
+        "network_transmit_megabytes": counters.bytes_sent / _MEGABYTE,
+    }
+
+
+def _nvidia_gpus() -> list[Any]:
+    """Return NVML's handles of the GPUs; none where there is no NVIDIA driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []
+
+
+def _measure_gpu(gpu: Any) -> dict[str, float]:
+    """Return what a GPU tells; some tell less."""
+    import pynvml
+
+    values: dict[str, float] = {}
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
+        values["memory_usage_percentage"] = 100 * memory.used / memory.total
+        values["memory_usage_megabytes"] = memory.used / _MEGABYTE
+        values["utilization_percentage"] = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu
+        watts = pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000
+        values["power_usage_watts"] = watts
+        values["power_usage_percentage"] = 100 * watts / (pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000)
+    except pynvml.NVMLError:
+        pass
+    return values

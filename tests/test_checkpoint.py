@@ -1,0 +1,109 @@
+"""Checkpoints: whole or not at all; what is foreign, damaged, newer, or has no room."""
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eman.platform import checkpoint
+from eman.platform.errors import UserError
+
+CONTENT = {"weights": torch.arange(5000.0), "step": 3, "nested": [{"a": torch.ones(2, 2)}]}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return checkpoint.digest(one) == checkpoint.digest(other)
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "new" / "x.pt", CONTENT, "k")
+    assert same(checkpoint.load(tmp_path / "new" / "x.pt", "k"), CONTENT)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def altered(path: Path) -> None:
+    whole = torch.load(path, weights_only=True)
+    whole["content"]["weights"][0] += 1
+    torch.save(whole, path)
+
+
+def of_another_run(path: Path) -> None:
+    checkpoint.save(path, CONTENT, "other")
+
+
+def of_another_program(path: Path) -> None:
+    torch.save({"state_dict": {}}, path)
+
+
+def a_tensor(path: Path) -> None:
+    torch.save(torch.ones(3), path)
+
+
+DAMAGES = [
+    (truncated, checkpoint.DamagedError),
+    (altered, checkpoint.DamagedError),
+    (of_another_run, checkpoint.ForeignError),
+    (of_another_program, checkpoint.ForeignError),
+    (a_tensor, checkpoint.ForeignError),
+]
+
+
+@pytest.mark.parametrize(("damage", "error"), DAMAGES)
+def test_a_checkpoint_that_cannot_be_used_is_refused_in_one_line(
+    damage: Callable[[Path], None], error: type[UserError], tmp_path: Path
+) -> None:
+    path = tmp_path / "x.pt"
+    checkpoint.save(path, CONTENT, "k")
+    damage(path)
+    with pytest.raises(error) as caught:
+        checkpoint.load(path, "k")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [damage for damage, _ in DAMAGES])
+def test_a_checkpoint_that_cannot_be_used_is_set_aside(
+    damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "resume.pt"
+    for step in (1, 2):
+        checkpoint.save_newest(path, CONTENT | {"step": step}, "k")
+    damage(path)
+    found = checkpoint.load_newest(path, "k")
+    assert found is not None
+    assert found["step"] == 1
+    assert "Set aside as resume.pt.set-aside" in caplog.text
+    assert not path.exists()
+    damage(tmp_path / "resume.pt.before")
+    assert checkpoint.load_newest(path, "k") is None
+    checkpoint.save_newest(path, CONTENT, "k")  # and the run goes on
+
+
+def test_a_newer_format_is_refused_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "resume.pt"
+    with monkeypatch.context() as later:
+        later.setattr(checkpoint, "FORMAT", 99)
+        checkpoint.save(path, CONTENT, "k")
+    with pytest.raises(checkpoint.NewerError, match=r"format 99.*update eman, or choose another EMAN_HOME"):
+        checkpoint.load_newest(path, "k")
+    assert path.exists()
+
+
+@pytest.mark.parametrize("bytes_left", [0, 100, 6_000, 15_000])
+def test_a_full_disk_is_named_and_what_was_there_stays(bytes_left: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    checkpoint.save(path, {"step": 1}, "k")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, before[1]))
+    try:
+        with pytest.raises(checkpoint.DiskFullError, match=r"the disk is full: .* make room"):
+            checkpoint.save(path, CONTENT, "k", patience=0.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoint.load(path, "k") == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
