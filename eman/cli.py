@@ -9,20 +9,27 @@ import typer
 from typer.exceptions import TyperException
 
 from eman import __version__, context
-from eman.commands import data, jobs, networks, results, runs, store
+from eman.commands import data, jobs, networks, planning, results, runs, single, store, sweep
 from eman.platform.errors import UserError
 
 app = typer.Typer(
     name="eman",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Compare normalization schemes in student-teacher training (FixMatch, MoCo, BYOL): sweeps on Ray, results in "
-    "MLflow, the paper's tables filled from them.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _commands in (runs, jobs, networks, results, data, store):
+for _commands in (sweep, single, planning, results, networks, jobs):
     app.add_typer(_commands.app)
+app.add_typer(runs.app, rich_help_panel="Look")
+app.add_typer(data.app, rich_help_panel="Data")
+app.add_typer(store.app, rich_help_panel="Data")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit()
 
 
 @app.callback()
@@ -41,23 +48,25 @@ def _common(
         str | None,
         typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store. Default: a SQLite file in the work folder."),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
+    """Compare normalization schemes in student-teacher training: FixMatch, MoCo, BYOL.
+
+    - `eman sweep 1 8 --profile quick` fills Tables 1 and 8 in minutes
+    - `eman table 1 8` prints them again, `eman report` writes a page, `eman ui` opens MLflow
+    - `eman sweep grid --method moco --scheme bn,eman --grid lr=0.03,0.1` compares what you like
+    """
     context.enter(home, data, store)
 
 
-@app.command()
-def version() -> None:
-    """Print the version."""
-    print(__version__)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns its exit code."""
+    """Run the command line and return its exit code."""
     try:
-        code = app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+        code = app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="eman", standalone_mode=False)
     except UserError as error:
-        print(f"eman: {error}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     except TyperException as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         if not message:  # no command: the help has been printed
@@ -65,12 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         option = getattr(error, "option_name", None)
         if option in {f"--{name}" for name in signature(_common).parameters}:
             message = f"{option} stands before the command: eman {option} ... COMMAND"
-        print(f"eman: {' '.join(message.split())} (see `eman --help`)", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, typer.Abort):
-        print("eman: interrupted; what was finished is kept, and the same command continues.", file=sys.stderr)
-        return 2
+        return _refuse(f"{message} (see `eman --help`)")
+    except typer.Abort:
+        return _refuse("stopped; nothing was changed.")
+    except KeyboardInterrupt:
+        return _refuse("interrupted; what was finished is kept, and the same command continues.")
     return code if isinstance(code, int) else 0
+
+
+def _refuse(message: str) -> int:
+    print(f"eman: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

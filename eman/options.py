@@ -1,15 +1,17 @@
-"""What the command line's options are, and how their values are read."""
+"""The options of the command line, declared once."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
+from eman.parsing import Workers, check_number, parse_workers
 from eman.platform.errors import UserError
 
 
 class Format(StrEnum):
-    """Output formats of a table."""
+    """Formats of a table."""
 
     text = "text"
     markdown = "markdown"
@@ -18,88 +20,181 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
-class PlanFormat(StrEnum):
-    """Output formats of a plan."""
-
-    text = "text"
-    json = "json"
-
-
 class Network(StrEnum):
-    """Which network is evaluated."""
+    """The network to evaluate."""
 
     student = "student"
     teacher = "teacher"
 
 
 class Selection(StrEnum):
-    """Which epoch's networks are evaluated."""
+    """The epoch to evaluate."""
 
     last = "last"
     best = "best"
 
 
-GRID_PANEL = "Options of `eman sweep grid`"
+GRID_PANEL = "Grid"
+LAUNCH_PANEL = "Resources"
 
-ProfileOption = Annotated[
-    str,
-    typer.Option(help="Scale: smoke (seconds), quick (minutes), mini (hours); for GPUs: cifar10, stl10, imagenet."),
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+NetworkOption = Annotated[
+    Network, typer.Option(help="Network to evaluate. Runs without a separate teacher use their student.")
+]
+SelectionOption = Annotated[
+    Selection, typer.Option(help="Epoch to evaluate: the last, or the best on held-out images.")
+]
+WorkersOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|MIN-MAX|auto",
+        help="Processes for each run: a number, a range within which Ray may change it, or auto for as many as fit. "
+        "Changes speed, never results.",
+        rich_help_panel=LAUNCH_PANEL,
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="Override a field of the run, for example `--set epochs=2`; may be repeated.",
+        help="Override a field of every run, for example `--set epochs=2`, or of one method's runs: `--set "
+        "moco.queue=4096`. Repeatable. `eman fields` lists the fields.",
     ),
 ]
-SeedsOption = Annotated[int, typer.Option(help="Number of seeds; each cell is their mean.")]
-WorkersOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|MIN-MAX|auto",
-        help="Processes of one run (DDP through Ray Train): a number; two numbers between which Ray may change it; or "
-        "auto, as many as the cluster has room for. Changes speed, never results.",
-    ),
-]
-CpusOption = Annotated[float | None, typer.Option(help="CPUs of each process of a run; 0.5 lets two share one.")]
-GpusOption = Annotated[float | None, typer.Option(help="GPUs of each process of a run; 0.25 lets four share one.")]
-RetriesOption = Annotated[int, typer.Option(help="How often a run that failed is tried again.")]
-WaitOption = Annotated[float, typer.Option(help="Seconds to wait for a cluster that grows to have room for one run.")]
-NetworkOption = Annotated[
-    Network, typer.Option(help="Which network is evaluated; a run without a teacher of its own: its student.")
-]
-SelectionOption = Annotated[
-    Selection, typer.Option(help="After which epoch: the last, or the best on the held-out images.")
-]
-AddressOption = Annotated[str | None, typer.Option(help="Address of a running Ray cluster; default: this machine.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Key of a finished run, or its beginning.")]
 
 
-def parse_list(text: str | None) -> list[str]:
-    """The parts of ``a,b,c``."""
-    return [part.strip() for part in text.split(",") if part.strip()] if text else []
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The runs of a sweep: scale, seeds, overrides."""
+
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="Scale: smoke (seconds), quick (minutes), mini (hours); for GPUs: cifar10, stl10, imagenet. Default: "
+            "quick; for `plan`: imagenet.",
+        ),
+    ] = None
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="N|LIST", help="Number of seeds, or a list such as 0,1,5. Cells are means. Default: 1."),
+    ] = None
+    set_: SetOption = None
 
 
-def parse_numbers(flag: str, text: str | None) -> list[float]:
-    """The numbers of ``0.9,0.999``; raises :class:`UserError` on anything else."""
-    try:
-        return [float(part) for part in parse_list(text)]
-    except ValueError:
-        raise UserError(
-            f"{flag} {text}: give numbers with commas between them, for example {flag} 0.9,0.999."
-        ) from None
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """The networks to evaluate."""
+
+    network: Annotated[
+        Network | None,
+        typer.Option(help="Network to evaluate. Runs without a separate teacher use their student. Default: student."),
+    ] = None
+    selection: Annotated[
+        Selection | None,
+        typer.Option(help="Epoch to evaluate: the last, or the best on held-out images. Default: last."),
+    ] = None
 
 
-def parse_workers(text: str | None) -> int | tuple[int, int] | str | None:
-    """``4``, ``1-4`` or ``auto``; raises :class:`UserError` on anything else."""
-    if text is None or text == "auto":
-        return text
-    try:
-        numbers = [int(part) for part in text.split("-")]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1:
-        return numbers[0]
-    if len(numbers) == 2:
-        return numbers[0], numbers[1]
-    raise UserError(f"--workers {text}: give a number, two with a hyphen between them (1-4), or auto.")
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The axes of a grid."""
+
+    method: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Methods, for example moco,byol.", rich_help_panel=GRID_PANEL)
+    ] = None
+    scheme: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Schemes, for example bn,eman. With several seeds, all rows are compared with the first.",
+            rich_help_panel=GRID_PANEL,
+        ),
+    ] = None
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=LIST",
+            help="Values of any field of a run, for example `--grid lr=0.1,0.3`. Repeatable.",
+            rich_help_panel=GRID_PANEL,
+        ),
+    ] = None
+    linear_lr: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Learning rates to search in linear evaluation. Default: the profile's.",
+            rich_help_panel=GRID_PANEL,
+        ),
+    ] = None
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The options that were given."""
+        flags = {"--method": self.method, "--scheme": self.scheme, "--grid": self.grid, "--linear-lr": self.linear_lr}
+        return tuple(flag for flag, value in flags.items() if value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Where and with what a sweep runs."""
+
+    workers: WorkersOption = None
+    cpus: Annotated[
+        float | None,
+        typer.Option(
+            help="CPUs of each process of a run; with 0.5, two processes share one. Default: 1.",
+            rich_help_panel=LAUNCH_PANEL,
+        ),
+    ] = None
+    gpus: Annotated[
+        float | None,
+        typer.Option(
+            help="GPUs of each process of a run; with 0.25, four processes share one. Default: 1 if there are GPUs.",
+            rich_help_panel=LAUNCH_PANEL,
+        ),
+    ] = None
+    retries: Annotated[
+        int | None,
+        typer.Option(help="Retries of a failed run within this launch. Default: 1.", rich_help_panel=LAUNCH_PANEL),
+    ] = None
+
+    def __post_init__(self) -> None:
+        parse_workers(self.workers)
+        check_number("--cpus", self.cpus, 0, 1024, above=True)
+        check_number("--gpus", self.gpus, 0, 1024)
+        check_number("--retries", self.retries, 0, 100)
+
+    @property
+    def parsed_workers(self) -> Workers:
+        """Workers as a number, a pair or a word."""
+        return parse_workers(self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The cluster that a sweep runs on."""
+
+    address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            help="Address of a running Ray cluster. Default: start Ray on this machine.",
+            rich_help_panel=LAUNCH_PANEL,
+        ),
+    ] = None
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            help="With --address: seconds to wait until the cluster has room for one run. Default: 0.",
+            rich_help_panel=LAUNCH_PANEL,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_number("--wait", self.wait, 0, 7 * 86_400)
+        if self.wait is not None and self.address is None:
+            raise UserError("--wait has no effect without --address: this machine does not grow; leave it out.")
+        if self.address is not None and not self.address.strip():
+            raise UserError("--address is empty; give HOST:PORT, auto, or leave it out.")

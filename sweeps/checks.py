@@ -10,6 +10,22 @@ from eman.sweeps.work import training_images
 from eman.trainers.data import catalog
 from eman.trainers.spec.run import RunSpec
 
+#: A number of workers, the fewest and the most, or `auto`.
+Workers = int | tuple[int, int] | str | None
+
+
+def check_workers(workers: Workers, devices: int) -> None:
+    """Raise `UserError` unless every possible number of workers divides the devices."""
+    if workers is None or isinstance(workers, str):
+        return
+    low, high = workers if isinstance(workers, tuple) else (workers, workers)
+    if low < 1 or low > high or high > devices or any(devices % number for number in range(low, high + 1)):
+        given = str(low) if low == high else f"{low}-{high}"
+        raise UserError(
+            f"--workers {given} does not divide the run's {devices} devices; every number of workers must be a divisor "
+            f"of {devices}."
+        )
+
 
 def check_sizes(runs: Iterable[RunSpec], evaluations: Iterable[tuple[EvalSpec, RunSpec]] = ()) -> None:
     """Raise `UserError` unless runs and evaluations fit their data sets, as far as the catalog knows their sizes."""

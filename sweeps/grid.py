@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from eman.evaluation.results.tables import Cell, Table
 from eman.platform.errors import UserError
-from eman.sweeps.request import SweepRequest, Value, shown
+from eman.sweeps.request import SweepRequest, shown
 from eman.sweeps.tables.scope import Scope
 from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import TEACHER_NORMS
 from eman.trainers.spec.build import resolve_scheme
+from eman.trainers.spec.kinds import Value
 from eman.trainers.spec.labels import scheme_label
 from eman.trainers.spec.run import RunSpec
 

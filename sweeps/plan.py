@@ -13,10 +13,10 @@ from eman.sweeps.checks import check_sizes
 from eman.sweeps.grid import NORM_FIELDS, grid_table
 from eman.sweeps.profiles.profile import AUTO, Profile
 from eman.sweeps.profiles.registry import profile_named
-from eman.sweeps.request import SweepRequest, Value
+from eman.sweeps.request import SweepRequest
 from eman.sweeps.tables import table1, table2, table3, table4, table5, table6, table7, table8
 from eman.sweeps.tables.scope import Scope
-from eman.trainers.methods.registry import method_named
+from eman.trainers.spec.kinds import Value
 from eman.trainers.spec.labels import run_titles
 from eman.trainers.spec.run import RunSpec
 
@@ -148,9 +148,7 @@ def _planned(request: SweepRequest, profile: Profile) -> Sweep:
 def _check_overrides(request: SweepRequest) -> None:
     """Refuse overrides that contradict what is asked for by name."""
     for name in request.overrides:
-        method, dot, field = name.rpartition(".")
-        if dot:
-            method_named(method)
+        field = name.rpartition(".")[2]
         if request.tables and field in NORM_FIELDS:
             raise UserError(
                 f"{name} cannot be overridden in {' and '.join(request.tables)}, whose rows are normalization schemes; "
@@ -171,4 +169,5 @@ def _check_effect(request: SweepRequest, sweep: Sweep) -> None:
 
 
 def _equal(given: object, value: Value) -> bool:
-    return list(given) == list(value) if isinstance(given, tuple) and isinstance(value, tuple) else given == value
+    """Return whether a flat value, which is absent where it is none or false, is the one that was given."""
+    return given == (None if value is False else value)

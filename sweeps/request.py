@@ -9,9 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from eman.platform.errors import UserError, unknown
-
-#: A value of a run's field.
-Value = bool | int | float | str | tuple[float, ...] | None
+from eman.trainers.spec.kinds import Value
 
 #: Bounds that keep a slip of the keyboard from planning millions of runs.
 MAX_SEEDS = 100
@@ -161,7 +159,12 @@ def _explained(error: ValidationError) -> UserError:
 
 def command(request: SweepRequest) -> str:
     """Return the command line that asks for a sweep."""
-    words = ["eman", "sweep", *(request.tables or ("grid",))]
+    return shlex.join(["eman", "sweep", *arguments(request)])
+
+
+def arguments(request: SweepRequest) -> list[str]:
+    """Return the arguments of `eman sweep` that ask for a sweep."""
+    words = [*(request.tables or ("grid",))]
     axes = (("--method", request.methods), ("--scheme", request.schemes), ("--linear-lr", request.linear_lr))
     for flag, names in axes:
         words += [flag, _joined(names)] if names else []
@@ -179,7 +182,7 @@ def command(request: SweepRequest) -> str:
         words += [flag, value] if value != usual else []
     for name, override in request.overrides.items():
         words += ["--set", f"{name}={shown(override)}"]
-    return shlex.join(words)
+    return words
 
 
 def shown(value: Value) -> str:

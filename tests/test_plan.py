@@ -1,9 +1,12 @@
 """Planning: which runs stand behind tables and grids, and what is refused before anything runs."""
 
+import json
+import shlex
 from typing import Any
 
 import pytest
 
+from eman.cli import main
 from eman.platform.errors import UserError
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.profiles.cifar10 import CIFAR10
@@ -13,7 +16,7 @@ from eman.sweeps.profiles.quick import QUICK
 from eman.sweeps.profiles.registry import PROFILES
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.sweeps.profiles.stl10 import STL10
-from eman.sweeps.request import SweepRequest
+from eman.sweeps.request import SweepRequest, command
 from eman.sweeps.tables.figure3 import lines
 from eman.sweeps.work import work
 from eman.trainers.data.catalog import TRAINING_IMAGES
@@ -91,7 +94,12 @@ def test_the_papers_lengths_at_the_papers_scale() -> None:
         ("moco", 200, "resnet50-2x"),
     }
     spec = next(iter(sweep.evaluations.values()))
-    assert (spec.views, spec.epochs, spec.batch, spec.milestones) == ("augmented", 50, 256, (0.6, 0.8))
+    assert tuple(spec.flat()[name] for name in ("views", "epochs", "batch", "milestones")) == (
+        "augmented",
+        50,
+        256,
+        (0.6, 0.8),
+    )
 
 
 def test_profiles_of_published_numbers_count_labels_and_vote_as_those_do() -> None:
@@ -99,7 +107,9 @@ def test_profiles_of_published_numbers_count_labels_and_vote_as_those_do() -> No
         spec = profile.run("fixmatch", "eman")
         assert round(spec.flat()["label_fraction"] * (images - spec.data.held_out)) == labels
         sweep = of_tables("table4", profile=profile.name)
-        votes = {(e.k, e.temperature) for e in sweep.evaluations.values() if e.protocol == "knn"}
+        votes = {
+            (e.flat()["k"], e.flat()["temperature"]) for e in sweep.evaluations.values() if e.protocol.name == "knn"
+        }
         assert votes == {(200, 0.1)}
         assert "kNN: k = 200, votes weighed by exp(cosine / 0.1)." in " ".join(sweep.tables[0].notes)
     assert "kNN: k = 20, one vote each." in " ".join(of_tables("table4").tables[0].notes)
@@ -157,6 +167,17 @@ def test_rows_of_a_grid_name_what_varies() -> None:
     assert sweep.cells == len(sweep.trainings) == 8
     assert sweep.tables[0].rows[0] == "BN / BN · lr 0.1 · devices 4"
     assert len(set(sweep.tables[0].rows)) == 8
+
+
+def test_an_override_that_makes_another_scheme_keeps_rows_apart() -> None:
+    sweep = of_grid(["moco"], ["bn", "syncbn"], overrides={"teacher_norm": "eman"})
+    assert sweep.tables[0].rows == ("BN / EMAN", "SyncBN / EMAN")
+    assert len(sweep.trainings) == 2
+
+
+def test_norms_are_an_axis_like_any_other() -> None:
+    sweep = of_grid(["moco"], ["eman"], grid={"student_norm": ["bn", "syncbn"], "student_proxy_momentum": [0.9, 0.99]})
+    assert len(set(sweep.tables[0].rows)) == sweep.cells == 4
 
 
 def test_equal_points_of_a_grid_are_one_row() -> None:
@@ -230,13 +251,16 @@ def test_mistakes_are_named_before_anything_runs(request_: dict[str, Any], messa
     ],
     ids=lambda sweep: sweep.name,
 )
-def test_a_request_is_kept_and_planned_again(sweep: Sweep) -> None:
+def test_a_request_is_kept_and_planned_again(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     text = sweep.request.model_dump_json()
     assert len(text) < 2000  # a tag holds 8,000 characters
     again = plan(SweepRequest.from_json(text))
     assert again.request == sweep.request
     assert again.key == sweep.key
     assert [table.notes for table in again.tables] == [table.notes for table in sweep.tables]
+    words = shlex.split(command(sweep.request))
+    assert main([*words[1:], "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["keys"] == sorted(sweep.trainings)
 
 
 def test_a_machine_of_another_precision_plans_the_same_runs() -> None:

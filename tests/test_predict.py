@@ -145,7 +145,7 @@ def test_the_command_for_people_and_for_programs(
     assert "the teacher after the last epoch, votes of the 10 nearest training images (digits)" in lines[0]
     assert lines[2].endswith("votes")
     assert lines[-1].startswith("  nearest: #")
-    assert main(["predict", runs["moco"].key, str(path), "--selection", "best", "--format", "json", "--top", "2"]) == 0
+    assert main(["predict", runs["moco"].key, str(path), "--selection", "best", "--json", "--top", "2"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert (content["run"], content["selection"], content["votes"]) == (runs["moco"].key, "best", 20)
     [image] = content["images"]

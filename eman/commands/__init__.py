@@ -1,1 +1,8 @@
-"""The commands, one file a subject."""
+"""The commands, a file for each subject.
+
+- `sweep`: sweep. `single`: train, evaluate. `planning`: plan, fields.
+- `results`: table, figure, status, report, ui, doctor. `runs`: list, show and remove runs.
+- `networks`: import, export, predict. `data`: data sets. `store`: the MLflow store.
+- `jobs`: submit, jobs, logs, stop.
+- `printing`: tables to the terminal or a file.
+"""

@@ -6,7 +6,7 @@ import typer
 
 from eman.context import workspace
 
-app = typer.Typer(name="data", no_args_is_help=True, help="Data sets: what there is, and getting them.")
+app = typer.Typer(name="data", no_args_is_help=True, help="List, fetch, shard and verify data sets.")
 
 
 @app.command("list")

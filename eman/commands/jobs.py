@@ -5,36 +5,63 @@ from typing import Annotated
 
 import typer
 
+from eman.commands.sweep import DryRunOption, NameOption, WhatArgument, checked_plan, print_plan
 from eman.context import given_variables
+from eman.groups import spread
+from eman.options import Evaluated, Grid, Resources, Scale
+from eman.parsing import check_number
+from eman.platform.errors import UserError
 
 app = typer.Typer()
 
+#: Ray's own variables for the address of a job server.
+_VARIABLES = ["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"]
 
-JobServer = Annotated[str, typer.Option(help="The cluster's job server, for example http://HOST:8265.")]
-JobId = Annotated[str, typer.Argument(help="A job's id, as `eman jobs` lists it.")]
+JobServer = Annotated[
+    str, typer.Option("--address", envvar=_VARIABLES, help="The cluster's job server, for example http://HOST:8265.")
+]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job, as in `eman jobs`.")]
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(rich_help_panel="Cluster")
+@spread
 def submit(
-    context: typer.Context,
+    what: WhatArgument,
     address: JobServer,
+    scale: Scale,
+    evaluated: Evaluated,
+    name: NameOption = None,
+    dry_run: DryRunOption = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once instead of following the output.")] = False,
-    python: Annotated[str | None, typer.Option(help="Python on the cluster; default: python.")] = None,
+    python: Annotated[str | None, typer.Option(help="Python on the cluster. Default: python.")] = None,
+    wait: Annotated[
+        float | None, typer.Option(help="Seconds to wait until the cluster has room for one run. Default: 0.")
+    ] = None,
+    *,
+    grid: Grid,
+    resources: Resources,
 ) -> int:
-    """Run a sweep on a cluster through Ray Jobs, and follow it; ends with the sweep's exit code.
+    """Run a sweep on a cluster as a Ray job and follow it. Ends with the sweep's exit code.
 
-    Arguments and options are those of `eman sweep`; the project travels along. The same command continues an
-    interrupted sweep.
+    - `eman submit 1 8 --profile mini --address http://HOST:8265`
 
-    - `eman submit table1 table8 --profile mini --address http://HOST:8265`
+    The project travels along. The same command continues an interrupted sweep.
     """
-    from eman.cli import app as whole
+    if dry_run and (detach or python is not None):
+        raise UserError(f"{'--detach' if detach else '--python'} has no effect with --dry-run; leave it out.")
+    if python is not None and not python.strip():
+        raise UserError("--python is empty; give a program, or leave it out.")
+    check_number("--wait", wait, 0, 7 * 86_400)
+    planned = checked_plan(what, scale, evaluated, grid, resources, name)
+    if dry_run:
+        print_plan(planned, as_json=False)
+        return 0
+    from eman.sweeps.request import arguments
     from eman.sweeps.run import submit as jobs
 
-    variables = given_variables()
-    whole(args=["sweep", *context.args, "--dry-run"], standalone_mode=False)  # a typo is found here, not on the cluster
+    words = [*arguments(planned.request), *_resource_words(resources, wait)]
     connected = jobs.client(address)
-    job = jobs.submit(connected, address, context.args, python, variables)
+    job = jobs.submit(connected, address, words, python, given_variables())
     print(f"submitted {job}; `eman logs {job} --address {address}` follows it", file=sys.stderr)
     if detach:
         return 0
@@ -43,20 +70,31 @@ def submit(
     return jobs.exit_code(connected, job)
 
 
-@app.command(name="jobs")
-def jobs_(address: JobServer) -> None:
-    """List the sweeps that were submitted to a cluster."""
+def _resource_words(resources: Resources, wait: float | None) -> list[str]:
+    flags = {
+        "--workers": resources.workers,
+        "--cpus": resources.cpus,
+        "--gpus": resources.gpus,
+        "--retries": resources.retries,
+        "--wait": wait,
+    }
+    return [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
+
+
+@app.command(name="jobs", rich_help_panel="Cluster")
+def list_jobs(address: JobServer) -> None:
+    """List the sweeps submitted to a cluster."""
     from eman.sweeps.run import submit as jobs
 
     for line in jobs.listing(jobs.client(address)):
         print(line)
 
 
-@app.command()
+@app.command(rich_help_panel="Cluster")
 def logs(
     job: JobId,
     address: JobServer,
-    follow: Annotated[bool, typer.Option(help="Go on until the job ends.")] = True,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Continue until the job ends.")] = True,
 ) -> None:
     """Print the output of a submitted sweep."""
     from eman.sweeps.run import submit as jobs
@@ -65,9 +103,10 @@ def logs(
         print(text, end="", flush=True)
 
 
-@app.command()
+@app.command(rich_help_panel="Cluster")
 def stop(job: JobId, address: JobServer) -> None:
-    """Stop a submitted sweep; what it has finished is kept."""
+    """Stop a submitted sweep. Finished runs are kept, and the same submission continues."""
     from eman.sweeps.run import submit as jobs
 
     jobs.stop(jobs.client(address), job)
+    print(f"stopped {job}")

@@ -1,25 +1,30 @@
-"""Commands that take networks in and give them out: import, export."""
+"""Commands for networks: import, export, predict."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from eman.context import workspace
-from eman.options import Network, NetworkOption, Selection, SelectionOption
+from eman.options import JsonOption, Network, NetworkOption, RunArgument, Selection, SelectionOption
+from eman.parsing import check_number
+from eman.platform.output import check_output
 
 app = typer.Typer()
 
 
-@app.command(name="import")
+@app.command(name="import", rich_help_panel="Networks")
 def import_(
     file: Annotated[Path, typer.Argument(help="A checkpoint: a PyTorch file of tensors.")],
-    layout: Annotated[str, typer.Option("--as", help="moco, byol or fixmatch: the official code's; torchvision.")],
-    scheme: Annotated[str, typer.Option(help="The scheme that it was trained with.")] = "default",
-    dataset: Annotated[str, typer.Option(help="The data set that it was trained on.")] = "imagenet",
+    layout: Annotated[
+        str, typer.Option("--as", help="Layout: moco, byol or fixmatch (the official code's), or torchvision.")
+    ],
+    scheme: Annotated[str, typer.Option(help="Scheme that it was trained with.")] = "default",
+    dataset: Annotated[str, typer.Option(help="Data set that it was trained on.")] = "imagenet",
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not list the tensors.")] = False,
 ) -> None:
-    """Take in a network from elsewhere: every evaluation takes it, and training may start from it.
+    """Import a checkpoint for evaluation or initialization.
 
     - `eman import moco_eman_r50_200ep.pth.tar --as moco --scheme eman`
     """
@@ -31,27 +36,68 @@ def import_(
             print(line)
 
 
-@app.command()
+@app.command(rich_help_panel="Networks")
 def export(
-    run: Annotated[str, typer.Argument(help="Key of a finished run, or its beginning.")],
-    out: Annotated[Path, typer.Option(help="File to write; mlflow: a new folder.")],
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="File to write; for mlflow, a new folder.")],
     form: Annotated[str, typer.Option("--format", help="torchvision, safetensors or mlflow.")] = "torchvision",
     network: NetworkOption = Network.student,
     selection: SelectionOption = Selection.last,
 ) -> None:
-    """Write a run's backbone for others, or its whole network as a model that MLflow serves.
-
-    That model takes images (N, channels, height, width) as uint8, 0 to 255, and scales them itself; it gives class
-    probabilities where the run ends in a classifier (FixMatch, supervised), else features.
+    """Write a run's backbone for other programs, or its whole network as a model that MLflow serves.
 
     - `eman export 3f2a --format torchvision --out resnet50.pth`
     - `eman export 3f2a --format mlflow --out model`, then
       `mlflow models predict -m model -i model/serving_input_example.json --env-manager local`
+
+    The served model takes images (N, channels, height, width) as uint8 from 0 to 255 and scales them itself. It returns
+    class probabilities for a classifier (FixMatch, supervised), else features.
     """
     from eman.platform.store.records import TRAINING
     from eman.platform.store.store import Store
-    from eman.sweeps.exchange.networks import give_out
-    from eman.sweeps.run.foreground import find_run
+    from eman.sweeps.find import find_finished_run
 
-    record = find_run(run, Store(workspace()).by_key(TRAINING))
+    if form != "mlflow":
+        check_output(out)
+    record = find_finished_run(run, Store(workspace()).by_key(TRAINING))
+    from eman.sweeps.exchange.networks import give_out
+
     print(give_out(record, workspace(), form, out, network=network.value, selection=selection.value))
+
+
+@app.command(rich_help_panel="Networks")
+def predict(
+    run: RunArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files of any size.")],
+    network: NetworkOption = Network.student,
+    selection: SelectionOption = Selection.last,
+    top: Annotated[int, typer.Option(help="Number of classes and neighbours to show for each image.")] = 5,
+    k: Annotated[
+        int | None, typer.Option("--k", help="Neighbours that vote, for self-supervised runs. Default: 20.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify your images, or find their nearest neighbours.
+
+    - `eman predict 3f2a shoe.png shirt.jpg --network teacher --top 3`
+
+    A run that ends in a classifier (FixMatch, supervised) gives probabilities. A self-supervised one shows the nearest
+    training images, and how they vote.
+    """
+    from eman.platform.store.records import TRAINING
+    from eman.platform.store.store import Store
+    from eman.sweeps.find import find_finished_run
+
+    check_number("--top", top, 1, 1000)
+    check_number("--k", k, 1, 10_000)
+    record = find_finished_run(run, Store(workspace()).by_key(TRAINING))
+    from eman.sweeps.exchange.predict import predict as ask
+
+    predictions = ask(
+        record, workspace(), images, network=network.value, selection=selection.value, k=20 if k is None else k
+    )
+    if as_json:
+        print(json.dumps(predictions.content(top), ensure_ascii=False))
+        return
+    for line in predictions.lines(top):
+        print(line)

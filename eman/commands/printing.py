@@ -1,57 +1,91 @@
-"""What several commands need: tables by their names, and printing them."""
+"""Printing tables, or writing them to a file."""
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eman.context import workspace
-from eman.options import Format, Network, Selection
+from eman.options import Format
 from eman.platform.errors import UserError
-from eman.platform.output import output_file
+from eman.platform.output import check_output, output_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eman.evaluation.results.tables import Table, Value
+    from eman.platform.store.store import Store
+    from eman.sweeps.plan import Sweep
+
+PAPER = "paper"
 
 
-def planned_tables(
-    names: list[str],
-    profile: str,
-    seeds: int,
-    overrides: list[str] | None,
-    network: Network = Network.student,
-    selection: Selection = Selection.last,
-) -> Any:
-    from eman.sweeps.plan import plan
-    from eman.sweeps.request import SweepRequest
-    from eman.trainers.spec.fields import parse_fields
+def print_tables(
+    planned: "Sweep",
+    store: "Store",
+    form: Format | None,
+    out: Path | None,
+    other: str = PAPER,
+    *,
+    as_json: bool = False,
+) -> None:
+    """Print a sweep's tables from what the store holds, or write them to `out`.
 
-    fields = parse_fields(overrides or [])
-    return plan(
-        SweepRequest(
-            tables=names,
-            profile=profile,
-            seeds=(fields.pop("seed"),) if "seed" in fields else seeds,
-            overrides=fields,
-            network=network.value,
-            selection=selection.value,
-        )
-    )
-
-
-def print_tables(planned: Any, store: Any, form: Format, out: Path | None, other: str = "paper") -> None:
+    Args:
+        planned: The sweep.
+        store: The store.
+        form: Format; `None` for text.
+        out: File to write.
+        other: What stands beside each number: the paper's, or those of another store.
+        as_json: Print JSON instead.
+    """
     from eman.evaluation.results import tables
     from eman.evaluation.results.tables import Results
     from eman.platform.store.store import existing_store
 
-    results, shown = Results.read(store), planned.tables
-    if other != "paper":
+    if form is Format.parquet and out is None:
+        raise UserError("--format parquet needs --out FILE.")
+    if out is not None:
+        check_output(out)
+    shown = planned.tables
+    if other != PAPER:
         theirs = Results.read(existing_store(other, workspace()))
-        shown = [tables.against(table, theirs, other) for table in shown]
-    found = [(table, tables.values(table, results)) for table in shown]
-    if form is Format.parquet:
-        if out is None:
-            raise UserError("--format parquet needs --out FILE.")
-        tables.write_parquet(found, results, out)
-        return
-    text = tables.render(found, form.value)
-    if out is None:
-        print(text)
+        shown = tuple(tables.against(table, theirs, other) for table in shown)
+    results = Results.read(store)
+    valued = [(table, tables.values(table, results)) for table in shown]
+    if form is Format.parquet and out is not None:
+        tables.write_parquet(valued, results, out)
     else:
+        text = (
+            json.dumps(content(valued), ensure_ascii=False) if as_json else tables.render(valued, form or Format.text)
+        )
+        if out is None:
+            print(text)
+            return
         with output_file(out) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+    print(f"wrote {out}")
+
+
+def content(valued: "Sequence[tuple[Table, Sequence[Value]]]") -> list[dict[str, Any]]:
+    """Return tables as plain values for JSON."""
+    return [
+        {
+            "number": table.number,
+            "title": table.title,
+            "notes": list(table.notes),
+            "cells": [
+                {
+                    "row": value.cell.row,
+                    "column": value.cell.column,
+                    "value": value.value,
+                    "spread": value.spread,
+                    "by_seed": {str(seed): number for seed, number in value.by_seed.items()},
+                    "status": value.status,
+                    "reason": value.reason,
+                    table.beside: value.cell.paper,
+                }
+                for value in values
+            ],
+        }
+        for table, values in valued
+    ]

@@ -7,7 +7,7 @@ import typer
 
 from eman.context import workspace
 
-app = typer.Typer(name="store", no_args_is_help=True, help="The MLflow store: copy it, or write it as Parquet files.")
+app = typer.Typer(name="store", no_args_is_help=True, help="Copy the MLflow store, or write it as Parquet.")
 
 
 @app.command()

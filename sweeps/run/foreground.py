@@ -1,26 +1,30 @@
 """One run in the foreground: `eman train` and `eman evaluate`."""
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
-from eman.evaluation.protocols.groups import eval_title
-from eman.evaluation.protocols.spec import make_eval
+from eman.evaluation.protocols.groups import eval_title, group_title
+from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.trained import Trained
 from eman.platform.cluster import cluster
 from eman.platform.errors import UserError, first_line
 from eman.platform.machine import cores
 from eman.platform.store.records import EVALUATION, TRAINING, Record, new_id
 from eman.platform.store.store import Store
-from eman.sweeps.checks import check_data
+from eman.sweeps.checks import check_data, check_workers
+from eman.sweeps.find import find_finished_run
+from eman.sweeps.profiles.imagenet import IMAGENET
+from eman.sweeps.profiles.profile import Profile
+from eman.sweeps.profiles.registry import PROFILES
 from eman.sweeps.run.evaluate import evaluate
 from eman.sweeps.run.events import Done, Event, Failed, Lost, Outcome, Progress
 from eman.sweeps.run.failures import attempt
 from eman.sweeps.run.jobs import EvalJob, TrainJob, Workers, most
 from eman.sweeps.run.launch import settle
-from eman.sweeps.run.options import check_workers, largest_divisor
+from eman.sweeps.run.options import largest_divisor
 from eman.sweeps.run.train import train
 from eman.sweeps.run.trials import train_on_workers
+from eman.sweeps.tables.scope import Scope
 from eman.sweeps.view.bar import TrainingBar
 from eman.trainers.spec.labels import run_title
 from eman.trainers.spec.run import RunSpec
@@ -75,29 +79,55 @@ def _train_on_workers(job: TrainJob, store: Store) -> Outcome:
             return settle(store, TRAINING, Lost(job.spec.key, first_line(error)), job.launch)
 
 
-def evaluate_in_foreground(start: str, store: Store, protocol: str, fields: Mapping[str, Any]) -> Iterator[str]:
-    """Evaluate one finished run and yield lines for a person.
+def evaluate_in_foreground(
+    prefix: str, store: Store, protocol: str, network: str, selection: str, fields: Mapping[str, Any]
+) -> Iterator[str]:
+    """Evaluate one finished run, and yield lines for a person.
 
     Args:
-        start: Key of the run, or its beginning.
-        store: Where it is, and where the evaluation goes.
-        protocol: A name in :data:`~eman.evaluation.protocols.registry.PROTOCOLS`.
-        fields: Fields of the evaluation that override the paper's values.
+        prefix: Key of the run, or its beginning.
+        store: Where the run is, and where the evaluation goes.
+        protocol: A protocol's name.
+        network: The network to evaluate.
+        selection: After which epoch.
+        fields: Evaluation fields that override those of the run's profile.
 
     Raises:
         UserError: There is no such run, it is not done, or the evaluation failed.
     """
-    record = find_run(start, store.by_key(TRAINING))
-    spec = make_eval(protocol, record.key, **fields)
-    title = f"{record.name} · {eval_title(spec)}"
-    known = store.by_key(EVALUATION).get(spec.key)
-    if known is not None and known.status == "done":
-        yield f"{title} ({spec.key}) is already done"
-        yield from (f"  {name} {value:.2f}" for name, value in known.metrics.items())
-        return
-    check_data([], store.workspace, [(spec, Trained(record.key, store.workspace).spec)])
+    record = find_finished_run(prefix, store.by_key(TRAINING))
+    scope = Scope(profile=_profile_of(record), network=network, selection=selection)
+    run = Trained(record.key, store.workspace).spec
+    specs = scope.evaluations(run, protocol, fields)
+    known = store.by_key(EVALUATION)
+    outcomes: dict[str, Event] = {
+        spec.key: Done(spec.key, metrics=known[spec.key].metrics)
+        for spec in specs
+        if spec.key in known and known[spec.key].status == "done"
+    }
+    missing = tuple(spec for spec in specs if spec.key not in outcomes)
+    if missing:
+        check_data([], store.workspace, [(spec, run) for spec in missing])
+        outcomes |= _evaluate_here(missing, record, store)
+    if not any(isinstance(outcome, Done) for outcome in outcomes.values()):
+        raise UserError(f"{record.name} · {group_title(missing)} failed: {_reason(outcomes[missing[0].key])}")
+    for spec in specs:
+        outcome = outcomes[spec.key]
+        state = _reason(outcome) or ("" if spec in missing else "is already done")
+        yield f"{record.name} · {eval_title(spec)} ({spec.key}) {state}".rstrip()
+        if isinstance(outcome, Done):
+            yield from (f"  {name} {value:.2f}" for name, value in outcome.metrics.items())
+
+
+def _profile_of(record: Record) -> Profile:
+    """Return the profile that a run was made at; the paper's for an imported network."""
+    return PROFILES.get(record.tags.get("profile", ""), IMAGENET)
+
+
+def _evaluate_here(specs: tuple[EvalSpec, ...], record: Record, store: Store) -> dict[str, Event]:
+    """Carry out evaluations of one run in this process, and return their outcomes by key."""
     job = EvalJob(
-        specs=(spec,),
+        specs=specs,
         title=record.name,
         tags={name: record.tags[name] for name in ("profile", "method", "scheme") if name in record.tags},
         workspace=store.workspace,
@@ -106,11 +136,11 @@ def evaluate_in_foreground(start: str, store: Store, protocol: str, fields: Mapp
     )
     outcomes: list[Event] = []
     evaluate(job, outcomes.append)
-    [outcome] = outcomes
-    if not isinstance(outcome, Done):
-        raise UserError(f"{title} failed: {outcome.reason}" if isinstance(outcome, Failed | Lost) else title)
-    yield f"{title} ({spec.key})"
-    yield from (f"  {name} {value:.2f}" for name, value in outcome.metrics.items())
+    return {outcome.key: outcome for outcome in outcomes if isinstance(outcome, Done | Failed | Lost)}
+
+
+def _reason(outcome: Event) -> str:
+    return f"failed: {outcome.reason}" if isinstance(outcome, Failed | Lost) else ""
 
 
 def starting_run(start: str, store: Store) -> RunSpec:
@@ -119,31 +149,8 @@ def starting_run(start: str, store: Store) -> RunSpec:
     Raises:
         UserError: There is no such run, or its networks are gone.
     """
-    record = find_run(start, store.by_key(TRAINING))
+    record = find_finished_run(start, store.by_key(TRAINING))
     return Trained(record.key, store.workspace).spec
-
-
-def find_run(start: str, records: Mapping[str, Record]) -> Record:
-    """Return the finished training whose key begins so.
-
-    Raises:
-        UserError: There is none, or it is not done; the message names the nearest.
-    """
-    matching = [record for key, record in records.items() if key.startswith(start)]
-    if len(matching) != 1:
-        keys = [record.key for record in matching] or get_close_matches(start, records, n=3, cutoff=0.0)
-        what = "several runs begin so" if matching else "there is no such run"
-        named = ", ".join(f"{key} ({records[key].name})" for key in keys[:3])
-        raise UserError(
-            f"run {start!r}: {what}{f'; nearest: {named}' if named else ''}. `eman status --runs` lists them."
-        )
-    [record] = matching
-    if record.status != "done":
-        reason = f" ({record.reason})" if record.reason else ""
-        raise UserError(
-            f"run {record.key} ({record.name}) is {record.status}{reason}; only finished runs are evaluated."
-        )
-    return record
 
 
 def _summary(metrics: Mapping[str, float]) -> str:

@@ -79,19 +79,6 @@ class Report:
         return out + [f"failed: {line}" for line in self.failed]
 
 
-def check_workers(workers: Workers | str | None, devices: int) -> None:
-    """Raise :class:`UserError` unless every number of workers that may come about divides the devices."""
-    if workers is None or isinstance(workers, str):
-        return
-    low, high = workers if isinstance(workers, tuple) else (workers, workers)
-    if low < 1 or low > high or any(devices % number for number in range(low, high + 1)):
-        given = str(low) if low == high else f"{low}-{high}"
-        raise UserError(
-            f"--workers {given} does not divide the run's {devices} devices; every number of workers must be a divisor "
-            f"of {devices}."
-        )
-
-
 def largest_divisor(devices: int, most: int) -> int:
     """Return the largest number of workers, at most ``most``, that divides the devices."""
     return max(number for number in range(1, max(most, 1) + 1) if devices % number == 0)

@@ -10,12 +10,12 @@ from eman.platform.cluster import cluster
 from eman.platform.errors import first_line
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
-from eman.sweeps.checks import check_data
+from eman.sweeps.checks import check_data, check_workers
 from eman.sweeps.plan import Sweep
 from eman.sweeps.run.events import Event, Waiting
 from eman.sweeps.run.interrupt import Interruption
 from eman.sweeps.run.launch import Launch
-from eman.sweeps.run.options import Options, Report, check_workers, wait_for_room
+from eman.sweeps.run.options import Options, Report, wait_for_room
 from eman.sweeps.run.publish import begin_sweep, publish_sweep
 from eman.sweeps.run.state import SweepState
 

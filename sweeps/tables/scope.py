@@ -41,7 +41,7 @@ class Scope:
 
     def run(self, method: str, scheme: str, seed: int, **fields: Any) -> RunSpec:
         """Return a run at this scale. The user's overrides win over `fields`."""
-        return self.profile.run(method, scheme, seed, {**fields, **self._overrides_of(method)})
+        return self.profile.run(method, scheme, seed, {**fields, **self.overrides})
 
     def evaluation(self, run: RunSpec, protocol: str, **fields: Any) -> EvalSpec:
         """Return an evaluation of a run with the paper's values, then the profile's, then `fields`."""
@@ -75,6 +75,24 @@ class Scope:
         name = prefix(protocol, fraction)
         return Wanted(run, evaluations, f"{name}top{top}", f"{name}held_out_top1")
 
+    def evaluations(self, run: RunSpec, protocol: str, fields: Mapping[str, Any]) -> tuple[EvalSpec, ...]:
+        """Return the evaluations of a run by one protocol as the tables have them, but for `fields`.
+
+        Where tables search a learning rate, there is one evaluation for each, unless `fields` has `lr`.
+        """
+        if protocol not in ("linear", "finetune"):
+            return (self.evaluation(run, protocol, **fields),)
+        profile = self.profile
+        fraction = fields.get("label_fraction", profile.label_fraction)
+        chosen: dict[str, Any] = {"label_fraction": fraction}
+        known: dict[str, Mapping[float, float]] = {"label_sets": profile.label_sets}
+        if protocol == "finetune":
+            known |= {"head_lr": profile.head_lr, "epochs": profile.finetune_epochs}
+        chosen |= {name: values[fraction] for name, values in known.items() if fraction in values}
+        rates = profile.finetune_lr if protocol == "finetune" else profile.linear_rates(run.method.name)
+        tried = (fields["lr"],) if "lr" in fields else rates
+        return tuple(self.evaluation(run, protocol, **{**chosen, **fields, "lr": rate}) for rate in tried)
+
     def classified(self, run: RunSpec, top: int = 1) -> Wanted:
         """Return the test accuracy of a run whose network is a classifier."""
         name = "test/" + ("teacher_" if self._network(run) == "teacher" else "") + f"top{top}"
@@ -103,11 +121,6 @@ class Scope:
             + ".",
             f"Seed {seeds}." if len(self.seeds) == 1 else f"Mean and sample standard deviation over seeds {seeds}.",
         )
-
-    def _overrides_of(self, method: str) -> dict[str, Any]:
-        common = {name: value for name, value in self.overrides.items() if "." not in name}
-        own = {name: value for name, value in self.overrides.items() if name.startswith(f"{method}.")}
-        return common | {name.partition(".")[2]: value for name, value in own.items()}
 
     def _network(self, run: RunSpec) -> str:
         separate = run.norm.teacher is not None and not run.norm.teacher.joint

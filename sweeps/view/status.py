@@ -1,6 +1,7 @@
 """`eman status`: what the store holds; and sweeps by name."""
 
 from collections import Counter
+from typing import Any
 
 from eman.platform.errors import UserError
 from eman.platform.store.records import SWEEP, TRAINING, Record
@@ -30,6 +31,36 @@ def status_lines(workspace: Workspace) -> list[str]:
     if not counts:
         lines.append("no runs yet; `eman sweep table1 table8 --profile quick` makes some")
     return lines
+
+
+def status_summary(workspace: Workspace, *, runs: bool = False) -> dict[str, Any]:
+    """Return what `status_lines` tells, and the trainings if `runs`, in plain values."""
+    store = Store(workspace)
+    trainings = store.records(TRAINING)
+    counts = Counter((r.tags.get("profile", ""), r.tags.get("method", ""), r.status) for r in trainings)
+    summary: dict[str, Any] = {
+        "store": store.uri,
+        "sweeps": [
+            {"key": r.key, "name": r.name, "status": r.status, "seconds": r.metrics.get("sweep/seconds")}
+            for r in store.records(SWEEP)
+        ],
+        "counts": [
+            {"profile": profile, "method": method, "status": status, "count": count}
+            for (profile, method, status), count in sorted(counts.items())
+        ],
+    }
+    if runs:
+        summary["runs"] = [
+            {
+                "key": r.key,
+                "status": r.status,
+                "name": r.name,
+                "profile": r.tags.get("profile", ""),
+                "reason": r.reason,
+            }
+            for r in trainings
+        ]
+    return summary
 
 
 def run_lines(workspace: Workspace) -> list[str]:

@@ -1,0 +1,73 @@
+"""Commands that say what there is to run, and what it costs: plan, fields."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from eman.context import workspace
+from eman.groups import spread
+from eman.options import Evaluated, Grid, JsonOption, Scale
+from eman.requests import known_request
+
+app = typer.Typer()
+
+
+@app.command(name="plan", rich_help_panel="Look")
+@spread
+def plan_(
+    what: Annotated[
+        list[str],
+        typer.Argument(metavar="TABLE... | grid | SWEEP", help="Tables, grid, or the name of a sweep in the store."),
+    ],
+    scale: Scale,
+    evaluated: Evaluated,
+    throughput: Annotated[
+        str | None,
+        typer.Option(
+            "--images-per-second",
+            metavar="N | METHOD=N,...",
+            help="Training speed of one GPU (or one process). Default: the median measured in the store.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    *,
+    grid: Grid,
+) -> None:
+    """Estimate a sweep's cost: trainings, evaluations, epochs, images, storage, hours.
+
+    - `eman plan 2 --profile imagenet --images-per-second moco=1340,byol=900,supervised=2500`
+    - `eman plan grid --method moco --scheme bn,eman --grid lr=0.1,0.3`
+    """
+    from eman.platform.store.store import Store
+    from eman.sweeps.cost import cost_of, measured, parse_throughput
+    from eman.sweeps.plan import plan
+
+    speeds = parse_throughput(throughput) if throughput is not None else None
+    planned = plan(known_request(what, scale, evaluated, grid, profile="imagenet"))
+    cost = cost_of(planned, measured(Store(workspace()), planned) if speeds is None else speeds)
+    if as_json:
+        print(json.dumps(cost.summary()))
+        return
+    for line in cost.lines():
+        print(line)
+
+
+@app.command(rich_help_panel="Look")
+def fields(
+    method: Annotated[str | None, typer.Argument(help="fixmatch, moco, byol or supervised. Default: all.")] = None,
+    profile: Annotated[str, typer.Option(help="Scale whose values are the defaults.")] = "quick",
+    as_json: JsonOption = False,
+) -> None:
+    """List the fields that `--set` and `--grid` take: meaning, default, range.
+
+    - `eman fields moco --profile mini`
+    """
+    from eman.sweeps.view.fields import field_lines, field_values, listed_fields
+
+    listed = listed_fields(method, profile)
+    if as_json:
+        print(json.dumps([field_values(field) for field in listed]))
+        return
+    for line in field_lines(listed):
+        print(line)

@@ -1,0 +1,111 @@
+"""Commands for one run in the foreground: train, evaluate."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from eman.context import workspace
+from eman.options import (
+    Network,
+    NetworkOption,
+    RunArgument,
+    Selection,
+    SelectionOption,
+    SetOption,
+    WorkersOption,
+)
+from eman.parsing import check_number, parse_overrides, parse_workers
+from eman.platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from eman.trainers.spec.kinds import Value
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel="Run")
+def train(
+    method: Annotated[str, typer.Argument(help="fixmatch, moco, byol or supervised.")],
+    scheme: Annotated[str, typer.Option(help="Scheme, for example bn, syncbn, shufflebn, eman.")] = "default",
+    profile: Annotated[str, typer.Option(help="Scale, as for `sweep`.")] = "smoke",
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    init: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Start from the backbone of this finished run.")
+    ] = None,
+    workers: WorkersOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Train one run in the foreground, with progress.
+
+    - `eman train moco --scheme eman --profile smoke --set epochs=2`
+
+    The same command continues an interrupted run.
+    """
+    from eman.platform.store.store import Store
+    from eman.sweeps.checks import check_sizes, check_workers
+    from eman.sweeps.profiles.registry import profile_named
+
+    check_number("--seed", seed, 0, 2**63 - 1)
+    processes, chosen = parse_workers(workers) or 1, profile_named(profile)
+    overrides = _own(method, parse_overrides(set_))
+    if "seed" in overrides:
+        raise UserError("seed cannot be set; give --seed.")
+    spec = chosen.run(method, scheme, seed, overrides)
+    check_workers(processes, spec.norm.devices)
+    check_sizes([spec])
+    from eman.sweeps.run.foreground import starting_run, train_in_foreground
+
+    store = Store(workspace())
+    if init is not None:
+        start = starting_run(init, store)
+        fields = {**chosen.from_pretrained, "backbone": start.network.backbone, **overrides}
+        spec = chosen.run(method, scheme, seed, fields).replace(init=start)
+    for line in train_in_foreground(spec, store, profile=profile, workers=processes):
+        print(line)
+
+
+def _own(method: str, overrides: "Mapping[str, Value]") -> "dict[str, Value]":
+    """Return the overrides with those of this method by their plain names; refuse those of another."""
+    for name in overrides:
+        owner, dot, _ = name.rpartition(".")
+        if dot and owner != method:
+            raise UserError(f"{name} has no effect on a run of {method}; leave it out.")
+    return {name.rpartition(".")[2]: value for name, value in overrides.items()}
+
+
+@app.command(rich_help_panel="Run")
+def evaluate(
+    run: RunArgument,
+    protocol: Annotated[str, typer.Option(help="linear, finetune, knn, retrieval or lowshot.")] = "knn",
+    network: NetworkOption = Network.student,
+    selection: SelectionOption = Selection.last,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Override a field of the evaluation, for example `--set k=5`. Repeatable.",
+        ),
+    ] = None,
+) -> None:
+    """Evaluate one run in the foreground, print its numbers and keep them in the store.
+
+    - `eman evaluate 3f2a --protocol linear`
+    - `eman evaluate 3f2a --protocol knn --set k=200 --set temperature=0.07 --network teacher`
+
+    Values that are not set are those of the run's profile, so that the result fills its table's cell. Linear evaluation
+    and finetuning search the profile's learning rates unless `lr` is set.
+    """
+    from eman.evaluation.protocols.spec import parse_eval_fields
+    from eman.platform.store.store import Store
+
+    fields = parse_eval_fields(protocol, set_ or [])
+    for name in ("network", "selection"):
+        if name in fields:
+            raise UserError(f"{name} cannot be set by hand; give --{name}.")
+    from eman.sweeps.run.foreground import evaluate_in_foreground
+
+    for line in evaluate_in_foreground(run, Store(workspace()), protocol, network.value, selection.value, fields):
+        print(line)

@@ -1,0 +1,122 @@
+"""The command `sweep`, and what it shares with `submit`."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from eman.commands.printing import print_tables
+from eman.context import workspace
+from eman.groups import spread
+from eman.options import Cluster, Evaluated, Format, Grid, Resources, Scale
+from eman.platform.errors import UserError
+from eman.requests import new_request
+
+if TYPE_CHECKING:
+    from eman.sweeps.plan import Sweep
+    from eman.sweeps.run.options import Options
+
+app = typer.Typer()
+
+WhatArgument = Annotated[
+    list[str], typer.Argument(metavar="TABLE... | grid", help="Tables to fill (1 to 8, or table1 to table8), or grid.")
+]
+NameOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Name of the sweep, for `table NAME`. Default: after its tables.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, list what would run, and stop.")]
+
+
+@app.command(rich_help_panel="Run")
+@spread
+def sweep(
+    what: WhatArgument,
+    scale: Scale,
+    evaluated: Evaluated,
+    name: NameOption = None,
+    dry_run: DryRunOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
+    *,
+    grid: Grid,
+    resources: Resources,
+    cluster: Cluster,
+) -> None:
+    """Run the trainings and evaluations behind tables or a grid, and print the tables.
+
+    - `eman sweep 1 8 --profile quick`
+    - `eman sweep grid --method moco --scheme bn,eman --grid lr=0.1,0.3 --seeds 3 --name rates`
+
+    Results in the store are reused, so the same command continues an interrupted sweep.
+    """
+    if as_json and not dry_run:
+        raise UserError("--json needs --dry-run here; `eman table NAME --json` prints a sweep's results.")
+    planned = checked_plan(what, scale, evaluated, grid, resources, name)
+    if dry_run:
+        print_plan(planned, as_json=as_json)
+        return
+    from eman.sweeps.run.options import Options
+
+    _launch(
+        planned,
+        Options(
+            workers=resources.parsed_workers,
+            cpus=resources.cpus,
+            gpus=resources.gpus,
+            retries=1 if resources.retries is None else resources.retries,
+            address=cluster.address,
+            wait=cluster.wait or 0.0,
+        ),
+    )
+
+
+def checked_plan(
+    what: list[str], scale: Scale, evaluated: Evaluated, grid: Grid, resources: Resources, name: str | None
+) -> "Sweep":
+    """Return the sweep, with all checked that does not need the data or a cluster."""
+    from eman.sweeps.checks import check_workers
+    from eman.sweeps.plan import plan
+
+    if name == "":
+        raise UserError("--name is empty; give a name, or leave it out.")
+    planned = plan(new_request(what, scale, evaluated, grid, name=name or ""))
+    for spec in planned.trainings.values():
+        check_workers(resources.parsed_workers, spec.norm.devices)
+    return planned
+
+
+def print_plan(planned: "Sweep", *, as_json: bool) -> None:
+    """Print what a sweep would run."""
+    if as_json:
+        summary = {
+            "name": planned.name,
+            "profile": planned.profile.name,
+            "cells": planned.cells,
+            "runs": len(planned.trainings),
+            "evaluations": len(planned.evaluations),
+            "keys": sorted(planned.trainings),
+        }
+        print(json.dumps(summary))
+        return
+    print(
+        f"{planned.cells} cells, {len(planned.trainings)} trainings, {len(planned.evaluations)} evaluations at profile "
+        f"{planned.profile.name}"
+    )
+    for key, spec in planned.trainings.items():
+        print(f"  {key}  {planned.titles[key]}  ({spec.optim.epochs} epochs)")
+
+
+def _launch(planned: "Sweep", options: "Options") -> None:
+    from eman.platform.store.store import Store
+    from eman.sweeps.run.sweep import run_sweep
+    from eman.sweeps.view.terminal import Terminal
+
+    store = Store(workspace())
+    with Terminal() as terminal:
+        report = run_sweep(planned, store, options=options, listen=terminal.show)
+    for line in report.lines():
+        print(line, file=sys.stderr)
+    if report.interrupted:
+        raise UserError(f"interrupted: {report.trained} runs were finished and are kept; the same command continues.")
+    print_tables(planned, store, Format.text, None)
+    print("\nSee the runs in MLflow: `eman ui`. Write a report: `eman report`.", file=sys.stderr)

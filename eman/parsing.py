@@ -1,0 +1,91 @@
+"""From what is typed on the command line to typed values."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from eman.platform.errors import UserError
+
+if TYPE_CHECKING:
+    from eman.trainers.spec.kinds import Value
+
+#: A number of workers, two numbers between which Ray may choose, or `auto`.
+Workers = int | tuple[int, int] | str | None
+
+MAX_WORKERS = 4096
+
+
+def parse_list(flag: str, text: str | None) -> list[str]:
+    """Return the parts of `a,b,c`; none if the option is absent."""
+    if text is None:
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise UserError(f"{flag} {text!r}: give names with commas between them, for example {flag} a,b.")
+    return parts
+
+
+def parse_rates(flag: str, text: str | None) -> list[float]:
+    """Return the positive numbers of `15,30,60`."""
+    try:
+        rates = [float(part) for part in parse_list(flag, text)]
+    except ValueError:
+        rates = [math.nan]
+    if not all(math.isfinite(rate) and rate > 0 for rate in rates):
+        raise UserError(f"{flag} {text}: give positive numbers with commas between them, for example {flag} 15,30,60.")
+    return rates
+
+
+def parse_seeds(text: str) -> int | list[int]:
+    """Return a number of seeds (`3`) or a list of them (`0,1,5`, or `5,` for seed 5 alone)."""
+    parts = text.split(",")
+    if "," in text and parts[-1] == "":
+        parts.pop()
+    if not all(part.strip().isdecimal() and part.strip().isascii() and len(part) <= 20 for part in parts):
+        raise UserError(f"--seeds {text}: give a number of seeds, such as 3, or a list of seeds, such as 0,1,5.")
+    numbers = [int(part) for part in parts]
+    return numbers if "," in text else numbers[0]
+
+
+def parse_overrides(pairs: Sequence[str] | None) -> "dict[str, Value]":
+    """Return the fields of `FIELD=VALUE` and `METHOD.FIELD=VALUE`, each with the type of its field."""
+    from eman.trainers.spec.fields import parse_fields
+
+    return parse_fields(pairs or [])
+
+
+def parse_grid(axes: Sequence[str] | None) -> "dict[str, tuple[Value, ...]]":
+    """Return the axes of `FIELD=VALUE,VALUE`."""
+    from eman.trainers.spec.fields import find_field
+
+    grid: dict[str, tuple[Value, ...]] = {}
+    for axis in axes or []:
+        given, equals, values = axis.partition("=")
+        if not equals or not given or not all(values.split(",")):
+            raise UserError(f"--grid {axis!r}: give FIELD=VALUE,VALUE, for example --grid lr=0.1,0.3.")
+        name, kind = find_field(given.strip())
+        if name in grid:
+            raise UserError(f"--grid {name} is given twice; give all its values at once.")
+        grid[name] = tuple(dict.fromkeys(kind.parse(name, value) for value in values.split(",")))
+    return grid
+
+
+def parse_workers(text: str | None) -> Workers:
+    """Return `4`, `1-4` or `auto` as a number, a pair, or the word."""
+    if text is None or text == "auto":
+        return text
+    parts = text.split("-")
+    numbers = [int(part) if part.isdecimal() and part.isascii() and len(part) < 9 else 0 for part in parts]
+    if all(1 <= number <= MAX_WORKERS for number in numbers):
+        if len(numbers) == 1:
+            return numbers[0]
+        if len(numbers) == 2 and numbers[0] <= numbers[1]:
+            return numbers[0], numbers[1]
+    raise UserError(f"--workers {text}: give a number from 1, a range such as 1-4, or auto.")
+
+
+def check_number(flag: str, value: float | None, least: float, most: float, *, above: bool = False) -> None:
+    """Raise `UserError` unless a number, if given, is within bounds; `above` excludes the lower one."""
+    if value is None or (least <= value <= most and not (above and value == least)):
+        return
+    raise UserError(f"{flag} {value:g}: give a number {'above' if above else 'from'} {least:g} to {most:g}.")

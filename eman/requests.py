@@ -1,0 +1,114 @@
+"""From the words and options of a command to a sweep's request."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from eman.context import workspace
+from eman.options import Evaluated, Grid, Scale
+from eman.parsing import parse_grid, parse_list, parse_overrides, parse_rates, parse_seeds
+from eman.platform.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from eman.sweeps.request import SweepRequest
+
+GRID = "grid"
+
+
+def new_request(
+    words: Sequence[str], scale: Scale, evaluated: Evaluated, grid: Grid, *, profile: str = "quick", name: str = ""
+) -> "SweepRequest":
+    """Return the request for tables, or for a grid.
+
+    Args:
+        words: Tables by name or number, or `grid`.
+        scale: Scale, seeds, overrides.
+        evaluated: Network and epoch.
+        grid: Axes of a grid.
+        profile: The profile if none is given.
+        name: Name of the sweep.
+
+    Raises:
+        UserError: A value is not allowed, or options contradict each other.
+    """
+    from eman.sweeps.request import SweepRequest
+
+    words = list(dict.fromkeys(words))
+    if GRID in words and len(words) > 1:
+        raise UserError(f"grid stands alone; it was given with {', '.join(word for word in words if word != GRID)}.")
+    if GRID not in words and grid.given:
+        raise UserError(f"{', '.join(grid.given)} belongs to `eman sweep grid`; tables define their own runs.")
+    axes = {
+        "methods": parse_list("--method", grid.method),
+        "schemes": parse_list("--scheme", grid.scheme),
+        "grid": parse_grid(grid.grid),
+        "linear_lr": parse_rates("--linear-lr", grid.linear_lr),
+    }
+    asked = {"profile": profile} | _given(scale, evaluated) | {"name": name}
+    return SweepRequest(**asked, **axes) if words == [GRID] else SweepRequest(**asked, tables=words)
+
+
+def known_request(
+    words: Sequence[str], scale: Scale, evaluated: Evaluated, grid: Grid, *, profile: str = "quick"
+) -> "SweepRequest":
+    """Return the request for tables or a grid, or that of a sweep in the store by its name or key.
+
+    Options replace what the stored sweep was asked for.
+
+    Raises:
+        UserError: See `new_request`; or the store holds no such sweep.
+    """
+    from eman.sweeps.request import SweepRequest
+
+    is_sweep = len(words) == 1 and not re.fullmatch(r"(table)?\d+", words[0])
+    if not is_sweep or (words == [GRID] and grid.given):
+        return new_request(words, scale, evaluated, grid, profile=profile)
+    if grid.given:
+        raise UserError(f"{', '.join(grid.given)} belongs to `grid`, and sweep {words[0]!r} has its own runs.")
+    stored = _stored_request(words[0])
+    given = _given(scale, evaluated)
+    kept = {name: getattr(stored, name) for name in SweepRequest.model_fields}
+    if "profile" in given:
+        kept["precision"] = None
+    overrides = {**stored.overrides, **given.pop("overrides", {})}
+    return SweepRequest(**{**kept, **given, "overrides": overrides})
+
+
+def _stored_request(name: str) -> "SweepRequest":
+    from eman.platform.store.store import Store
+    from eman.sweeps.request import SweepRequest
+    from eman.sweeps.view.status import find_sweep
+
+    try:
+        record = find_sweep(name, Store(workspace()))
+    except UserError as error:
+        if name == GRID:
+            raise UserError(f"{error} For a new grid give --method and --scheme.") from None
+        near = unknown("table or sweep", name, [*(f"table{number}" for number in range(1, 9)), GRID])
+        raise UserError(f"{near} `eman status` lists the sweeps in the store.") from None
+    if "eman.request" not in record.tags:
+        raise UserError(f"sweep {record.key[:8]} ({record.name}) does not say what was asked for; launch it again.")
+    return SweepRequest.from_json(record.tags["eman.request"])
+
+
+def _given(scale: Scale, evaluated: Evaluated) -> dict[str, Any]:
+    """Return the fields of a request that options set."""
+    overrides = parse_overrides(scale.set_)
+    fields: dict[str, Any] = {}
+    if "seed" in overrides:
+        if scale.seeds is not None:
+            raise UserError(
+                f"--seeds {scale.seeds} and --set seed={overrides['seed']} contradict; give one of the two."
+            )
+        fields["seeds"] = [overrides.pop("seed")]
+    if scale.seeds is not None:
+        fields["seeds"] = parse_seeds(scale.seeds)
+    for name, value in (
+        ("profile", scale.profile),
+        ("network", evaluated.network and evaluated.network.value),
+        ("selection", evaluated.selection and evaluated.selection.value),
+        ("overrides", overrides),
+    ):
+        if value is not None and value != {}:
+            fields[name] = value
+    return fields

@@ -1,0 +1,45 @@
+"""One run, as `eman runs show` prints it."""
+
+from typing import Any
+
+from eman.platform.store.records import EVALUATION, TRAINING
+from eman.platform.store.store import Store
+from eman.sweeps.find import find_run
+
+
+def described(prefix: str, store: Store) -> dict[str, Any]:
+    """Return what the store knows of a training and its evaluations, in plain values."""
+    record = find_run(prefix, store.by_key(TRAINING))
+    folder = store.workspace.run_folder(record.key)
+    evaluations = [found for found in store.records(EVALUATION) if found.tags.get("eman.run") == record.key]
+    return {
+        "key": record.key,
+        "name": record.name,
+        "status": record.status,
+        "reason": record.reason,
+        "profile": record.tags.get("profile", ""),
+        "folder": str(folder) if folder.is_dir() else "",
+        "fields": dict(record.params),
+        "metrics": dict(record.metrics),
+        "evaluations": [
+            {"key": found.key, "name": found.name, "status": found.status, "metrics": dict(found.metrics)}
+            for found in evaluations
+        ],
+    }
+
+
+def description_lines(description: dict[str, Any]) -> list[str]:
+    """Return a description as lines."""
+    reason = f" ({description['reason']})" if description["reason"] else ""
+    lines = [f"{description['key']}  {description['name']}: {description['status']}{reason}"]
+    lines += [f"{name:8} {description[name]}" for name in ("profile", "folder") if description[name]]
+    for title in ("fields", "metrics"):
+        lines += [title] if description[title] else []
+        width = max((len(name) for name in description[title]), default=0)
+        for name, value in sorted(description[title].items()):
+            lines.append(f"  {name:{width}}  {value:.6g}" if isinstance(value, float) else f"  {name:{width}}  {value}")
+    lines += ["evaluations"] if description["evaluations"] else []
+    for evaluation in description["evaluations"]:
+        lines.append(f"  {evaluation['key']}  {evaluation['name']}: {evaluation['status']}")
+        lines += [f"    {name} {value:.2f}" for name, value in sorted(evaluation["metrics"].items())]
+    return lines
