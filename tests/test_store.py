@@ -367,6 +367,12 @@ def test_a_server_that_is_away_is_named_without_its_password(capfd: pytest.Captu
     assert capfd.readouterr().err.count("\n") <= 1
 
 
+def test_a_database_that_is_away_is_named_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    said = refused(capfd, "--store", "postgresql://me:secret@127.0.0.1:9/x", "status")
+    assert "postgresql://...@127.0.0.1:9/x cannot be reached" in said
+    assert "secret" not in said
+
+
 def test_a_tag_that_is_no_number_does_no_harm(store: Store) -> None:
     run = begin(store)
     for name in ("eman.heartbeat", "eman.failures", "eman.share"):

@@ -50,6 +50,7 @@ def print_tables(
     if other != PAPER:
         theirs = Results.read(existing_store(other, workspace()))
         shown = tuple(tables.against(table, theirs, other) for table in shown)
+    store.settle_lost()
     results = Results.read(store)
     valued = [(table, tables.values(table, results)) for table in shown]
     if form is Format.parquet and out is not None:

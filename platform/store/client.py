@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import socket
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
@@ -44,6 +45,7 @@ def open_client(uri: str) -> "MlflowClient":
     Raises:
         Exception: Whatever the database's driver raises.
     """
+    _knock(uri)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
@@ -53,6 +55,18 @@ def open_client(uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+def _knock(uri: str) -> None:
+    """Connect to a database's port and hang up: MLflow itself tries for more than a minute, printing every attempt.
+
+    Raises:
+        OSError: Nobody answers there.
+    """
+    address = urlparse(uri)
+    port = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}.get(address.scheme.split("+")[0])
+    if port is not None and address.hostname is not None:
+        socket.create_connection((address.hostname, address.port or port), timeout=10).close()
 
 
 def is_away(error: BaseException) -> bool:
@@ -67,7 +81,7 @@ def is_away(error: BaseException) -> bool:
         return True
     below: BaseException | None = error
     while below is not None:
-        if isinstance(below, RequestException | OperationalError | ConnectionError):
+        if isinstance(below, RequestException | OperationalError | ConnectionError | TimeoutError | socket.gaierror):
             return True
         below = below.__cause__ or below.__context__
     return False

@@ -107,7 +107,8 @@ class Connection:
     def open_records(self) -> list[Record]:
         """Return the runs that MLflow shows as RUNNING."""
         if self._reader is not None:
-            return [record for record in self.records() if record.open]
+            with contextlib.suppress(UnknownLayout):
+                return self._reader.records([("status", "IN", ["RUNNING"])])
         return self._ask("attributes.status = 'RUNNING'")
 
     def _search(self, where: list[tuple[str, str, list[str]]]) -> list[Record]:
@@ -147,9 +148,7 @@ class Connection:
     def _opened(self) -> "tuple[MlflowClient, str]":
         try:
             with self._alone():
-                opened = open_client(self.uri)
-                find = partial(self._experiment, opened)
-                return opened, self.patiently(find) if self._patient else find()
+                return self.patiently(self._open) if self._patient else self._open()
         except Exception as error:  # drivers of databases raise kinds of their own
             raise UserError(trouble(self.uri, error)) from error
 
@@ -181,6 +180,10 @@ class Connection:
             raise UserError(f"{self.path.parent} cannot be created ({error.strerror}); give another --home.") from None
         with locked(self.path.with_name(f"{self.path.name}.lock"), wait=True):
             yield
+
+    def _open(self) -> "tuple[MlflowClient, str]":
+        opened = open_client(self.uri)
+        return opened, self._experiment(opened)
 
     def _experiment(self, opened: "MlflowClient") -> str:
         experiment = opened.get_experiment_by_name(EXPERIMENT)

@@ -64,6 +64,7 @@ class SqliteReader:
 
         Args:
             where: Conditions on tags: name, operator (``IN`` or ``LIKE``), values.
+            The name ``status`` stands for MLflow's status.
         """
         known = self.experiment_tags()
         if known is None:
@@ -110,6 +111,10 @@ def _select(
     )
     values: list[Any] = [experiment]
     for name, operator, wanted in where:
+        if name == "status":
+            chosen += " AND status = ?"
+            values += wanted
+            continue
         places = f"({', '.join('?' * len(wanted))})" if operator == "IN" else "?"
         chosen += f" AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value {operator} {places})"  # noqa: S608
         values += [name, *wanted]

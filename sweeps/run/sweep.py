@@ -51,6 +51,7 @@ def run_sweep(
         try:
             launch.tell(Waiting("reading the store"))
             store.deliver()
+            store.settle_lost()
             todo = launch.todo()
             if todo.open or todo:
                 launch.tell(Waiting("checking the data"))

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from eman.platform.errors import UserError
-from eman.platform.store.records import SWEEP, TRAINING, Record
+from eman.platform.store.records import SWEEP, TRAINING, Record, number
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep, plan
@@ -82,6 +82,7 @@ def find_sweep(start: str | None, store: Store) -> Record:
     Raises:
         UserError: There is none.
     """
+    store.settle_lost()
     records = sorted(store.records(SWEEP), key=_launched, reverse=True)
     for record in records:
         if start is None or start in (record.name, record.name.partition(" · ")[0]) or record.key.startswith(start):
@@ -110,4 +111,4 @@ def planned_sweep(record: Record) -> Sweep:
 
 
 def _launched(record: Record) -> float:
-    return float(record.tags.get("eman.launched", record.start))
+    return number(record.tags.get("eman.launched")) or record.start

@@ -38,6 +38,7 @@ def serve(workspace: Workspace, port: int, host: str, allowed: Sequence[str], *,
         _show(link_lines(Store(workspace), workspace.store.rstrip("/")), open_browser)
         return
     store, command = Store(workspace), _server_command(workspace, port, host, allowed)
+    store.settle_lost()
     server = f"http://{allowed[0].split(':')[0] if allowed else '127.0.0.1'}:{port}"
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server must not outlive this process

@@ -6,7 +6,7 @@ import time
 from rich.console import Console
 
 from eman.evaluation.results.tables import Results
-from eman.platform.store.records import SWEEP, Record
+from eman.platform.store.records import SWEEP, Record, number
 from eman.platform.store.store import Store
 from eman.sweeps.run.events import Waiting
 from eman.sweeps.run.state import SweepState
@@ -30,6 +30,7 @@ def watch(store: Store, every: float = 5.0, terminal: Terminal | None = None) ->
     terminal = terminal or Terminal(Console(file=sys.stdout, highlight=False))
     followed: set[str] = set()
     while True:
+        store.settle_lost()
         running = [r for r in store.records(SWEEP) if r.status == "running" and r.run_id not in followed]
         if not running:
             break
@@ -42,7 +43,7 @@ def watch(store: Store, every: float = 5.0, terminal: Terminal | None = None) ->
 
 def _follow(store: Store, record: Record, every: float, terminal: Terminal) -> None:
     """Follow one sweep to its end."""
-    state = SweepState(planned_sweep(record), float(record.tags["eman.launched"]))
+    state = SweepState(planned_sweep(record), number(record.tags.get("eman.launched")) or record.start)
     name = f"{record.name} ({record.key[:8]})"
     for event in state.news(Results.read(store)):
         state.apply(event)
