@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed
 from eman.trainers.data.splits import AnySplit, DataSet
+from eman.trainers.precision import autocast
 from eman.trainers.views import transforms
 
 #: Images in one forward pass: activations that fit a core's cache. It changes no result.
@@ -27,7 +28,7 @@ def evaluating(network: nn.Module, precision: str) -> Iterator[torch.device]:
     network.eval()
     device = next(network.parameters()).device
     try:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.no_grad(), autocast(device, precision):
             yield device
     finally:
         for module, mode in modes:

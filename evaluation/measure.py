@@ -1,17 +1,22 @@
-"""What is measured of a training: during it, to watch it, and at its end, for the tables."""
+"""What is measured of a training: during it, to watch it, and at its end, for the tables.
 
+Neither changes the training: the monitor restores modes, and the final measurements are made on copies.
+"""
+
+import copy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eman.evaluation import features
 from eman.evaluation.compute import knn, linear
+from eman.evaluation.features import Features, Splits
+from eman.evaluation.headline import CLASSIFIER, NEIGHBOURS
 from eman.platform import checkpoint
 from eman.trainers.data.splits import AnySplit
 from eman.trainers.loop import Metrics
-from eman.trainers.methods.method import Method
 from eman.trainers.training import Training
 
 #: Shares of the training images (bank) and of the held-out ones (queries) that the monitor uses (Section 5.1).
@@ -19,82 +24,89 @@ MONITOR_BANK, MONITOR_QUERIES = 0.1, 0.5
 
 
 def monitor(training: Training) -> Metrics:
-    """Accuracy of the student on the held-out images, in percent: its classifier's where it has one, and kNN's.
+    """Return the student's accuracy on held-out images in percent: its classifier's if it has one, and kNN's.
 
     The first value chooses the best epoch.
     """
-    spec, dataset = training.spec, training.dataset
+    dataset, precision = training.dataset, training.spec.network.precision
     bank, queries = _share(training.train, MONITOR_BANK), _share(training.held_out, MONITOR_QUERIES)
     backbone = training.student[0]
-    bank_ND = features.outputs(backbone, bank, dataset, spec.network.precision)
-    queries_MD = features.outputs(backbone, queries, dataset, spec.network.precision)
-    found: Metrics = {}
+    bank_ND = features.outputs(backbone, bank, dataset, precision)
+    queries_MD = features.outputs(backbone, queries, dataset, precision)
+    metrics: Metrics = {}
     if training.method.classifier:
-        found["accuracy/top1"] = _accuracy(training, queries_MD, queries.labels)
-    found["knn/top1"] = knn.top1(bank_ND, bank.labels, queries_MD, queries.labels)
-    return found
+        logits_MK = features.logits(training.student, queries_MD, precision)
+        metrics[CLASSIFIER] = knn.percent(logits_MK.argmax(1), queries.labels)
+    metrics[NEIGHBOURS] = knn.top1(bank_ND, bank.labels, queries_MD, queries.labels)
+    return metrics
 
 
-def headline(method: Method[Any]) -> str:
-    """The metric that :func:`monitor` puts first: by it a run is watched, and its best epoch chosen."""
-    return "accuracy/top1" if method.classifier else "knn/top1"
+@dataclass(frozen=True)
+class _Networks:
+    """Copies of a training's networks, to be evaluated.
+
+    Attributes:
+        student: Backbone and heads.
+        teacher: The same; ``None`` where the method has no teacher network of its own.
+        classifies: Whether they end in class logits.
+    """
+
+    student: nn.Sequential
+    teacher: nn.Module | None
+    classifies: bool
+
+    @classmethod
+    def copied(cls, training: Training) -> "_Networks":
+        teacher = None if training.teacher is None else training.teacher.network
+        return cls(copy.deepcopy(training.student), copy.deepcopy(teacher), training.method.classifier)
+
+    def load(self, path: Path, key: str) -> None:
+        """Take the weights of a checkpoint."""
+        saved = checkpoint.load(path, key)
+        self.student.load_state_dict(saved["student"])
+        if self.teacher is not None:
+            self.teacher.load_state_dict(saved["teacher"])
+
+    def measure(self, splits: Splits, precision: str) -> tuple[Features, Metrics]:
+        """Return the student's features, and the test accuracies of both networks."""
+        f = features.compute(self.student[0], splits, precision)
+        metrics = {"test/knn_top1": knn.top1(f.train_ND, f.train_labels_N, f.test_ND, f.test_labels_N)}
+        if self.classifies:
+            metrics |= _tops("test/", features.logits(self.student, f.test_ND, precision), f.test_labels_N)
+        if self.classifies and self.teacher is not None:
+            test = splits.dataset.test
+            logits_NK = features.outputs(self.teacher, test, splits.dataset, precision)
+            metrics |= _tops("test/teacher_", logits_NK, test.labels)
+        return f, metrics
 
 
 def final(training: Training, folder: Path, best_epoch: int) -> Metrics:
-    """Test accuracies of the last and of the best epoch's networks, in percent; the student's features of both are
-    kept in ``folder`` for later evaluations.
+    """Return the test accuracies of the networks after the last and after the best epoch, in percent.
+
+    The student's features of both are stored in ``folder`` for later evaluations.
 
     Raises:
         RunFailed: The features are not finite.
     """
-    key, spec = training.spec.key, training.spec
-    splits = features.Splits(training.dataset, training.train, training.held_out)
-
-    def measured(selection: str) -> Metrics:
-        backbone = training.student[0]
-        found = features.compute(backbone, splits, spec.network.precision)
-        features.store(found, features.path(folder, "student", selection), key)
-        return _of_student(training, found) | _of_teacher(training)
-
-    last = measured("last")
-    if best_epoch == spec.optim.epochs:
-        best, path_best = last, features.path(folder, "student", "best")
+    key, precision = training.spec.key, training.spec.network.precision
+    splits = Splits(training.dataset, training.train, training.held_out)
+    networks = _Networks.copied(training)
+    path_last, path_best = (features.path(folder, "student", selection) for selection in ("last", "best"))
+    features_last, last = networks.measure(splits, precision)
+    features.store(features_last, path_last, key)
+    if best_epoch == training.spec.optim.epochs:
+        best = last
         path_best.unlink(missing_ok=True)
-        path_best.hardlink_to(features.path(folder, "student", "last"))
+        path_best.hardlink_to(path_last)
     else:
-        saved = checkpoint.load(folder / "best.pt", key)
-        training.student.load_state_dict(saved["student"])
-        if training.teacher is not None and training.teacher.network is not None:
-            training.teacher.network.load_state_dict(saved["teacher"])
-        best = measured("best")
+        networks.load(folder / "best.pt", key)
+        features_best, best = networks.measure(splits, precision)
+        features.store(features_best, path_best, key)
     return last | {f"{name}_best": value for name, value in best.items()}
-
-
-def _of_student(training: Training, found: features.Features) -> Metrics:
-    """Test accuracies of the student as it is."""
-    metrics = {"test/knn_top1": knn.top1(found.train_ND, found.train_labels_N, found.test_ND, found.test_labels_N)}
-    if training.method.classifier:
-        logits_NK = features.logits(training.student, found.test_ND, training.spec.network.precision)
-        metrics |= _tops("test/", logits_NK, found.test_labels_N)
-    return metrics
-
-
-def _of_teacher(training: Training) -> Metrics:
-    """Test accuracies of a teacher that classifies."""
-    if not training.method.classifier or training.teacher is None or training.teacher.network is None:
-        return {}
-    test = training.dataset.test
-    logits_NK = features.outputs(training.teacher.network, test, training.dataset, training.spec.network.precision)
-    return _tops("test/teacher_", logits_NK, test.labels)
 
 
 def _tops(name: str, logits_NK: Tensor, labels_N: Tensor) -> Metrics:
     return {f"{name}top{top}": float(linear.top_accuracy(logits_NK.unsqueeze(0), labels_N, top)[0]) for top in (1, 5)}
-
-
-def _accuracy(training: Training, features_ND: Tensor, labels_N: Tensor) -> float:
-    logits_NK = features.logits(training.student, features_ND, training.spec.network.precision)
-    return knn.percent(logits_NK.argmax(1), labels_N)
 
 
 def _share(split: AnySplit, share: float) -> AnySplit:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from eman.evaluation.results.tables import Cell, Table
+from eman.evaluation.results.cells import Cell, Table
 from eman.platform.errors import UserError
 from eman.sweeps.request import SweepRequest, shown
 from eman.sweeps.tables.scope import Scope

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from eman.evaluation.protocols.spec import EvalSpec
-from eman.evaluation.results.tables import Results, Table, Wanted
+from eman.evaluation.results.cells import Table, Wanted
+from eman.evaluation.results.values import Results
 from eman.platform.errors import UserError, unknown
 from eman.platform.store.records import Record
 from eman.sweeps.checks import check_sizes

@@ -10,7 +10,7 @@ from torch import nn
 
 from eman.evaluation import measure
 from eman.evaluation.compute import finetune, linear
-from eman.evaluation.features import Features, spread
+from eman.evaluation.features import Features, outputs, spread
 from eman.evaluation.protocols.finetune import FinetuneSpec
 from eman.evaluation.protocols.groups import eval_title, evaluate, group_title, together
 from eman.evaluation.protocols.linear import LinearSpec
@@ -282,3 +282,35 @@ def test_too_few_labels_are_named(run: Trained) -> None:
             evaluate([make_eval(protocol, run.run, label_fraction=0.001)], run)
     with pytest.raises(UserError, match="k is 5000, and there are"):
         evaluate([make_eval("knn", run.run, k=5000)], run)
+
+
+def test_measuring_a_training_does_not_change_it() -> None:
+    spec = SMOKE.run("fixmatch", "eman")
+    workspace = Workspace.from_environment()
+    folder = workspace.run_folder(spec.key)
+    outcome = fit(spec, workspace, folder=folder, monitor=measure.monitor)
+    training = outcome.training
+    training.student.train()
+    before = checkpoint.digest(training.state())
+    modes = [module.training for module in training.student.modules()]
+    measure.monitor(training)
+    saved = checkpoint.load(folder / "last.pt", spec.key)
+    other = {name: value + 1 for name, value in saved["student"].items()}
+    checkpoint.save(folder / "best.pt", saved | {"student": other}, spec.key)
+    measured = measure.final(training, folder, best_epoch=1)
+    assert measured["test/top1"] != measured["test/top1_best"]
+    assert checkpoint.digest(training.state()) == before
+    assert [module.training for module in training.student.modules()] == modes
+
+
+def test_half_precision_runs_are_evaluated_in_half_precision() -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    seen = []
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    images = torch.zeros(3, 1, 1, 2, dtype=torch.uint8)
+    split = Split(images, torch.zeros(3, dtype=torch.int64), torch.arange(3))
+    dataset = replace(data.load("digits", Workspace.from_environment()), mean=(0.0,), std=(1.0,))
+    network = nn.Sequential(nn.Flatten(), layer)
+    for precision in ("fp16", "bf16", "float32"):
+        assert outputs(network, split, dataset, precision).dtype == torch.float32
+    assert seen == [torch.float16, torch.bfloat16, torch.float32]

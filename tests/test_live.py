@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from eman.cli import main
-from eman.evaluation.results.tables import Results
+from eman.evaluation.results.values import Results
 from eman.platform.errors import UserError
 from eman.platform.store.records import EVALUATION, SILENT_SECONDS, SWEEP, TRAINING
 from eman.platform.store.store import Store
@@ -200,14 +200,16 @@ def test_the_store_gives_the_same_state_as_the_events() -> None:
     spec = next(iter(sweep.evaluations.values()))
     store.begin(EVALUATION, spec.key, "knn of something", params={}, tags={})
     state = SweepState(sweep, launched)
-    for event in state.news(Results.read(store)):
+    for event in state.news(Results.read(store, state.sweep.tables)):
         state.apply(event)
     assert state.count() == {"reused": 1, "running": 1, "failed": 1, "waiting": 1}
     assert state.count(trainings=False)["running"] == 1
     assert state.runs[SECOND].share == 0.5
     assert state.warning.endswith("the loss is not finite in epoch 1")
     assert [(b.method, b.value) for b in state.best()] == [("MoCo", 15.0)]
-    assert not [event for event in state.news(Results.read(store)) if not isinstance(event, Progress)]
+    assert not [
+        event for event in state.news(Results.read(store, state.sweep.tables)) if not isinstance(event, Progress)
+    ]
 
 
 def when_asleep(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], object]) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from eman.cli import main
-from eman.evaluation.results import tables
-from eman.evaluation.results.tables import Results
+from eman.evaluation.results.remarks import comparisons
+from eman.evaluation.results.values import Results, Value, values_of
 from eman.platform.store.records import EVALUATION, SWEEP, TRAINING
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
@@ -82,7 +82,7 @@ def fill(store: Store, sweep: Sweep) -> None:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep, list[tables.Value]]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep, list[Value]]:
     """The page of a sweep of two schemes in three methods, the sweep, and its table's values."""
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
@@ -90,12 +90,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep, list
         sweep = plan(SweepRequest(tables=["table1"], profile="smoke"))
         fill(Store(Workspace.from_environment()), sweep)
         assert main(["report", "--out", str(folder / "page" / "report.html")]) == 0
-        found = tables.values(sweep.tables[0], Results.read(Store(Workspace.from_environment())))
+        found = values_of(sweep.tables[0], Results.read(Store(Workspace.from_environment()), sweep.tables))
     return folder / "page" / "report.html", sweep, found
 
 
 def test_the_page_stands_by_itself_and_escapes_what_it_quotes(
-    written: tuple[Path, Sweep, list[tables.Value]],
+    written: tuple[Path, Sweep, list[Value]],
 ) -> None:
     text = written[0].read_text()
     page = Page(text)
@@ -109,7 +109,7 @@ def test_the_page_stands_by_itself_and_escapes_what_it_quotes(
     assert set(re.findall(r"url\(#([^)]+)\)", text)) | {link[1:] for link in page.links} <= set(names)
 
 
-def test_its_tables_are_those_of_eman_table(written: tuple[Path, Sweep, list[tables.Value]]) -> None:
+def test_its_tables_are_those_of_eman_table(written: tuple[Path, Sweep, list[Value]]) -> None:
     path, sweep, found = written
     page, table = Page(path.read_text()), sweep.tables[0]
     by_place = {(value.cell.row, value.cell.column): value for value in found}
@@ -125,12 +125,12 @@ def test_its_tables_are_those_of_eman_table(written: tuple[Path, Sweep, list[tab
     marked = [by_place[row, column] for row in table.rows for column in table.columns]
     assert page.best == [f"{value.value:.1f}" for value in marked if value.value == top[value.cell.column]]
     whole = "".join(data for _, data in page.text)
-    for line in [*table.notes, *tables.said(table, found)]:
+    for line in [*table.notes, *comparisons(table, found)]:
         assert line in whole
 
 
 def test_it_tells_where_the_numbers_come_from_and_how_to_make_them_again(
-    written: tuple[Path, Sweep, list[tables.Value]],
+    written: tuple[Path, Sweep, list[Value]],
 ) -> None:
     path, sweep, _ = written
     page = Page(path.read_text())
@@ -189,9 +189,7 @@ addEventListener("load", () => {
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 @pytest.mark.parametrize("width", [1200, 420])
-def test_it_looks_right_in_a_browser(
-    written: tuple[Path, Sweep, list[tables.Value]], width: int, tmp_path: Path
-) -> None:
+def test_it_looks_right_in_a_browser(written: tuple[Path, Sweep, list[Value]], width: int, tmp_path: Path) -> None:
     assert CHROMIUM is not None
     probed = tmp_path / "probed.html"
     probed.write_text(written[0].read_text().replace("</body>", PROBE + "</body>"))

@@ -2,14 +2,21 @@
 
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from scipy import stats
 
-from eman.evaluation.results import paper, significance, tables
-from eman.evaluation.results.tables import Results, Table
+from eman.evaluation.results import paper, significance
+from eman.evaluation.results.cells import Cell, Table, Wanted
+from eman.evaluation.results.long import LONG_COLUMNS, write_parquet
+from eman.evaluation.results.remarks import ONE_SEED
+from eman.evaluation.results.render import render
+from eman.evaluation.results.values import Results, Value, against, values_of
+from eman.platform.errors import UserError
 from eman.platform.store.records import EVALUATION, TRAINING
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
@@ -58,11 +65,11 @@ def fill(store: Store, seeds: int = 2) -> None:
     begin(store, TRAINING, SMOKE.run("byol", "bn").key)
 
 
-def values(seeds: int = 2) -> dict[tuple[str, str], tables.Value]:
+def values(seeds: int = 2) -> dict[tuple[str, str], Value]:
     store = Store(Workspace.from_environment())
     fill(store, seeds)
     table = TABLES["table1"](Scope(profile=SMOKE, seeds=range(seeds)))
-    return {(v.cell.row, v.cell.column): v for v in tables.values(table, Results.read(store))}
+    return {(v.cell.row, v.cell.column): v for v in values_of(table, Results.read(store, [table]))}
 
 
 def test_cells_are_means_over_seeds_with_the_truth_about_the_rest() -> None:
@@ -89,28 +96,28 @@ def test_a_rate_that_diverges_is_out_of_the_running() -> None:
     best = SCOPE.standard(SMOKE.run("moco", "eman")).evaluations[1]
     begin(store, EVALUATION, best.key).fail("the linear classifier diverged")
     table = TABLES["table1"](SCOPE)
-    found = {(v.cell.row, v.cell.column): v for v in tables.values(table, Results.read(store))}
+    found = {(v.cell.row, v.cell.column): v for v in values_of(table, Results.read(store, [table]))}
     assert found["BN / EMAN", "MoCo"].value == 80.0
 
 
 @pytest.fixture
-def filled() -> list[tuple[tables.Table, list[tables.Value]]]:
+def filled() -> list[tuple[Table, list[Value]]]:
     store = Store(Workspace.from_environment())
     fill(store)
-    results = Results.read(store)
-    return [(table, tables.values(table, results)) for table in planned("table1", "table8", seeds=2)]
+    shown = planned("table1", "table8", seeds=2)
+    results = Results.read(store, shown)
+    return [(table, values_of(table, results)) for table in shown]
 
 
-def test_seeds_decide_what_is_said(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
-    text = tables.render(filled, "text")
+def test_seeds_decide_what_is_said(filled: list[tuple[Table, list[Value]]]) -> None:
+    text = render(filled, "text")
     assert "FixMatch: BN / EMAN minus BN / BN +10.0 ±0.0 (p < 0.001, 2 seeds): higher; Kendall's tau" in text
     assert "Kendall's tau with the paper's column +1.00 over 2 rows." in text
-    results = Results.read(Store(Workspace.from_environment()))
-    alone = [(table, tables.values(table, results)) for table in planned("table1")]
-    said = "One seed: nothing can be said about differences between rows"
-    assert said in tables.render(alone, "text")
-    assert said not in text
-    assert said in tables.render(alone, "markdown")
+    [table] = planned("table1")
+    alone = [(table, values_of(table, Results.read(Store(Workspace.from_environment()), [table])))]
+    assert ONE_SEED in render(alone, "text")
+    assert ONE_SEED not in text
+    assert ONE_SEED in render(alone, "markdown")
 
 
 def test_differences_are_those_of_the_textbook() -> None:
@@ -131,28 +138,29 @@ def test_differences_are_those_of_the_textbook() -> None:
     assert significance.kendall([1, 1], [1, 2]) is None
 
 
-def test_text_and_markdown(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
-    text = tables.render(filled, "text")
+def test_text_and_markdown(filled: list[tuple[Table, list[Value]]]) -> None:
+    text = render(filled, "text")
     assert "70.5 ±0.7 (69.2)" in text
     assert "55.0 ±0.0 (55.8)" in text
     assert "Table 8." in text
-    markdown = tables.render(filled, "markdown")
+    markdown = render(filled, "markdown")
     assert "| BN / EMAN | 70.5 ±0.7 | 69.2 | 55.0 ±0.0 | 55.8 | missing | 56.2 |" in markdown
     assert "failed: BN / BN, MoCo: the loss is not finite in epoch 1" in markdown
 
 
 def test_quoted_rows_have_the_papers_number_alone() -> None:
-    results = Results.read(Store(Workspace.from_environment()))
-    found = [(table, tables.values(table, results)) for table in planned("table4", "table5")]
-    text = tables.render(found, "text")
+    shown = planned("table4", "table5")
+    results = Results.read(Store(Workspace.from_environment()), shown)
+    found = [(table, values_of(table, results)) for table in shown]
+    text = render(found, "text")
     assert re.search(r"InstDisc +- \(46.5\) +- \(-\) +- \(-\)", text)
     assert re.search(r"MoCo-EMAN \(200 epochs\) +missing \(58.0\)", text)
     assert "network" in text
     assert re.search(r"SwAV \(800 epochs\) +- \(23.5\)", text)
 
 
-def test_latex_is_balanced_and_escaped(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
-    latex = tables.render(filled, "latex")
+def test_latex_is_balanced_and_escaped(filled: list[tuple[Table, list[Value]]]) -> None:
+    latex = render(filled, "latex")
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
     assert "α" not in latex
     assert "±" not in latex
@@ -160,17 +168,18 @@ def test_latex_is_balanced_and_escaped(filled: list[tuple[tables.Table, list[tab
     assert all(line.count(" & ") == 3 for line in body)
 
 
-def test_csv_is_long_form(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
-    frame = pd.read_csv(io.StringIO(tables.render(filled, "csv")), dtype={"paper": str})
-    assert list(frame.columns) == list(tables.LONG_COLUMNS)
+def test_csv_is_long_form(filled: list[tuple[Table, list[Value]]]) -> None:
+    frame = pd.read_csv(io.StringIO(render(filled, "csv")), dtype={"paper": str})
+    assert list(frame.columns) == list(LONG_COLUMNS)
     assert len(frame) == 46
     assert set(frame["status"]) == {"done", "failed", "running", "missing"} - {"failed"} | set(frame["status"])
     one = frame[(frame["table"] == 8) & (frame["row"] == "BN / EMAN") & (frame["column"] == "FixMatch")].iloc[0]
     assert (one["value"], one["n"], one["status"], one["paper"]) == (70.5, 2, "done", "69.2")
 
 
-def test_parquet_has_the_keys(filled: list[tuple[tables.Table, list[tables.Value]]], tmp_path: Path) -> None:
-    tables.write_parquet(filled, Results.read(Store(Workspace.from_environment())), tmp_path / "t.parquet")
+def test_parquet_has_the_keys(filled: list[tuple[Table, list[Value]]], tmp_path: Path) -> None:
+    results = Results.read(Store(Workspace.from_environment()), [table for table, _ in filled])
+    write_parquet(filled, results, tmp_path / "t.parquet")
     frame = pd.read_parquet(tmp_path / "t.parquet")
     assert len(frame) == 46
     assert frame["keys"].iloc[0].count(",") == 1
@@ -197,11 +206,11 @@ def test_papers_numbers_stand_beside_ours_in_all_tables(profile: Profile) -> Non
         assert known, (number, row, column)
 
 
-def test_another_store_can_stand_beside(filled: list[tuple[tables.Table, list[tables.Value]]]) -> None:
-    results = Results.read(Store(Workspace.from_environment()))
-    table, found = tables.against(filled[0][0], results, "elsewhere"), filled[0][1]
-    shown = [(table, tables.values(table, results))]
-    text = tables.render(shown, "text")
+def test_another_store_can_stand_beside(filled: list[tuple[Table, list[Value]]]) -> None:
+    results = Results.read(Store(Workspace.from_environment()), [filled[0][0]])
+    table, found = against(filled[0][0], results, "elsewhere"), filled[0][1]
+    shown = [(table, values_of(table, results))]
+    text = render(shown, "text")
     assert "ours (elsewhere)" in text
     assert "70.5 ±0.7 (70.5 ±0.7)" in text
     assert "Kendall's tau with elsewhere's column +1.00 over 2 rows." in text
@@ -216,15 +225,15 @@ def test_a_run_whose_start_failed_has_failed_for_that_reason() -> None:
     assert item.run.network.init is not None
     assert value_state(table, store, item) == "missing"
     store.begin(TRAINING, item.run.network.init.key, "x", params={}, tags={}).fail("the loss is not finite in epoch 1")
-    value = next(v for v in tables.values(table, Results.read(store)) if v.cell.wanted == (item,))
+    value = next(v for v in values_of(table, Results.read(store, [table])) if v.cell.wanted == (item,))
     assert (value.status, value.reason) == (
         "failed",
         "the run that it starts from failed: the loss is not finite in epoch 1",
     )
 
 
-def value_state(table: tables.Table, store: Store, item: tables.Wanted) -> str:
-    return next(v.status for v in tables.values(table, Results.read(store)) if v.cell.wanted == (item,))
+def value_state(table: Table, store: Store, item: Wanted) -> str:
+    return next(v.status for v in values_of(table, Results.read(store, [table])) if v.cell.wanted == (item,))
 
 
 def test_our_copy_of_the_papers_numbers_is_whole() -> None:
@@ -234,3 +243,30 @@ def test_our_copy_of_the_papers_numbers_is_whole() -> None:
     if not original.exists():
         pytest.skip("the original list of the paper's numbers is not beside this checkout")
     assert original.read_bytes() == paper.FILE.read_bytes()
+
+
+def test_a_result_cannot_hide_another_one() -> None:
+    first, second = (Wanted(SMOKE.run("fixmatch", scheme, 0), (), "test/top1") for scheme in ("bn", "eman"))
+    with pytest.raises(UserError, match="'a', 'b' has several results of seed 0"):
+        Cell(0, "a", "b", "-", (first, second))
+    cells = tuple(Cell(0, "a", "b", "-", (wanted,)) for wanted in (first, second))
+    with pytest.raises(UserError, match="several different runs would stand in the cell 'a', 'b'"):
+        Table(0, "Grid", cells)
+
+
+def test_only_what_a_table_needs_is_read() -> None:
+    store = Store(Workspace.from_environment())
+    [table] = planned("table1")
+    fill(store, 2)
+    results = Results.read(store, [table])
+    assert {record.params.get("seed", "0") for record in results.trainings.values()} == {"0"}
+    assert len(results.trainings) == 5 < len(store.by_key(TRAINING))
+
+
+def test_reading_values_imports_no_heavy_library() -> None:
+    code = (
+        "import sys, eman.evaluation.results.values, eman.evaluation.results.render, eman.evaluation.protocols.spec\n"
+        "heavy = 'torch', 'torchvision', 'ray', 'mlflow', 'pandas', 'scipy', 'sklearn', 'matplotlib'\n"
+        "assert not (loaded := [name for name in heavy if name in sys.modules]), loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

@@ -26,15 +26,13 @@ from eman.trainers.norm.convert import convert_norm
 from eman.trainers.norm.device_bn import device_norms, frozen_statistics, in_one_pass, prefers_channels_last
 from eman.trainers.norm.statistics import batch_norms, reset_statistics, share_statistics
 from eman.trainers.norm.teacher import Teacher
+from eman.trainers.precision import autocast
 from eman.trainers.spec.labels import scheme_of
 from eman.trainers.spec.method import LabelledSection, TeacherSection
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.views import transforms
 from eman.trainers.views import views as augment
 from eman.trainers.views.draws import Draws
-
-#: What autocast computes in, by precision.
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @contextmanager
@@ -218,8 +216,7 @@ class Training:
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
-        kind = _AUTOCAST.get(self.spec.network.precision)
-        with torch.autocast(self.device.type, kind, enabled=kind is not None):
+        with autocast(self.device, self.spec.network.precision):
             yield
 
     def _views(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -12,7 +12,8 @@ from eman.platform.output import check_output, output_file
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eman.evaluation.results.tables import Table, Value
+    from eman.evaluation.results.cells import Table
+    from eman.evaluation.results.values import Value
     from eman.platform.store.store import Store
     from eman.sweeps.plan import Sweep
 
@@ -38,8 +39,9 @@ def print_tables(
         other: What stands beside each number: the paper's, or those of another store.
         as_json: Print JSON instead.
     """
-    from eman.evaluation.results import tables
-    from eman.evaluation.results.tables import Results
+    from eman.evaluation.results.long import write_parquet
+    from eman.evaluation.results.render import render
+    from eman.evaluation.results.values import Results, against, values_of
     from eman.platform.store.store import existing_store
 
     if form is Format.parquet and out is None:
@@ -48,17 +50,15 @@ def print_tables(
         check_output(out)
     shown = planned.tables
     if other != PAPER:
-        theirs = Results.read(existing_store(other, workspace()))
-        shown = tuple(tables.against(table, theirs, other) for table in shown)
+        theirs = Results.read(existing_store(other, workspace()), planned.tables)
+        shown = tuple(against(table, theirs, other) for table in shown)
     store.settle_lost()
-    results = Results.read(store)
-    valued = [(table, tables.values(table, results)) for table in shown]
+    results = Results.read(store, planned.tables)
+    valued = [(table, values_of(table, results)) for table in shown]
     if form is Format.parquet and out is not None:
-        tables.write_parquet(valued, results, out)
+        write_parquet(valued, results, out)
     else:
-        text = (
-            json.dumps(content(valued), ensure_ascii=False) if as_json else tables.render(valued, form or Format.text)
-        )
+        text = json.dumps(content(valued), ensure_ascii=False) if as_json else render(valued, form or Format.text)
         if out is None:
             print(text)
             return

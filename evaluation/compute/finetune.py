@@ -24,6 +24,7 @@ from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed
 from eman.trainers.data.splits import AnySplit
 from eman.trainers.data.subsets import epoch_order
+from eman.trainers.precision import autocast
 
 SGD_MOMENTUM = 0.9
 
@@ -61,7 +62,7 @@ def train(trained: Trained, index_n: Tensor, spec: FinetuneSpec, seed: int = 0) 
         for batch in epoch_order(len(index_n), seed, 0, epoch).split(spec.batch):
             place_N = index_n[batch]
             x_NAHW = cropped(splits, place_N, epoch, seed=seed, crop_min=spec.crop_min, like=parameter)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with autocast(device, precision):
                 logits_NK = network(x_NAHW)
             loss = F.cross_entropy(logits_NK.to(dtype), splits.train.labels[place_N].to(device))
             optimizer.zero_grad(set_to_none=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from eman.evaluation.protocols.groups import together
 from eman.evaluation.protocols.spec import EvalSpec
-from eman.evaluation.results.tables import Results
+from eman.evaluation.results.values import Results
 from eman.platform.cluster import DRIVER_RESOURCES, Resources
 from eman.platform.store.records import EVALUATION, TRAINING, new_id
 from eman.platform.store.store import Store
@@ -77,7 +77,7 @@ class Launch:
 
     def todo(self) -> Todo:
         """Read the store and return what is to be done."""
-        results = Results.read(self.store)
+        results = Results.read(self.store, self.sweep.tables)
         for event in self.state.news(results):
             self.state.apply(event)
         todo = find_todo(self.sweep, results, self._failures, self.options.retries, self.store.workspace)
@@ -118,7 +118,7 @@ class Launch:
     def _wait_for_others(self) -> bool:
         """Wait while other launches run something of this sweep; return whether any did."""
         waited = False
-        while is_running_elsewhere(self.sweep, Results.read(self.store)):
+        while is_running_elsewhere(self.sweep, Results.read(self.store, self.sweep.tables)):
             if not waited:
                 self.tell(Waiting("waiting for runs of another launch"))
             waited = True
@@ -153,7 +153,7 @@ class Launch:
 
     def _evaluate(self, specs: Sequence[EvalSpec], resources: Resources) -> None:
         """Carry out evaluations, those that share their computation as one job, the longest first."""
-        results = Results.read(self.store)
+        results = Results.read(self.store, self.sweep.tables)
         groups = sorted(
             together(specs), key=lambda group: evaluation_work(group, self.sweep.trainings[group[0].run]), reverse=True
         )

@@ -7,9 +7,10 @@ from collections.abc import Set
 from functools import partial
 from pathlib import Path
 
-from eman.evaluation.results import tables
 from eman.evaluation.results.figures import draw
-from eman.evaluation.results.tables import Results
+from eman.evaluation.results.long import frame
+from eman.evaluation.results.render import markdown, render
+from eman.evaluation.results.values import Results, values_of
 from eman.platform.errors import UserError
 from eman.platform.store.records import SWEEP
 from eman.platform.store.store import Store
@@ -38,7 +39,7 @@ def begin_sweep(sweep: Sweep, store: Store, launched: float) -> RunLog:
 
 def publish_results(sweep: Sweep, store: Store, evaluated: Set[str]) -> None:
     """Write the results that tables print, where these evaluations give them, to the trainings' own runs."""
-    results = Results.read(store)
+    results = Results.read(store, sweep.tables)
     for wanted in dict.fromkeys(sweep.wanted):
         if evaluated.isdisjoint(spec.key for spec in wanted.evaluations):
             continue
@@ -69,14 +70,14 @@ def list_failures(sweep: Sweep, results: Results, report: Report) -> None:
 
 def publish_sweep(sweep: Sweep, store: Store, parent: RunLog, report: Report) -> None:
     """Write tables, figures and the report to the sweep's run, and end it."""
-    results = Results.read(store)
+    results = Results.read(store, sweep.tables)
     list_failures(sweep, results, report)
-    values = [(table, tables.values(table, results)) for table in sweep.tables]
-    shown = [tables.markdown(table, found) for table, found in values]
+    values = [(table, values_of(table, results)) for table in sweep.tables]
+    shown = [markdown(table, found) for table, found in values]
     artifacts = {f"table{table.number}.md": text for table, text in zip(sweep.tables, shown, strict=True)}
-    artifacts["tables.csv"] = tables.render(values, "csv")
+    artifacts["tables.csv"] = render(values, "csv")
     # Written whole: `log_table` would append to the table of an earlier, interrupted launch.
-    artifacts["tables.json"] = tables.frame(values).to_json(orient="split", index=False)
+    artifacts["tables.json"] = frame(values).to_json(orient="split", index=False)
     for name, text in artifacts.items():
         store.patiently(partial(store.client.log_text, parent.run_id, text, name))
     if any(table.number == 1 for table in sweep.tables):

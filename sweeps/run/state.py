@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from eman.evaluation.protocols.groups import eval_title, group_title, together
-from eman.evaluation.results.tables import Results, Wanted
+from eman.evaluation.results.cells import Wanted
+from eman.evaluation.results.values import Results
 from eman.platform.store.records import Record
 from eman.sweeps.plan import Sweep
 from eman.sweeps.run.events import Done, Event, Failed, Lost, Progress, Started, Waiting

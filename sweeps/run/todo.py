@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from eman.evaluation.protocols.spec import EvalSpec
-from eman.evaluation.results.tables import Results
+from eman.evaluation.results.values import Results
 from eman.evaluation.trained import Trained
 from eman.platform.store.records import Record
 from eman.platform.workspace import Workspace

@@ -1,6 +1,6 @@
 """Figure 3: training curves of the schemes, per method."""
 
-from eman.evaluation.measure import headline
+from eman.evaluation.headline import headline
 from eman.evaluation.results.figures import Line
 from eman.sweeps.tables import table1
 from eman.sweeps.tables.schemes import METHODS

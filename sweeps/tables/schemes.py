@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from eman.evaluation.results import paper
-from eman.evaluation.results.tables import Cell, Table
+from eman.evaluation.results.cells import Cell, Table
 from eman.sweeps.tables.scope import Scope
 from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import SCHEMES

@@ -6,7 +6,7 @@ from typing import Any
 
 from eman.evaluation.protocols.labelled import prefix
 from eman.evaluation.protocols.spec import NETWORKS, SELECTIONS, EvalSpec, make_eval
-from eman.evaluation.results.tables import Wanted
+from eman.evaluation.results.cells import Wanted
 from eman.platform.errors import unknown
 from eman.sweeps.profiles.profile import Profile
 from eman.trainers.spec.run import RunSpec

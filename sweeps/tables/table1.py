@@ -1,6 +1,6 @@
 """Table 1: accuracy with different normalization."""
 
-from eman.evaluation.results.tables import Table
+from eman.evaluation.results.cells import Table
 from eman.sweeps.tables.schemes import scheme_table
 from eman.sweeps.tables.scope import Scope
 

@@ -1,7 +1,7 @@
 """Table 3: self-supervised networks beside the published others."""
 
 from eman.evaluation.results import paper
-from eman.evaluation.results.tables import Cell, Table, Wanted
+from eman.evaluation.results.cells import Cell, Table, Wanted
 from eman.sweeps.tables import pretrained, table2
 from eman.sweeps.tables.pretrained import QUOTED, Row
 from eman.sweeps.tables.scope import Scope

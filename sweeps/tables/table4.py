@@ -1,7 +1,7 @@
 """Table 4: kNN classification and image retrieval."""
 
 from eman.evaluation.results import paper
-from eman.evaluation.results.tables import Cell, Table, Wanted
+from eman.evaluation.results.cells import Cell, Table, Wanted
 from eman.sweeps.tables import pretrained
 from eman.sweeps.tables.pretrained import OURS, QUOTED, Row
 from eman.sweeps.tables.scope import Scope

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 from eman.evaluation.results import paper
-from eman.evaluation.results.tables import Cell, Table, Wanted
+from eman.evaluation.results.cells import Cell, Table, Wanted
 from eman.sweeps.profiles.profile import LowShot
 from eman.sweeps.tables import pretrained
 from eman.sweeps.tables.pretrained import OURS, QUOTED, Network, Row

@@ -1,7 +1,7 @@
 """Table 6: FixMatch from nothing, from MoCo and from MoCo-EMAN, and trained three times as long."""
 
 from eman.evaluation.results import paper
-from eman.evaluation.results.tables import Cell, Table, Wanted
+from eman.evaluation.results.cells import Cell, Table, Wanted
 from eman.sweeps.tables import pretrained, table2
 from eman.sweeps.tables.pretrained import Network
 from eman.sweeps.tables.scope import Scope

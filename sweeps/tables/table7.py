@@ -1,7 +1,7 @@
 """Table 7: FixMatch-EMAN beside the published others."""
 
 from eman.evaluation.results import paper
-from eman.evaluation.results.tables import Cell, Table, Wanted
+from eman.evaluation.results.cells import Cell, Table, Wanted
 from eman.sweeps.tables import table2, table6
 from eman.sweeps.tables.pretrained import QUOTED
 from eman.sweeps.tables.scope import Scope

@@ -8,9 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from eman.evaluation.results import figures, tables
+from eman.evaluation.results import figures
+from eman.evaluation.results.cells import Table
 from eman.evaluation.results.figures import Line
-from eman.evaluation.results.tables import Results, Table, Value
+from eman.evaluation.results.remarks import comparisons
+from eman.evaluation.results.values import Results, Value, values_of
 from eman.platform.errors import UserError
 from eman.platform.output import output_file
 from eman.platform.store.records import Record
@@ -49,7 +51,8 @@ def write(record: Record, store: Store, out: Path) -> None:
 
 def page(record: Record, store: Store) -> str:
     """Return the page of a sweep's run; see :func:`write`."""
-    sweep, results = planned_sweep(record), Results.read(store)
+    sweep = planned_sweep(record)
+    results = Results.read(store, sweep.tables)
     runs = [results.trainings[key] for key in sweep.trainings if key in results.trainings]
     evaluations = [results.evaluations[key] for key in sweep.evaluations if key in results.evaluations]
     environment = Environment(
@@ -66,7 +69,7 @@ def page(record: Record, store: Store) -> str:
         key=record.key,
         status="interrupted" if record.status == "missing" else record.status,
         facts=_facts(sweep, record, runs, evaluations),
-        tables=[_table(table, tables.values(table, results)) for table in sweep.tables],
+        tables=[_table(table, values_of(table, results)) for table in sweep.tables],
         pictures=_pictures(sweep, store),
         common=configuration.common(sweep),
         by_method=configuration.by_method(sweep, varying),
@@ -130,7 +133,7 @@ def _table(table: Table, found: Sequence[Value]) -> dict[str, Any]:
         "beside": table.beside,
         "columns": table.columns,
         "rows": [(row, [cell(row, column) for column in table.columns]) for row in table.rows],
-        "said": tables.said(table, found),
+        "said": comparisons(table, found),
         "notes": table.notes,
         "failed": [f"{value.cell.row}, {value.cell.column}: {value.reason}" for value in found if value.reason],
     }

@@ -5,7 +5,7 @@ import time
 
 from rich.console import Console
 
-from eman.evaluation.results.tables import Results
+from eman.evaluation.results.values import Results
 from eman.platform.store.records import SWEEP, Record, number
 from eman.platform.store.store import Store
 from eman.sweeps.run.events import Waiting
@@ -45,13 +45,13 @@ def _follow(store: Store, record: Record, every: float, terminal: Terminal) -> N
     """Follow one sweep to its end."""
     state = SweepState(planned_sweep(record), number(record.tags.get("eman.launched")) or record.start)
     name = f"{record.name} ({record.key[:8]})"
-    for event in state.news(Results.read(store)):
+    for event in state.news(Results.read(store, state.sweep.tables)):
         state.apply(event)
     terminal.show(state, Waiting(""))
     terminal.say(f"{name}: {summary(state)}")
     while record.status == "running":
         time.sleep(every)
-        for event in state.news(Results.read(store)):
+        for event in state.news(Results.read(store, state.sweep.tables)):
             state.apply(event)
             terminal.show(state, event)
         [record] = [r for r in store.records(SWEEP, record.key) if r.run_id == record.run_id]

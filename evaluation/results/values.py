@@ -1,0 +1,149 @@
+"""From the store to the values of cells."""
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from eman.evaluation.results import significance
+from eman.evaluation.results.cells import Cell, Table, Wanted, wanted_by
+from eman.platform.store.records import EVALUATION, TRAINING, Record, Status
+from eman.trainers.spec.run import RunSpec
+
+if TYPE_CHECKING:
+    from eman.platform.store.store import Store
+
+#: States of the results behind a cell; the first one that any of them has is the cell's.
+_WORST_FIRST: tuple[Status, ...] = ("running", "missing", "failed")
+
+
+@dataclass(frozen=True)
+class Value:
+    """The value of a cell.
+
+    Attributes:
+        value: Mean over seeds in percent; ``None`` if there is no result.
+        spread: Sample standard deviation over seeds.
+        interval: Student's 95 % interval of the mean.
+        by_seed: The single results.
+        status: State of all results together.
+        reason: Why one failed.
+    """
+
+    cell: Cell
+    value: float | None
+    spread: float | None
+    interval: tuple[float, float] | None
+    by_seed: Mapping[int, float]
+    status: Status
+    reason: str = ""
+
+    @property
+    def n(self) -> int:
+        """Number of seeds with a result."""
+        return len(self.by_seed)
+
+    def text(self) -> str:
+        """Return the value for a person: a number, or the state that explains why there is none."""
+        if not self.cell.wanted:
+            return "-"
+        if self.value is None:
+            return self.status
+        spread = f" ±{self.spread:.1f}" if self.spread is not None else ""
+        return f"{self.value:.1f}{spread}" + ("" if self.status == "done" else f" ({self.status})")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Trainings and evaluations of a store, by key."""
+
+    trainings: Mapping[str, Record]
+    evaluations: Mapping[str, Record]
+
+    @classmethod
+    def read(cls, store: "Store", tables: Iterable[Table]) -> "Results":
+        """Read what some tables need; what it costs does not grow with the number of other runs in the store."""
+        wanted = wanted_by(tables)
+        runs = {wanted.run.key: wanted.run for wanted in wanted}
+        trainings = {run.key for start in runs.values() for run in start.lineage}
+        evaluations = {spec.key for item in wanted for spec in item.evaluations}
+        return cls(store.by_key(TRAINING, trainings), store.by_key(EVALUATION, evaluations))
+
+    def done(self, key: str) -> bool:
+        """Return whether a training is done."""
+        return key in self.trainings and self.trainings[key].status == "done"
+
+    def state(self, run: RunSpec) -> tuple[Status, str]:
+        """Return the status of a training and the reason of a failure: its own, or that of the run it starts from."""
+        init = run.network.init
+        if run.key not in self.trainings and init is not None and not self.done(init.key):
+            status, reason = self.state(init)
+            if status == "failed":
+                return status, f"the run that it starts from failed: {reason}"
+        return _state(self.trainings.get(run.key))
+
+    def one(self, wanted: Wanted) -> tuple[float | None, Status, str]:
+        """Return a single result: its value if it is done, its status, and the reason of a failure."""
+        training = self.trainings.get(wanted.run.key)
+        if training is None or training.status != "done":
+            return None, *self.state(wanted.run)
+        if not wanted.evaluations:
+            value = training.metrics.get(wanted.metric)
+            return (value, "done", "") if value is not None else (None, "missing", "")
+        records = [self.evaluations.get(spec.key) for spec in wanted.evaluations]
+        for record in records:
+            if record is None or record.status in ("running", "missing"):
+                return None, *_state(record)
+        best = self.chosen(wanted)
+        return (None, *_state(records[0])) if best is None else (best.metrics[wanted.metric], "done", "")
+
+    def chosen(self, wanted: Wanted) -> Record | None:
+        """Return the evaluation that gives a result: the best by ``select_by`` of those that are done.
+
+        A learning rate that diverges is left out; the others still give a number.
+        """
+        records = [self.evaluations.get(spec.key) for spec in wanted.evaluations]
+        done = [record for record in records if record is not None and record.status == "done"]
+        if len(done) < 2:
+            return done[0] if done else None
+        return max(done, key=lambda record: record.metrics[wanted.select_by])
+
+
+def _state(record: Record | None) -> tuple[Status, str]:
+    if record is None:
+        return "missing", ""
+    return record.status, record.reason
+
+
+def value_of(cell: Cell, results: Results) -> Value:
+    """Return a cell's value. A cell is done when all of its results are."""
+    if not cell.wanted:
+        return Value(cell, None, None, None, {}, "published")
+    singles = [(wanted.run.seed, *results.one(wanted)) for wanted in cell.wanted]
+    by_seed = {seed: value for seed, value, _, _ in singles if value is not None}
+    states = [state for _, _, state, _ in singles]
+    status: Status = next((s for s in _WORST_FIRST if s in states), "done")
+    reason = next((reason for _, _, state, reason in singles if state == "failed"), "")
+    numbers = list(by_seed.values())
+    mean = statistics.fmean(numbers) if numbers else None
+    spread = statistics.stdev(numbers) if len(numbers) > 1 else None
+    half = significance.half_width(numbers)
+    interval = None if mean is None or half is None else (mean - half, mean + half)
+    return Value(cell, mean, spread, interval, by_seed, status, reason)
+
+
+def values_of(table: Table, results: Results) -> list[Value]:
+    """Return the value of every cell."""
+    return [value_of(cell, results) for cell in table.cells]
+
+
+def against(table: Table, results: Results, name: str) -> Table:
+    """Return the same table with another store's numbers in place of the paper's.
+
+    Args:
+        table: A table.
+        results: Results of the other store.
+        name: What to call it.
+    """
+    cells = tuple(replace(cell, paper=value_of(cell, results).text()) for cell in table.cells)
+    return replace(table, cells=cells, beside=name)
