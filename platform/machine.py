@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 
@@ -15,6 +16,7 @@ def cores() -> int:
 _BF16_FLAGS = {"avx512bw", "avx512vl", "avx512dq"}
 
 
+@cache
 def fast_bf16() -> bool:
     """Return whether bfloat16 is faster than float32 here.
 

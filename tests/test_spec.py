@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -86,6 +87,21 @@ def test_the_runs_before_a_run_come_first() -> None:
     assert RunSpec.from_flat(second.flat()) == second
 
 
+def test_a_folder_is_named_by_its_content_in_a_key(tmp_path: Path) -> None:
+    keys = set()
+    for place, folder in enumerate(("first", "second", "third")):
+        for split in ("train", "val"):
+            for name in ("cat", "dog"):
+                image = tmp_path / folder / "pets" / split / name / "1.png"
+                image.parent.mkdir(parents=True)
+                image.write_bytes(bytes(10 + place // 2))
+        run = spec(dataset=str(tmp_path / folder / "pets"))
+        assert run.data.dataset.startswith(str(tmp_path / folder / "pets@"))
+        assert RunSpec.from_flat(run.flat()) == run
+        keys.add(run.key)
+    assert len(keys) == 2  # the third has other images
+
+
 # Labels
 
 
@@ -133,7 +149,7 @@ def test_different_runs_never_share_a_title() -> None:
         *(spec(scheme) for scheme in ("bn", "eman")),
         *(spec(lr=lr, temperature=temperature) for lr in (0.1, 0.2) for temperature in (0.1, 0.2)),
         *(spec().replace(init=spec(seed=seed)) for seed in (1, 2)),
-        spec(held_out=10),
+        spec(held_out=1000),
     ]
     titles = run_titles(runs)
     assert len(set(titles.values())) == len({run.key for run in runs}) == len(titles)
@@ -165,7 +181,10 @@ def test_different_runs_never_share_a_title() -> None:
         ({"blur_max": 1e6}, "blur_max is 1000000.0"),
         ({"optimizer": "adam"}, "unknown optimizer 'adam'"),
         ({"backbone": "resnet5"}, "unknown backbone 'resnet5'; did you mean 'resnet50'"),
-        ({"dataset": "../data"}, r"dataset is '\.\./data'"),
+        ({"dataset": "a b"}, "dataset is 'a b'; give a built-in name"),
+        ({"dataset": "./missing"}, "missing"),
+        ({"dataset": "cifar10", "images": 60_000}, "exceed the 50,000 training images of cifar10"),
+        ({"dataset": "cifar10", "image_size": 64}, "64"),
         ({"student_norm": "batchnorm"}, "unknown student_norm 'batchnorm'. Allowed: bn, "),
         ({"teacher_norm": "emann"}, "unknown teacher_norm 'emann'; did you mean 'eman'"),
         ({"teacher_norm": None}, "teacher_norm is none, and moco has a teacher"),
@@ -244,7 +263,7 @@ def test_a_run_starts_from_one_of_the_same_backbone() -> None:
 
 
 def test_label_indexes_stay_in_their_folder() -> None:
-    for name in ("../secret", "/etc/passwd", "a/../../b", ""):
+    for name in ("../secret", "a/b", "/etc/passwd", "a/../../b", ""):
         with pytest.raises(UserError, match="label_index is"):
             make_spec("fixmatch", "eman", {"label_index": name})
 

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from eman.platform.errors import UserError
+from eman.trainers.data import catalog
 from eman.trainers.spec.section import Section
 from eman.trainers.spec.sections import PositiveShare, Share
 from eman.trainers.views.options import ViewOptions
@@ -59,13 +59,14 @@ class LabelledSection(MethodSection):
     ] = 0.08
     label_fraction: Annotated[PositiveShare, Field(description="Share of the training images that have labels.")] = 0.1
     label_set: Annotated[
-        int, Field(ge=0, lt=2**32, description="Number of the label set: which images have labels.")
+        int, Field(ge=0, lt=catalog.MOST_LABEL_SETS, description="Number of the label set: which images have labels.")
     ] = 0
     label_index: Annotated[
         str | None,
         Field(
             max_length=1000,
-            description="File in the data set's folder that lists the labelled images, in place of the label set.",
+            description="Name of a file in the set's folder indexes/ that lists the labelled images, in place of the "
+            "label set.",
         ),
     ] = None
     labelled_batch: Annotated[Batch, Field(description="Labelled images a step, over all devices.")] = 256
@@ -75,13 +76,6 @@ class LabelledSection(MethodSection):
 
     @model_validator(mode="after")
     def _check_label_index(self) -> Self:
-        if self.label_index is not None and not _is_inside(self.label_index):
-            raise UserError(
-                f"label_index is {self.label_index!r}; give the name of a file in the data set's folder, without '..'."
-            )
+        if self.label_index is not None:
+            catalog.check_index_file(self.label_index)
         return self
-
-
-def _is_inside(name: str) -> bool:
-    """Whether a relative path stays in its folder."""
-    return bool(name) and not name.startswith(("/", "~")) and ".." not in name.split("/")

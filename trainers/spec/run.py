@@ -6,18 +6,20 @@ Fields that say how a run is computed (:class:`~eman.trainers.spec.sections.Exec
 """
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
 from eman.platform.errors import UserError, unknown
 from eman.trainers.backbones.registry import backbone_named
+from eman.trainers.data import catalog
 from eman.trainers.methods import momentum as schedules
 from eman.trainers.methods.method import Method
 from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import TEACHER_NORMS
 from eman.trainers.spec.digest import digest
-from eman.trainers.spec.method import MethodSection, TeacherSection
+from eman.trainers.spec.method import LabelledSection, MethodSection, TeacherSection
 from eman.trainers.spec.section import Section
 from eman.trainers.spec.sections import PROXY_MOMENTUM, DataSpec, ExecutionSpec, NormSpec, OptimSpec
 
@@ -75,6 +77,7 @@ class RunSpec(Section):
     def _check(self) -> Self:
         self._check_teacher()
         self._check_devices()
+        self._check_images()
         return self
 
     def _check_teacher(self) -> None:
@@ -107,12 +110,22 @@ class RunSpec(Section):
                 f"device_statistics device0, or leave accumulate out and take more workers."
             )
 
+    def _check_images(self) -> None:
+        labels = self.method if isinstance(self.method, LabelledSection) else None
+        catalog.check_fits(
+            self.data.dataset,
+            images=self.data.images,
+            held_out=self.data.held_out,
+            label_fraction=labels.label_fraction if labels is not None and labels.label_index is None else None,
+            image_size=self.data.image_size,
+        )
+
     @property
     def entry(self) -> Method[Any]:
         """The method's entry."""
         return method_named(self.method.name)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Sixteen hexadecimal digits that stand for this run and for no other."""
         return digest({"training_version": TRAINING_VERSION, **self._decisive()})
@@ -120,6 +133,7 @@ class RunSpec(Section):
     def _decisive(self) -> dict[str, Any]:
         """The flat fields that decide the result, those of the run to start from included."""
         fields = {name: value for name, value in self.flat().items() if name not in ExecutionSpec.model_fields}
+        fields["dataset"] = catalog.identity(self.data.dataset)
         return fields if self.network.init is None else {**fields, "init": self.network.init._decisive()}
 
     @property

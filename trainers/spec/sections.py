@@ -3,11 +3,14 @@
 A class below holds the fields, their units and sources; its validator holds the relations between them.
 """
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from eman.platform.errors import UserError, unknown
+from eman.trainers.data import catalog
+from eman.trainers.data.layout import is_path
 from eman.trainers.norm.schemes import STUDENT_NORMS, TEACHER_NORMS, TeacherNorm
 from eman.trainers.spec.section import Section
 
@@ -28,9 +31,9 @@ class DataSpec(Section):
     dataset: Annotated[
         str,
         Field(
-            max_length=100,
-            pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
-            description="Name of a data set, or of a folder of images or shards in the data folder.",
+            max_length=1000,
+            description="Name of a built-in set or of a folder of images or shards in the data folder; or a folder's "
+            "path or URI.",
         ),
     ] = "imagenet"
     image_size: Annotated[
@@ -45,6 +48,17 @@ class DataSpec(Section):
         int,
         Field(ge=0, le=10**9, description="Training images put aside, with labels, for choosing hyper-parameters."),
     ] = 0
+
+    @field_validator("dataset")
+    @classmethod
+    def _resolve(cls, name: str) -> str:
+        """Keep ``PATH@HASH`` of a path, so that other images make another run."""
+        if not is_path(name) and not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(
+                f"dataset is {name!r}; give a built-in name, the name of a folder in the data folder (letters, digits, "
+                f"'-', '_' and '.'), or a path such as ./images."
+            )
+        return catalog.resolve(name)
 
 
 class NormSpec(Section):
