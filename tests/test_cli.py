@@ -168,7 +168,12 @@ def test_training_in_the_foreground_and_again(capsys: pytest.CaptureFixture[str]
 
 def test_a_finished_run_is_evaluated_in_the_foreground(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "train", "moco", "--scheme", "eman", "--set", "epochs=1")[0] == 0
-    assert call(capsys, "train", "moco", "--scheme", "bn", "--set", "lr=1e4", "--set", "epochs=1")[0] == 2
+    assert (
+        call(
+            capsys, "train", "moco", "--scheme", "bn", "--set", "lr=1e4", "--set", "weight_decay=1", "--set", "epochs=1"
+        )[0]
+        == 2
+    )
     listed = call(capsys, "status", "--runs")[1].splitlines()
     [key] = [line.split()[0] for line in listed if "done" in line]
     [failed] = [line.split()[0] for line in listed if "failed" in line]
