@@ -5,7 +5,6 @@ import errno
 import hashlib
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 import torch
 
 from eman.platform.errors import UserError
+from eman.platform.output import replacing
 
 #: Raised by one whenever the layout of a checkpoint changes.
 FORMAT = 1
@@ -91,21 +91,15 @@ class _Watched:
 
 def _write(path: Path, content: dict[str, Any], key: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            watched: Any = _Watched(file)
-            whole = {"format": FORMAT, "key": key, "digest": digest(content), "content": content}
-            try:
-                torch.save(whole, watched)
-            except Exception as error:
-                raise watched.error or error from error
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    whole = {"format": FORMAT, "key": key, "digest": digest(content), "content": content}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        watched: Any = _Watched(file)
+        try:
+            torch.save(whole, watched)
+        except Exception as error:
+            raise watched.error or error from error
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(path: Path, key: str) -> dict[str, Any]:

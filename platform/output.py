@@ -1,6 +1,7 @@
 """Files and folders that a command writes: whole or not at all, and refused early with one line."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,19 @@ def _check_parent(path: Path, flag: str) -> None:
 
 
 @contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside ``path`` that replaces it when the block ends without an error: a reader sees the
+    old file or the whole new one, never a part.
+    """
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def output_file(path: Path, *, flag: str = "--out") -> Iterator[Path]:
     """Yield a temporary file beside ``path`` that replaces it when the block ends without an error.
 
@@ -42,14 +56,11 @@ def output_file(path: Path, *, flag: str = "--out") -> Iterator[Path]:
         UserError: See :func:`check_output`; or it could not be written, for example because the disk is full.
     """
     check_output(path, flag=flag)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        yield temporary
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            yield temporary
     except OSError as error:
         raise UserError(f"{flag} {path} could not be written ({error.strerror or error}).") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

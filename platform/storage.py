@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eman.platform.errors import UserError
+from eman.platform.output import replacing
 
 #: Seconds to wait for a server that does not answer.
 PATIENCE = 10.0
@@ -86,12 +87,8 @@ class Place:
                 return
             target = Path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.tmp")
-            try:
+            with replacing(target) as temporary:
                 temporary.write_bytes(content)
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
 
 
 class _explained:

@@ -134,7 +134,7 @@ def test_an_interrupted_copy_continues(
     assert contents(half) == contents(Store(Workspace.from_environment()))
 
 
-def test_a_run_that_is_running_is_left_and_named(
+def test_a_run_that_is_running_is_skipped_and_named(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, target = Store(Workspace.from_environment()), str(tmp_path / "copy")
@@ -143,8 +143,8 @@ def test_a_run_that_is_running_is_left_and_named(
     busy = store.begin(TRAINING, "b", "second", params={}, tags={}, parent=sweep.run_id)
     assert main(["store", "migrate", str(home), target]) == 0
     printed = capsys.readouterr().out
-    assert "left: sweep is running" in printed
-    assert "left: second is running" in printed
+    assert "skipped: sweep is running" in printed
+    assert "skipped: second is running" in printed
     assert [record.key for record in existing_store(target, Workspace.from_environment()).records()] == ["a"]
     busy.finish()
     sweep.finish()
@@ -242,5 +242,5 @@ def test_an_export_holds_every_run_parameter_value_and_tag(tmp_path: Path) -> No
     assert list(loss.value) == [1.0, 0.5, 1 / 3]
     assert found["params"].query("key == 'a' and name == 'lr'").value.item() == "0.1"
     assert set(found["tags"].query("key == 'a' and name == 'eman.kind'").value) == {"training"}
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="a folder is never replaced"):
         export(store, tmp_path / "out")

@@ -105,35 +105,43 @@ def _split(where: Sequence[tuple[str, str, Sequence[str]]]) -> Iterator[list[tup
 def _select(
     connection: sqlite3.Connection, experiment: int, where: Sequence[tuple[str, str, Sequence[str]]]
 ) -> list[Record]:
-    chosen = (
-        "SELECT run_uuid FROM runs WHERE experiment_id = ? AND lifecycle_stage = 'active' "
-        "AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = 'eman.key')"
-    )
+    query = "SELECT run_uuid FROM runs WHERE experiment_id = ? AND lifecycle_stage = 'active'"
     values: list[Any] = [experiment]
     for name, operator, wanted in where:
         if name == "status":
-            chosen += " AND status = ?"
+            query += " AND status = ?"
             values += wanted
             continue
-        places = f"({', '.join('?' * len(wanted))})" if operator == "IN" else "?"
-        chosen += f" AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value {operator} {places})"  # noqa: S608
+        places = f"({_places(wanted)})" if operator == "IN" else "?"
+        query += f" AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value {operator} {places})"  # noqa: S608
         values += [name, *wanted]
+    chosen = [row[0] for row in connection.execute(query, values)]
+    found: list[Record] = []
+    for start in range(0, len(chosen), _MOST_VALUES):
+        found += _whole(connection, chosen[start : start + _MOST_VALUES])
+    return found
+
+
+def _places(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _whole(connection: sqlite3.Connection, ids: Sequence[str]) -> Iterator[Record]:
+    """Yield the records of runs that have a key."""
 
     def rows(columns: str, table: str) -> list[Any]:
-        # Every part of the query is a constant of this module.
-        query = f"SELECT run_uuid, {columns} FROM {table} WHERE run_uuid IN ({chosen})"  # noqa: S608
-        return connection.execute(query, values).fetchall()
+        # The query's parts are constants of this module.
+        query = f"SELECT run_uuid, {columns} FROM {table} WHERE run_uuid IN ({_places(ids)})"  # noqa: S608
+        return connection.execute(query, ids).fetchall()
 
-    runs = rows("name, status, start_time, end_time", "runs")
-    metrics: dict[str, dict[str, float]] = {run[0]: {} for run in runs}
-    params: dict[str, dict[str, str]] = {run[0]: {} for run in runs}
-    tags: dict[str, dict[str, str]] = {run[0]: {} for run in runs}
+    metrics: dict[str, dict[str, float]] = {run_id: {} for run_id in ids}
+    params: dict[str, dict[str, str]] = {run_id: {} for run_id in ids}
+    tags: dict[str, dict[str, str]] = {run_id: {} for run_id in ids}
     for run_id, name, value, is_nan in rows("key, value, is_nan", "latest_metrics"):
         metrics[run_id][name] = _value(value, is_nan)
     for table, kept in (("params", params), ("tags", tags)):
         for run_id, name, text in rows("key, value", table):
             kept[run_id][name] = text
-    return [
-        make_record(run_id, name or "", status, start, end, metrics[run_id], params[run_id], tags[run_id])
-        for run_id, name, status, start, end in runs
-    ]
+    for run_id, name, status, start, end in rows("name, status, start_time, end_time", "runs"):
+        if "eman.key" in tags[run_id]:
+            yield make_record(run_id, name or "", status, start, end, metrics[run_id], params[run_id], tags[run_id])
