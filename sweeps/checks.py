@@ -44,6 +44,13 @@ def check_sizes(runs: Iterable[RunSpec], evaluations: Iterable[tuple[EvalSpec, R
             check(spec, Sizes(spec.dataset or run.data.dataset, bank))
 
 
+def check_names(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Iterable[EvalSpec] = ()) -> None:
+    """Raise `UserError` unless the data sets of these runs and evaluations exist here; import no torch."""
+    names = {run.data.dataset for run in runs} | {spec.dataset for spec in evaluations if spec.dataset}
+    for name in sorted(names):
+        catalog.check_dataset(name, workspace)
+
+
 def check_data(
     runs: Iterable[RunSpec], workspace: Workspace, evaluations: Iterable[tuple[EvalSpec, RunSpec]] = ()
 ) -> None:

@@ -88,6 +88,8 @@ def test_frozen_options(capsys: pytest.CaptureFixture[str]) -> None:
         (["sweep", "table1", "--wait", "3"], "--wait has no effect without --address"),
         (["sweep", "table1", "--workers", "0"], "--workers 0"),
         (["sweep", "table1", "--workers", "3", "--dry-run", "--profile", "smoke"], "--workers 3 does not divide"),
+        (["sweep", "1", "--profile", "smoke", "--set", "dataset=nonsense", "--dry-run"], "unknown dataset 'nonsense'"),
+        (["sweep", "1", "--profile", "smoke", "--set", "backbone=vit", "--dry-run"], "unknown backbone 'vit'"),
         (["sweep", "table1", "--name", "table2"], "neither a table's name"),
         (["table", "1", "--json", "--format", "csv"], "give one of the two"),
         (["table", "tabel1"], "did you mean 'table1'"),

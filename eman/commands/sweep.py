@@ -53,6 +53,9 @@ def sweep(
         raise UserError("--json needs --dry-run here; `eman table NAME --json` prints a sweep's results.")
     planned = checked_plan(what, scale, evaluated, grid, resources, name)
     if dry_run:
+        from eman.sweeps.checks import check_names
+
+        check_names(planned.trainings.values(), workspace(), planned.evaluations.values())
         print_plan(planned, as_json=as_json)
         return
     from eman.sweeps.run.options import Options

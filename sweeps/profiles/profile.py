@@ -7,6 +7,7 @@ from typing import Any
 
 from eman.platform.errors import UserError
 from eman.platform.machine import fast_bf16
+from eman.trainers.data.catalog import MOST_LABEL_SETS
 from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import Scheme
 from eman.trainers.spec.build import make_spec, resolve_scheme
@@ -103,7 +104,7 @@ class Profile:
         if fields.get("precision") == AUTO:
             fields["precision"] = "bf16" if fast_bf16() else "float32"
         if "label_set" in entry.section.model_fields:
-            fields["label_set"] = seed
+            fields["label_set"] = seed % MOST_LABEL_SETS
         return make_spec(method, self._scaled(resolve_scheme(method, scheme)), fields, overrides)
 
     def with_precision(self, precision: str) -> "Profile":
