@@ -18,7 +18,7 @@ from eman.trainers import distributed
 from eman.trainers.backbones.registry import PREFIX, backbone_named
 from eman.trainers.backbones.state import load_backbone
 from eman.trainers.data import catalog as data
-from eman.trainers.data import subsets
+from eman.trainers.data import label_sets
 from eman.trainers.norm.convert import convert_norm
 from eman.trainers.spec.run import RunSpec
 
@@ -79,7 +79,7 @@ class Trained:
         if self.dataset in (None, spec.data.dataset):
             own = data.load(spec.data.dataset, self.workspace, spec.data.image_size)
             own.must_be(self._saved.get("data"), self.run)
-            return Splits(own, *subsets.parts(own, spec.data.images, spec.data.held_out))
+            return Splits(own, *label_sets.parts(own, spec.data.images, spec.data.held_out))
         mean, std = data.pixel_scale(spec.data.dataset, self.workspace)
         other = data.load(self.dataset, self.workspace, data.size_of(self.dataset, spec.data.image_size))
         channels = other.train.shape[0]
@@ -89,7 +89,7 @@ class Trained:
                 f"{other.name} have {channels}; give a data set of {len(mean)}."
             )
         other = replace(other, mean=mean, std=std)
-        return Splits(other, *subsets.parts(other, None, spec.data.held_out))
+        return Splits(other, *label_sets.parts(other, None, spec.data.held_out))
 
     def backbone(self) -> nn.Module:
         """A fresh copy of its backbone, all images of a batch on one device.

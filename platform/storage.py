@@ -57,6 +57,27 @@ class Place:
         base = len(path.rstrip("/")) + 1
         return sorted((f.path[base:], f.size) for f in found if f.is_file)
 
+    def folders(self) -> list[str]:
+        """Names of the folders in this one, sorted; empty where nothing is.
+
+        Raises:
+            UserError: The store does not answer.
+        """
+        from pyarrow import fs
+
+        system, path = self._opened
+        with _explained(self):
+            entries = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sorted(entry.base_name for entry in entries if entry.type == fs.FileType.Directory)
+
+    def is_there(self) -> bool:
+        """Whether there is a file or a folder; raises :class:`UserError` if the store does not answer."""
+        from pyarrow import fs
+
+        system, path = self._opened
+        with _explained(self):
+            return bool(system.get_file_info(path).type != fs.FileType.NotFound)
+
     def exists(self) -> bool:
         """Return whether there is a file; raise :class:`UserError` if the store does not answer."""
         system, path = self._opened

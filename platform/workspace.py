@@ -18,12 +18,15 @@ class Settings:
         store_patience: Seconds to wait for a store that does not answer (``EMAN_STORE_PATIENCE``).
         most_corrupt: Unreadable images of a data set that a run replaces by others before it fails
             (``EMAN_MOST_CORRUPT``).
+        loader_processes: Processes a worker starts to read images from files and shards; ``None``: one for each core
+            that it has (``EMAN_LOADER_PROCESSES``).
     """
 
     checkpoint_seconds: float = 30.0
     disk_patience: float = 120.0
     store_patience: float = 300.0
     most_corrupt: int = 20
+    loader_processes: int | None = None
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -34,6 +37,7 @@ class Settings:
             _number(values, "EMAN_DISK_PATIENCE", cls.disk_patience),
             _number(values, "EMAN_STORE_PATIENCE", cls.store_patience),
             int(_number(values, "EMAN_MOST_CORRUPT", cls.most_corrupt)),
+            int(_number(values, "EMAN_LOADER_PROCESSES", 0)) if values.get("EMAN_LOADER_PROCESSES") else None,
         )
 
 

@@ -15,7 +15,7 @@ from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.data import catalog as data
-from eman.trainers.data import memory, subsets
+from eman.trainers.data import label_sets, memory
 from eman.trainers.training import Training
 
 #: Images of each file of a small STL-10.
@@ -32,46 +32,46 @@ def test_digits() -> None:
 
 def test_a_stratified_subset_has_equal_shares_and_two_can_be_disjoint() -> None:
     labels = data.load("digits", Workspace.from_environment()).train.labels
-    first, second = subsets.stratified(labels, 100, 0), subsets.stratified(labels, 200, 0, skip=100)
+    first, second = label_sets.stratified(labels, 100, 0), label_sets.stratified(labels, 200, 0, skip=100)
     assert torch.bincount(labels[first]).tolist() == [10] * 10
     assert torch.bincount(labels[second]).tolist() == [20] * 10
     assert not set(first.tolist()) & set(second.tolist())
-    assert not torch.equal(first, subsets.stratified(labels, 100, 1))
+    assert not torch.equal(first, label_sets.stratified(labels, 100, 1))
 
 
 def test_label_sets_differ_and_are_reproducible() -> None:
     labels = data.load("digits", Workspace.from_environment()).train.labels
-    sets = [subsets.label_set(labels, 0.1, number) for number in range(3)]
-    assert len({subsets.fingerprint(index) for index in sets}) == 3
-    assert torch.equal(sets[1], subsets.label_set(labels, 0.1, 1))
+    sets = [label_sets.label_set(labels, 0.1, number) for number in range(3)]
+    assert len({label_sets.fingerprint(index) for index in sets}) == 3
+    assert torch.equal(sets[1], label_sets.label_set(labels, 0.1, 1))
     assert len(sets[0]) == round(0.1 * len(labels))
-    assert torch.equal(subsets.label_set(labels, 1.0, 0), torch.arange(len(labels)))
+    assert torch.equal(label_sets.label_set(labels, 1.0, 0), torch.arange(len(labels)))
 
 
 def test_a_fraction_that_leaves_a_class_without_samples_is_refused() -> None:
     with pytest.raises(UserError, match="leave some of the 10 classes with none"):
-        subsets.label_set(data.load("digits", Workspace.from_environment()).train.labels, 0.005, 0)
+        label_sets.label_set(data.load("digits", Workspace.from_environment()).train.labels, 0.005, 0)
 
 
 def test_parts_are_disjoint_and_bounded() -> None:
     digits = data.load("digits", Workspace.from_environment())
-    train, held_out = subsets.parts(digits, 1000, 200)
+    train, held_out = label_sets.parts(digits, 1000, 200)
     assert (len(train), len(held_out)) == (1000, 200)
     assert not set(train.ids.tolist()) & set(held_out.ids.tolist())
-    assert subsets.parts(digits, None, 0)[1] is digits.test
+    assert label_sets.parts(digits, None, 0)[1] is digits.test
     with pytest.raises(UserError, match="add up to more than"):
-        subsets.parts(digits, 1300, 200)
+        label_sets.parts(digits, 1300, 200)
 
 
 def test_a_stream_shows_every_sample_once_an_epoch() -> None:
     split = data.load("digits", Workspace.from_environment()).train
-    stream = subsets.Stream(split, 100, seed=0, number=0)
+    stream = label_sets.Stream(split, 100, seed=0, number=0)
     places, epochs = (torch.cat(part) for part in zip(*(stream.at(step) for step in range(27)), strict=True))
     size = len(split)
     for epoch in (0, 1):
         assert sorted(places[epochs == epoch].tolist()) == list(range(size))
     assert not torch.equal(places[:size], places[size : 2 * size])
-    other = subsets.Stream(split, 100, seed=0, number=0)
+    other = label_sets.Stream(split, 100, seed=0, number=0)
     assert torch.equal(other.at(20)[0], stream.at(20)[0])  # no memory of earlier steps
 
 

@@ -23,9 +23,9 @@ from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.backbones.registry import BACKBONES
 from eman.trainers.data import catalog as data
-from eman.trainers.data import memory, subsets
+from eman.trainers.data import label_sets, memory
+from eman.trainers.data.order import epoch_order
 from eman.trainers.data.splits import Split
-from eman.trainers.data.subsets import epoch_order
 from eman.trainers.loop import fit
 from eman.trainers.views import transforms
 from eman.trainers.views import views as augment
@@ -49,7 +49,7 @@ def of_features(features: Features) -> Trained:
 def test_training_is_torchs_sgd_for_every_label_set_and_rate() -> None:
     features, labels = problem()
     spec = LinearSpec(epochs=10, batch=32, label_sets=2)
-    sets = torch.stack([subsets.stratified(labels, 100, seed) for seed in range(2)])
+    sets = torch.stack([label_sets.stratified(labels, 100, seed) for seed in range(2)])
     rates = (0.3, 0.05)
     weights, biases = linear.train(lambda index, epoch: features[index], 6, labels, sets, 4, spec, rates)
     for rate, weight, bias in zip(rates, weights, biases, strict=True):
@@ -78,7 +78,7 @@ def test_a_long_training_comes_near_scikit_learns_optimum() -> None:
     first, rest = (features[:600], labels[:600]), (features[600:], labels[600:])
     [result] = linear.evaluate([spec], of_features(Features(*first, *rest, *rest)))
     assert isinstance(result, Measured)
-    chosen = subsets.label_set(labels[:600], 0.5, 0)
+    chosen = label_sets.label_set(labels[:600], 0.5, 0)
     optimum = LogisticRegression(C=1e4, max_iter=500).fit(features[chosen].numpy(), labels[chosen].numpy())
     theirs = 100 * optimum.score(features[600:].numpy(), labels[600:].numpy())
     metrics = result.metrics
@@ -174,7 +174,7 @@ def test_augmented_features_are_those_of_fresh_crops_and_leave_the_network_as_it
 
 def test_finetuning_is_torchs_sgd_with_two_rates_on_stock_modules(run: Trained) -> None:
     spec = FinetuneSpec(lr=0.01, head_lr=0.1, epochs=3, milestones=(0.7,), batch=32)
-    index = subsets.label_set(run.splits.train.labels, 0.05, 0)
+    index = label_sets.label_set(run.splits.train.labels, 0.05, 0)
     network = finetune.train(run, index, spec)
     backbone, head = stock(run), nn.Linear(64, 10)
     with torch.no_grad():

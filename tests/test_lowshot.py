@@ -10,7 +10,7 @@ from eman.evaluation.compute import lowshot
 from eman.evaluation.features import Features
 from eman.evaluation.protocols.lowshot import LowShotSpec
 from eman.platform.errors import UserError
-from eman.trainers.data import subsets
+from eman.trainers.data import label_sets
 
 
 def splits() -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -25,12 +25,12 @@ def splits() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def test_shots_are_balanced_and_differ_between_sets() -> None:
     labels = splits()[0][1]
-    first, second = subsets.shots(labels, 3, 0), subsets.shots(labels, 3, 1)
+    first, second = label_sets.shots(labels, 3, 0), label_sets.shots(labels, 3, 1)
     assert torch.bincount(labels[first]).tolist() == [3, 3, 3, 3]
     assert first.tolist() != second.tolist()
-    assert first.tolist() == subsets.shots(labels, 3, 0).tolist()
+    assert first.tolist() == label_sets.shots(labels, 3, 0).tolist()
     with pytest.raises(UserError, match="500 samples a class were asked for, and class"):
-        subsets.shots(labels, 500, 0)
+        label_sets.shots(labels, 500, 0)
 
 
 @pytest.mark.filterwarnings("ignore:Liblinear failed to converge")
@@ -40,7 +40,7 @@ def test_the_cost_that_held_out_images_choose_gives_scikit_learns_number() -> No
     for cost in (0.03125, 1.0, 32.0):
         accuracy = []
         for number in range(3):
-            index = subsets.shots(train[1], 4, number)
+            index = label_sets.shots(train[1], 4, number)
             model = LinearSVC(C=cost, random_state=number)
             model.fit(normalize(train[0][index].numpy()).astype(np.float64), train[1][index].numpy())
             accuracy.append([100 * model.score(normalize(x.numpy()), y.numpy()) for x, y in (held_out, test)])

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,10 @@ from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers import loop
 from eman.trainers.data import catalog as data
-from eman.trainers.data import shards, stored, subsets
-from eman.trainers.data.sharding import shard
+from eman.trainers.data import decode, shard_writer, shards, stored
+from eman.trainers.data.loader import Loader, Recipe
+from eman.trainers.data.order import Stream, grouped_order
+from eman.trainers.data.shard_writer import shard
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training
 from eman.trainers.views import views as augment
@@ -51,30 +52,24 @@ def write_images(root: Path, rng: np.random.Generator) -> None:
                 Image.fromarray(pixels).resize(size).save(folder / f"x_{number}.JPEG", quality=90)
 
 
-@pytest.fixture
-def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="session")
+def flock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with an image folder, ``birds``, and its shards, ``sharded``."""
+    folder = tmp_path_factory.mktemp("flock")
+    write_images(folder / "birds", np.random.default_rng(0))
+    shard("sharded", Workspace(data=str(folder)), str(folder / "birds"), None, lambda _: None, rows=32)
+    return folder
+
+
+@pytest.fixture
+def birds(flock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of ``flock`` that the test may change. Images are read in the test's own process."""
     monkeypatch.setenv("EMAN_DATA", str(tmp_path))
     monkeypatch.setenv("EMAN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EMAN_LOADER_PROCESSES", "0")
     data.forget()
-    write_images(tmp_path / "birds", np.random.default_rng(0))
-    shard("sharded", Workspace.from_environment(), str(tmp_path / "birds"), None, lambda _: None, rows=32)
+    shutil.copytree(flock, tmp_path, dirs_exist_ok=True)
     return tmp_path
-
-
-@contextmanager
-def session() -> Iterator[None]:
-    """Ray in this process."""
-    import ray
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-            patch.delenv(name, raising=False)
-        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=40)
-        try:
-            yield
-        finally:
-            ray.shutdown()
 
 
 def run(name: str, method: str = "moco", **fields: Any) -> RunSpec:
@@ -102,7 +97,7 @@ def test_evaluation_sees_torchvisions_resize_and_centre_crop(birds: Path, name: 
     theirs = datasets.ImageFolder(str(birds / "birds" / "train"))
     images = torch.cat(list(split.batches(50)))
     for place in (0, 7, 65, 119):
-        expected = tv.center_crop(tv.resize(theirs[place][0], round(32 * stored.MARGIN)), 32)
+        expected = tv.center_crop(tv.resize(theirs[place][0], round(32 * decode.MARGIN)), 32)
         assert torch.equal(images[place], tv.pil_to_tensor(expected))
 
 
@@ -152,7 +147,7 @@ def test_the_order_of_shards_is_a_permutation_that_reads_locally(count: int, fir
 
     def order(seed: int) -> np.ndarray[Any, Any]:
         generator = np.random.default_rng(seed)
-        return shards.grouped_order(group_N, generator, first=first, devices=devices, batch=batch, steps=steps)
+        return grouped_order(group_N, generator, first=first, devices=devices, batch=batch, steps=steps)
 
     found = order(0)
     assert sorted(found.tolist()) == list(range(count))
@@ -177,51 +172,45 @@ def batches(spec: RunSpec, steps: range) -> list[tuple[torch.Tensor, ...]]:
         training.close()
 
 
+def loader(name: str, batch: int = 16, mine: torch.Tensor | None = None, processes: int = 0, most: int = 20) -> Loader:
+    split = data.load(name, Workspace.from_environment(), 32).train
+    stream = Stream(split, batch, seed=3, number=0, devices=4)
+    recipe = Recipe(stream, torch.arange(batch) if mine is None else mine, (0, 1), 3, 0.2)
+    return Loader(recipe, 20, most, processes)
+
+
+def same(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 @pytest.mark.parametrize("name", ["birds", "sharded"])
-def test_ray_tasks_and_threads_make_the_same_batches_from_any_step(birds: Path, name: str) -> None:
-    spec = run(name, epochs=4, statistics_passes=0)
-    by_threads = batches(spec, range(20))
-    with session():
-        by_ray, later = batches(spec, range(20)), batches(spec, range(11, 20))
-    for one, other in zip(by_threads, by_ray, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    for one, other in zip(by_threads[11:], later, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def test_processes_make_the_same_batches_from_any_step(birds: Path, name: str) -> None:
+    here, there = loader(name), loader(name, processes=2)
+    expected = [here.at(step) for step in range(20)]
+    for step in [*range(20), *range(11, 15), 3]:
+        assert same(there.at(step), expected[step])
+    there.close()
+    assert same(there.at(12), expected[12])
+    there.close()
 
 
-def test_a_feed_goes_on_after_it_was_closed(birds: Path) -> None:
-    training = Training(run("birds", epochs=4, statistics_passes=0), Workspace.from_environment())
-    first, _, _ = training._batch("unlabelled", 0)
-    training.close()
-    again, _, _ = training._batch("unlabelled", 0)
-    training._batch("unlabelled", 1)
-    training.close()
-    assert training._batch("unlabelled", 2)[1].shape == (16,)
-    training.close()
-    assert torch.equal(first, again)
-
-
-def test_workers_make_the_parts_of_the_same_batch(birds: Path) -> None:
-    split = data.load("sharded", Workspace.from_environment(), 32).train
-    stream = subsets.Stream(split, 16, seed=3, number=0, devices=4)
-
-    def made(mine: torch.Tensor) -> list[np.ndarray[Any, Any]]:
-        return [batch["images"] for batch in stored.Recipe(stream, mine, (0, 1), 3, 0.2).make(5, 9)]
-
-    whole = made(torch.arange(16))
+@pytest.mark.parametrize("name", ["birds", "sharded"])
+def test_workers_make_the_parts_of_the_same_batch(birds: Path, name: str) -> None:
+    whole = loader(name)
     for worker in range(2):
         mine = torch.tensor([p for p in range(16) if p % 4 // 2 == worker])
-        for batch, part in zip(whole, made(mine), strict=True):
-            assert np.array_equal(batch[:, mine.numpy()], part)
+        part = loader(name, mine=mine)
+        for step in range(5, 9):
+            images, index, epoch = whole.at(step)
+            assert same(part.at(step), (images[:, mine], index[mine], epoch[mine]))
 
 
 @pytest.mark.parametrize("method", ["moco", "fixmatch"])
 def test_a_run_from_shards_stops_and_goes_on_bit_for_bit(birds: Path, method: str) -> None:
     spec = run("sharded", method, epochs=3)
-    with session():
-        whole = loop.fit(spec, Workspace.from_environment(), folder=birds / "whole")
-        loop.fit(spec, Workspace.from_environment(), folder=birds / "cut", stop_after=7)
-        again = loop.fit(spec, Workspace.from_environment(), folder=birds / "cut")
+    whole = loop.fit(spec, Workspace.from_environment(), folder=birds / "whole")
+    loop.fit(spec, Workspace.from_environment(), folder=birds / "cut", stop_after=7)
+    again = loop.fit(spec, Workspace.from_environment(), folder=birds / "cut")
     assert again.resumed_from == 7
     states = [outcome.training.student.state_dict() for outcome in (whole, again)]
     for name, tensor in states[0].items():
@@ -230,7 +219,7 @@ def test_a_run_from_shards_stops_and_goes_on_bit_for_bit(birds: Path, method: st
 
 @pytest.mark.parametrize("name", ["birds", "sharded"])
 def test_every_protocol_takes_a_stored_set(birds: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    fields = [f"--set={k}={v}" for k, v in {"dataset": name, "image_size": 32, "held_out": 20, "batch": 16}.items()]
+    fields = [f"--set={k}={v}" for k, v in {"dataset": name, "image_size": 32, "held_out": 20}.items()]
     assert main(["train", "supervised", "--profile", "smoke", *fields, "--set=labelled_batch=8", "--set=epochs=1"]) == 0
     key = next(iter((birds / "home" / "runs").iterdir())).name
     for protocol in (["knn"], ["linear", "--set=views=augmented", "--set=epochs=2", "--set=label_fraction=0.2"]):
@@ -257,19 +246,17 @@ def test_shards_are_verified_and_what_is_damaged_is_named(birds: Path, capfd: py
     assert "part-00001.parquet cannot be read" in capfd.readouterr().err
 
 
-def test_writing_goes_on_where_it_stopped(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, written = birds / "sharded", []
+def test_writing_goes_on_where_it_stopped(birds: Path) -> None:
+    folder = birds / "sharded"
     manifest = (folder / "manifest.json").read_text()
     (folder / "manifest.json").unlink()
     (folder / "train" / "part-00002.parquet").unlink()
     with pytest.raises(UserError, match=r"half-written.*run the same"):
         shards.manifest(shards.Place(str(folder)))
-    write_part = shards._write_part
-    monkeypatch.setattr(
-        shards, "_write_part", lambda place, *rest: [written.append(place.uri), write_part(place, *rest)][1]
-    )
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
     shard("sharded", Workspace.from_environment(), str(birds / "birds"), None, lambda _: None, rows=32)
-    assert [Path(uri).name for uri in written] == ["part-00002.parquet"]
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    assert [path.name for path in after if after[path] != before.get(path)] == ["part-00002.parquet"]
     assert (folder / "manifest.json").read_text() == manifest
 
 
@@ -321,40 +308,33 @@ def test_a_wrong_layout_is_described(birds: Path, broken: str, message: str) -> 
 
 
 def test_sizes_must_be_told_where_images_differ(birds: Path) -> None:
-    with pytest.raises(UserError, match=r"differ in size.*image_size=224"):
+    with pytest.raises(UserError, match=r"image_size is missing.*may differ in size.*image_size=224"):
         data.load("birds", Workspace.from_environment())
     with pytest.raises(UserError, match="held in memory at 16 pixels"):
         data.load("digits", Workspace.from_environment(), 20)
 
 
-@pytest.mark.parametrize("parallel", [False, True])
-def test_corrupt_images_are_named_skipped_and_limited(
-    birds: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, parallel: bool
+@pytest.mark.parametrize("processes", [0, 2])
+def test_corrupt_images_are_named_replaced_and_limited(
+    birds: Path, caplog: pytest.LogCaptureFixture, processes: int
 ) -> None:
     bad = sorted((birds / "birds" / "train").rglob("*.JPEG"))[5:60:18]
     for path in bad:
         path.write_bytes(path.read_bytes()[:200])
-    spec = run("birds", epochs=2, held_out=0, statistics_passes=0)
-    with session() if parallel else nullcontext():
-        training = Training(spec, Workspace.from_environment())
-        for step in range(training.steps):
-            images, index, _ = training._batch("unlabelled", step)
-            assert images.flatten(2).any(2).all()  # no image is black
-            names = [training.train.source.label(p) for p in training.train.places[index]]  # type: ignore[union-attr]
-            assert not {str(path) for path in bad} & set(names)
-        assert set(training.feeds["unlabelled"].corrupt) == {str(path) for path in bad}
-        assert sum("cannot be read" in message for message in caplog.messages) == len(bad)
-        training.close()
-        monkeypatch.setenv("EMAN_MOST_CORRUPT", str(len(bad) - 1))
-        limited = Training(spec, Workspace.from_environment())
-        with pytest.raises(UserError, match=rf"{len(bad)} images cannot be read: .*{bad[0].name}.*EMAN_MOST_CORRUPT"):
-            _all_batches(limited)
-        limited.close()
-
-
-def _all_batches(training: Training) -> None:
-    for step in range(training.steps):
-        training._batch("unlabelled", step)
+    split = data.load("birds", Workspace.from_environment(), 32).train
+    assert isinstance(split, stored.StoredSplit)
+    tolerant = loader("birds", processes=processes)
+    for step in range(15):
+        images, index, _ = tolerant.at(step)
+        assert images.flatten(2).any(2).all()  # no image is black
+        assert not {str(path) for path in bad} & {split.source.label(place) for place in split.places[index]}
+    assert set(tolerant.corrupt) == {str(path) for path in bad}
+    assert sum("cannot be read" in message for message in caplog.messages) == len(bad)
+    tolerant.close()
+    strict = loader("birds", processes=processes, most=len(bad) - 1)
+    with pytest.raises(UserError, match=rf"{len(bad)} images cannot be read: .*{bad[0].name}.*EMAN_MOST_CORRUPT"):
+        _ = [strict.at(step) for step in range(15)]
+    strict.close()
 
 
 def test_labelled_images_from_an_index_file(birds: Path) -> None:
@@ -381,7 +361,7 @@ def test_labelled_images_from_an_index_file(birds: Path) -> None:
 def test_rows_are_found_by_their_bytes_and_neighbours_read_together(
     birds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "GROUP_ROWS", 5)
+    monkeypatch.setattr(shard_writer, "GROUP_ROWS", 5)
     shard("groups", Workspace.from_environment(), str(birds / "birds"), None, lambda _: None, rows=32)
     split = data.load("groups", Workspace.from_environment(), 32).train
     assert isinstance(split, stored.StoredSplit)
@@ -518,12 +498,12 @@ def test_shards_and_folders_in_an_object_store(
     assert main(["data", "info", "sharded"]) == 0
     assert f"{bucket}/sharded: sharded, 4 classes" in capfd.readouterr().out
     for name, one_of in spec.items():
-        with session():
-            remote = batches(one_of, range(10))
+        remote = batches(one_of, range(10))
         for one, other in zip(local[name], remote, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert main(["data", "info", "nowhere"]) == 2
-    assert f"{bucket}/nowhere holds no shards" in capfd.readouterr().err
+    assert "unknown dataset 'nowhere'" in capfd.readouterr().err
+    assert data.own_sets(Workspace.from_environment()) == ["birds", "sharded"]
 
 
 def test_a_run_does_not_go_on_with_other_images(birds: Path) -> None:

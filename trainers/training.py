@@ -20,7 +20,9 @@ from eman.trainers import distributed, optim
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.backbones.state import load_backbone, recompute_blocks
 from eman.trainers.data import catalog as data
-from eman.trainers.data import stored, subsets
+from eman.trainers.data import label_sets
+from eman.trainers.data.loader import Loader, Recipe
+from eman.trainers.data.order import Stream
 from eman.trainers.data.splits import Split, joined
 from eman.trainers.norm.convert import convert_norm
 from eman.trainers.norm.device_bn import device_norms, frozen_statistics, in_one_pass, prefers_channels_last
@@ -104,25 +106,25 @@ class Training:
         self.device = distributed.device()
         self.dtype = torch.float64 if spec.network.precision == "float64" else torch.float32
         self.dataset = data.load(spec.data.dataset, workspace, spec.data.image_size)
-        self.train, self.held_out = subsets.parts(self.dataset, spec.data.images, spec.data.held_out)
+        self.train, self.held_out = label_sets.parts(self.dataset, spec.data.images, spec.data.held_out)
         self.streams = self._streams()
-        self.feeds: dict[str, stored.Feed] = {}
+        self.feeds: dict[str, Loader] = {}
         first = self.streams[self.method.streams[-1]]
         self.steps_per_epoch = max(1, len(first.split) // first.batch)
         self.steps = self.steps_per_epoch * spec.optim.epochs
         self.step = 0
         self._build()
 
-    def _streams(self) -> dict[str, subsets.Stream]:
+    def _streams(self) -> dict[str, Stream]:
         spec = self.spec
         splits = {"unlabelled": joined(self.train, self.dataset.unlabelled)}
         sizes = spec.method.batches()
         self.labelled: Tensor | None = None
         if isinstance(spec.method, LabelledSection):
             self.labelled = (
-                subsets.label_set(self.train.labels, spec.method.label_fraction, spec.method.label_set)
+                label_sets.label_set(self.train.labels, spec.method.label_fraction, spec.method.label_set)
                 if spec.method.label_index is None
-                else subsets.indexed(spec.data.dataset, spec.method.label_index, self.train, self.workspace)
+                else label_sets.indexed(spec.data.dataset, spec.method.label_index, self.train, self.workspace)
             )
             rest = torch.ones(len(self.train), dtype=torch.bool)
             rest[self.labelled] = False
@@ -137,7 +139,7 @@ class Training:
                     f"batch or more images."
                 )
         return {
-            name: subsets.Stream(splits[name], sizes[name], spec.seed, number, spec.norm.devices)
+            name: Stream(splits[name], sizes[name], spec.seed, number, spec.norm.devices)
             for number, name in enumerate(self.method.streams)
         }
 
@@ -250,10 +252,9 @@ class Training:
             return stream.split.images[index_N].unsqueeze(0), index_N, epoch_N
         if name not in self.feeds:
             views = tuple(n for n, (source, _) in enumerate(self.method.views.values()) if source == name)
-            recipe = stored.Recipe(stream, mine, views, self.spec.seed, self.spec.method.crop_min)
-            self.feeds[name] = stored.Feed(
-                recipe, max(self.steps, self.spec.norm.statistics_passes), self.workspace.settings.most_corrupt
-            )
+            recipe = Recipe(stream, mine, views, self.spec.seed, self.spec.method.crop_min)
+            steps, settings = max(self.steps, self.spec.norm.statistics_passes), self.workspace.settings
+            self.feeds[name] = Loader(recipe, steps, settings.most_corrupt, settings.loader_processes)
         return self.feeds[name].at(step)
 
     def close(self) -> None:

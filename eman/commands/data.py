@@ -6,12 +6,14 @@ import typer
 
 from eman.context import workspace
 
-app = typer.Typer(name="data", no_args_is_help=True, help="List, fetch, shard and verify data sets.")
+app = typer.Typer(name="data", no_args_is_help=True, help="List, fetch, write and verify data sets.")
+
+Shards = Annotated[str, typer.Argument(help="A data set's name, or a folder of shards by path or URI.")]
 
 
 @app.command("list")
 def data_list() -> None:
-    """Data sets by name, and whether they are on this machine."""
+    """List data sets, and say which are on this machine."""
     from eman.sweeps.view.doctor import data_lines
 
     for line in data_lines(workspace()):
@@ -19,56 +21,62 @@ def data_list() -> None:
 
 
 @app.command("fetch")
-def data_fetch(name: Annotated[str, typer.Argument(help="A data set's name.")]) -> None:
-    """Get a data set, and check it."""
-    from eman.trainers.data.catalog import load
+def data_fetch(name: Annotated[str, typer.Argument(help="A data set's name, or a folder by path or URI.")]) -> None:
+    """Download a data set where it is missing, and check it."""
+    from eman.trainers.data.catalog import read
 
-    loaded = load(name, workspace())
-    print(f"{loaded.name}: {loaded.describe()}, hash {loaded.hash}")
+    dataset = read(name, workspace())
+    print(f"{dataset.name}: {dataset.describe()}, hash {dataset.hash}")
 
 
 @app.command("shard")
 def data_shard(
-    name: Annotated[str, typer.Argument(help="The name by which runs will ask for it.")],
+    name: Annotated[str, typer.Argument(help="The name by which runs ask for the shards.")],
     source: Annotated[
         str | None,
-        typer.Option(help="Folder of images, by path or URI; or the name of a set that is held in memory."),
+        typer.Option(help="Folder of images, by path or URI, or the name of a data set. Default: NAME."),
     ] = None,
     out: Annotated[
         str | None, typer.Option(help="Folder to write to, by path or URI. Default: NAME in the data folder.")
     ] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Images a shard. Default: about 256 MiB of them.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Images a shard. Default: about 256 MiB of them.")
+    ] = None,
 ) -> None:
-    """Write a set as Parquet shards, from which training streams. Run again, it goes on where it stopped.
+    """Write a data set as Parquet shards, from which training streams. Run again, it goes on where it stopped.
 
     - `eman data shard imagenet --source /data/imagenet --out s3://bucket/data/imagenet`
     - `EMAN_DATA=s3://bucket/data eman sweep table1 --profile imagenet` then reads them
     """
-    from eman.trainers.data.sharding import info, shard
+    from eman.platform.storage import Place
+    from eman.trainers.data.catalog import place_of
+    from eman.trainers.data.shard_check import info
+    from eman.trainers.data.shard_writer import shard
 
     shard(name, workspace(), source, out, print, rows=rows)
-    for line in info(out or name, workspace()):
+    for line in info(Place(out) if out else place_of(name, workspace())):
         print(line)
 
 
 @app.command("verify")
 def data_verify(
-    where: Annotated[str, typer.Argument(help="Folder of shards, by path or URI, or a set's name.")],
+    where: Shards,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image, too.")] = False,
 ) -> None:
-    """Read every shard, and compare counts and checksums with those written down."""
-    from eman.trainers.data.sharding import place_of
-    from eman.trainers.data.shards import verify
+    """Read every shard, and compare counts and checksums with those of the manifest."""
+    from eman.trainers.data.catalog import existing_folder
+    from eman.trainers.data.shard_check import verify
 
-    for line in verify(place_of(where, workspace()), decode=decode):
+    for line in verify(existing_folder(where, workspace()), decode=decode):
         print(line)
-    print("all is well")
+    print("all shards are right")
 
 
 @app.command("info")
-def data_info(where: Annotated[str, typer.Argument(help="Folder of shards, by path or URI, or a set's name.")]) -> None:
+def data_info(where: Shards) -> None:
     """Say what shards hold."""
-    from eman.trainers.data.sharding import info
+    from eman.trainers.data.catalog import existing_folder
+    from eman.trainers.data.shard_check import info
 
-    for line in info(where, workspace()):
+    for line in info(existing_folder(where, workspace())):
         print(line)

@@ -22,8 +22,8 @@ from eman.evaluation.protocols.finetune import FinetuneSpec
 from eman.evaluation.protocols.protocol import EvalOutcome
 from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed
+from eman.trainers.data.order import epoch_order
 from eman.trainers.data.splits import AnySplit
-from eman.trainers.data.subsets import epoch_order
 from eman.trainers.precision import autocast
 
 SGD_MOMENTUM = 0.9

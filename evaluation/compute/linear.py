@@ -20,7 +20,8 @@ from eman.evaluation.protocols.linear import LinearSpec
 from eman.evaluation.protocols.protocol import EvalOutcome, Measured
 from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed
-from eman.trainers.data import subsets
+from eman.trainers.data import label_sets as data_label_sets
+from eman.trainers.data.order import epoch_order
 
 SGD_MOMENTUM = 0.9
 
@@ -64,7 +65,7 @@ def train(
     for epoch in range(spec.epochs):
         fall = 0.1 ** sum(epoch >= drop for drop in drops)
         rate_X1 = torch.tensor([-rate * fall for rate in rates]).repeat(classes).unsqueeze(1)
-        for batch in subsets.epoch_order(samples, seed, 0, epoch).split(spec.batch):
+        for batch in epoch_order(samples, seed, 0, epoch).split(spec.batch):
             index_SB = sets_Sn.index_select(1, batch)
             x_SBD = features_of(index_SB, epoch)
             logits_SXB = torch.baddbmm(bias_SX1, weight_SXD, x_SBD.transpose(1, 2))
@@ -114,8 +115,10 @@ def label_sets(trained: Trained, spec: LabelledSpec) -> Tensor:
     if spec.label_index is not None:
         splits = trained.splits
         name, files = splits.dataset.name, spec.label_index.split(",")
-        return torch.stack([subsets.indexed(name, file, splits.train, trained.workspace) for file in files])
-    return torch.stack([subsets.label_set(labels_N, spec.label_fraction, number) for number in range(spec.label_sets)])
+        return torch.stack([data_label_sets.indexed(name, file, splits.train, trained.workspace) for file in files])
+    return torch.stack(
+        [data_label_sets.label_set(labels_N, spec.label_fraction, number) for number in range(spec.label_sets)]
+    )
 
 
 def results(spec: LabelledSpec, top1_S: Tensor, top5_S: Tensor, held_out_S: Tensor) -> Measured:

@@ -24,7 +24,7 @@ from eman.evaluation.protocols.lowshot import LowShotSpec
 from eman.evaluation.protocols.protocol import EvalOutcome, Measured
 from eman.evaluation.trained import Trained
 from eman.platform.errors import UserError
-from eman.trainers.data import subsets
+from eman.trainers.data import label_sets
 
 #: C of the grid.
 COSTS = tuple(2.0**power for power in range(-5, 6))
@@ -90,7 +90,7 @@ def _single_label(features: Features, shots: int) -> Score:
     others = _others(features)
 
     def score(number: int, cost: float) -> tuple[float, float]:
-        index = subsets.shots(features.train_labels_N, shots, number).numpy()
+        index = label_sets.shots(features.train_labels_N, shots, number).numpy()
         classifier = LinearSVC(C=cost, random_state=number).fit(train_ND[index], labels_N[index])
         held_out, test = (100 * float((classifier.predict(x) == y).mean()) for x, y in others)
         return held_out, test

@@ -23,8 +23,8 @@ from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.store.records import Record
 from eman.platform.workspace import Workspace
+from eman.trainers.data.decode import middle_crop
 from eman.trainers.data.splits import AnySplit, Split
-from eman.trainers.data.stored import middle
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def _fit(picture: Any, split: AnySplit) -> tuple[Tensor, tuple[str, ...]]:
         part = "" if square else ", the middle of it"
         changes.append(f"resized from {picture.width} x {picture.height}{part}")
         if split.cropped:  # as evaluations see the set's own images
-            picture = middle(picture, height)
+            picture = middle_crop(picture, height)
         else:
             picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
     array = np.asarray(picture)

@@ -16,7 +16,7 @@ from eman.sweeps.run.events import Done, Lost, Outcome, Progress, Report
 from eman.sweeps.run.failures import failure_recorded
 from eman.sweeps.run.jobs import TrainJob
 from eman.trainers import distributed
-from eman.trainers.data import subsets
+from eman.trainers.data import label_sets
 from eman.trainers.loop import fit
 from eman.trainers.spec.labels import scheme_of
 
@@ -113,7 +113,7 @@ def _train(job: TrainJob, log: RunLog | None, report: Report) -> Done:
     metrics = measure.final(outcome.training, folder, outcome.best_epoch)
     tags = {"eman.data_hash": outcome.training.dataset.hash, "eman.best_epoch": str(outcome.best_epoch)}
     if outcome.training.labelled is not None:
-        tags["eman.label_set_hash"] = subsets.fingerprint(outcome.training.labelled)
+        tags["eman.label_set_hash"] = label_sets.fingerprint(outcome.training.labelled)
     log.finish(metrics | {"train/seconds": outcome.seconds} | usage.take(last=True), tags)
     checkpoint.remove_newest(folder / "resume.pt")
     return Done(spec.key, outcome.seconds, metrics)

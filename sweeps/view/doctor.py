@@ -17,9 +17,9 @@ NEEDED = ("digits", "fashion-mnist")
 def data_lines(workspace: Workspace) -> list[str]:
     """Return one line a data set."""
     lines = []
-    for name in data.DATASETS:
+    for name in [*data.DATASETS, *data.own_sets(workspace)]:
         try:
-            lines.append(f"{name:<15}{data.load(name, workspace, download=False).describe()}")
+            lines.append(f"{name:<15}{data.read(name, workspace, download=False).describe()}")
         except UserError as error:
             lines.append(f"{name:<15}not here: {error}")
     return lines

@@ -6,44 +6,39 @@ ratios taken in one run. Nothing here passes or fails. A run of all of them is a
 """
 
 import multiprocessing
-import os
 import statistics
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import history
+import streaming
 import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision import datasets, transforms
+from torchvision import transforms
 
 from eman.evaluation.compute import knn, linear, lowshot
 from eman.evaluation.features import Features
 from eman.evaluation.protocols.linear import LinearSpec
 from eman.evaluation.protocols.lowshot import LowShotSpec
-from eman.platform.cluster import cluster
 from eman.platform.errors import UserError, named
 from eman.platform.machine import cores, fast_bf16
-from eman.platform.storage import Place
 from eman.platform.store.provenance import git_revision
 from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.mini import MINI
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.backbones.state import recompute_blocks
 from eman.trainers.data import catalog as data
-from eman.trainers.data import shards, stored, subsets
-from eman.trainers.data.sharding import Items, shard
+from eman.trainers.data import label_sets
 from eman.trainers.data.splits import Split
 from eman.trainers.losses.byol import projector_and_predictor
 from eman.trainers.losses.moco import projector
@@ -427,7 +422,7 @@ def linear_classifiers(sets: int, rates: tuple[float, ...]) -> Callable[[], None
     spec = LinearSpec(label_sets=sets, views="cached")
 
     def train() -> None:
-        chosen = torch.stack([subsets.label_set(labels_N, 0.1, number) for number in range(sets)])
+        chosen = torch.stack([label_sets.label_set(labels_N, 0.1, number) for number in range(sets)])
         linear.train(lambda index, epoch: linear.rows(x_ND, index), 64, labels_N, chosen, 10, spec, rates)
 
     return train
@@ -495,94 +490,6 @@ def execution() -> Found:
     ), {f"{name} / plain": found["plain"] / seconds for name, seconds in found.items() if name != "plain"}
 
 
-def streaming(steps: int = 48) -> Found:
-    """MoCo with ResNet-18 at 64 pixels: images that Ray tasks read from Parquet shards against the same ones in memory.
-
-    What is read ahead when a turn begins is read ahead again when it ends.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="bench"))
-    os.environ["EMAN_DATA"] = str(folder)
-    images = data.load("synthetic", Workspace.from_environment(), 64)
-    about = shards.Set("shards", images.classes, images.hash, 3, images.mean, images.std, False)
-    splits = {"train": Items(images.train), "test": Items(images.test)}
-    shards.write(about, splits, Place(str(folder / "shards")), lambda _: None)
-    small = {"held_out": 0, "devices": 8, "batch": 64, "queue": 1024, "backbone": "resnet18", "epochs": 1000}
-    with cluster():
-        memory, stored_ = (
-            Training(MINI.run("moco", "eman", 0, {**small, **fields}), Workspace.from_environment())
-            for fields in ({"dataset": "synthetic", "image_size": 64}, {"dataset": "shards"})
-        )
-
-        def go(training: Training) -> None:
-            for _ in range(steps):
-                training.train_step()
-
-        sides = {"memory": memory, "shards": stored_}
-        found = medians(
-            {name: partial(go, training) for name, training in sides.items()},
-            3,
-            warmup=1,
-            pause=2,
-        )
-        stored_.close()
-    speed = {name: steps * 64 / seconds for name, seconds in found.items()}
-    return (
-        f"streaming        ResNet-18, 64 px: in memory {speed['memory']:.1f} images/s, Parquet shards by Ray tasks "
-        f"{speed['shards']:.1f}: {100 * speed['shards'] / speed['memory']:.0f} % of the speed"
-    ), {"shards / memory": speed["shards"] / speed["memory"]}
-
-
-class _TwoCrops:
-    """Torchvision's usual views for ImageNet, twice."""
-
-    def __init__(self) -> None:
-        self.transform = transforms.Compose(
-            [transforms.RandomResizedCrop(224, (0.2, 1)), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-        )
-
-    def __call__(self, image: Image.Image) -> list[torch.Tensor]:
-        return [self.transform(image), self.transform(image)]
-
-
-def decoding(count: int = 256) -> None:
-    """Two random crops of 224 pixels from each of some JPEGs of 500 x 375, in one thread: our shards and folders
-    against torchvision's ImageFolder and a DataLoader."""
-    folder = Path(tempfile.mkdtemp(prefix="bench"))
-    os.environ["EMAN_DATA"] = str(folder)
-    generator = torch.Generator().manual_seed(0)
-    for split in ("train", "val"):
-        place = folder / "jpegs" / split / "class"
-        place.mkdir(parents=True)
-        for number in range(count if split == "train" else 1):
-            coarse = torch.rand(1, 3, 24, 32, generator=generator)
-            smooth = nn.functional.interpolate(coarse, size=(375, 500), mode="bilinear")[0]
-            pixels = (255 * (0.9 * smooth + 0.1 * torch.rand(smooth.shape, generator=generator))).byte()
-            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(place / f"{number}.jpg", quality=90)
-    shard("shards", Workspace.from_environment(), str(folder / "jpegs"), None, lambda _: None)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-
-    def ours(name: str) -> None:
-        split = data.load(name, Workspace.from_environment(), 224).train
-        stream = subsets.Stream(split, 64, seed=0, number=0)
-        for _ in stored.Recipe(stream, torch.arange(64), (0, 1), 0, 0.2).make(0, count // 64):
-            pass
-
-    loader = DataLoader(datasets.ImageFolder(str(folder / "jpegs" / "train"), _TwoCrops()), 64, shuffle=True)
-    sides: dict[str, Callable[[], None]] = {name: partial(ours, name) for name in ("shards", "jpegs")}
-    found = medians({**sides, "usual": lambda: deque(loader, maxlen=0) and None}, 5, warmup=1)
-    torch.set_num_threads(threads)
-    speed = {name: count / seconds for name, seconds in found.items()}
-    return (
-        f"decoding         500 x 375 to two crops of 224 px, one thread: shards {speed['shards']:.0f} images/s, folder "
-        f"{speed['jpegs']:.0f}, ImageFolder + DataLoader {speed['usual']:.0f}: {speed['shards'] / speed['usual']:.2f}x "
-        f"and {speed['jpegs'] / speed['usual']:.2f}x"
-    ), {
-        f"{name} / ImageFolder": speed[side] / speed["usual"]
-        for name, side in (("shards", "shards"), ("folder", "jpegs"))
-    }
-
-
 BENCHMARKS: dict[str, Callable[[], Found]] = {
     "update": teacher_update,
     "teacher": teachers,
@@ -596,8 +503,8 @@ BENCHMARKS: dict[str, Callable[[], Found]] = {
     "resnet18-moco": partial(resnet18, "moco"),
     "resnet18-byol": partial(resnet18, "byol"),
     "execution": execution,
-    "decoding": decoding,
-    "streaming": streaming,
+    "streaming": streaming.training,
+    "decoding": streaming.decoding,
 }
 
 

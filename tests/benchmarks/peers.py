@@ -38,7 +38,7 @@ from eman.platform.errors import UserError, named
 from eman.platform.machine import cores
 from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.mini import MINI
-from eman.trainers.data import subsets
+from eman.trainers.data import label_sets
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training
 
@@ -206,7 +206,7 @@ def classifiers() -> Found:
     regressions one after the other, which stop by themselves.
     """
     x_ND, labels_N = random_features(50_000, 0)
-    chosen = [subsets.label_set(labels_N, 0.1, number) for number in range(3)]
+    chosen = [label_sets.label_set(labels_N, 0.1, number) for number in range(3)]
     few = [(x_ND[index].numpy(), labels_N[index].numpy()) for index in chosen]
 
     def theirs() -> None:

@@ -1,15 +1,8 @@
 """Data sets by name: what is known of each before its images are read, whether a name can exist, and loading.
 
-A data set is named in one of three ways: a built-in name (:data:`KNOWN`); the name of a folder of images or shards in
-the data folder; or the path or URI of such a folder. A path is replaced by ``PATH@HASH``, where the hash is that of the
-folder's content, when it enters a specification (:func:`resolve`), and a key sees ``BASENAME@HASH`` (:func:`identity`):
-the same images have the same key wherever they lie.
-
-Nothing here imports torch until a set is loaded.
+See :mod:`eman.trainers.data.names` for what a name may be. Nothing here imports torch until a set is loaded.
 """
 
-import json
-import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +11,8 @@ from typing import TYPE_CHECKING
 from eman.platform.errors import UserError, unknown
 from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
-from eman.trainers.data.layout import MANIFEST, MEAN, STD, check_layout, has_shards, is_path, list_images
+from eman.trainers.data.layout import MEAN, STD, check_layout, looks_like_data
+from eman.trainers.data.names import is_path, split_hash, title
 
 if TYPE_CHECKING:
     from eman.trainers.data.splits import DataSet
@@ -72,54 +66,9 @@ TRAINING_IMAGES = {name: sizes.train + sizes.unlabelled for name, sizes in KNOWN
 DATASETS = tuple(KNOWN)
 
 
-def resolve(name: str) -> str:
-    """The name under which a specification keeps a data set: a path becomes ``PATH@HASH``; others stay as they are.
-
-    Raises:
-        UserError: The path holds no data set.
-    """
-    path, digest = _split(name)
-    if not is_path(path) or digest:
-        return name
-    place = Place(path)
-    check_layout(place)
-    where = str(place.local.resolve()) if place.local is not None else path.rstrip("/")
-    return f"{where}@{content_hash(Place(where))}"
-
-
-def identity(name: str) -> str:
-    """What a key sees of a data set's name: no folder, only the base name and the hash."""
-    return name.rstrip("/").rpartition("/")[2]
-
-
-def title(name: str) -> str:
-    """A data set's name for people: of a path, the folder's own name."""
-    return identity(_split(name)[0])
-
-
-def _split(name: str) -> tuple[str, str | None]:
-    """The path and the hash of ``PATH@HASH``; of any other name, the name and ``None``."""
-    match = re.fullmatch(r"(.*/.*)@([0-9a-f]{16})", name)
-    return (match[1], match[2]) if match else (name, None)
-
-
-def content_hash(place: Place) -> str:
-    """The hash of a folder's images, by their names and sizes, or of its shards, by their manifest."""
-    return str(_manifest(place)["hash"]) if has_shards(place) else list_images(place).hash
-
-
-def _manifest(place: Place) -> dict[str, object]:
-    try:
-        content: dict[str, object] = json.loads((place / MANIFEST).read())
-        content["hash"], content["splits"], content["classes"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{place / MANIFEST} is damaged; delete it and run `eman data shard` again.") from error
-    return content
-
-
 def place_of(name: str, workspace: Workspace) -> Place:
     """The folder of a data set that is not held in memory."""
-    path, _ = _split(name)
+    path, _ = split_hash(name)
     return Place(path) if is_path(path) else Place(workspace.data) / name
 
 
@@ -129,29 +78,30 @@ def check_dataset(name: str, workspace: Workspace) -> None:
     Raises:
         UserError: The name is neither built in nor that of a folder of images or shards.
     """
-    if name in KNOWN:
-        return
-    place = place_of(name, workspace)
-    if not is_path(name) and not (name and _exists(place)):
-        raise unknown("dataset", name, [*DATASETS, f"any folder of images or shards in {workspace.data}, or its path"])
-    check_layout(place)
+    if name not in KNOWN:
+        check_layout(existing_folder(name, workspace))
 
 
-def _exists(place: Place) -> bool:
-    return place.local.exists() if place.local is not None else bool(place.files())
-
-
-def check_index_file(name: str) -> None:
-    """Check the name of an index file: a plain file name, so that it stays in the data set's ``indexes`` folder.
+def existing_folder(name: str, workspace: Workspace) -> Place:
+    """Return the folder of a data set that is not held in memory.
 
     Raises:
-        UserError: It is a path.
+        UserError: There is none.
     """
-    if not re.fullmatch(r"[\w-][\w.-]*", name):
-        raise UserError(
-            f"label_index is {name!r}; give the name of a file in the data set's folder indexes/, without .csv: "
-            f"letters, digits, '-', '_' and '.'."
-        )
+    place = place_of(name, workspace)
+    if is_path(name):
+        if not place.is_there():
+            raise UserError(f"{place} does not exist; name a folder of images or shards.")
+    elif not name or not place.is_there():
+        allowed = [*DATASETS, *own_sets(workspace), f"a folder of images or shards in {workspace.data}, or its path"]
+        raise unknown("dataset", name, allowed)
+    return place
+
+
+def own_sets(workspace: Workspace) -> list[str]:
+    """Return the folders of images or shards in the data folder that are no built-in sets."""
+    root = Place(workspace.data)
+    return [name for name in root.folders() if name not in KNOWN and looks_like_data(root / name)]
 
 
 def check_fits(
@@ -234,20 +184,31 @@ def _load_synthetic(size: int) -> "DataSet":
     return synthetic(size)
 
 
-def _read(name: str, workspace: Workspace, download: bool) -> "DataSet":
-    return _load(name, place_of(name, workspace), workspace.data_folder, download)
-
-
 def forget() -> None:
     """Forget the sets that were loaded, so that the next :func:`load` reads the files again."""
     _load.cache_clear()
+
+
+def read(name: str, workspace: Workspace, *, download: bool = True) -> "DataSet":
+    """Read a data set whose images have the sizes that they come at; see :func:`load`."""
+    if name == "synthetic":
+        return _load_synthetic(32)
+    check_dataset(name, workspace)
+    dataset = _load(name, place_of(name, workspace), workspace.data_folder, download)
+    _, digest = split_hash(name)
+    if digest not in (None, dataset.hash):
+        raise UserError(
+            f"{place_of(name, workspace)} holds other images than the run asks for: their hash was {digest}, and is "
+            f"{dataset.hash}; put the images back, or start a new run."
+        )
+    return dataset
 
 
 def load(name: str, workspace: Workspace, size: int | None = None, *, download: bool = True) -> "DataSet":
     """Load a data set, and keep it for the next run of this process.
 
     Args:
-        name: A built-in name, the name of a folder in the data folder, or a path as :func:`resolve` gives it.
+        name: A built-in name, the name of a folder in the data folder, or a path.
         workspace: Where data sets lie.
         size: Height and width at which a network sees the images of folders and shards; ``None``: their own.
         download: Whether to download it if it is missing.
@@ -257,17 +218,10 @@ def load(name: str, workspace: Workspace, size: int | None = None, *, download: 
     """
     if name == "synthetic":
         return _load_synthetic(size or 32)
-    check_dataset(name, workspace)
-    loaded = _read(name, workspace, download)
+    dataset = read(name, workspace, download=download)
     if name in IN_MEMORY:
-        check_pixels(name, loaded.train.shape[1], size)
-    _, digest = _split(name)
-    if digest not in (None, loaded.hash):
-        raise UserError(
-            f"{place_of(name, workspace)} holds other images than the run asks for: their hash was {digest}, and is "
-            f"{loaded.hash}; put the images back, or start a new run."
-        )
-    return replace(loaded, train=loaded.train.sized(size), test=loaded.test.sized(size))
+        check_pixels(name, dataset.train.shape[1], size)
+    return replace(dataset, train=dataset.train.sized(size), test=dataset.test.sized(size))
 
 
 def size_of(name: str, size: int | None) -> int | None:
@@ -279,5 +233,5 @@ def pixel_scale(name: str, workspace: Workspace) -> tuple[tuple[float, ...], tup
     """Mean and standard deviation of a set's training pixels; ImageNet's are known without its images."""
     if name == "imagenet":
         return MEAN, STD
-    dataset = load(name, workspace) if name == "synthetic" else _read(name, workspace, True)
+    dataset = read(name, workspace)
     return dataset.mean, dataset.std

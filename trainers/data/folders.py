@@ -13,7 +13,8 @@ from torch import Tensor
 from eman.platform.errors import UserError, first_line
 from eman.platform.storage import Place
 from eman.trainers.data import shards
-from eman.trainers.data.layout import MEAN, STD, class_of, has_shards, is_path, list_images
+from eman.trainers.data.layout import MEAN, STD, class_of, has_shards, list_images
+from eman.trainers.data.names import is_path
 from eman.trainers.data.splits import DataSet
 from eman.trainers.data.stored import Files, Rows, StoredSplit
 

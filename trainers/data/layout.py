@@ -1,9 +1,8 @@
 """How a data set's folder is laid out: class folders of images, or Parquet shards. Reads names and sizes, no images."""
 
 import hashlib
-from collections.abc import Iterator
+import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from eman.platform.errors import UserError
 from eman.platform.storage import Place
@@ -19,11 +18,6 @@ MANIFEST = "manifest.json"
 
 #: ImageNet's pixel statistics, which serve every image folder.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def is_path(name: str) -> bool:
-    """Whether a data set is named by a path or URI."""
-    return "/" in name or name.startswith((".", "~"))
 
 
 @dataclass(frozen=True)
@@ -92,6 +86,20 @@ def has_shards(place: Place) -> bool:
     return local is not None and not (local / "train").is_dir() and any(local.rglob("*.parquet"))
 
 
+def content_hash(place: Place) -> str:
+    """Return the hash of a folder's images, by their names and sizes, or that of its shards, by their manifest.
+
+    Raises:
+        UserError: The folder holds neither, or the manifest is damaged.
+    """
+    if not has_shards(place):
+        return list_images(place).hash
+    try:
+        return str(json.loads((place / MANIFEST).read())["hash"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place / MANIFEST} is damaged; delete it and run `eman data shard` again.") from error
+
+
 def check_layout(place: Place) -> None:
     """Check that a folder can be a data set; on disk this looks at a few files only.
 
@@ -99,18 +107,26 @@ def check_layout(place: Place) -> None:
         UserError: It is missing, is a file, or holds neither images nor shards.
     """
     _check_is_folder(place)
-    if has_shards(place):
-        return
-    if place.local is None or not any(_images_in_classes(place.local)):
+    if not looks_like_data(place):
         list_images(place)
 
 
-def _images_in_classes(folder: Path) -> Iterator[Path]:
-    return (path for name in TRAIN_FOLDERS for path in folder.glob(f"{name}/*/**/*") if _is_image(path))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_ENDINGS
+def looks_like_data(place: Place) -> bool:
+    """Whether a folder holds shards, or on disk a training image in a class folder."""
+    if has_shards(place):
+        return True
+    local = place.local
+    images = (
+        (
+            path
+            for name in TRAIN_FOLDERS
+            for path in local.glob(f"{name}/*/**/*")
+            if path.suffix.lower() in IMAGE_ENDINGS
+        )
+        if local is not None
+        else iter(())
+    )
+    return next(images, None) is not None
 
 
 def _check_is_folder(place: Place) -> None:

@@ -84,7 +84,7 @@ class DataSet:
     unlabelled: Split | None = None
 
     def must_be(self, hash_: str | None, run: str) -> None:
-        """Raises :class:`UserError` unless these are the images that a run was trained on (``None``: nobody knows)."""
+        """Raise :class:`UserError` unless these are the images that a run was trained on; ``None`` skips the check."""
         if hash_ not in (None, self.hash):
             raise UserError(
                 f"run {run} was trained on other images: {self.name} had hash {hash_} then, and has {self.hash} now; "
@@ -92,13 +92,14 @@ class DataSet:
             )
 
     def describe(self) -> str:
-        """Numbers and sizes, in words."""
+        """Return numbers and sizes, in words."""
         split = self.train
         if isinstance(split, StoredSplit):
-            sizes = " x ".join(str(n) for n in split.native) if split.native else "several sizes"
-            kind, size = "in files" if isinstance(split.source, Files) else "in shards", f"{split.channels} x {sizes}"
+            of_files = isinstance(split.source, Files)
+            sizes = " x ".join(map(str, split.native)) if split.native else "any size" if of_files else "several sizes"
+            kind, size = "in files" if of_files else "in shards", f"{split.channels} x {sizes}"
         else:
-            kind, size = "in memory", " x ".join(str(n) for n in split.shape)
+            kind, size = "in memory", " x ".join(map(str, split.shape))
         more = f" + {len(self.unlabelled):,} unlabelled" if self.unlabelled else ""
         return f"{len(self.train):,}{more} + {len(self.test):,} images of {size}, {len(self.classes)} classes, {kind}"
 

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from eman.trainers.data import catalog
+from eman.trainers.data import catalog, names
 from eman.trainers.spec.section import Section
 from eman.trainers.spec.sections import PositiveShare, Share
 from eman.trainers.views.options import ViewOptions
@@ -77,5 +77,5 @@ class LabelledSection(MethodSection):
     @model_validator(mode="after")
     def _check_label_index(self) -> Self:
         if self.label_index is not None:
-            catalog.check_index_file(self.label_index)
+            names.check_index_file(self.label_index)
         return self

@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from eman.platform.errors import UserError, unknown
 from eman.trainers.backbones.registry import backbone_named
-from eman.trainers.data import catalog
+from eman.trainers.data import catalog, names
 from eman.trainers.methods import momentum as schedules
 from eman.trainers.methods.method import Method
 from eman.trainers.methods.registry import method_named
@@ -133,7 +133,7 @@ class RunSpec(Section):
     def _decisive(self) -> dict[str, Any]:
         """The flat fields that decide the result, those of the run to start from included."""
         fields = {name: value for name, value in self.flat().items() if name not in ExecutionSpec.model_fields}
-        fields["dataset"] = catalog.identity(self.data.dataset)
+        fields["dataset"] = names.identity(self.data.dataset)
         return fields if self.network.init is None else {**fields, "init": self.network.init._decisive()}
 
     @property

@@ -9,8 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from eman.platform.errors import UserError, unknown
-from eman.trainers.data import catalog
-from eman.trainers.data.layout import is_path
+from eman.trainers.data import names
 from eman.trainers.norm.schemes import STUDENT_NORMS, TEACHER_NORMS, TeacherNorm
 from eman.trainers.spec.section import Section
 
@@ -53,12 +52,12 @@ class DataSpec(Section):
     @classmethod
     def _resolve(cls, name: str) -> str:
         """Keep ``PATH@HASH`` of a path, so that other images make another run."""
-        if not is_path(name) and not re.fullmatch(r"\w[\w.-]*", name):
+        if not names.is_path(name) and not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(
                 f"dataset is {name!r}; give a built-in name, the name of a folder in the data folder (letters, digits, "
                 f"'-', '_' and '.'), or a path such as ./images."
             )
-        return catalog.resolve(name)
+        return names.resolve(name)
 
 
 class NormSpec(Section):

@@ -1,4 +1,4 @@
-"""Which samples of a data set a run uses, which of them have labels, and the order in which it sees them."""
+"""Which samples of a data set a run uses, and which of them have labels."""
 
 import hashlib
 
@@ -8,10 +8,9 @@ from torch import Tensor
 
 from eman.platform.errors import UserError, first_line
 from eman.platform.workspace import Workspace
-from eman.trainers.data import shards
-from eman.trainers.data.catalog import check_index_file, place_of
+from eman.trainers.data.catalog import place_of
+from eman.trainers.data.names import check_index_file
 from eman.trainers.data.splits import AnySplit, DataSet
-from eman.trainers.data.stored import WINDOW, StoredSplit
 
 
 def indexed(name: str, file: str, split: AnySplit, workspace: Workspace) -> Tensor:
@@ -114,57 +113,3 @@ def shots(labels: Tensor, count: int, number: int) -> Tensor:
 def fingerprint(index: Tensor) -> str:
     """A short hash of a label set, for the record."""
     return hashlib.sha256(index.numpy().astype("<i8").tobytes()).hexdigest()[:12]
-
-
-def epoch_order(samples: int, seed: int, stream: int, epoch: int) -> Tensor:
-    """The order of an epoch: a permutation that depends on (seed, stream, epoch) alone."""
-    words = np.random.SeedSequence((seed, stream, epoch)).generate_state(1, np.uint64)
-    return torch.randperm(samples, generator=torch.Generator().manual_seed(int(words[0] >> np.uint64(1))))
-
-
-class Stream:
-    """An endless sequence of global batches over a split, in an order that depends on (seed, epoch) alone.
-
-    Each epoch is a permutation; samples left over at its end open the next one, so no sample is ever skipped. Rows of
-    shards are permuted such that reading stays local (:func:`eman.trainers.data.shards.grouped_order`).
-
-    Args:
-        split: The samples.
-        batch: Images in a global batch.
-        seed: The run's seed.
-        number: Which of the run's streams this is.
-        devices: Devices in all.
-    """
-
-    def __init__(self, split: AnySplit, batch: int, seed: int, number: int, devices: int = 1) -> None:
-        self.split, self.batch, self.seed, self.number, self.devices = split, batch, seed, number, devices
-        self.group_N = split.groups() if isinstance(split, StoredSplit) else None
-        self._order: dict[int, Tensor] = {}
-
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Places in the split, and the epoch of each, for the batch of a step; both int64, ``(batch,)``."""
-        first = step * self.batch
-        position = torch.arange(first, first + self.batch)
-        epoch, place = position // len(self.split), position % len(self.split)
-        index = torch.empty_like(position)
-        for number in epoch.unique().tolist():
-            mask = epoch == number
-            index[mask] = self._epoch(number)[place[mask]]
-        return index, epoch
-
-    def _epoch(self, epoch: int) -> Tensor:
-        if epoch not in self._order:
-            self._order = {e: o for e, o in self._order.items() if e == epoch - 1}
-            if self.group_N is None:
-                self._order[epoch] = epoch_order(len(self.split), self.seed, self.number, epoch)
-            else:
-                order = shards.grouped_order(
-                    self.group_N,
-                    np.random.default_rng((self.seed, self.number, epoch)),
-                    first=epoch * len(self.split),
-                    devices=self.devices,
-                    batch=self.batch,
-                    steps=WINDOW,
-                )
-                self._order[epoch] = torch.from_numpy(order)
-        return self._order[epoch]

@@ -1,0 +1,231 @@
+"""Training batches of a split that is not in memory, read and cropped ahead by PyTorch's DataLoader.
+
+The order comes from :class:`~eman.trainers.data.order.Stream`, and every crop from (seed, epoch, sample, view), so that
+batches depend neither on the number of processes nor on the step at which reading starts.
+
+Shapes: n images of a worker's batch, P views, A channels, S by S pixels.
+"""
+
+import logging
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from eman.platform.errors import UserError
+from eman.platform.storage import Place
+from eman.trainers.data.decode import random_crops, to_array
+from eman.trainers.data.order import WINDOW, Stream
+from eman.trainers.data.stored import Rows, Source, StoredSplit
+from eman.trainers.views.draws import Draws
+
+Array = np.ndarray[Any, Any]
+
+log = logging.getLogger("eman")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Places in the split, and the epoch of each, both int64, ``(n,)``."""
+
+    index_n: Array
+    epoch_n: Array
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images, uint8, ``(P, n, A, S, S)``; where they come from; and which of them could not be read."""
+
+    images_PnAHW: Tensor
+    positions: Positions
+    bad: list[int]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a worker's part of the batch of any step is made.
+
+    Attributes:
+        stream: A stream over a stored split.
+        mine: This worker's positions in a global batch.
+        views: Numbers of the views that are made of each image.
+        seed: The run's seed.
+        crop_min: Smallest share of the image that a random crop may take.
+    """
+
+    stream: Stream
+    mine: Tensor
+    views: tuple[int, ...]
+    seed: int
+    crop_min: float
+
+    @property
+    def split(self) -> StoredSplit:
+        """The stream's split."""
+        if not isinstance(self.stream.split, StoredSplit):
+            raise TypeError("a split in memory needs no loader")
+        return self.stream.split
+
+    def positions(self, step: int) -> Positions:
+        """Return what this worker reads for a step."""
+        index, epoch = self.stream.at(step)
+        return Positions(index[self.mine].numpy(), epoch[self.mine].numpy())
+
+
+class Windows(Dataset[list[Batch] | UserError]):
+    """The batches of some consecutive steps, made together, so that row groups of shards are read once for all."""
+
+    def __init__(self, split: StoredSplit, views: tuple[int, ...], seed: int, crop_min: float) -> None:
+        self.split, self.views, self.seed, self.crop_min = split, views, seed, crop_min
+
+    def __getitem__(self, window: list[Positions]) -> list[Batch] | UserError:
+        try:
+            needed = np.concatenate([self.split.places[positions.index_n] for positions in window])
+            split = replace(self.split, source=PrefetchedRows.of(self.split.source, needed))
+            return [self._batch(split, positions) for positions in window]
+        except UserError as error:
+            return error  # raised in the process that asked; DataLoader would wrap it into a traceback
+
+    def _batch(self, split: StoredSplit, positions: Positions) -> Batch:
+        pictures, bad = split.decode(positions.index_n)
+        if split.size is None:
+            images = np.stack([to_array(picture) for picture in pictures])[None]
+        else:
+            ids_n, epoch_n = split.ids[positions.index_n], torch.from_numpy(positions.epoch_n)
+            draws = [Draws(self.seed, epoch_n, ids_n, view) for view in self.views]
+            images = random_crops(pictures, draws, split.size, self.crop_min)
+        return Batch(torch.from_numpy(images), positions, bad)
+
+
+@dataclass(frozen=True)
+class PrefetchedRows:
+    """Rows of shards that were read in one request."""
+
+    source: Source
+    kept: dict[int, bytes]
+
+    @classmethod
+    def of(cls, source: Source, places: Array) -> Source:
+        """Read rows of shards; files are left to be read one by one."""
+        if not isinstance(source, Rows):
+            return source
+        return cls(source, dict(zip(places.tolist(), source.encoded(places), strict=True)))
+
+    @property
+    def root(self) -> Place:
+        return self.source.root
+
+    def label(self, place: int) -> str:
+        return self.source.label(place)
+
+    def encoded(self, places: Array) -> list[bytes]:
+        return [self.kept[int(place)] for place in places]
+
+
+class WindowSampler:
+    """Yields the positions of all steps from ``first`` to ``steps - 1``, window by window."""
+
+    def __init__(self, recipe: Recipe, steps: int) -> None:
+        self.recipe, self.steps, self.first = recipe, steps, 0
+
+    def __iter__(self) -> Iterator[list[Positions]]:
+        length = WINDOW if self.recipe.stream.group_N is not None else 1
+        cuts = [self.first, *range((self.first // length + 1) * length, self.steps, length), self.steps]
+        for first, last in pairwise(cuts):
+            yield [self.recipe.positions(step) for step in range(first, last)]
+
+
+class Loader:
+    """A worker's batches of a stream over a stored split, step after step.
+
+    Asking for another step than the next one starts anew there.
+
+    Args:
+        recipe: How batches are made.
+        steps: Steps of the run; nothing beyond them is read.
+        most_corrupt: Unreadable images that are replaced by others before the run fails.
+        processes: Processes that read ahead; ``None``: one for each of this process's threads; 0: none, batches are
+            made when they are asked for.
+    """
+
+    def __init__(self, recipe: Recipe, steps: int, most_corrupt: int, processes: int | None = None) -> None:
+        self.recipe, self.most_corrupt = recipe, most_corrupt
+        self.processes = torch.get_num_threads() if processes is None else processes
+        self.next = -1
+        self.corrupt: dict[str, None] = {}
+        self._sampler = WindowSampler(recipe, steps)
+        self._loader: DataLoader[list[Batch] | UserError] | None = None
+        self._batches: Iterator[Batch] = iter(())
+
+    def at(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images, uint8, ``(P, n, A, S, S)`` (P is 1 where they come as they are), places in the split, and
+        epochs. Another image of its batch stands for one that cannot be read.
+
+        Raises:
+            UserError: Too many images cannot be read.
+        """
+        if step != self.next:
+            self._sampler.first, self.next = step, step
+            self._batches = self._read()
+        batch = next(self._batches)
+        self.next += 1
+        return self._replace_bad(batch)
+
+    def _read(self) -> Iterator[Batch]:
+        if self._loader is None:
+            self._loader = self._open()
+        for window in self._loader:
+            if isinstance(window, UserError):
+                raise window
+            yield from window
+
+    def _open(self) -> DataLoader[list[Batch] | UserError]:
+        dataset = Windows(self.recipe.split, self.recipe.views, self.recipe.seed, self.recipe.crop_min)
+        if not self.processes:
+            return DataLoader(dataset, batch_size=None, sampler=self._sampler)
+        # Not by fork: this process may have threads of Gloo, Arrow and Ray, whose locks a copy would inherit.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=self._sampler,
+            num_workers=self.processes,
+            multiprocessing_context=context,
+            persistent_workers=True,
+            prefetch_factor=2 if self.recipe.stream.group_N is None else 1,  # a window of shards has several batches
+        )
+
+    def _replace_bad(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        images = batch.images_PnAHW
+        index_n, epoch_n = (torch.from_numpy(np.array(x)) for x in (batch.positions.index_n, batch.positions.epoch_n))
+        if batch.bad:
+            bad = np.array(batch.bad)
+            good = np.setdiff1d(np.arange(len(index_n)), bad)
+            self._count_corrupt(index_n[bad], none_left=not len(good))
+            instead = torch.from_numpy(good[np.searchsorted(good, bad) % len(good)])
+            images[:, bad], index_n[bad], epoch_n[bad] = images[:, instead], index_n[instead], epoch_n[instead]
+        return images, index_n, epoch_n
+
+    def _count_corrupt(self, index_n: Tensor, *, none_left: bool) -> None:
+        split = self.recipe.split
+        for place in split.places[index_n.numpy()].tolist():
+            name = split.source.label(place)
+            if name not in self.corrupt:
+                self.corrupt[name] = None
+                log.warning("%s cannot be read; the next image of its batch stands for it", name)
+        if len(self.corrupt) > self.most_corrupt or none_left:
+            raise UserError(
+                f"{len(self.corrupt)} images cannot be read: {', '.join(self.corrupt)}. Replace them, or allow more "
+                f"with EMAN_MOST_CORRUPT={10 * self.most_corrupt}."
+            )
+
+    def close(self) -> None:
+        """Stop reading ahead, and end the processes."""
+        self._batches, self._loader, self.next = iter(()), None, -1

@@ -1,0 +1,62 @@
+"""Names of data sets in specifications and keys.
+
+A data set is named in one of three ways: a built-in name; the name of a folder of images or shards in the data folder;
+or the path or URI of such a folder. A path becomes ``PATH@HASH`` when it enters a specification (:func:`resolve`): the
+hash is that of the folder's content. A key sees ``BASENAME@HASH`` (:func:`identity`), so that the same images have the
+same key wherever they lie.
+"""
+
+import re
+
+from eman.platform.errors import UserError
+from eman.platform.storage import Place
+from eman.trainers.data.layout import check_layout, content_hash
+
+
+def is_path(name: str) -> bool:
+    """Whether a data set is named by a path or URI."""
+    return "/" in name or name.startswith((".", "~"))
+
+
+def resolve(name: str) -> str:
+    """Return the name under which a specification keeps a data set: a path becomes ``PATH@HASH``.
+
+    Raises:
+        UserError: The path holds no data set.
+    """
+    path, digest = split_hash(name)
+    if not is_path(path) or digest:
+        return name
+    place = Place(path)
+    check_layout(place)
+    where = str(place.local.resolve()) if place.local is not None else path.rstrip("/")
+    return f"{where}@{content_hash(Place(where))}"
+
+
+def identity(name: str) -> str:
+    """Return what a key sees of a data set's name: no folder, only the base name and the hash."""
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def title(name: str) -> str:
+    """Return a data set's name for people: of a path, the folder's own name."""
+    return identity(split_hash(name)[0])
+
+
+def split_hash(name: str) -> tuple[str, str | None]:
+    """Return the path and the hash of ``PATH@HASH``; of any other name, the name and ``None``."""
+    match = re.fullmatch(r"(.*/.*)@([0-9a-f]{16})", name)
+    return (match[1], match[2]) if match else (name, None)
+
+
+def check_index_file(name: str) -> None:
+    """Check the name of an index file: a plain name, so that it stays in the data set's ``indexes`` folder.
+
+    Raises:
+        UserError: It is a path.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise UserError(
+            f"label_index is {name!r}; give the name of a file in the data set's folder indexes/, without .csv: "
+            f"letters, digits, '-', '_' and '.'."
+        )

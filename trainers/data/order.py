@@ -1,0 +1,100 @@
+"""The order in which a run sees its samples: a function of (seed, epoch), alike for any number of workers."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eman.trainers.data.splits import AnySplit
+from eman.trainers.data.stored import StoredSplit
+
+#: Steps in whose batches the rows of a few row groups of shards are mixed, and which are read together.
+WINDOW = 8
+
+Array = np.ndarray[Any, Any]
+
+
+def epoch_order(samples: int, seed: int, stream: int, epoch: int) -> Tensor:
+    """Return an epoch's permutation of the samples; it depends on (seed, stream, epoch) alone."""
+    words = np.random.SeedSequence((seed, stream, epoch)).generate_state(1, np.uint64)
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(int(words[0] >> np.uint64(1))))
+
+
+def grouped_order(
+    group_N: Array, generator: np.random.Generator, *, first: int, devices: int, batch: int, steps: int
+) -> Array:
+    """Return an epoch's permutation of the rows of shards that keeps reading local.
+
+    Groups come in random order, and rows are shuffled within windows. A window is what the batches of some steps hold;
+    in it each device takes rows of its own run of groups, so that a worker that hosts some of the devices reads only
+    their groups. The window and the device of a place follow from its global position, so that the order depends on
+    nothing but the arguments.
+
+    Args:
+        group_N: Number of each row's group.
+        generator: Source of randomness.
+        first: Global position of the epoch's first place.
+        devices: Devices in all.
+        batch: Images of a global batch.
+        steps: Steps of a window.
+    """
+    count = len(group_N)
+    ranks = generator.permutation(int(group_N.max()) + 1)
+    shuffled = generator.permutation(count)
+    rows = shuffled[np.argsort(ranks[group_N[shuffled]], kind="stable")]
+    position = first + np.arange(count)
+    window, device = position // (steps * batch), position % devices
+    # Places of a window device by device; rows go to them in their order, then mix within (window, device).
+    places = np.lexsort((generator.random(count), device, window))
+    order = np.empty(count, np.int64)
+    order[places] = rows
+    return order
+
+
+class Stream:
+    """An endless sequence of global batches over a split, in an order that depends on (seed, epoch) alone.
+
+    Each epoch is a permutation; samples left over at its end open the next one, so no sample is ever skipped. Rows of
+    shards are permuted by :func:`grouped_order`.
+
+    Args:
+        split: The samples.
+        batch: Images in a global batch.
+        seed: The run's seed.
+        number: Which of the run's streams this is.
+        devices: Devices in all.
+    """
+
+    def __init__(self, split: AnySplit, batch: int, seed: int, number: int, devices: int = 1) -> None:
+        self.split, self.batch, self.seed, self.number, self.devices = split, batch, seed, number, devices
+        self.group_N = split.groups() if isinstance(split, StoredSplit) else None
+        self._order: dict[int, Tensor] = {}
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return places in the split, and the epoch of each, for the batch of a step; both int64, ``(batch,)``."""
+        first = step * self.batch
+        position = torch.arange(first, first + self.batch)
+        epoch, place = position // len(self.split), position % len(self.split)
+        index = torch.empty_like(position)
+        for number in epoch.unique().tolist():
+            mask = epoch == number
+            index[mask] = self._epoch(number)[place[mask]]
+        return index, epoch
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._order:
+            self._order = {e: o for e, o in self._order.items() if e == epoch - 1}
+            if self.group_N is None:
+                self._order[epoch] = epoch_order(len(self.split), self.seed, self.number, epoch)
+            else:
+                order = grouped_order(
+                    self.group_N,
+                    np.random.default_rng((self.seed, self.number, epoch)),
+                    first=epoch * len(self.split),
+                    devices=self.devices,
+                    batch=self.batch,
+                    steps=WINDOW,
+                )
+                self._order[epoch] = torch.from_numpy(order)
+        return self._order[epoch]

@@ -1,0 +1,84 @@
+"""Say what shards hold, and verify them."""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from eman.platform.errors import UserError
+from eman.platform.storage import Place
+from eman.trainers.data import shards
+
+
+def info(place: Place) -> Iterator[str]:
+    """Describe shards, in lines.
+
+    Raises:
+        UserError: There are none.
+    """
+    content = shards.manifest(place)
+    yield f"{place}: {content['name']}, {len(content['classes']):,} classes, hash {content['hash']}"
+    for split, about in content["splits"].items():
+        size = " x ".join(str(n) for n in about["size"]) + " pixels" if about["size"] else "several sizes"
+        groups = sum(len(record["groups"]) for record in about["shards"])
+        total = sum(record["bytes"] for record in about["shards"])
+        yield (
+            f"{split:<6}{about['rows']:,} images of {content['channels']} channels, {size}; {total / 2**20:,.1f} MiB "
+            f"in {len(about['shards']):,} shards of {groups:,} row groups"
+        )
+    names = ", ".join(content["classes"][:5])
+    yield f"classes {names}{', ...' if len(content['classes']) > 5 else ''}"
+
+
+def verify(place: Place, *, decode: bool = False) -> Iterator[str]:
+    """Read every row of every shard and compare counts and checksums with the manifest's.
+
+    Args:
+        place: The shards.
+        decode: Decode every image, too.
+
+    Yields:
+        A line a shard.
+
+    Raises:
+        UserError: Something differs; the first difference.
+    """
+    content = shards.manifest(place)
+    corrupt: list[str] = []
+    for split, about in content["splits"].items():
+        for record in about["shards"]:
+            file, digest, rows = place / record["file"], hashlib.sha256(), 0
+            for row in _rows(file):
+                shards.add_to_digest(digest, row["index"], row["label"], row["image"])
+                rows += 1
+                if decode and not _decodes(row["image"]):
+                    corrupt.append(f"{split} image {row['index']}")
+            if rows != record["rows"] or digest.hexdigest() != record["digest"]:
+                raise UserError(shards.damaged(file, f"has other content than when it was written ({rows:,} rows)"))
+            yield f"{record['file']}: {rows:,} images, checksum right"
+    if corrupt:
+        more = f" and {len(corrupt) - 20} more" if len(corrupt) > 20 else ""
+        raise UserError(f"{len(corrupt)} images cannot be decoded: {', '.join(corrupt[:20])}{more}.")
+
+
+def _rows(file: Place) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with file.open() as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(batch_size=256):
+                yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(shards.damaged(file, f"cannot be read ({str(error)[:120]})")) from error
+
+
+def _decodes(raw: bytes) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(raw)) as image:
+            image.load()
+    except Exception:  # Pillow raises many kinds
+        return False
+    return True
