@@ -84,8 +84,7 @@ def cluster(
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                runtime_env={"env_vars": variables} if variables else None,
-            )
+            )  # no runtime_env: its workers inherit the environment, and those that Ray starts early can be used
         else:
             knock(address)
             with held_back():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eman.sweeps.run.submit import travelling
+from eman.sweeps.run.submit import source_for_job
 
 EMAN = [sys.executable, "-m", "eman"]
 
@@ -40,8 +40,8 @@ def test_the_project_travels_and_not_what_lies_beside_it(tmp_path: Path) -> None
     for folder in (checkout, installed):
         folder.mkdir(parents=True)
     (checkout / "pyproject.toml").touch()
-    assert travelling(checkout)["working_dir"] == str(checkout)
-    assert travelling(installed) == {"py_modules": [str(installed)]}
+    assert source_for_job(checkout)["working_dir"] == str(checkout)
+    assert source_for_job(installed) == {"py_modules": [str(installed)]}
 
 
 @pytest.mark.slow

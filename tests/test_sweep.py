@@ -1,5 +1,6 @@
 """Planning, and a whole smoke sweep on a real Ray cluster with a real store."""
 
+import errno
 import io
 import os
 import shutil
@@ -14,12 +15,17 @@ import pandas as pd
 import psutil
 import pytest
 
+from eman.cli import main
+from eman.evaluation.results.values import Results
 from eman.platform.store.records import EVALUATION, SWEEP, TRAINING
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import plan
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.sweeps.request import SweepRequest
+from eman.sweeps.run.failures import reason_of
+from eman.sweeps.run.interrupt import Interruption
+from eman.sweeps.run.todo import find_todo
 
 EMAN = [sys.executable, "-m", "eman"]
 
@@ -35,6 +41,65 @@ def run(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     )
     assert done.returncode == 0, done.stderr
     return done
+
+
+def test_a_cluster_that_does_not_answer_leaves_nothing_in_the_store(
+    store_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep", "grid", "--method", "moco", "--scheme", "bn", "--profile", "smoke"]
+    assert main([*words, "--address", "127.0.0.1:9"]) == 2
+    told = capsys.readouterr().err
+    assert "joining Ray at 127.0.0.1:9" in told
+    assert "no Ray cluster answers there" in told
+    assert Store(Workspace.from_environment()).records() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_interrupt_once_and_are_remembered(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        assert signal.getsignal(number) == before  # a second one has its usual effect
+        with pytest.raises(KeyboardInterrupt):
+            interruption.check()
+
+
+def test_a_new_launch_tries_failed_runs_again(store_file: Path) -> None:
+    store = Store(Workspace.from_environment())
+    sweep = plan(SweepRequest(profile="smoke", methods=["moco"], schemes=["bn", "eman"]))
+    first, second = sweep.trainings
+    for _ in range(5):  # in earlier launches
+        store.begin(TRAINING, first, "first", params={}, tags={}).fail("the disk was full")
+    results = Results.read(store, sweep.tables)
+
+    def todo(failures: dict[str, int]) -> list[str]:
+        return [spec.key for spec in find_todo(sweep, results, failures, 1, store.workspace).trainings]
+
+    assert todo({}) == [first, second]
+    assert todo({first: 1}) == [first, second]
+    assert todo({first: 2}) == [second]
+
+
+def test_a_finished_run_without_its_networks_is_trained_again(store_file: Path) -> None:
+    store = Store(Workspace.from_environment())
+    sweep = plan(SweepRequest(profile="smoke", methods=["moco"], schemes=["bn"]))
+    [key] = sweep.trainings
+    store.begin(TRAINING, key, "run", params={}, tags={}).finish({})
+    todo = find_todo(sweep, Results.read(store, sweep.tables), {}, 1, store.workspace)
+    assert ([spec.key for spec in todo.trainings], todo.evaluations) == ([key], ())
+    assert todo.gone[key] == store.by_key(TRAINING)[key].owner
+    networks = store.workspace.run_folder(key) / "last.pt"
+    networks.parent.mkdir(parents=True)
+    networks.touch()
+    todo = find_todo(sweep, Results.read(store, sweep.tables), {}, 1, store.workspace)
+    assert (todo.trainings, len(todo.evaluations)) == ((), len(sweep.evaluations))
+
+
+def test_a_full_disk_is_named_as_the_reason() -> None:
+    error = RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 448 vs 342")
+    error.__context__ = OSError(errno.ENOSPC, "No space left on device")
+    assert reason_of(error).startswith("the disk is full")
 
 
 @pytest.mark.slow
@@ -181,7 +246,7 @@ def test_given_again_it_trains_nothing(swept: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_in_the_foreground_is_the_sweeps_run(swept: Path) -> None:
-    assert "is done already" in run("train", "byol", "--scheme", "eman", home=swept).stdout
+    assert "is already done" in run("train", "byol", "--scheme", "eman", home=swept).stdout
 
 
 @pytest.mark.slow
@@ -192,7 +257,8 @@ def test_status_counts_what_is_there(swept: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_sweep_keeps_what_is_finished_and_continues(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["ctrl-c", "closed terminal"])
+def test_an_interrupted_sweep_keeps_what_is_finished_and_continues(tmp_path: Path, number: signal.Signals) -> None:
     arguments = ["sweep", "grid", "--method", "moco", "--scheme", "bn,eman,gn", "--profile", "smoke"]
     process = subprocess.Popen(
         [*EMAN, *arguments],
@@ -205,11 +271,14 @@ def test_an_interrupted_sweep_keeps_what_is_finished_and_continues(tmp_path: Pat
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("[1/3"):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             break
     _, rest = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "the same command continues" in rest
+    records = Store(f"sqlite:///{tmp_path / 'mlflow.db'}").records()
+    assert {record.status for record in records} == {"done", "missing"}
+    assert [record.status for record in records if record.kind == SWEEP] == ["missing"]
     done = run(*arguments, home=tmp_path)
     assert " 0 failed" in done.stderr
     reused = int(done.stderr.split(" reused")[0].split()[-1])

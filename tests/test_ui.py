@@ -19,7 +19,7 @@ from eman.cli import main
 from eman.platform.store.records import SWEEP, TRAINING
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
-from eman.sweeps.view.ui import comparisons, link_lines
+from eman.sweeps.view.links import comparisons, link_lines
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -108,5 +108,4 @@ def stop(job: JobId, address: JobServer) -> None:
     """Stop a submitted sweep. Finished runs are kept, and the same submission continues."""
     from eman.sweeps.run import submit as jobs
 
-    jobs.stop(jobs.client(address), job)
-    print(f"stopped {job}")
+    print(jobs.stop(jobs.client(address), job))

@@ -1,5 +1,7 @@
-"""Sweeps on a cluster by Ray Jobs: submit, list, follow, stop. The job server needs a token; it is read where Ray reads
-it (``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH`` or ``~/.ray/auth_token``) and never printed.
+"""Sweeps on a cluster as Ray jobs: submit, list, follow, stop.
+
+The job server needs a token. Ray reads it from ``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH`` or ``~/.ray/auth_token``; it
+is never printed.
 """
 
 import asyncio
@@ -7,6 +9,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,22 +19,22 @@ from eman import __version__
 from eman.platform.cluster import ENVIRONMENT, refusal
 from eman.platform.errors import UserError
 from eman.platform.store.records import new_id
+from eman.sweeps.view.text import duration
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-#: What a job does not need of the project's folder.
+#: What a job does not need from the project's folder.
 _EXCLUDED = [".git", ".venv", ".eman", "tests", "docs", "build", "*.egg-info", ".mypy_cache", ".ruff_cache"]
 
 
 def client(address: str) -> "JobSubmissionClient":
-    """A connection to a cluster's job server.
+    """Return a connection to a cluster's job server.
 
     Raises:
-        UserError: Nothing answers there, it refuses the token, or it runs another version of Ray.
+        UserError: Nothing answers there, or it refuses the token.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    import ray
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -39,16 +42,9 @@ def client(address: str) -> "JobSubmissionClient":
         raise UserError(f"--address {address}: give the job server's address, such as http://127.0.0.1:8265.")
     try:
         connected = JobSubmissionClient(address)
-        found = connected._do_request("GET", "/api/version")
-        theirs = found.json().get("ray_version", "")
+        connected.list_jobs()  # the first call that needs the token
     except Exception as error:
         raise UserError(_refusal(address, error)) from error
-    if found.status_code in (401, 403):
-        raise UserError(_refusal(address, PermissionError("401")))
-    if theirs != ray.__version__:
-        raise UserError(
-            f"--address {address} runs Ray {theirs}, and this is Ray {ray.__version__}; install one version on both."
-        )
     return connected
 
 
@@ -56,9 +52,9 @@ def _refusal(address: str, error: Exception) -> str:
     return refusal(f"--address {address}", error, "Ray job server")
 
 
-def travelling(root: Path) -> dict[str, Any]:
-    """What a job takes along, as Ray's runtime environment says it: the checkout at ``root``; or, where the project was
-    installed from a wheel, its package alone, and nothing of what lies beside it.
+def source_for_job(root: Path) -> dict[str, Any]:
+    """Return the part of Ray's runtime environment that carries the project: the checkout at ``root``, or the package
+    alone if it was installed from a wheel, without what lies beside it.
     """
     if (root / "pyproject.toml").is_file():
         return {"working_dir": str(root), "excludes": _EXCLUDED}
@@ -72,7 +68,7 @@ def submit(
     python: str | None,
     variables: Mapping[str, str],
 ) -> str:
-    """Submits ``eman sweep ARGUMENTS`` to run on the cluster; returns the job's id.
+    """Submit ``eman sweep ARGUMENTS`` to run on the cluster; return the job's id.
 
     Raises:
         UserError: The cluster does not take it.
@@ -83,12 +79,12 @@ def submit(
     variables = {**ENVIRONMENT, **variables}
     variables |= {"RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]}
     command = [python, "-m", "eman", "sweep", *arguments, "--address", "auto"]
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     try:
         return connected.submit_job(
             entrypoint=shlex.join(command),
             submission_id=f"eman-{new_id()}",
-            runtime_env={**travelling(root), "env_vars": variables},
+            runtime_env={**source_for_job(root), "env_vars": variables},
             metadata={"eman": __version__, "sweep": " ".join(arguments)},
         )
     except Exception as error:
@@ -96,7 +92,7 @@ def submit(
 
 
 def logs(connected: "JobSubmissionClient", job: str, *, follow: bool = True) -> Iterator[str]:
-    """A job's output, as it comes."""
+    """Yield a job's output as it comes."""
     _info(connected, job)
     if not follow:
         yield connected.get_job_logs(job)
@@ -111,7 +107,7 @@ def logs(connected: "JobSubmissionClient", job: str, *, follow: bool = True) -> 
 
 
 def exit_code(connected: "JobSubmissionClient", job: str) -> int:
-    """The exit code of the sweep behind a finished job."""
+    """Return the exit code of the sweep that a job ran."""
     info = _info(connected, job)
     if info.driver_exit_code is not None:
         return int(info.driver_exit_code)
@@ -119,18 +115,26 @@ def exit_code(connected: "JobSubmissionClient", job: str) -> int:
 
 
 def listing(connected: "JobSubmissionClient") -> Iterator[str]:
-    """One line a job, the newest first."""
+    """Yield one line a job, the newest first: id, status, start, duration, sweep."""
     jobs = [job for job in connected.list_jobs() if (job.metadata or {}).get("eman")]
     for job in sorted(jobs, key=lambda job: job.start_time or 0, reverse=True):
-        yield f"{job.submission_id}  {job.status.value:<10}{(job.metadata or {}).get('sweep', '')}"
+        began = (job.start_time or 0) / 1000
+        ended = job.end_time / 1000 if job.end_time else time.time()
+        start = time.strftime("%Y-%m-%d %H:%M", time.localtime(began)) if began else "not started"
+        took = duration(ended - began) if began else ""
+        sweep = (job.metadata or {}).get("sweep", "")
+        yield f"{job.submission_id}  {job.status.value:<10}{start:<18}{took:<8}{sweep}"
     if not jobs:
-        yield "no sweeps have been submitted to this cluster"
+        yield "no sweeps were submitted to this cluster"
 
 
-def stop(connected: "JobSubmissionClient", job: str) -> None:
-    """Stops a job. What its sweep has finished is kept, and the same submission continues it."""
-    _info(connected, job)
+def stop(connected: "JobSubmissionClient", job: str) -> str:
+    """Stop a job and return a line for a person. What its sweep has finished is kept."""
+    info = _info(connected, job)
+    if info.status.is_terminal():
+        return f"{job} had already ended ({info.status.value})"
     connected.stop_job(job)
+    return f"stopped {job}; what its sweep has finished is kept, and the same submission continues it"
 
 
 def _info(connected: "JobSubmissionClient", job: str) -> Any:

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from eman.platform.cluster import cluster
 from eman.platform.errors import first_line
@@ -54,10 +55,6 @@ def run_sweep(
             store.settle_lost()
             todo = launch.todo()
             if todo.open or todo:
-                launch.tell(Waiting("checking the data"))
-                runs = [spec for key, spec in sweep.trainings.items() if launch.state.runs[key].status == "waiting"]
-                evaluations = [s for k, s in sweep.evaluations.items() if launch.state.runs[k].status == "waiting"]
-                check_data(runs, store.workspace, ((spec, sweep.trainings[spec.run]) for spec in evaluations))
                 _carry_out(launch, started)
         except KeyboardInterrupt:
             launch.report.interrupted = True
@@ -71,19 +68,24 @@ def _carry_out(launch: Launch, started: float) -> None:
     """Join the cluster, as often as needed, and run what is missing. End the sweep's run in the store in any case."""
     options, report, parent = launch.options, launch.report, None
     try:
-        through = False
-        while not through:
-            where = options.address
-            launch.tell(Waiting(f"joining Ray at {where}" if where else "starting Ray"))
-            with cluster(where) as found:
-                resources = wait_for_room(options, found)
-                report.cores = resources.cpus
-                parent = parent or begin_sweep(launch.sweep, launch.store, launch.state.launched)
-                with _heartbeat(parent):
-                    through = launch.carry_out(parent.run_id, resources)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            data = pool.submit(_check_data, launch)  # while Ray starts, which is mostly waiting
+            through = False
+            while not through:
+                where = options.address
+                launch.tell(Waiting(f"joining Ray at {where}" if where else "starting Ray"))
+                with cluster(where) as found:
+                    launch.tell(Waiting("loading the data"))
+                    data.result()
+                    resources = wait_for_room(options, found)
+                    report.cores = resources.cpus
+                    parent = parent or begin_sweep(launch.sweep, launch.store, launch.state.launched)
+                    with _heartbeat(parent):
+                        through = launch.carry_out(parent.run_id, resources)
     except KeyboardInterrupt:
         report.interrupted = True
-        launch.release()
+        if parent is not None:
+            launch.release()
     except Exception as error:
         if parent is not None:
             with contextlib.suppress(Exception):  # the store may be what failed
@@ -95,6 +97,14 @@ def _carry_out(launch: Launch, started: float) -> None:
         launch.store.deliver()
         publish_sweep(launch.sweep, launch.store, parent, report)
         launch.tell(Waiting(""))
+
+
+def _check_data(launch: Launch) -> None:
+    """Raise :class:`UserError` unless the data of the runs that are missing can be read here."""
+    sweep, runs = launch.sweep, launch.state.runs
+    trainings = [spec for key, spec in sweep.trainings.items() if runs[key].status == "waiting"]
+    evaluations = [spec for key, spec in sweep.evaluations.items() if runs[key].status == "waiting"]
+    check_data(trainings, launch.store.workspace, ((spec, sweep.trainings[spec.run]) for spec in evaluations))
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.results.values import Results
-from eman.evaluation.trained import Trained
 from eman.platform.store.records import Record
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep
@@ -48,12 +47,15 @@ def find_todo(sweep: Sweep, results: Results, failures: Mapping[str, int], retri
             return True
         return record.status == "failed" and failures.get(key, 0) <= retries
 
+    def has_networks(run: str, selection: str) -> bool:
+        return (workspace.run_folder(run) / f"{selection}.pt").exists()
+
     trainings = [spec for key, spec in sweep.trainings.items() if is_open(key, results.trainings.get(key))]
     evaluations = [spec for key, spec in sweep.evaluations.items() if is_open(key, results.evaluations.get(key))]
     ready = [spec for spec in evaluations if results.done(spec.run)]
     starts = [init.key for spec in trainings if (init := spec.network.init) and results.done(init.key)]
-    missing = {s.run for s in ready if not Trained(s.run, workspace, s.network, s.selection).available}
-    missing |= {key for key in starts if not Trained(key, workspace).available}
+    missing = {spec.run for spec in ready if not has_networks(spec.run, spec.selection)}
+    missing |= {key for key in starts if not has_networks(key, "last")}
     gone = {key: results.trainings[key].owner for key in sorted(missing)}
     wanted = [*trainings, *(sweep.trainings[key] for key in gone)]
     return Todo(

@@ -1,7 +1,8 @@
 """What runs in Ray's processes: the functions of Tune's trials, and Ray Train's workers.
 
 A run of one worker trains inside its trial's process, which then takes the next run. A run of several workers is one
-Ray Train ``TorchTrainer``, which its trial drives.
+Ray Train ``TorchTrainer``, which its trial drives. The process that launches imports this module, so that it imports
+torch only inside functions.
 """
 
 import shutil
@@ -10,11 +11,9 @@ from typing import Any, cast
 
 from eman.platform.errors import RunFailed, first_line
 from eman.platform.store.records import new_id
-from eman.sweeps.run.evaluate import evaluate
 from eman.sweeps.run.events import Event, Failed, Lost, Outcome
 from eman.sweeps.run.failures import attempt
 from eman.sweeps.run.jobs import EvalJob, TrainJob
-from eman.sweeps.run.train import train
 
 #: How often Ray Train starts a run's workers again after one of them died or failed.
 _RESTARTS = 2
@@ -22,6 +21,8 @@ _RESTARTS = 2
 
 def train_trial(config: dict[str, TrainJob]) -> None:
     """Train one run in this process."""
+    from eman.sweeps.run.train import train
+
     _use_one_thread()
     job = config["job"]
     _report(attempt(job.spec.key, lambda: train(job, _report)))
@@ -40,6 +41,8 @@ def train_on_workers_trial(config: dict[str, TrainJob]) -> None:
 
 def evaluate_trial(config: dict[str, EvalJob]) -> None:
     """Carry out evaluations that share their computation."""
+    from eman.sweeps.run.evaluate import evaluate
+
     _use_one_thread()
     evaluate(config["job"], _report)
 
@@ -102,6 +105,8 @@ def train_on_workers(job: TrainJob, callbacks: Sequence[Any] = ()) -> Outcome:
 def _worker(config: dict[str, TrainJob]) -> Outcome:
     """Train as one of several workers. All of them make the same reports; Ray Train takes worker 0's."""
     from ray import train as ray_train
+
+    from eman.sweeps.run.train import train
 
     def report(event: Event) -> None:
         ray_train.report({"event": event})
