@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+READMES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "deploy" / "README.md"]
 TRIED = [DOCS / f"{name}.md" for name in ("walk", "howto-scheme", "howto-method", "howto-dataset", "howto-table")]
 CODE = ("eman", "platform", "trainers", "evaluation", "sweeps")
 
@@ -101,15 +102,54 @@ def test_the_api_pages_have_every_module(site: Path) -> None:
             assert f'id="module-{module}"' in page, module
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *READMES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_and_paths_that_a_page_names_exist(page: Path) -> None:
-    text, known = page.read_text(encoding="utf-8"), commands()
+    text = page.read_text(encoding="utf-8")
     made = re.findall(r"^:caption: (.+)$", text, re.MULTILINE)
     for path in re.findall(rf"`((?:{'|'.join([*CODE, 'docs', 'deploy', 'tests'])})/[\w/.-]*)`", text):
         assert (ROOT / path).exists() or path in made, path
-    for name, below in re.findall(r"(?:^|[`$] ?)eman ([a-z]+) ?([a-z]*)", text, re.MULTILINE):
-        assert name in known, f"eman {name}"
-        assert not known[name] or below in known[name], f"eman {name} {below}"
+    for command in command_lines(text):
+        check_command(command)
+
+
+def command_lines(text: str) -> list[list[str]]:
+    """The commands of ``eman`` in a page, whole, without comments: of code blocks, and of code in the text."""
+    blocks = re.findall(r"^```(?:sh|console|text)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    lines += [code.replace("\n", " ") for code in re.findall(r"`(eman [^`]*)`", prose)]
+    parts = [part.strip().removeprefix("$ ") for line in lines for part in line.split(";")]
+    return [shlex.split(part, comments=True)[1:] for part in parts if part.startswith("eman ")]
+
+
+def check_command(arguments: list[str]) -> None:
+    """Parse a command as the command line does. A name alone, or an ellipsis, stands for the command with arguments."""
+    from click import Context, Group
+    from typer.main import get_command
+
+    from eman.cli import app
+
+    whole, command = " ".join(["eman", *arguments]), get_command(app)
+    context = Context(command, info_name="eman")
+    while isinstance(command, Group):
+        if not arguments or not re.match(r"[a-z]", arguments[0]):
+            return
+        assert arguments[0] in command.commands, whole
+        name, command, arguments = command.resolve_command(context, arguments)
+        if command is None or not arguments or "..." in arguments:
+            return
+        context = command.make_context(
+            name, list(arguments), parent=context, resilient_parsing=isinstance(command, Group)
+        )
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+
+
+def test_the_readmes_teacher_works() -> None:
+    [code] = [text for kind, text in blocks(ROOT / "README.md") if kind == "python"]
+    exec(code, {})
 
 
 @pytest.mark.slow
