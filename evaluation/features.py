@@ -116,5 +116,5 @@ def store(features: Features, where: Path, key: str) -> None:
 
 def read(where: Path, key: str) -> Features:
     """Reads what :func:`store` wrote; raises :class:`~eman.platform.errors.UserError` if it is missing or damaged."""
-    content = checkpoint.load(where, key)
+    content = checkpoint.load(where, key, fields=Features.__dataclass_fields__)
     return Features(**{name: content[name] for name in Features.__dataclass_fields__})

@@ -60,7 +60,7 @@ class Trained:
 
     @cached_property
     def _saved(self) -> dict[str, Any]:
-        return checkpoint.load(self._checkpoint, self.run)
+        return checkpoint.load(self._checkpoint, self.run, fields=("spec", "student", "teacher"))
 
     @cached_property
     def spec(self) -> RunSpec:

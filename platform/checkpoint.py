@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -102,8 +102,13 @@ def _write(path: Path, content: dict[str, Any], key: str) -> None:
         os.fsync(file.fileno())
 
 
-def load(path: Path, key: str) -> dict[str, Any]:
+def load(path: Path, key: str, *, fields: Iterable[str] = ()) -> dict[str, Any]:
     """Read a checkpoint of the run ``key``.
+
+    Args:
+        path: The file.
+        key: Key of the run.
+        fields: What its content must have.
 
     Raises:
         DamagedError: It is missing, truncated or altered.
@@ -131,6 +136,9 @@ def load(path: Path, key: str) -> dict[str, Any]:
     content = whole.get("content")
     if digest(content) != whole["digest"] or not isinstance(content, dict):
         raise DamagedError(f"checkpoint {path} is damaged (its digest differs); delete it and run again.")
+    lacking = set(fields) - content.keys()
+    if lacking:
+        raise ForeignError(f"checkpoint {path} lacks {', '.join(sorted(lacking))}; delete it and run again.")
     return dict(content)
 
 

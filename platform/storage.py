@@ -6,12 +6,14 @@ names the server.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from eman.platform.errors import UserError
+from eman.platform.errors import UserError, first_line
 from eman.platform.output import replacing
 
 #: Seconds to wait for a server that does not answer.
@@ -112,22 +114,16 @@ class Place:
                 temporary.write_bytes(content)
 
 
-class _explained:
+@contextmanager
+def _explained(place: Place) -> Iterator[None]:
     """Turn what a file system raises into one line."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, OSError | ImportError | ValueError):
-            text = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise UserError(
-                f"{self.place} cannot be reached ({text}); check that it exists, that this machine may read and write "
-                f"it, the network and the credentials."
-            ) from error
+    try:
+        yield
+    except (OSError, ImportError, ValueError) as error:
+        raise UserError(
+            f"{place} cannot be reached ({first_line(error)}); check that it exists, that this machine may read and "
+            f"write it, the network and the credentials."
+        ) from error
 
 
 @lru_cache(maxsize=16)

@@ -23,6 +23,12 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert same(checkpoint.load(tmp_path / "new" / "x.pt", "k"), CONTENT)
 
 
+def test_a_checkpoint_without_the_fields_that_are_needed_is_refused(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "x.pt", CONTENT, "k")
+    with pytest.raises(checkpoint.ForeignError, match="lacks spec, student"):
+        checkpoint.load(tmp_path / "x.pt", "k", fields=("student", "spec", "step"))
+
+
 def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
 

@@ -154,7 +154,7 @@ class Training:
             self.student = nn.Sequential(modules)
         if spec.network.init is not None:
             path = self.workspace.run_folder(spec.network.init.key) / "last.pt"
-            saved = checkpoint.load(path, spec.network.init.key)
+            saved = checkpoint.load(path, spec.network.init.key, fields=["student"])
             load_backbone(self.student[0], saved["student"], spec.network.backbone, path)
         if spec.execution.recompute:
             recompute_blocks(self.student[0])

@@ -3,7 +3,6 @@
 By default it is a SQLite file in the work folder and needs no server.
 """
 
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,10 +13,8 @@ from typing import Any
 from eman.platform.errors import UserError
 from eman.platform.store import claims, spool
 from eman.platform.store.connection import Connection, record_of
-from eman.platform.store.writer import RunLog, send
+from eman.platform.store.writer import RunLog, deliver
 from eman.platform.workspace import Workspace
-
-log = logging.getLogger("eman")
 
 
 def existing_store(where: str, workspace: Workspace) -> "Store":
@@ -58,16 +55,8 @@ class Store(Connection):
 
     def deliver(self) -> int:
         """Write what processes that have ended had to keep on disk; return the number of runs that it was for."""
-        delivered = 0
-        for kept in spool.kept(self.workspace.spool_folder):
-            try:
-                delivered += self.patiently(partial(kept.deliver, partial(send, self, kept.run_id)))
-            except UserError:
-                raise
-            except Exception as error:  # of a run that this store does not have
-                log.warning("%s cannot be delivered to this store (%s); set aside", kept.path, error)
-                kept.set_aside()
-        return delivered
+        spools = spool.kept(self.workspace.spool_folder)
+        return sum(self.patiently(partial(deliver, self, kept)) for kept in spools)
 
     def settle_lost(self) -> int:
         """Mark runs KILLED that MLflow shows as RUNNING although their process is gone; return their number.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from eman.platform.errors import UserError, first_line
 from eman.platform.store import spool
 from eman.platform.store.client import is_away
 from eman.platform.store.connection import Connection
@@ -60,7 +61,7 @@ class RunLog:
         }
         if time.monotonic() >= self._quiet_until:
             try:
-                self._spool.deliver(partial(send, self.store, self.run_id), wait=True)
+                deliver(self.store, self._spool, wait=True)
                 send(self.store, self.run_id, entry)
                 return True
             except Exception as error:
@@ -104,6 +105,27 @@ class RunLog:
     def interrupt(self) -> None:
         """Say that the run was stopped. It can be taken up again at once."""
         self.write(status="KILLED")
+
+
+def deliver(store: Connection, kept: spool.Spool, *, wait: bool = False) -> bool:
+    """Send a spool's entries; set aside what the store refuses, for example entries of a run that it does not have.
+
+    Returns:
+        Whether there was something that it took.
+
+    Raises:
+        Exception: The store is away; the entries are kept.
+    """
+    try:
+        return kept.deliver(partial(send, store, kept.run_id), wait=wait)
+    except UserError:
+        raise
+    except Exception as error:
+        if is_away(error):
+            raise
+        log.warning("%s cannot be delivered to this store (%s); set aside", kept.path, first_line(error))
+        kept.set_aside()
+        return False
 
 
 def heartbeat(share: float | None = None) -> dict[str, str]:
