@@ -13,13 +13,13 @@ from torchvision import models
 
 from eman.cli import main
 from eman.evaluation import features
+from eman.evaluation.exchange.layouts import read
 from eman.evaluation.trained import Trained
 from eman.platform import checkpoint
 from eman.platform.errors import UserError
 from eman.platform.store.records import TRAINING
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
-from eman.sweeps.exchange.networks import read
 from eman.trainers.backbones.registry import BACKBONES
 from eman.trainers.data import catalog as data
 from eman.trainers.data.splits import Split
@@ -120,7 +120,7 @@ def test_an_imported_network_is_evaluated_started_from_and_given_out(
     start = ["--set", "epochs=1", "--set", "label_fraction=0.02"]
     code, out, err = call(capsys, "train", "supervised", "--init", record.key, *start)
     assert code == 0, err
-    assert "supervised · default / default · from moco BN / EMAN · seed 0" in out
+    assert "supervised · BN · from moco BN / EMAN · seed 0" in out
 
 
 def own_features(key: str, network: str, selection: str, images: Split) -> torch.Tensor:

@@ -11,11 +11,12 @@ from PIL import Image
 from eman.cli import main
 from eman.evaluation import features
 from eman.evaluation.compute import knn
+from eman.evaluation.exchange.predict import predict
+from eman.evaluation.exchange.predictions import Prediction
 from eman.evaluation.trained import Trained
 from eman.platform.store.records import TRAINING, Record
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
-from eman.sweeps.exchange.predict import Prediction, predict
 
 
 @pytest.fixture(scope="module")

@@ -28,10 +28,10 @@ def import_(
 
     - `eman import moco_eman_r50_200ep.pth.tar --as moco --scheme eman`
     """
+    from eman.evaluation.exchange.importing import import_network
     from eman.platform.store.store import Store
-    from eman.sweeps.exchange.networks import take_in
 
-    for line in take_in(file, layout, Store(workspace()), scheme=scheme, dataset=dataset):
+    for line in import_network(file, layout, Store(workspace()), scheme=scheme, dataset=dataset):
         if not (quiet and line.startswith("  ")):
             print(line)
 
@@ -60,9 +60,9 @@ def export(
     if form != "mlflow":
         check_output(out)
     record = find_finished_run(run, Store(workspace()).by_key(TRAINING))
-    from eman.sweeps.exchange.networks import give_out
+    from eman.evaluation.exchange.export import export_network
 
-    print(give_out(record, workspace(), form, out, network=network.value, selection=selection.value))
+    print(export_network(record, workspace(), form, out, network=network.value, selection=selection.value))
 
 
 @app.command(rich_help_panel="Networks")
@@ -91,7 +91,7 @@ def predict(
     check_number("--top", top, 1, 1000)
     check_number("--k", k, 1, 10_000)
     record = find_finished_run(run, Store(workspace()).by_key(TRAINING))
-    from eman.sweeps.exchange.predict import predict as ask
+    from eman.evaluation.exchange.predict import predict as ask
 
     predictions = ask(
         record, workspace(), images, network=network.value, selection=selection.value, k=20 if k is None else k

@@ -18,7 +18,7 @@ from eman.sweeps.run.jobs import TrainJob
 from eman.trainers import distributed
 from eman.trainers.data import label_sets
 from eman.trainers.loop import fit
-from eman.trainers.spec.labels import scheme_of
+from eman.trainers.spec.record import record_params, record_tags
 
 #: Seconds between two reports in the middle of an epoch.
 _REPORT_SECONDS = 2.0
@@ -63,23 +63,18 @@ def _claim(job: TrainJob) -> Iterator[RunLog]:
 
 def begin_training(job: TrainJob, store: Store) -> RunLog:
     """Make or take up the training's entry in the store; raise :class:`BusyError` if another process has it."""
-    spec, scheme = job.spec, scheme_of(job.spec)
+    spec = job.spec
     return store.begin(
         TRAINING,
         spec.key,
         job.title,
         tags={
-            "method": spec.entry.title,
-            "scheme": scheme.title,
-            "profile": job.profile,
-            "seed": str(spec.seed),
+            **record_tags(spec, job.profile),
             "eman.workers": str(job.workers),
             "eman.launch": job.launch,
-            "eman.network": "student",
-            "eman.selection": "last",
         },
         parent=job.parent,
-        params={**spec.flat(), **({"init": start.key} if (start := spec.network.init) else {}), "scheme": scheme.title},
+        params=record_params(spec),
         again=job.redo,
     )
 

@@ -1,1 +1,0 @@
-"""Networks in and out: import, export, serving, prediction."""
