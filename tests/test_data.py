@@ -3,19 +3,25 @@
 import gzip
 import hashlib
 import pickle
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision import datasets
 
+from eman.cli import main
 from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.data import catalog as data
-from eman.trainers.data import label_sets, memory
+from eman.trainers.data import label_sets, memory, names
+from eman.trainers.data.order import Stream
 from eman.trainers.training import Training
 
 #: Images of each file of a small STL-10.
@@ -65,13 +71,13 @@ def test_parts_are_disjoint_and_bounded() -> None:
 
 def test_a_stream_shows_every_sample_once_an_epoch() -> None:
     split = data.load("digits", Workspace.from_environment()).train
-    stream = label_sets.Stream(split, 100, seed=0, number=0)
+    stream = Stream(split, 100, seed=0, number=0)
     places, epochs = (torch.cat(part) for part in zip(*(stream.at(step) for step in range(27)), strict=True))
     size = len(split)
     for epoch in (0, 1):
         assert sorted(places[epochs == epoch].tolist()) == list(range(size))
     assert not torch.equal(places[:size], places[size : 2 * size])
-    other = label_sets.Stream(split, 100, seed=0, number=0)
+    other = Stream(split, 100, seed=0, number=0)
     assert torch.equal(other.at(20)[0], stream.at(20)[0])  # no memory of earlier steps
 
 
@@ -198,3 +204,117 @@ def test_stl10_has_images_without_labels(folder: Path, tmp_path: Path, monkeypat
 def test_unknown_sets_are_refused() -> None:
     with pytest.raises(UserError, match="did you mean 'digits'"):
         data.load("digit", Workspace.from_environment())
+
+
+def write_images(root: Path, side: int = 8) -> Path:
+    for split in ("train", "val"):
+        for label in ("cat", "dog"):
+            place = root / split / label
+            place.mkdir(parents=True)
+            for number in range(3):
+                Image.fromarray(np.full((side, side, 3), 40 * number, np.uint8)).save(place / f"{number}.png")
+    return root
+
+
+def test_the_catalog_knows_the_sizes_of_sets_in_memory() -> None:
+    for name in ("digits", "synthetic"):
+        dataset, sizes = data.load(name, Workspace.from_environment()), data.KNOWN[name]
+        assert (sizes.train, sizes.test, sizes.classes) == (len(dataset.train), len(dataset.test), len(dataset.classes))
+        assert sizes.channels == dataset.train.shape[0]
+        assert sizes.pixels in (None, dataset.train.shape[1])
+
+
+def test_checking_a_name_imports_no_torch(tmp_path: Path) -> None:
+    write_images(tmp_path / "pets")
+    code = (
+        "import sys; from eman.platform.workspace import Workspace; from eman.trainers.data import catalog, names\n"
+        f"catalog.check_dataset('pets', Workspace(data={str(tmp_path)!r})); names.resolve({str(tmp_path / 'pets')!r})\n"
+        "assert not {'torch', 'torchvision', 'ray', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_path_names_a_set_by_its_content(tmp_path: Path) -> None:
+    here, elsewhere = write_images(tmp_path / "pets"), write_images(tmp_path / "away" / "pets")
+    name, moved = names.resolve(str(here)), names.resolve(str(elsewhere))
+    assert name != moved
+    assert names.identity(name) == names.identity(moved)
+    assert names.resolve(name) == name
+    assert names.title(name) == "pets"
+    workspace = Workspace(data=str(tmp_path / "empty"))
+    dataset = data.load(name, workspace, 8)
+    assert name.endswith(dataset.hash)
+    assert SMOKE.run("moco", "eman", 0, {"dataset": str(here), "image_size": 8, "held_out": 0}).data.dataset == name
+    (here / "train" / "cat" / "more.png").write_bytes((here / "train" / "cat" / "0.png").read_bytes())
+    assert names.identity(names.resolve(str(here))) != names.identity(name)
+    data.forget()
+    with pytest.raises(UserError, match="holds other images than the run asks for"):
+        data.load(name, workspace, 8)
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "a/b", "..", "", ".hidden"])
+def test_an_index_file_stays_in_its_folder(name: str) -> None:
+    with pytest.raises(UserError, match="give the name of a file in the data set's folder indexes/"):
+        names.check_index_file(name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"images": 1300, "held_out": 200}, "images=1300 and held_out=200 exceed the 1,343"),
+        ({"held_out": 1343}, "held_out=1343"),
+        ({"images": 5}, "images is 5, and digits has 10 classes"),
+        ({"held_out": 5}, "held_out is 5, and digits has 10 classes"),
+        ({"label_fraction": 0.001}, "some of the 10 classes of digits get none"),
+        ({"label_set": 10**12}, "label_set is 1000000000000"),
+        ({"image_size": 224}, "held in memory at 16 pixels"),
+    ],
+)
+def test_what_a_set_does_not_hold_is_refused_beforehand(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        data.check_fits("digits", **asked)
+
+
+def test_own_folders_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("EMAN_DATA", str(tmp_path))
+    write_images(tmp_path / "pets")
+    (tmp_path / "notes").mkdir()
+    assert main(["data", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert re.search(r"^pets +6 \+ 6 images of 3 x any size, 2 classes, in files$", listed, re.M)
+    assert "notes" not in listed
+    assert main(["data", "fetch", "pets"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["shard", "new", "--source", "MISSING"], "missing or empty"),
+        (["shard", "new", "--source", "FILE"], "is a file"),
+        (["shard", "new", "--source", "PETS", "--out", "FILE"], "cannot be written"),
+        (["shard", "new", "--source", "PETS", "--out", "FILE/below"], "cannot be written"),
+        (["shard", "new", "--source", "PETS", "--out", ""], "--out is empty"),
+        (["shard", "new", "--source", "PETS", "--rows", "0"], "rows"),
+        (["shard", "../new", "--source", "PETS"], "give a plain name"),
+        (["shard", "pets"], "among the images"),
+        (["verify", "pest"], "did you mean 'pets'"),
+        (["verify", "pets"], "holds no shards"),
+        (["info", "MISSING"], "does not exist"),
+        (["info", "FILE"], "is a file"),
+        (["fetch", "pest"], "did you mean 'pets'"),
+        (["fetch", "FILE"], "is a file"),
+        (["fetch", ""], "unknown dataset"),
+    ],
+)
+def test_bad_arguments_give_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("EMAN_DATA", str(tmp_path))
+    write_images(tmp_path / "pets")
+    (tmp_path / "file").write_text("x")
+    for word, path in (("MISSING", "nowhere"), ("FILE", "file"), ("PETS", "pets")):
+        arguments = [argument.replace(word, str(tmp_path / path)) for argument in arguments]
+    assert main(["data", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error

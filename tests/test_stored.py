@@ -217,7 +217,7 @@ def test_a_run_from_shards_stops_and_goes_on_bit_for_bit(birds: Path, method: st
         assert torch.equal(tensor, states[1][name]), name
 
 
-@pytest.mark.parametrize("name", ["birds", "sharded"])
+@pytest.mark.parametrize("name", [pytest.param("birds", marks=pytest.mark.slow), "sharded"])
 def test_every_protocol_takes_a_stored_set(birds: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     fields = [f"--set={k}={v}" for k, v in {"dataset": name, "image_size": 32, "held_out": 20}.items()]
     assert main(["train", "supervised", "--profile", "smoke", *fields, "--set=labelled_batch=8", "--set=epochs=1"]) == 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from eman.platform.errors import UserError, unknown
 from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
-from eman.trainers.data.layout import MEAN, STD, check_layout, looks_like_data
+from eman.trainers.data.layout import MEAN, STD, check_is_folder, check_layout, looks_like_data
 from eman.trainers.data.names import is_path, split_hash, title
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def existing_folder(name: str, workspace: Workspace) -> Place:
     if is_path(name):
         if not place.is_there():
             raise UserError(f"{place} does not exist; name a folder of images or shards.")
+        check_is_folder(place)
     elif not name or not place.is_there():
         allowed = [*DATASETS, *own_sets(workspace), f"a folder of images or shards in {workspace.data}, or its path"]
         raise unknown("dataset", name, allowed)

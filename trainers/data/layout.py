@@ -47,7 +47,7 @@ def list_images(place: Place) -> Listing:
     Raises:
         UserError: The folder is missing, or is not laid out as expected.
     """
-    _check_is_folder(place)
+    check_is_folder(place)
     files = place.files()
     expected = f"{place} must hold train/CLASS/*.jpg and val/CLASS/*.jpg (or test/CLASS/*.jpg), or shards"
     if not files:
@@ -106,7 +106,7 @@ def check_layout(place: Place) -> None:
     Raises:
         UserError: It is missing, is a file, or holds neither images nor shards.
     """
-    _check_is_folder(place)
+    check_is_folder(place)
     if not looks_like_data(place):
         list_images(place)
 
@@ -129,6 +129,7 @@ def looks_like_data(place: Place) -> bool:
     return next(images, None) is not None
 
 
-def _check_is_folder(place: Place) -> None:
+def check_is_folder(place: Place) -> None:
+    """Raise :class:`UserError` if there is a file."""
     if place.local is not None and place.local.is_file():
         raise UserError(f"{place} is a file; name the folder that holds train/ and val/, or shards.")
