@@ -85,14 +85,17 @@ class Workspace:
         ``MLFLOW_TRACKING_URI``, else the defaults.
 
         Raises:
-            UserError: A variable of :class:`Settings` is no number.
+            UserError: A variable of :class:`Settings` is no number, or the work folder is a file.
         """
-        return cls(
+        found = cls(
             Path(home or os.environ.get("EMAN_HOME") or cls.home),
             data or os.environ.get("EMAN_DATA") or cls.data,
             store or os.environ.get("MLFLOW_TRACKING_URI") or cls.store,
             Settings.from_environment(),
         )
+        if found.home.is_file():
+            raise UserError(f"--home {found.home} is a file; give a folder.")
+        return found
 
     def run_folder(self, key: str) -> Path:
         """Return where the run with this key keeps its checkpoints and features."""

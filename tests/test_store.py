@@ -343,10 +343,13 @@ def test_a_file_that_is_no_database_is_refused(home: Path, capfd: pytest.Capture
     assert "is no SQLite database" in refused(capfd, "status")
 
 
-def test_a_home_that_is_a_file_is_refused(home: Path) -> None:
+def test_a_home_that_is_a_file_is_refused(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (home / "file").write_text("")
+    assert "is a file; give a folder" in refused(capfd, "--home", str(home / "file"), "status")
     with pytest.raises(UserError, match="give another --home"):
         begin(Store(Workspace(home / "file" / "x")))
+    with pytest.raises(UserError, match="give a writable --home"), locked(home / "file" / "x"):
+        pytest.fail("nothing can be locked there")
 
 
 @pytest.mark.parametrize(("version", "said"), [("99", "a newer version"), ("1", "an older"), ("x", "a newer version")])

@@ -65,7 +65,7 @@ def fill(store: Store, sweep: Sweep) -> None:
         value = int(key, 16) % 9973 / 103
         wanted = [item for item in sweep.wanted if evaluation in item.evaluations]
         metrics = {name: value for item in wanted for name in (item.metric, item.select_by) if name}
-        store.begin(EVALUATION, key, key, params=evaluation.fields(), tags={}).finish(metrics)
+        store.begin(EVALUATION, key, key, params=evaluation.flat(), tags={}).finish(metrics)
     parent.finish()
 
 

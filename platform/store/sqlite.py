@@ -33,6 +33,12 @@ class SqliteReader:
     def __init__(self, path: Path, experiment: str) -> None:
         self.path, self.experiment = path, experiment
 
+    def _exists(self) -> bool:
+        try:
+            return self.path.exists()
+        except OSError as error:
+            raise UserError(f"the store {self.path} cannot be read ({error.strerror}).") from error
+
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         if self.path.is_dir():
@@ -49,7 +55,7 @@ class SqliteReader:
 
     def experiment_tags(self) -> tuple[str, dict[str, str]] | None:
         """Return the experiment's identifier and tags; ``None`` if there is none yet."""
-        if not self.path.exists():
+        if not self._exists():
             return None
         with self._connected() as connection:
             query = "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
@@ -78,7 +84,7 @@ class SqliteReader:
 
     def history(self, run_id: str, metric: str) -> list[Point]:
         """Return every value of a metric that a run logged, in the order of steps."""
-        if not self.path.exists():
+        if not self._exists():
             return []
         query = (
             "SELECT step, value, is_nan, timestamp FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step, timestamp"
