@@ -114,8 +114,9 @@ def _launch(planned: "Sweep", options: "Options") -> None:
     from eman.sweeps.run.sweep import run_sweep
     from eman.sweeps.view.terminal import Terminal
 
-    store = Store(workspace())
     with Terminal() as terminal:
+        terminal.say("opening the store")
+        store = Store(workspace())
         report = run_sweep(planned, store, options=options, listen=terminal.show)
     for line in report.lines():
         print(line, file=sys.stderr)
