@@ -66,8 +66,9 @@ bench-peers: install  ## Beside lightly, which gets an environment of its own
 bench-growth: install  ## How a sweep's time grows with its runs, and a step's with its devices
 	$(BIN)/python tests/benchmarks/growth.py
 
-bench-start: install  ## What commands cost before they do their work
+bench-start: install  ## What commands cost before they do their work, and a sweep before its first step
 	$(BIN)/python tests/benchmarks/startup.py
+	$(BIN)/python tests/benchmarks/first_step.py
 
 clean:  ## Remove the environment and caches; results in .eman stay
 	rm -rf docs/_build .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache build *.egg-info

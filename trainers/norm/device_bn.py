@@ -31,7 +31,8 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
     The running statistics follow PyTorch's convention: the variance that enters Eq. (4) is the unbiased one, as in the
     official code; Eq. (2) normalizes with the biased one. They follow device 0's statistics, which is what DDP's
     buffer broadcast gives the official code, or the mean over devices. Workers other than 0 learn device 0's through
-    :func:`share_statistics`; until then their running statistics are their own first device's.
+    :func:`~eman.trainers.norm.statistics.share_statistics`; until then their running statistics are their first
+    device's.
 
     Args:
         num_features: C.
