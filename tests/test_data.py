@@ -188,9 +188,9 @@ def test_stl10_has_images_without_labels(folder: Path, tmp_path: Path, monkeypat
     assert np.array_equal(found.unlabelled.images[5].numpy(), raw["unlabeled"][5])
     assert found.train.labels[:11].tolist() == [*range(10), 0]
     fields = {"dataset": "stl10", "held_out": 10, "batch": 16, "backbone": "small", "statistics_passes": 0}
-    moco = Training(SMOKE.run("moco", "eman", 0, {**fields, "queue": 32}), Workspace.from_environment())
+    moco = Training.fresh(SMOKE.run("moco", "eman", 0, {**fields, "queue": 32}), Workspace.from_environment())
     assert len(moco.streams["unlabelled"].split) == 30 + 60
-    fixmatch = Training(
+    fixmatch = Training.fresh(
         SMOKE.run("fixmatch", "eman", 0, {**fields, "label_fraction": 1.0, "labelled_batch": 8}),
         Workspace.from_environment(),
     )

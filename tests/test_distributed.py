@@ -118,7 +118,7 @@ def _every_scheme(method: str, steps: int, schemes: tuple[str, ...], accumulate:
     for scheme in schemes:
         if scheme == "default" and method != "fixmatch":
             continue  # another scheme's name in this method
-        training = Training(
+        training = Training.fresh(
             SMOKE.run(method, scheme).replace(precision="float64", accumulate=accumulate), Workspace.from_environment()
         )
         losses = []
@@ -126,7 +126,7 @@ def _every_scheme(method: str, steps: int, schemes: tuple[str, ...], accumulate:
             loss, _, _ = training.train_step()
             losses.append(float(distributed.mean_over_workers(loss.clone())))
         training.share_teacher_statistics()
-        state = training.networks()
+        state = training.weights()
         criterion = training.criterion.state_dict()
         found[scheme] = {
             "losses": torch.tensor(losses, dtype=torch.float64),
@@ -182,7 +182,7 @@ def _fit_some(fields: str, folder: str, stop_after: int | None) -> dict[str, Any
         folder=Path(folder),
         stop_after=stop_after,
     )
-    networks = outcome.training.networks()
+    networks = outcome.training.weights()
     return {"student": networks["student"], "teacher": networks["teacher"], "loss": outcome.metrics.get("train/loss")}
 
 

@@ -11,12 +11,13 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
-from eman.trainers import training
+from eman.trainers import networks
 from eman.trainers.accel import norms
 from eman.trainers.backbones.registry import backbone_named
+from eman.trainers.networks import lay_out
 from eman.trainers.norm.convert import convert_norm
 from eman.trainers.spec.run import RunSpec
-from eman.trainers.training import Training, lay_out
+from eman.trainers.training import Training
 
 #: In float64 the order of sums differs by 1e-16, which a few steps amplify a little.
 TOLERANCE = 1e-9
@@ -24,7 +25,7 @@ TOLERANCE = 1e-9
 
 def trained(spec: RunSpec, steps: int = 3) -> dict[str, Any]:
     """Losses, measures and the whole state after some steps."""
-    training = Training(spec, Workspace.from_environment())
+    training = Training.fresh(spec, Workspace.from_environment())
     found = [training.train_step()[:2] for _ in range(steps)]
     state = {name: value for name, value in training.state().items() if name != "spec"}
     leaves, _ = tree_flatten_with_path({"state": state, "found": found})
@@ -65,7 +66,7 @@ def test_a_batch_in_parts_is_the_whole_batch(method: str, scheme: str) -> None:
 
 def test_what_cannot_be_accumulated_is_refused() -> None:
     with pytest.raises(UserError, match="accumulate is 3, and each of 1 workers hosts 4 devices"):
-        Training(exact("moco", "eman", accumulate=3), Workspace.from_environment())
+        Training.fresh(exact("moco", "eman", accumulate=3), Workspace.from_environment())
     for scheme, fields in (("syncbn", {}), ("eman", {"device_statistics": "mean"})):
         with pytest.raises(UserError, match="needs all devices at once; give student_norm bn"):
             exact("byol", scheme, accumulate=2, **fields)
@@ -88,7 +89,7 @@ def test_recomputed_activations_change_nothing(method: str, scheme: str, fields:
 def test_recomputation_keeps_fewer_activations(backbone: str) -> None:
     kept = {}
     for recompute in (False, True):
-        training = Training(
+        training = Training.fresh(
             exact("moco", "eman", backbone=backbone, recompute=recompute, statistics_passes=0),
             Workspace.from_environment(),
         )
@@ -108,7 +109,7 @@ def test_recomputation_keeps_fewer_activations(backbone: str) -> None:
 
 def in_channels_last(spec: RunSpec) -> bool:
     """Whether the convolutions' weights are in that layout, in the student's stem, too, which has one channel."""
-    backbone = Training(spec, Workspace.from_environment()).student[0]
+    backbone = Training.fresh(spec, Workspace.from_environment()).student[0]
     weights = [backbone.stem[0].weight, backbone.blocks[0].conv1.weight]
     found = {weight.stride(1) == 1 for weight in weights}
     assert len(found) == 1
@@ -138,7 +139,7 @@ def test_fused_norms_change_the_layout_and_the_order_of_sums_alone(
     spec = exact(method, scheme)
     by_kernels = trained(spec)
     monkeypatch.setattr(norms, "serves", lambda x, weight: False)
-    monkeypatch.setattr(training, "prefers_channels_last", lambda network: False)
+    monkeypatch.setattr(networks, "prefers_channels_last", lambda network: False)
     assert not in_channels_last(spec)
     assert_close(by_kernels, trained(spec))
 
@@ -203,11 +204,11 @@ def test_without_a_compiler_there_is_a_reason_and_a_way_out(monkeypatch: pytest.
     monkeypatch.setattr(config, "force_disable_caches", True)
     torch._dynamo.reset()
     with pytest.raises(UserError, match=r"cannot be compiled .* give compile=false"):
-        Training(exact("moco", "eman", compile=True), Workspace.from_environment()).train_step()
+        Training.fresh(exact("moco", "eman", compile=True), Workspace.from_environment()).train_step()
 
 
 def test_a_step_whose_gradients_overflow_is_left_out() -> None:
-    training = Training(SMOKE.run("moco", "eman", overrides={"precision": "fp16"}), Workspace.from_environment())
+    training = Training.fresh(SMOKE.run("moco", "eman", overrides={"precision": "fp16"}), Workspace.from_environment())
     training.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
     before = [p.detach().clone() for p in training.student.parameters()]
     _, measures, _ = training.train_step()

@@ -1,15 +1,18 @@
 """The loop: the same key gives the same result, whatever interrupts it."""
 
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 
 from eman.platform import checkpoint
-from eman.platform.errors import RunFailed
-from eman.platform.workspace import Workspace
+from eman.platform.errors import RunFailed, UserError
+from eman.platform.workspace import Settings, Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers import training as training_module
 from eman.trainers.loop import fit
@@ -79,7 +82,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(method: str, scheme: str
 def test_every_scheme_trains(method: str, scheme: str) -> None:
     if scheme == "default" and method != "fixmatch":
         pytest.skip("another scheme's name in this method")
-    training = Training(SMOKE.run(method, scheme), Workspace.from_environment())
+    training = Training.fresh(SMOKE.run(method, scheme), Workspace.from_environment())
     before = [p.detach().clone() for p in training.student.parameters()]
     for _ in range(3):
         loss, _, output = training.train_step()
@@ -97,7 +100,7 @@ def test_every_scheme_trains(method: str, scheme: str) -> None:
 def test_moco_moves_its_teacher_between_the_passes_and_the_others_after_the_step() -> None:
     for method, scheme in (("moco", "eman"), ("byol", "eman")):
         spec = SMOKE.run(method, scheme).replace(momentum=0.0, statistics_passes=0)
-        training = Training(spec, Workspace.from_environment())
+        training = Training.fresh(spec, Workspace.from_environment())
         before = training.followed[0].stem[0].weight.detach().clone()
         training.train_step()
         assert training.teacher is not None
@@ -110,8 +113,8 @@ def test_moco_moves_its_teacher_between_the_passes_and_the_others_after_the_step
 
 
 def test_statistics_can_be_set_before_the_first_step() -> None:
-    training = Training(SMOKE.run("moco", "eman").replace(statistics_passes=5), Workspace.from_environment())
-    fresh = Training(SMOKE.run("moco", "eman").replace(statistics_passes=0), Workspace.from_environment())
+    training = Training.fresh(SMOKE.run("moco", "eman").replace(statistics_passes=5), Workspace.from_environment())
+    fresh = Training.fresh(SMOKE.run("moco", "eman").replace(statistics_passes=0), Workspace.from_environment())
     assert (fresh.student[0].stem[1].running_mean == 0).all()
     assert (training.student[0].stem[1].running_mean != 0).all()
     assert training.student[0].stem[1].momentum == pytest.approx(0.1)
@@ -136,15 +139,17 @@ def test_bf16_and_float32_are_different_runs_that_agree_roughly() -> None:
     losses = {}
     for precision in ("float32", "bf16"):
         spec = SMOKE.run("moco", "eman").replace(precision=precision)
-        losses[spec.key] = float(Training(spec, Workspace.from_environment()).train_step()[0])
+        losses[spec.key] = float(Training.fresh(spec, Workspace.from_environment()).train_step()[0])
     assert len(losses) == 2
     a, b = losses.values()
     assert a == pytest.approx(b, rel=0.05)
 
 
 def test_labelled_images_are_not_among_the_unlabelled() -> None:
-    training = Training(SMOKE.run("fixmatch", "eman"), Workspace.from_environment())
-    labelled, unlabelled = (set(training.streams[name].split.ids.tolist()) for name in ("labelled", "unlabelled"))
+    training = Training.fresh(SMOKE.run("fixmatch", "eman"), Workspace.from_environment())
+    labelled, unlabelled = (
+        set(training.batches.streams[name].split.ids.tolist()) for name in ("labelled", "unlabelled")
+    )
     assert not labelled & unlabelled
     assert len(labelled | unlabelled) == len(training.train)
 
@@ -167,6 +172,63 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     assert resumed.resumed_from == 5
     assert "is damaged" in caplog.text
     assert_same(whole.training, resumed.training)
+
+
+@pytest.mark.parametrize("kind", ["foreign", "garbage"])
+def test_a_checkpoint_that_cannot_be_used_is_set_aside(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec, workspace = SMOKE.run("moco", "eman"), Workspace.from_environment()
+    if kind == "foreign":
+        fit(spec.replace(seed=1), workspace, folder=tmp_path, stop_after=3)
+    else:
+        (tmp_path / "resume.pt").write_bytes(b"no checkpoint at all")
+    content = (tmp_path / "resume.pt").read_bytes()
+    outcome = fit(spec, workspace, folder=tmp_path, stop_after=4)
+    assert outcome.resumed_from == 0
+    assert len(caplog.records) == 1
+    assert content in [path.read_bytes() for path in tmp_path.iterdir()]  # nothing is lost
+    assert fit(spec, workspace, folder=tmp_path, stop_after=5).resumed_from == 4
+
+
+def test_a_resumed_run_starts_without_a_pass_through_its_networks(tmp_path: Path) -> None:
+    spec, workspace = SMOKE.run("moco", "eman").replace(statistics_passes=3), Workspace.from_environment()
+    fit(spec, workspace, folder=tmp_path, stop_after=2)
+    forwards: list[str] = []
+    state = checkpoint.load(tmp_path / "resume.pt", spec.key)
+    with register_module_forward_hook(lambda module, *_: forwards.append(type(module).__name__)):
+        Training.resumed(spec, workspace, state)
+        assert not forwards
+        Training.fresh(spec, workspace)
+    assert forwards.count("OneForward") == 3
+
+
+def test_a_disk_that_stays_full_is_named(tmp_path: Path) -> None:
+    spec, workspace = SMOKE.run("moco", "eman"), Workspace(tmp_path / "home", settings=Settings(disk_patience=0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(UserError, match=r"the disk is full: .*last\.pt"):
+            fit(spec.replace(epochs=1), workspace, folder=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_small_run_imports_neither_the_compiler_nor_torchvision(tmp_path: Path) -> None:
+    """Each of them takes a worker seconds to import."""
+    spec = SMOKE.run("fixmatch", "eman", overrides={"statistics_passes": 1})
+    fit(spec, Workspace.from_environment(), stop_after=1)  # Numba compiles for the first time, which imports more
+    code = f"""
+import sys
+from eman.platform.workspace import Workspace
+from eman.trainers.loop import fit
+from eman.trainers.spec.run import RunSpec
+fit(RunSpec.from_flat({spec.flat()}), Workspace(), stop_after=1)
+slow = ("torch._dynamo", "torch._inductor", "torchvision", "timm", "ray", "mlflow")
+print(*(name for name in slow if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.split() == []
 
 
 def test_a_full_disk_costs_a_checkpoint_and_no_run(
@@ -201,13 +263,3 @@ def test_a_run_in_half_precision_learns_and_resumes_bit_for_bit(tmp_path: Path) 
     assert resumed.resumed_from == 9
     assert_same(whole.training, resumed.training)
     assert whole.training.state()["scaler"]["_growth_tracker"] > 0
-
-
-def test_states_from_before_half_precision_load() -> None:
-    spec = SMOKE.run("moco", "eman")
-    training = Training(spec, Workspace.from_environment())
-    training.train_step()
-    old = {name: value for name, value in training.state().items() if name != "scaler"}
-    other = Training(spec, Workspace.from_environment())
-    other.load_state(old)
-    assert_same(training, other)

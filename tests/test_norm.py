@@ -10,7 +10,7 @@ from eman.trainers.accel import norms
 from eman.trainers.norm.convert import convert_norm, groups_for
 from eman.trainers.norm.device_bn import DeviceBatchNorm, in_one_pass, norm_relu
 from eman.trainers.norm.schemes import SCHEMES
-from eman.trainers.norm.statistics import batch_statistics, reset_statistics
+from eman.trainers.norm.statistics import batch_statistics
 
 
 def reference(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
@@ -109,7 +109,7 @@ def test_one_device_is_pytorchs_batch_norm() -> None:
 
 def test_momentum_none_averages_batches() -> None:
     bn, batches = layer(momentum=None), [torch.randn(8, 5) for _ in range(4)]
-    reset_statistics(bn)
+    bn.reset_running_stats()
     for x in batches:
         bn(x)
     torch.testing.assert_close(bn.running_mean, torch.stack([x.mean(0) for x in batches]).mean(0))

@@ -12,6 +12,7 @@ from eman.trainers import optim
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.losses import byol
 from eman.trainers.methods import momentum
+from eman.trainers.sgd import SGD
 from eman.trainers.spec.build import make_spec
 
 
@@ -80,3 +81,24 @@ def test_lars_leaves_out_what_the_official_code_finds_by_name() -> None:
     assert decayed["official"] - decayed["vectors"] == {"projector.1.weight", "predictor.1.weight"}
     assert decayed["vectors"] <= decayed["official"]
     assert IMAGENET.run("byol", "eman").optim.lars_exclude == "official"
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
+def test_sgd_is_pytorchs_bit_for_bit(momentum: float, weight_decay: float) -> None:
+    values = [torch.randn(4, 3), torch.randn(5), torch.randn(2)]
+    mine, theirs = ([v.clone().requires_grad_() for v in values] for _ in range(2))
+    ours = SGD(mine, 0.1, momentum, weight_decay)
+    stock = torch.optim.SGD(theirs, 0.1, momentum, weight_decay=weight_decay, foreach=True)
+    for step in range(4):
+        for optimizer, parameters in ((ours, mine), (stock, theirs)):
+            optimizer.zero_grad()
+            used = parameters[: 2 + step % 2]  # one parameter has no gradient in every other step
+            sum((p.square() * (n + 1)).sum() for n, p in enumerate(used)).backward()  # type: ignore[union-attr]
+            optimizer.param_groups[0]["lr"] = 0.1 / (1 + step)
+            optimizer.step()
+        if step == 1:  # a resume
+            fresh = SGD(mine, 0.1, momentum, weight_decay)
+            fresh.load_state_dict(ours.state_dict())
+            ours = fresh
+    assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))

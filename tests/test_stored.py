@@ -122,11 +122,11 @@ def test_a_view_from_shards_is_the_view_from_memory(tmp_path: Path, monkeypatch:
     fields = {"images": 600, "batch": 300, "queue": 300, "devices": 4, "statistics_passes": 0}
     seen = {}
     for name in ("digits", "scans"):
-        training = Training(SMOKE.run("moco", "bn", 0, {"dataset": name, **fields}), Workspace.from_environment())
+        training = Training.fresh(SMOKE.run("moco", "bn", 0, {"dataset": name, **fields}), Workspace.from_environment())
         for step in range(2):
-            index, _ = training.streams["unlabelled"].at(step)
-            ids = training.streams["unlabelled"].split.ids[index]
-            views, labels = training._views(step)
+            index, _ = training.batches.streams["unlabelled"].at(step)
+            ids = training.batches.streams["unlabelled"].split.ids[index]
+            views, labels = training.batches.at(step)
             for row, sample in enumerate(ids.tolist()):
                 seen[name, sample] = (views["query"][row], views["key"][row], int(labels["unlabelled"][row]))
         training.close()
@@ -165,9 +165,9 @@ def test_the_order_of_shards_is_a_permutation_that_reads_locally(count: int, fir
 
 
 def batches(spec: RunSpec, steps: range) -> list[tuple[torch.Tensor, ...]]:
-    training = Training(spec, Workspace.from_environment())
+    training = Training.fresh(spec, Workspace.from_environment())
     try:
-        return [tuple(training._views(step)[0].values()) for step in steps]
+        return [tuple(training.batches.at(step)[0].values()) for step in steps]
     finally:
         training.close()
 
@@ -346,16 +346,16 @@ def test_labelled_images_from_an_index_file(birds: Path) -> None:
     training = loop.fit(spec_, Workspace.from_environment(), folder=birds / "run").training
     assert training.labelled is not None
     assert training.train.ids[training.labelled].tolist() == chosen
-    assert len(training.streams["unlabelled"].split) == CLASSES * TRAIN - len(chosen)
+    assert len(training.batches.streams["unlabelled"].split) == CLASSES * TRAIN - len(chosen)
     spec = LinearSpec(label_fraction=0.1, label_sets=2, label_index="few,few")
     shutil.copytree(birds / "run", Workspace.from_environment().run_folder(spec_.key))
     found = linear.label_sets(Trained(spec_.key, Workspace.from_environment()), spec)
     assert [training.train.ids[part].tolist() for part in found] == [chosen, chosen]
     (folder / "few.csv").write_text("Index\n5000")
     with pytest.raises(UserError, match=r"few\.csv lists image 5000"):
-        Training(run("birds", "fixmatch", label_index="few"), Workspace.from_environment())
+        Training.fresh(run("birds", "fixmatch", label_index="few"), Workspace.from_environment())
     with pytest.raises(UserError, match="not a CSV file with a column Index"):
-        Training(run("birds", "fixmatch", label_index="none"), Workspace.from_environment())
+        Training.fresh(run("birds", "fixmatch", label_index="none"), Workspace.from_environment())
 
 
 def test_rows_are_found_by_their_bytes_and_neighbours_read_together(

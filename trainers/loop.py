@@ -1,4 +1,4 @@
-"""The training loop: one for all methods, on one worker or many. Ray Train's workers run it too."""
+"""The training loop: one for all methods, on one worker or many. Ray Train's workers run it, too."""
 
 import logging
 import math
@@ -28,9 +28,34 @@ OnStep = Callable[[int, int], None]
 log = logging.getLogger("eman")
 
 
+@dataclass(frozen=True)
+class Callbacks:
+    """What a run calls.
+
+    Attributes:
+        monitor: Measures the networks every ``spec.monitor_every`` epochs and at the end, on worker 0 alone; the first
+            of its values decides which epoch is the best.
+        on_epoch: Gets the number of epochs done and their metrics, on every worker; worker 0's are complete.
+        on_step: Gets the number of steps done and the total, on worker 0 alone.
+    """
+
+    monitor: Monitor | None = None
+    on_epoch: OnEpoch | None = None
+    on_step: OnStep | None = None
+
+
 @dataclass
 class Outcome:
-    """What a training leaves: itself, metrics of its last epoch, the best monitored epoch, seconds in the loop."""
+    """The result of a training.
+
+    Attributes:
+        training: The training after its last step.
+        metrics: Those of the last epoch.
+        best_epoch: The best monitored epoch; 0 if there was none.
+        best: Its first metric.
+        seconds: Time in the loop.
+        resumed_from: The step of the checkpoint that it went on from; 0 if there was none.
+    """
 
     training: Training
     metrics: Metrics
@@ -53,12 +78,12 @@ class _Epoch:
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
 
     def share(self) -> None:
-        """Replaces every worker's sums by their mean, which a run on other workers can take up."""
+        """Replace every worker's sums by their mean, from which other workers can continue."""
         for name in sorted(self.sums):
             distributed.mean_over_workers(self.sums[name])
 
     def means(self) -> Metrics:
-        """Means over steps and workers."""
+        """Return means over steps and workers."""
         self.share()
         return {name: float(value) / self.steps for name, value in sorted(self.sums.items())}
 
@@ -66,48 +91,37 @@ class _Epoch:
 class _Run:
     """A training in progress: its place in the epoch, its best epoch, and its checkpoints."""
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        workspace: Workspace,
-        folder: Path | None,
-        monitor: Monitor | None,
-        on_epoch: OnEpoch | None,
-        on_step: OnStep | None,
-    ) -> None:
-        self.spec, self.folder, self.monitor, self.on_epoch, self.on_step = spec, folder, monitor, on_epoch, on_step
-        self.first = distributed.rank() == 0
+    def __init__(self, spec: RunSpec, workspace: Workspace, folder: Path | None, callbacks: Callbacks) -> None:
+        self.spec, self.folder, self.callbacks = spec, folder, callbacks
         self.settings = workspace.settings
-        self.training = Training(spec, workspace)
+        self.first = distributed.rank() == 0
         self.epoch, self.metrics = _Epoch(), Metrics()
         self.best, self.best_epoch = -math.inf, 0
-        if folder is not None:
-            self._resume(folder / "resume.pt")
-        self.resumed_from = self.epoch_from = self.training.step
-        self.started = self.epoch_started = self.saved = time.monotonic()
-
-    def _resume(self, path: Path) -> None:
-        state = checkpoint.load_newest(path, self.spec.key)
-        if state is not None:
-            self.training.load_state(state)
+        state = None if folder is None else checkpoint.load_newest(folder / "resume.pt", spec.key)
+        if state is None:
+            self.training = Training.fresh(spec, workspace)
+        else:
+            self.training = Training.resumed(spec, workspace, state)
             self.epoch = _Epoch(state["epoch_steps"], state["epoch_sums"])
             self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.resumed_from = self.epoch_from = self.training.step
+        self.started = self.epoch_started = self.saved = time.monotonic()
 
     @property
     def done(self) -> bool:
         return self.training.step >= self.training.steps
 
     def step(self) -> None:
-        training = self.training
+        training, on_step = self.training, self.callbacks.on_step
         loss, measures, output = training.train_step()
         self.epoch.add({"train/loss": loss, **{f"train/{name}": value for name, value in measures.items()}})
-        if self.on_step is not None and self.first:
-            self.on_step(training.step, training.steps)
+        if on_step is not None and self.first:
+            on_step(training.step, training.steps)
         if training.step % training.steps_per_epoch == 0:
             self._end_epoch(training.step // training.steps_per_epoch, output)
 
     def _end_epoch(self, number: int, output: Tensor) -> None:
-        training, spec = self.training, self.spec
+        training, spec, on_epoch = self.training, self.spec, self.callbacks.on_epoch
         metrics = self.epoch.means()
         if not all(math.isfinite(value) for value in metrics.values()):
             raise RunFailed(f"the loss is not finite in epoch {number}")
@@ -120,22 +134,24 @@ class _Run:
         }
         if self.first and (number % spec.monitor_every == 0 or number == spec.optim.epochs):
             self._monitor(number)
-        if self.on_epoch is not None:
-            self.on_epoch(number, self.metrics)
+        if on_epoch is not None:
+            on_epoch(number, self.metrics)
         self.epoch, self.epoch_started, self.epoch_from = _Epoch(), time.monotonic(), training.step
 
     def _monitor(self, number: int) -> None:
-        if self.monitor is None:
+        if self.callbacks.monitor is None:
             return
-        measured = self.monitor(self.training)
+        measured = self.callbacks.monitor(self.training)
         self.metrics |= measured
         headline = next(iter(measured.values()))
         if headline > self.best:
             self.best, self.best_epoch = headline, number
-            if self.folder is not None:
-                networks = {**self.training.networks(), "epoch": number}
-                patience = self.settings.disk_patience
-                checkpoint.save(self.folder / "best.pt", networks, self.spec.key, patience=patience)
+            self._save_weights("best.pt", number)
+
+    def _save_weights(self, name: str, epoch: int) -> None:
+        if self.folder is not None and self.first:
+            weights = {**self.training.weights(), "epoch": epoch}
+            checkpoint.save(self.folder / name, weights, self.spec.key, patience=self.settings.disk_patience)
 
     def checkpoint_due(self) -> bool:
         """Whether it is time to save; all workers get worker 0's answer."""
@@ -145,7 +161,7 @@ class _Run:
         return distributed.agreed(due)
 
     def save(self) -> None:
-        """Writes ``resume.pt``. A disk that is full for a while costs a checkpoint, not the run."""
+        """Write ``resume.pt``. A disk that is full for a while costs a checkpoint, not the run."""
         self.saved = time.monotonic()
         if self.folder is None:
             return
@@ -162,16 +178,13 @@ class _Run:
         }
         try:
             checkpoint.save_newest(self.folder / "resume.pt", state, self.spec.key)
-        except (OSError, RuntimeError) as error:  # PyTorch's writer wraps what the system says
+        except OSError as error:
             log.warning("no checkpoint of %s at step %d: %s", self.spec.key, self.training.step, error)
 
     def finish(self) -> None:
-        """Writes the networks of the last epoch."""
+        """Write the networks of the last epoch."""
         self.training.share_teacher_statistics()
-        if self.folder is not None and self.first:
-            networks = {**self.training.networks(), "epoch": self.spec.optim.epochs}
-            patience = self.settings.disk_patience
-            checkpoint.save(self.folder / "last.pt", networks, self.spec.key, patience=patience)
+        self._save_weights("last.pt", self.spec.optim.epochs)
 
 
 def fit(
@@ -184,25 +197,25 @@ def fit(
     on_step: OnStep | None = None,
     stop_after: int | None = None,
 ) -> Outcome:
-    """Trains one run from its start, or from its checkpoint, to its end.
+    """Train one run to its end, from its start or from its checkpoint.
 
-    A run may be stopped on some number of workers and continued on another.
+    A run may be stopped on some number of workers and continued on another. A checkpoint that is damaged, or another
+    run's, is set aside with a warning.
 
     Args:
         spec: The run.
-        workspace: Where its data lie, and the run that it starts from, if any.
+        workspace: Where its data are, and the run that it starts from, if any.
         folder: Where checkpoints go: ``resume.pt``, and the networks ``last.pt`` and ``best.pt``. ``None``: nowhere.
-        monitor: Measures the networks every ``spec.monitor_every`` epochs and at the end (worker 0 alone); the first of
-            its values decides which epoch is the best.
-        on_epoch: Called on every worker with the number of epochs done and their metrics; worker 0's are complete.
-        on_step: Called on worker 0 with the number of steps done and the total.
+        monitor: See :class:`Callbacks`.
+        on_epoch: See :class:`Callbacks`.
+        on_step: See :class:`Callbacks`.
         stop_after: Stop after this many steps in all, writing a checkpoint, as an interruption would.
 
     Raises:
         RunFailed: The loss is not finite.
-        UserError: The specification or a checkpoint cannot be used.
+        UserError: The specification cannot be run here, or the disk is full.
     """
-    run = _Run(spec, workspace, folder, monitor, on_epoch, on_step)
+    run = _Run(spec, workspace, folder, Callbacks(monitor, on_epoch, on_step))
     try:
         while not run.done:
             run.step()
@@ -215,6 +228,5 @@ def fit(
             run.finish()
     finally:
         run.training.close()
-    return Outcome(
-        run.training, run.metrics, run.best_epoch, run.best, time.monotonic() - run.started, run.resumed_from
-    )
+    seconds = time.monotonic() - run.started
+    return Outcome(run.training, run.metrics, run.best_epoch, run.best, seconds, run.resumed_from)

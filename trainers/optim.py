@@ -2,16 +2,16 @@
 
 import math
 
-import torch
 from torch import nn
 
+from eman.trainers.sgd import SGD, Optimizer
 from eman.trainers.spec.sections import OptimSpec
 
 #: Parts of the names of the parameters that the official code's LARS leaves out.
 _OFFICIAL = ("bn", "downsample.1", "bias")
 
 
-def optimizer(spec: OptimSpec, network: nn.Module) -> torch.optim.Optimizer:
+def optimizer(spec: OptimSpec, network: nn.Module) -> Optimizer:
     """Make SGD over all parameters alike, or LARS (timm's; eta 0.001) for BYOL at scale.
 
     LARS leaves some parameters undecayed and unadapted. ``spec.lars_exclude`` says which: all vectors (biases, and the
@@ -19,13 +19,7 @@ def optimizer(spec: OptimSpec, network: nn.Module) -> torch.optim.Optimizer:
     heads, and of a stem where it is a plain sequence.
     """
     if spec.optimizer == "sgd":
-        return torch.optim.SGD(
-            list(network.parameters()),
-            lr=spec.lr,
-            momentum=spec.sgd_momentum,
-            weight_decay=spec.weight_decay,
-            foreach=True,
-        )
+        return SGD(network.parameters(), spec.lr, spec.sgd_momentum, spec.weight_decay)
     from timm.optim.lars import Lars
 
     excluded = {

@@ -81,7 +81,7 @@ Found = tuple[str, dict[str, float]]
 
 def teacher_update() -> Found:
     """One fused update against the usual loop over two state dicts."""
-    training = Training(MINI.run("moco", "eman"), Workspace.from_environment())
+    training = Training.fresh(MINI.run("moco", "eman"), Workspace.from_environment())
     teacher, student = training.teacher, training.student
     assert teacher is not None
     assert teacher.network is not None
@@ -200,7 +200,7 @@ def _train_on_command(spec: RunSpec, connection: Connection, rank: int, meet: st
     torch.set_num_threads(1)
     if meet:
         torch.distributed.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=cores())
-    training = Training(spec, Workspace.from_environment())
+    training = Training.fresh(spec, Workspace.from_environment())
     while steps := connection.recv():
         for _ in range(steps):
             training.train_step()
@@ -237,7 +237,7 @@ def _beside_the_usual(title: str, spec: RunSpec, loaders: Sequence[int], steps: 
         f"{cores()} workers": Processes(spec, together=True),
         "side by side": Processes(spec, together=False),
     }
-    ours = Training(spec, Workspace.from_environment())
+    ours = Training.fresh(spec, Workspace.from_environment())
 
     def run() -> None:
         for _ in range(steps):
@@ -282,7 +282,7 @@ def _teacher_passes() -> dict[str, Callable[[], None]]:
     images, spec = torch.randn(256, 1, 28, 28), MINI.run("moco", "bn")
     stock = nn.Sequential(backbone_named(spec.network.backbone).build(1), *projector(spec.method, 64, 10).values())
     kinds = {
-        name.upper(): Teacher(Training(MINI.run("moco", name), Workspace.from_environment()).student, name)
+        name.upper(): Teacher(Training.fresh(MINI.run("moco", name), Workspace.from_environment()).student, name)
         for name in ("eman", "bn")
     }
     kinds["PyTorch's BN"] = Teacher(stock, "bn")
@@ -333,7 +333,8 @@ def parts() -> Found:
     ratios of two sides: they tell what is left to gain.
     """
     trainings = {
-        name: Training(MINI.run(name, "eman"), Workspace.from_environment()) for name in ("fixmatch", "moco", "byol")
+        name: Training.fresh(MINI.run(name, "eman"), Workspace.from_environment())
+        for name in ("fixmatch", "moco", "byol")
     }
     calls = {f"step of {name}": partial(one_step, training) for name, training in trainings.items()}
     calls |= {f"teacher {title}": call for title, call in _teacher_passes().items()}
@@ -464,7 +465,7 @@ def execution() -> Found:
         "accumulate=4": {"accumulate": 4},
     }
     trainings = {
-        name: Training(MINI.run("moco", "eman", 0, extra), Workspace.from_environment())
+        name: Training.fresh(MINI.run("moco", "eman", 0, extra), Workspace.from_environment())
         for name, extra in fields.items()
     }
     found = medians({name: partial(one_step, training) for name, training in trainings.items()}, 15)

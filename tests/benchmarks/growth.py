@@ -79,7 +79,7 @@ def workers() -> None:
 def devices() -> None:
     """A step of MoCo with the mini net."""
     trainings = {
-        number: Training(MINI.run("moco", "eman", overrides={"devices": number}), Workspace.from_environment())
+        number: Training.fresh(MINI.run("moco", "eman", overrides={"devices": number}), Workspace.from_environment())
         for number in DEVICES
     }
     found = medians({str(number): one.train_step for number, one in trainings.items()}, 15)

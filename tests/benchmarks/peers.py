@@ -95,7 +95,7 @@ def pretraining(title: str, spec: RunSpec, theirs_steps: int, steps: int, rounds
     with a worker a core, and of runs side by side, one a core. Ours take more steps in a turn, so that all turns take
     about as long: a core that has rested is slow at first.
     """
-    ours = Training(spec, Workspace.from_environment())
+    ours = Training.fresh(spec, Workspace.from_environment())
     processes = {
         f"{cores()} workers": Processes(spec, together=True),
         "side by side": Processes(spec, together=False),
@@ -149,7 +149,8 @@ def resnet18(method: str) -> Found:
 def devices() -> Found:
     """A step of MoCo with 64 devices against one."""
     sides = {
-        n: Training(MINI.run("moco", "eman", overrides={"devices": n}), Workspace.from_environment()) for n in (1, 64)
+        n: Training.fresh(MINI.run("moco", "eman", overrides={"devices": n}), Workspace.from_environment())
+        for n in (1, 64)
     }
     found = medians({str(n): partial(one_step, side) for n, side in sides.items()}, 15)
     ratio = found["64"] / found["1"]

@@ -154,7 +154,7 @@ def training(steps: int = 48, rounds: int = 3) -> tuple[str, dict[str, float]]:
         write(images, "shards", Place(folder) / "shards", lambda _: None)
         small = {"held_out": 0, "devices": 8, "batch": 64, "queue": 1024, "backbone": "resnet18", "epochs": 1000}
         sides = {
-            name: Training(MINI.run("moco", "eman", 0, {**small, **fields}), workspace)
+            name: Training.fresh(MINI.run("moco", "eman", 0, {**small, **fields}), workspace)
             for name, fields in {
                 "memory": {"dataset": "synthetic", "image_size": 64},
                 "shards": {"dataset": "shards"},

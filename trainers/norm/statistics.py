@@ -1,9 +1,10 @@
-"""Running statistics of batch norms: finding, measuring, sharing and resetting them.
+"""Running statistics of batch norms: finding, measuring, sharing and averaging them.
 
 Shapes: V devices on this worker, C channels.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -15,14 +16,14 @@ from eman.trainers.norm.sync import at_least_float32
 
 
 def batch_norms(module: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]:
-    """Every batch normalization in ``module``, stock or ours, that keeps statistics."""
+    """Yield every batch normalization in ``module``, stock or ours, that keeps statistics."""
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_mean is not None:
             yield child
 
 
 def batch_statistics(layer: nn.modules.batchnorm._BatchNorm, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance of a layer's input, as the layer's own training mode would have kept them."""
+    """Return mean and unbiased variance of a layer's input, as training mode would have kept them."""
     x = at_least_float32(x.detach())
     axes = [0, *range(2, x.dim())]
     devices, sync, source = (
@@ -42,7 +43,7 @@ def batch_statistics(layer: nn.modules.batchnorm._BatchNorm, x: Tensor) -> tuple
 
 @torch.no_grad()
 def share_statistics(module: nn.Module) -> None:
-    """Gives all workers the same running statistics: device 0's from worker 0, or the mean over workers.
+    """Give all workers the same running statistics: device 0's from worker 0, or the mean over workers.
 
     The training loop calls it before the teacher moves, in place of DDP's buffer broadcast, which would also carry
     MoCo's queue (33 MB a step) and overwrite what a teacher has collected.
@@ -62,8 +63,15 @@ def share_statistics(module: nn.Module) -> None:
         buffer.copy_(part)
 
 
-@torch.no_grad()
-def reset_statistics(module: nn.Module) -> None:
-    """Puts running statistics back to 0 and 1, so that they can be set by plain averages over some batches."""
-    for layer in batch_norms(module):
+@contextmanager
+def plain_averages(module: nn.Module) -> Iterator[None]:
+    """Set running statistics anew, to the plain averages over the passes inside, alike on all workers."""
+    layers = list(batch_norms(module))
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
         layer.reset_running_stats()
+        layer.momentum = None
+    yield
+    share_statistics(module)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
