@@ -71,8 +71,8 @@ class Connection:
 
     def records(self, kind: str | None = None, key: str | None = None) -> list[Record]:
         """Return runs of a kind, or of all kinds; the newest first."""
-        kinds = [("eman.kind", "IN", [kind])] if kind else []
-        return self._search([*kinds, *([("eman.key", "IN", [key])] if key else [])])
+        kinds = [("eman.kind", [kind])] if kind else []
+        return self._search([*kinds, *([("eman.key", [key])] if key else [])])
 
     def by_key(self, kind: str, keys: Collection[str] | None = None) -> dict[str, Record]:
         """Return runs of a kind by key; where a key has several, a finished one, else the newest.
@@ -81,19 +81,12 @@ class Connection:
             kind: Kind of run.
             keys: Only these; what it costs does not grow with the number of other runs.
         """
-        wanted = [("eman.kind", "IN", [kind]), *([] if keys is None else [("eman.key", "IN", sorted(keys))])]
+        wanted = [("eman.kind", [kind]), *([] if keys is None else [("eman.key", sorted(keys))])]
         chosen: dict[str, Record] = {}
         for record in self._search(wanted) if keys is None or keys else ():
             if record.key not in chosen or (record.status == "done" and chosen[record.key].status != "done"):
                 chosen[record.key] = record
         return chosen
-
-    def starting_with(self, kind: str, start: str) -> dict[str, Record]:
-        """Return runs of a kind whose key starts so, by key."""
-        if not start.isalnum():
-            return {}
-        found = self._search([("eman.kind", "IN", [kind]), ("eman.key", "LIKE", [f"{start}%"])])
-        return {record.key: record for record in reversed(found)}
 
     def history(self, run_id: str, metric: str) -> list[Point]:
         """Return every value of a metric that a run logged, in the order of steps."""
@@ -108,18 +101,18 @@ class Connection:
         """Return the runs that MLflow shows as RUNNING."""
         if self._reader is not None:
             with contextlib.suppress(UnknownLayout):
-                return self._reader.records([("status", "IN", ["RUNNING"])])
+                return self._reader.records([("status", ["RUNNING"])])
         return self._ask("attributes.status = 'RUNNING'")
 
-    def _search(self, where: list[tuple[str, str, list[str]]]) -> list[Record]:
+    def _search(self, where: list[tuple[str, list[str]]]) -> list[Record]:
         if self._reader is not None:
             with contextlib.suppress(UnknownLayout):
                 known = self._reader.experiment_tags()
                 if known is not None:
                     self._check_version(known[1])
                 return self._reader.records(where)
-        several = next((values for name, operator, values in where if operator == "IN" and len(values) > 1), [])
-        fixed = [f"tags.`{name}` {'=' if o == 'IN' else o} '{v[0]}'" for name, o, v in where if v is not several]
+        several = next((values for _, values in where if len(values) > 1), [])
+        fixed = [f"tags.`{name}` = '{values[0]}'" for name, values in where if values is not several]
         if 1 < len(several) <= _MOST_QUESTIONS:
             filters = [" and ".join([*fixed, f"tags.`eman.key` = '{key}'"]) for key in several]
             with ThreadPoolExecutor(_QUESTIONS_AT_ONCE) as pool:

@@ -84,10 +84,6 @@ class Record:
         """Whether MLflow shows it as RUNNING although its process is gone."""
         return self.open and self.status == "missing"
 
-    def failures_in(self, launch: str) -> int:
-        """Return how often it failed in a launch. What failed in an earlier launch is tried again."""
-        return self.failures if self.status == "failed" and self.launch == launch else 0
-
 
 def make_record(
     run_id: str,

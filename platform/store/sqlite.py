@@ -65,12 +65,11 @@ class SqliteReader:
             query = "SELECT key, value FROM experiment_tags WHERE experiment_id = ?"
             return str(row[0]), dict(connection.execute(query, row).fetchall())
 
-    def records(self, where: Sequence[tuple[str, str, Sequence[str]]]) -> list[Record]:
+    def records(self, where: Sequence[tuple[str, Sequence[str]]]) -> list[Record]:
         """Return runs that have a key, newest first.
 
         Args:
-            where: Conditions on tags: name, operator (``IN`` or ``LIKE``), values.
-            The name ``status`` stands for MLflow's status.
+            where: Conditions: names of tags, each with the values that it may have. ``status`` is MLflow's status.
         """
         known = self.experiment_tags()
         if known is None:
@@ -98,28 +97,27 @@ def _value(value: float, is_nan: int) -> float:
     return float("nan") if is_nan else float(value)
 
 
-def _split(where: Sequence[tuple[str, str, Sequence[str]]]) -> Iterator[list[tuple[str, str, Sequence[str]]]]:
+def _split(where: Sequence[tuple[str, Sequence[str]]]) -> Iterator[list[tuple[str, Sequence[str]]]]:
     """Yield the conditions, the values of the last one in parts that one query can hold."""
     if not where:
         yield []
         return
-    *first, (name, operator, values) = where
+    *first, (name, values) = where
     for start in range(0, len(values), _MOST_VALUES):
-        yield [*first, (name, operator, values[start : start + _MOST_VALUES])]
+        yield [*first, (name, values[start : start + _MOST_VALUES])]
 
 
 def _select(
-    connection: sqlite3.Connection, experiment: int, where: Sequence[tuple[str, str, Sequence[str]]]
+    connection: sqlite3.Connection, experiment: int, where: Sequence[tuple[str, Sequence[str]]]
 ) -> list[Record]:
     query = "SELECT run_uuid FROM runs WHERE experiment_id = ? AND lifecycle_stage = 'active'"
     values: list[Any] = [experiment]
-    for name, operator, wanted in where:
+    for name, wanted in where:
         if name == "status":
             query += " AND status = ?"
             values += wanted
             continue
-        places = f"({_places(wanted)})" if operator == "IN" else "?"
-        query += f" AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value {operator} {places})"  # noqa: S608
+        query += f" AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value IN ({_places(wanted)}))"  # noqa: S608
         values += [name, *wanted]
     chosen = [row[0] for row in connection.execute(query, values)]
     found: list[Record] = []

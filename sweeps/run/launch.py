@@ -111,8 +111,8 @@ class Launch:
 
     def release(self) -> None:
         """Mark this launch's unfinished runs as interrupted, so that the next launch takes them up at once."""
-        for record in self.store.records():
-            if record.status == "running" and record.tags.get("eman.launch") == self.key:
+        for record in self.store.open_records():
+            if record.launch == self.key:
                 RunLog(self.store, record.run_id, 0).interrupt()
 
     def _wait_for_others(self) -> bool:
@@ -210,7 +210,7 @@ class Launch:
 def settle(store: Store, kind: str, lost: Lost, launch: str) -> Outcome:
     """Return the outcome that the store has of a lost run; release the run if the store says that it is running."""
     for record in store.records(kind, lost.key):
-        if record.tags.get("eman.launch") != launch:
+        if record.launch != launch:
             continue
         if record.status == "failed":
             return Failed(lost.key, record.reason)
