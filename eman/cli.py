@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if option in {f"--{name}" for name in signature(_common).parameters}:
             message = f"{option} stands before the command: eman {option} ... COMMAND"
         return _refuse(f"{message} (see `eman --help`)")
+    except OSError as error:
+        return _refuse(f"{str(error.filename or 'this')[:100]}: {error.strerror or error}.")
     except typer.Abort:
         return _refuse("stopped; nothing was changed.")
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
 from eman.sweeps.work import training_images
 from eman.trainers.data import catalog
+from eman.trainers.spec.method import LabelledSection
 from eman.trainers.spec.run import RunSpec
 
 #: A number of workers, the fewest and the most, or `auto`.
@@ -30,24 +31,26 @@ def check_workers(workers: Workers, devices: int) -> None:
 def check_sizes(runs: Iterable[RunSpec], evaluations: Iterable[tuple[EvalSpec, RunSpec]] = ()) -> None:
     """Raise `UserError` unless runs and evaluations fit their data sets, as far as the catalog knows their sizes."""
     for run in runs:
-        size = catalog.TRAINING_IMAGES.get(run.data.dataset)
-        wanted = (run.data.images or 1) + run.data.held_out
-        if size is not None and wanted > size:
-            raise UserError(
-                f"{run.data.images or 'some'} training images and {run.data.held_out} held-out ones are more than the "
-                f"{size:,} of {run.data.dataset}; give fewer images or held_out."
-            )
+        labels = run.method if isinstance(run.method, LabelledSection) else None
+        catalog.check_fits(
+            run.data.dataset,
+            images=run.data.images,
+            held_out=run.data.held_out,
+            label_fraction=None if labels is None else labels.label_fraction,
+            label_set=None if labels is None else labels.label_set,
+            image_size=run.data.image_size,
+        )
     for spec, run in evaluations:
-        size = catalog.TRAINING_IMAGES.get(spec.dataset or run.data.dataset)
-        bank = size if spec.dataset else training_images(run)
-        if size is not None and bank is not None:
-            check(spec, Sizes(spec.dataset or run.data.dataset, bank))
+        name = spec.dataset or run.data.dataset
+        if name in catalog.KNOWN:
+            bank = catalog.KNOWN[name].train if spec.dataset else training_images(run)
+            check(spec, Sizes(name, bank))
 
 
 def check_names(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Iterable[EvalSpec] = ()) -> None:
-    """Raise `UserError` unless the data sets of these runs and evaluations exist here; import no torch."""
-    names = {run.data.dataset for run in runs} | {spec.dataset for spec in evaluations if spec.dataset}
-    for name in sorted(names):
+    """Raise `UserError` unless every data set is built in, or a folder of images or shards."""
+    others = {spec.dataset for spec in evaluations if spec.dataset is not None}
+    for name in sorted({run.data.dataset for run in runs} | others):
         catalog.check_dataset(name, workspace)
 
 

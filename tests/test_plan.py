@@ -214,7 +214,7 @@ def test_a_field_of_one_method_applies_to_that_method_alone() -> None:
         ({"tables": ["table1"], "overrides": {"teacher_norm": "eman"}}, "teacher_norm cannot be overridden in table1"),
         ({"tables": ["table6"], "overrides": {"fixmatch.label_fraction": 0.5}}, "has no effect in table6"),
         ({"tables": ["table1"], "overrides": {"moko.queue": 64}}, "did you mean 'moco'"),
-        ({"tables": ["table1"], "overrides": {"held_out": 2000}}, "more than the 1,343 of digits"),
+        ({"tables": ["table1"], "overrides": {"held_out": 2000}}, "leaves nothing of the 1,343 training images"),
         ({"tables": ["table1"], "schemes": ["bn"]}, "schemes belong to a grid"),
         ({}, "a grid needs methods and schemes"),
         ({"tables": ["table1"], "name": "table2"}, "neither a table's name nor 'grid'"),

@@ -49,13 +49,13 @@ def sweep(
 
     Results in the store are reused, so the same command continues an interrupted sweep.
     """
+    from eman.sweeps.checks import check_names
+
     if as_json and not dry_run:
         raise UserError("--json needs --dry-run here; `eman table NAME --json` prints a sweep's results.")
     planned = checked_plan(what, scale, evaluated, grid, resources, name)
+    check_names(planned.trainings.values(), workspace(), planned.evaluations.values())
     if dry_run:
-        from eman.sweeps.checks import check_names
-
-        check_names(planned.trainings.values(), workspace(), planned.evaluations.values())
         print_plan(planned, as_json=as_json)
         return
     from eman.sweeps.run.options import Options

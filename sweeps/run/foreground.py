@@ -11,7 +11,7 @@ from eman.platform.errors import UserError, first_line
 from eman.platform.machine import cores
 from eman.platform.store.records import EVALUATION, TRAINING, Record, new_id
 from eman.platform.store.store import Store
-from eman.sweeps.checks import check_data, check_workers
+from eman.sweeps.checks import check_data, check_sizes, check_workers
 from eman.sweeps.find import find_finished_run
 from eman.sweeps.profiles.imagenet import IMAGENET
 from eman.sweeps.profiles.profile import Profile
@@ -107,6 +107,7 @@ def evaluate_in_foreground(
     }
     missing = tuple(spec for spec in specs if spec.key not in outcomes)
     if missing:
+        check_sizes([], [(spec, run) for spec in missing])
         check_data([], store.workspace, [(spec, run) for spec in missing])
         outcomes |= _evaluate_here(missing, record, store)
     if not any(isinstance(outcome, Done) for outcome in outcomes.values()):
