@@ -195,7 +195,7 @@ def test_a_sweep_that_reuses_runs_of_another_is_compared_whole() -> None:
     first = store.begin(SWEEP, "one", "one", params={}, tags={})
     tags = {"method": "MoCo"}
     old = store.begin(TRAINING, "a", "a", params={}, tags=tags, parent=first.run_id)
-    old.finish({"linear/10pct_top1": 1.0, "linear/10pct_lr": 1.0, "test/knn_top1": 1.0})
+    old.finish({"linear/10pct_top1": 1.0, "test/knn_top1": 1.0})
     first.finish()
     second = store.begin(SWEEP, "two", "two", params={}, tags={})
     new = store.begin(TRAINING, "b", "b", params={}, tags=tags, parent=second.run_id)
