@@ -1,9 +1,9 @@
-"""Where this process stands among the workers, and how rows travel between them.
+"""Workers: this process's place among them, and how rows travel between them.
 
 Words. A *device* is one accelerator of the recipe; it decides which samples share batch statistics. A *worker* is a
 process; it hosts ``V = devices / workers`` devices. Position ``p`` of a global batch belongs to device ``p mod D``, so
 worker ``w`` holds the positions ``i*D + w*V + v`` for every ``i`` and every ``v < V``, in that order. With one worker
-this is the batch itself. Every function works without a process group, where there is one worker.
+this is the batch itself. Every function works without a process group, too, as with one worker.
 
 Who owns a buffer. DDP reduces gradients and nothing else (``forward_sync_buffers=False``): its broadcast of buffers
 would carry MoCo's queue and overwrite what teachers collect.
@@ -30,22 +30,22 @@ from torch import Tensor
 
 
 def workers() -> int:
-    """Number of workers, 1 without a process group."""
+    """Return the number of workers, 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This worker's number, counted from 0."""
+    """Return this worker's number, counted from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def device() -> torch.device:
-    """This worker's GPU, or the CPU where there is none."""
+    """Return this worker's GPU, or the CPU if there is none."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def agreed(answer: bool) -> bool:
-    """Worker 0's answer, on every worker. All of them must ask."""
+    """Return worker 0's answer on every worker. All of them must call it."""
     if workers() == 1:
         return answer
     answer_1 = torch.tensor([float(answer)], device=device())
@@ -54,7 +54,7 @@ def agreed(answer: bool) -> bool:
 
 
 def positions(rows: int, devices: int, worker: int | None = None) -> Tensor:
-    """Global positions of a worker's rows.
+    """Return the global positions of a worker's rows.
 
     Args:
         rows: Rows in the global batch, a multiple of ``devices``.
@@ -69,7 +69,7 @@ def positions(rows: int, devices: int, worker: int | None = None) -> Tensor:
 
 
 def split_devices(x_N: Tensor, parts: int, devices: int) -> list[Tensor]:
-    """This worker's rows in parts, each with all rows of some of its devices.
+    """Split this worker's rows into parts, each with all rows of some of its devices.
 
     Args:
         x_N: Rows, row ``j`` of device ``j mod devices``.
@@ -85,14 +85,14 @@ def split_devices(x_N: Tensor, parts: int, devices: int) -> list[Tensor]:
 
 
 def join_devices(parts: list[Tensor], devices: int) -> Tensor:
-    """The inverse of :func:`split_devices`."""
+    """Undo :func:`split_devices`."""
     if len(parts) == 1:
         return parts[0]
     return torch.stack([part.unflatten(0, (-1, devices // len(parts))) for part in parts], 1).flatten(0, 2)
 
 
 def gather_rows(x_N: Tensor, devices: int) -> Tensor:
-    """All workers' rows in global order, shape ``(G, ...)``, without gradient."""
+    """Return all workers' rows in global order, shape ``(G, ...)``, without gradient."""
     if workers() == 1:
         return x_N.detach()
     parts = [torch.empty_like(x_N) for _ in range(workers())]
@@ -103,7 +103,7 @@ def gather_rows(x_N: Tensor, devices: int) -> Tensor:
 
 
 def exchange_rows(x_N: Tensor, source_G: Tensor, devices: int) -> Tensor:
-    """Rows of the global batch in another order: result position ``p`` holds what was at ``source_G[p]``.
+    """Permute the rows of the global batch: position ``p`` of the result holds what was at ``source_G[p]``.
 
     Only the rows that change workers travel, each of them once (``all_to_all``).
 
@@ -137,7 +137,7 @@ def exchange_rows(x_N: Tensor, source_G: Tensor, devices: int) -> Tensor:
 
 
 def mean_over_workers(values: Tensor) -> Tensor:
-    """The mean of a small tensor over workers (in place where there are several)."""
+    """Return the mean of a small tensor over workers, computed in place."""
     if workers() > 1:
         dist.all_reduce(values)
         values /= workers()

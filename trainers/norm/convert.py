@@ -10,11 +10,11 @@ from eman.trainers.norm.schemes import STUDENT_NORMS
 
 
 def groups_for(kind: str, channels: int, *, vectors: bool) -> int:
-    """Groups of the group normalization that stands for ``gn``, ``in`` or ``ln``.
+    """Return the number of groups of the group normalization that implements ``gn``, ``in`` or ``ln``.
 
     ``gn`` takes the official code's 32 groups, fewer where a group would hold a single channel. ``ln`` is one group:
     over channels and space (Section 2). ``in`` is one group a channel; on a vector, where a channel is a single number
-    and instance norm would erase it, layer norm stands in: of the norms that look at one sample it is the plainest.
+    that instance norm would erase, layer norm takes its place: the plainest norm that looks at one sample.
     """
     match kind:
         case "gn":
@@ -29,19 +29,19 @@ def groups_for(kind: str, channels: int, *, vectors: bool) -> int:
 def convert_norm(
     module: nn.Module, kind: str, *, devices: int = 1, proxy_momentum: float = 0.9, device_statistics: str = "device0"
 ) -> nn.Module:
-    """Replaces every batch normalization in ``module`` by the norm named ``kind``.
+    """Replace every batch normalization in ``module`` by the norm named ``kind``.
 
-    It serves our networks and anybody's: build with plain ``BatchNorm``, then convert, before training.
+    It works for any network: build it with plain ``BatchNorm``, then convert it, before training.
 
     Args:
-        module: Any module; it is changed in place (and returned, since it may itself be a batch norm).
+        module: Any module. It is changed in place, and returned, since it may itself be a batch norm.
         kind: ``bn``, ``syncbn``, ``gn``, ``in`` or ``ln``.
         devices: Devices that this worker hosts.
         proxy_momentum: alpha of Eq. (4).
         device_statistics: ``"device0"`` or ``"mean"``, see :class:`DeviceBatchNorm`.
 
     Returns:
-        The module, with learned weights and statistics kept where the new norm has them.
+        The module. Learned weights and statistics are kept if the new norm has them.
 
     Raises:
         UserError: There is no such kind.

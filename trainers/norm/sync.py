@@ -11,7 +11,7 @@ from eman.trainers import distributed
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """At least float32: statistics are not taken in half precision."""
+    """Convert half precision to float32, in which statistics are taken."""
     return x if x.dtype == torch.float64 else x.float()
 
 

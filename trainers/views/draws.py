@@ -17,13 +17,13 @@ _BLOCK = 40
 
 
 def _signed(value: int) -> int:
-    """A 64-bit pattern as the int64 that holds it."""
+    """Return the int64 that holds a 64-bit pattern."""
     value &= _MASK
     return value - (1 << 64) if value >> 63 else value
 
 
 def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finalizer: every input bit changes every output bit with probability about one half."""
+    """Apply SplitMix64's finalizer: every input bit changes every output bit with probability about one half."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
     return x ^ ((x >> 31) & ((1 << 33) - 1))
@@ -52,22 +52,22 @@ class Draws:
         return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)
 
     def __call__(self, number: int = 1) -> Tensor:
-        """The next ``number`` draws of every sample: float32, ``(B, number)``."""
+        """Return the next ``number`` draws of every sample: float32, ``(B, number)``."""
         start, self.count = self.count, self.count + number
         if self.count <= _BLOCK:
             return self._block_BD[:, start : self.count]
         return self._draw(start, self.count)
 
     def of(self, part: Tensor) -> "Draws":
-        """Fresh draws of some of the samples."""
+        """Return the draws of some of the samples, from the first one on."""
         other = copy.copy(self)
         other.key_B, other._block_BD, other.count = self.key_B[part], self._block_BD[part], 0
         return other
 
     def skip(self, number: int) -> None:
-        """Passes over draws that were used elsewhere."""
+        """Skip draws that were used elsewhere."""
         self.count += number
 
     def between(self, low: float, high: float) -> Tensor:
-        """One draw from [low, high) for every sample: ``(B,)``."""
+        """Draw one number from [low, high) for every sample: ``(B,)``."""
         return low + (high - low) * self(1)[:, 0]

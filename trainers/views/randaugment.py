@@ -22,7 +22,7 @@ def _autocontrast(x: Tensor, _level: Tensor) -> Tensor:
 
 
 def _equalize(x: Tensor, _level: Tensor) -> Tensor:
-    """Histogram equalization of each channel, by PIL's rule."""
+    """Equalize the histogram of each channel, by PIL's rule."""
     batch, channels, height, width = x.shape
     pixel = (x.reshape(batch * channels, -1) * 255).round().long()
     histogram = torch.zeros(batch * channels, 256, device=x.device).scatter_add_(
@@ -79,7 +79,7 @@ RANDAUGMENT_POOL = (*_POINTWISE, *_GEOMETRIC)
 
 
 def affine(x_BAHW: Tensor, operation_B: Tensor, amount_B: Tensor) -> Tensor:
-    """One geometric operation an image, all in one resampling; what comes from outside is black.
+    """Apply one geometric operation an image, all in one resampling; the outside is black.
 
     Args:
         x_BAHW: Images.
@@ -99,7 +99,7 @@ def affine(x_BAHW: Tensor, operation_B: Tensor, amount_B: Tensor) -> Tensor:
 
 
 def randaugment(x_BAHW: Tensor, draws: Draws, operations: int) -> Tensor:
-    """RandAugment: ``operations`` operations of the pool in a row, each at a level of 1..9 tenths, always applied."""
+    """Apply ``operations`` operations of the pool one after the other, each at a level of 1..9 tenths."""
     for _ in range(operations):
         choice_B, level_B, sign_B = draws(3).unbind(1)
         operation_B = torch.floor(choice_B * len(RANDAUGMENT_POOL)).long()

@@ -1,4 +1,4 @@
-"""What torchvision's transforms do to an image, done to a batch with an amount of its own for each image.
+"""Torchvision's transforms for batches, with an amount of its own for each image.
 
 Images are floats in [0, 1] until :func:`normalize`. Crop, flip and blur are small matrices applied from both sides, one
 product a batch.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def resize_matrix(start_B: Tensor, length_B: Tensor, size: int, out: int, flipped_B: Tensor | None = None) -> Tensor:
-    """Bilinear resampling with anti-aliasing of ``size`` pixels' part ``[start, start + length)`` to ``out`` pixels.
+    """Return matrices that resample ``[start, start + length)`` of ``size`` pixels to ``out`` pixels, anti-aliased.
 
     Args:
         start_B: Float32.
@@ -39,7 +39,7 @@ def resize_matrix(start_B: Tensor, length_B: Tensor, size: int, out: int, flippe
 
 
 def crop_and_flip(x_BAHW: Tensor, box_4B: tuple[Tensor, ...] | None, flipped_B: Tensor) -> Tensor:
-    """Torchvision's ``resized_crop`` to the images' own size with one box an image, then ``horizontal_flip``.
+    """Apply torchvision's ``resized_crop`` to the images' own size with one box an image, then ``horizontal_flip``.
 
     Args:
         x_BAHW: Images.
@@ -65,7 +65,7 @@ def _from_both_sides(rows: Tensor, x_BAHW: Tensor, columns: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _distances(size: int, radius: int) -> tuple[Tensor, Tensor]:
-    """For a blur of that radius with reflected borders: source pixel of each tap, and squared distance of each tap."""
+    """Return the source pixel and the squared distance of each tap of a blur with reflected borders."""
     tap = torch.arange(-radius, radius + 1)
     source = (torch.arange(size).unsqueeze(1) + tap).abs()
     source = torch.where(source >= size, 2 * (size - 1) - source, source)
@@ -73,7 +73,7 @@ def _distances(size: int, radius: int) -> tuple[Tensor, Tensor]:
 
 
 def blur(x_BAHW: Tensor, sigma_B: Tensor, apply_B: Tensor) -> Tensor:
-    """Gaussian blur with a sigma of its own for each image; reflected borders, as torchvision's ``gaussian_blur``.
+    """Apply a Gaussian blur with one sigma an image and reflected borders, as torchvision's ``gaussian_blur``.
 
     Args:
         x_BAHW: Images.
@@ -94,7 +94,7 @@ def blur(x_BAHW: Tensor, sigma_B: Tensor, apply_B: Tensor) -> Tensor:
 
 
 def gray(x_BAHW: Tensor) -> Tensor:
-    """Torchvision's ``rgb_to_grayscale``: ``(B, 1, H, W)``."""
+    """Apply torchvision's ``rgb_to_grayscale``: ``(B, 1, H, W)``."""
     if x_BAHW.shape[1] == 1:
         return x_BAHW
     weight = torch.tensor([0.2989, 0.587, 0.114], device=x_BAHW.device).view(1, 3, 1, 1)
@@ -102,28 +102,28 @@ def gray(x_BAHW: Tensor) -> Tensor:
 
 
 def blend(x_BAHW: Tensor, other: Tensor, factor_B: Tensor) -> Tensor:
-    """``factor * x + (1 - factor) * other``, clamped to [0, 1], with one factor an image."""
+    """Return ``factor * x + (1 - factor) * other``, clamped to [0, 1], with one factor an image."""
     factor = factor_B.view(-1, 1, 1, 1)
     return (x_BAHW - other).mul_(factor).add_(other).clamp_(0, 1)
 
 
 def brightness(x_BAHW: Tensor, factor_B: Tensor) -> Tensor:
-    """Torchvision's ``adjust_brightness`` with one factor an image."""
+    """Apply torchvision's ``adjust_brightness`` with one factor an image."""
     return (x_BAHW * factor_B.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def contrast(x_BAHW: Tensor, factor_B: Tensor) -> Tensor:
-    """Torchvision's ``adjust_contrast`` with one factor an image."""
+    """Apply torchvision's ``adjust_contrast`` with one factor an image."""
     return blend(x_BAHW, gray(x_BAHW).mean((1, 2, 3), keepdim=True), factor_B)
 
 
 def saturation(x_BAHW: Tensor, factor_B: Tensor) -> Tensor:
-    """Torchvision's ``adjust_saturation`` with one factor an image; no change to gray images."""
+    """Apply torchvision's ``adjust_saturation`` with one factor an image; no change to gray images."""
     return x_BAHW if x_BAHW.shape[1] == 1 else blend(x_BAHW, gray(x_BAHW), factor_B)
 
 
 def hue(x_BAHW: Tensor, turn_B: Tensor) -> Tensor:
-    """Torchvision's ``adjust_hue`` with one shift (in turns) an image; no change to gray images."""
+    """Apply torchvision's ``adjust_hue`` with one shift (in turns) an image; no change to gray images."""
     if x_BAHW.shape[1] == 1:
         return x_BAHW
     high, which = x_BAHW.max(1)
@@ -142,7 +142,7 @@ def hue(x_BAHW: Tensor, turn_B: Tensor) -> Tensor:
 
 
 def normalize(x_BAHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Zero mean and unit variance over the training set, channel by channel."""
+    """Subtract the training set's mean and divide by its deviation, channel by channel."""
     shape = (1, -1, 1, 1)
     mean_A, std_A = (torch.tensor(v, device=x_BAHW.device).view(shape) for v in (mean, std))
     return (x_BAHW - mean_A).div_(std_A)

@@ -24,7 +24,7 @@ SOLARIZED = 128 / 255
 
 
 def crop_boxes(draws: Draws, height: Tensor | int, width: Tensor | int, crop_min: float) -> tuple[Tensor, ...]:
-    """Torchvision's ``RandomResizedCrop.get_params``: the first of ten tries that fits, else the whole image.
+    """Draw boxes as torchvision's ``RandomResizedCrop.get_params``: the first of ten tries that fits, or the image.
 
     Args:
         draws: 22 of them are used.
@@ -43,16 +43,16 @@ def crop_boxes(draws: Draws, height: Tensor | int, width: Tensor | int, crop_min
     h = torch.round(torch.sqrt(area / ratio))
     fits = (w >= 1) & (w <= width_B.unsqueeze(1)) & (h >= 1) & (h <= height_B.unsqueeze(1))
     first = fits.int().argmax(1, keepdim=True)
-    found = fits.any(1)
-    w_B = torch.where(found, w.gather(1, first)[:, 0], width_B)
-    h_B = torch.where(found, h.gather(1, first)[:, 0], height_B)
+    any_fits = fits.any(1)
+    w_B = torch.where(any_fits, w.gather(1, first)[:, 0], width_B)
+    h_B = torch.where(any_fits, h.gather(1, first)[:, 0], height_B)
     corner = draws(2)
     return torch.floor(corner[:, 0] * (height_B - h_B + 1)), torch.floor(corner[:, 1] * (width_B - w_B + 1)), h_B, w_B
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What is drawn for each image of a batch, and done in this order. ``None`` stands for nothing.
+    """Changes drawn for each image of a batch, in the order in which they are made. ``None``: no such change.
 
     Attributes:
         box_4B: Top, left, height and width of the part that is cut out and resized to the whole, in pixels.
@@ -89,7 +89,7 @@ def changed(x_BAHW: Tensor, changes: Changes) -> Tensor:
 
 
 def _place(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> dict[str, Any]:
-    """Random resized crop (area ``crop_min`` to 1, ratio 3/4 to 4/3) and horizontal flip."""
+    """Draw a random resized crop (area ``crop_min`` to 1, ratio 3/4 to 4/3) and a horizontal flip."""
     if options.cropped:
         draws.skip(22)  # those of the boxes
     height, width = x_BAHW.shape[2:]
@@ -98,22 +98,22 @@ def _place(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> dict[str, Any]
 
 
 def weak(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
-    """FixMatch's weak view: crop and flip."""
+    """Make FixMatch's weak view: crop and flip."""
     return changed(x_BAHW, Changes(**_place(x_BAHW, draws, options)))
 
 
 def moco(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
-    """A MoCo v2 view: crop, jitter (0.4, 0.4, 0.4, 0.1) with p 0.8, gray 0.2, blur 0.5, flip."""
+    """Make a MoCo v2 view: crop, jitter (0.4, 0.4, 0.4, 0.1) with p 0.8, gray 0.2, blur 0.5, flip."""
     return _self_supervised(x_BAHW, draws, options, (0.4, 0.4, 0.4, 0.1), blurred=0.5, solarized=0.0)
 
 
 def byol_first(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
-    """BYOL's first view: blur always, no solarization."""
+    """Make BYOL's first view: blur always, no solarization."""
     return _self_supervised(x_BAHW, draws, options, (0.4, 0.4, 0.2, 0.1), blurred=1.0, solarized=0.0)
 
 
 def byol_second(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
-    """BYOL's second view: blur with p 0.1, solarization with p 0.2."""
+    """Make BYOL's second view: blur with p 0.1, solarization with p 0.2."""
     return _self_supervised(x_BAHW, draws, options, (0.4, 0.4, 0.2, 0.1), blurred=0.1, solarized=0.2)
 
 
@@ -141,7 +141,7 @@ def _self_supervised(
 
 
 def strong(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
-    """FixMatch's strong view: the weak view's crop and flip, then RandAugment."""
+    """Make FixMatch's strong view: the weak view's crop and flip, then RandAugment."""
     return randaugment(weak(x_BAHW, draws, options), draws, options.strong_ops)
 
 
