@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed
+from eman.trainers.data.names import identity
 from eman.trainers.data.splits import AnySplit, DataSet
 from eman.trainers.precision import autocast
 from eman.trainers.views import transforms
@@ -106,7 +107,7 @@ def spread(features_ND: Tensor) -> float:
 
 def path(folder: Path, network: str, selection: str, dataset: str | None = None) -> Path:
     """Where a run keeps the features of a network and a selection, on another data set than its own if one is named."""
-    return folder / f"features-{network}-{selection}{f'-{dataset}' if dataset else ''}.pt"
+    return folder / f"features-{network}-{selection}{f'-{identity(dataset)}' if dataset else ''}.pt"
 
 
 def store(features: Features, where: Path, key: str) -> None:

@@ -189,14 +189,14 @@ def test_stl10_has_images_without_labels(folder: Path, tmp_path: Path, monkeypat
     assert found.train.labels[:11].tolist() == [*range(10), 0]
     fields = {"dataset": "stl10", "held_out": 10, "batch": 16, "backbone": "small", "statistics_passes": 0}
     moco = Training.fresh(SMOKE.run("moco", "eman", 0, {**fields, "queue": 32}), Workspace.from_environment())
-    assert len(moco.streams["unlabelled"].split) == 30 + 60
+    assert len(moco.batches.streams["unlabelled"].split) == 30 + 60
     fixmatch = Training.fresh(
         SMOKE.run("fixmatch", "eman", 0, {**fields, "label_fraction": 1.0, "labelled_batch": 8}),
         Workspace.from_environment(),
     )
-    assert len(fixmatch.streams["labelled"].split) == 30
-    assert len(fixmatch.streams["unlabelled"].split) == 60
-    assert len(set(moco.streams["unlabelled"].split.ids.tolist())) == 90
+    assert len(fixmatch.batches.streams["labelled"].split) == 30
+    assert len(fixmatch.batches.streams["unlabelled"].split) == 60
+    assert len(set(moco.batches.streams["unlabelled"].split.ids.tolist())) == 90
     moco.train_step()
     fixmatch.train_step()
 

@@ -1,4 +1,4 @@
-"""Data sets that stay where they are, on disk or in an object store: image folders, shards, VOC2007.
+"""Load data sets whose images stay in files or shards, on disk or in an object store: image folders, shards, VOC2007.
 
 Shapes: N images, K classes.
 """
@@ -44,15 +44,15 @@ def _of_shards(name: str, place: Place) -> DataSet:
         labels, order = rows.labels, np.argsort(rows.index_N)  # the set's own order: subsets are those of the folder
         ids, native = torch.from_numpy(rows.index_N[order]), about["size"]
         if content["several"]:
-            found = torch.zeros(len(labels), len(content["classes"]), dtype=torch.int64)
-            for row, place_ in enumerate(order):
-                found[row, labels[place_]] = 1
+            labels_N = torch.zeros(len(labels), len(content["classes"]), dtype=torch.int64)
+            for row, stored_row in enumerate(order):
+                labels_N[row, labels[stored_row]] = 1
         else:
-            found = torch.tensor(labels)[torch.from_numpy(order)]
+            labels_N = torch.tensor(labels)[torch.from_numpy(order)]
         files = tuple(record["file"] for record in about["shards"])
         source = Rows(place, files, rows.where_N3[order], rows.group_N[order])
         splits[split] = StoredSplit(
-            source, np.arange(len(order)), found, ids, content["channels"], tuple(native) if native else None
+            source, np.arange(len(order)), labels_N, ids, content["channels"], tuple(native) if native else None
         )
     mean, std = tuple(content["mean"]), tuple(content["std"])
     return DataSet(name, splits["train"], splits["test"], tuple(content["classes"]), mean, std, content["hash"])
@@ -70,8 +70,8 @@ def load(name: str, place: Place) -> DataSet:
 
 
 def _voc2007(name: str, place: Place) -> DataSet:
-    """PASCAL VOC2007 by torchvision: trainval and test; an image shows the classes of its objects that are not marked
-    as difficult.
+    """Load PASCAL VOC2007 by torchvision: trainval and test. An image shows the classes of its objects that are not
+    marked as difficult.
     """
     from xml.etree import ElementTree
 
@@ -88,7 +88,7 @@ def _voc2007(name: str, place: Place) -> DataSet:
     for part in parts:
         roots = [ElementTree.parse(path).getroot() for path in part.annotations]  # noqa: S314 - the user's own files
         objects = [[o for o in root.iter("object") if o.findtext("difficult") != "1"] for root in roots]
-        shown.append([{o.findtext("name", "") for o in found} for found in objects])
+        shown.append([{o.findtext("name", "") for o in shown_objects} for shown_objects in objects])
     classes = sorted({label for part in shown for labels in part for label in labels})
     splits, digest = [], hashlib.sha256()
     for part, labels_of in zip(parts, shown, strict=True):

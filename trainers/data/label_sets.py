@@ -14,8 +14,8 @@ from eman.trainers.data.splits import AnySplit, DataSet
 
 
 def indexed(name: str, file: str, split: AnySplit, workspace: Workspace) -> Tensor:
-    """Places of the labelled samples that an index file lists: ``$EMAN_DATA/NAME/indexes/FILE.csv``, whose column
-    ``Index`` counts the training images in ImageFolder's order, as the files of the official code do.
+    """Return the places of the labelled samples that an index file lists: ``indexes/FILE.csv`` in the set's folder.
+    Its column ``Index`` counts the training images in ImageFolder's order, as the files of the official code do.
 
     Raises:
         UserError: There is no such file or column, or it lists an image that the run does not use.
@@ -39,7 +39,7 @@ def indexed(name: str, file: str, split: AnySplit, workspace: Workspace) -> Tens
 
 
 def stratified(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tensor:
-    """Places of ``count`` samples with as equal class shares as ``count`` allows, in ascending order.
+    """Return the places of ``count`` samples with as equal class shares as ``count`` allows, in ascending order.
 
     The samples of each class are put in an order that depends on the seed alone; ``skip`` leaves out those that a call
     with ``count=skip`` would take, so two calls can make disjoint sets.
@@ -68,7 +68,7 @@ def stratified(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tenso
 
 
 def parts(dataset: DataSet, images: int | None, held_out: int) -> tuple[AnySplit, AnySplit]:
-    """The training images that a run uses, and those put aside for choices. Both are the same for every seed.
+    """Return the training images that a run uses, and those put aside for choices. Both are the same for every seed.
 
     Args:
         dataset: The whole set.
@@ -89,14 +89,14 @@ def parts(dataset: DataSet, images: int | None, held_out: int) -> tuple[AnySplit
 
 
 def label_set(labels: Tensor, fraction: float, number: int) -> Tensor:
-    """Places of the labelled samples: a stratified share, drawn by the number of the label set (Section 5.2)."""
+    """Return the places of the labelled samples: a stratified share, drawn by the label set's number (Section 5.2)."""
     if fraction == 1:
         return torch.arange(len(labels))
     return stratified(labels, round(fraction * len(labels)), 1_000 + number)
 
 
 def shots(labels: Tensor, count: int, number: int) -> Tensor:
-    """Places of ``count`` samples a class, drawn by the number of the set (Section 5.2, low-shot classification).
+    """Return the places of ``count`` samples a class, drawn by the set's number (Section 5.2, low-shot classification).
 
     Raises:
         UserError: A class has fewer.
@@ -111,5 +111,5 @@ def shots(labels: Tensor, count: int, number: int) -> Tensor:
 
 
 def fingerprint(index: Tensor) -> str:
-    """A short hash of a label set, for the record."""
+    """Return a short hash of a label set, for the record."""
     return hashlib.sha256(index.numpy().astype("<i8").tobytes()).hexdigest()[:12]

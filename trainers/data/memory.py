@@ -1,4 +1,4 @@
-"""Data sets that are held in memory: read from the data folder, checked, and downloaded by torchvision if need be.
+"""Data sets that are held in memory: read from the data folder, checked, and downloaded by torchvision if missing.
 
 Shapes: N images, A channels, H by W pixels.
 """
@@ -56,8 +56,8 @@ def _pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, .
 
 
 def _digits(_folder: Path, _download: bool) -> DataSet:
-    """scikit-learn's 1,797 digits of 8 x 8 pixels, each pixel shown as 2 x 2, so that a network of three stages still
-    has a map to normalize at its end; every fourth sample of a class, from its first, is for testing.
+    """Load scikit-learn's 1,797 digits. Each of their 8 x 8 pixels becomes 2 x 2, so that a network of three stages
+    still has a map to normalize at its end; every fourth sample of a class, from its first, is for testing.
     """
     from sklearn.datasets import load_digits
 
@@ -74,7 +74,7 @@ def _digits(_folder: Path, _download: bool) -> DataSet:
 
 
 def _fashion_mnist(folder: Path, download: bool) -> DataSet:
-    """Fashion-MNIST from the data folder, from Debian's package, or downloaded by torchvision, in this order."""
+    """Load Fashion-MNIST from the data folder, from Debian's package, or by torchvision's download, in this order."""
     places = [folder / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST]
     for place in places:
         if any((place / (name + suffix)).exists() for name in FASHION_MNIST_FILES for suffix in ("", ".gz")):
@@ -111,7 +111,7 @@ def _download_fashion_mnist(folder: Path, download: bool) -> Path:
 
 
 def _read_idx(place: Path, name: str, sha256: str) -> np.ndarray[Any, Any]:
-    """One idx file, plain or gzipped, believed only if its bytes are the published ones."""
+    """Read one idx file, plain or gzipped; refuse it unless its bytes are the published ones."""
     path = next((p for p in (place / name, place / f"{name}.gz") if p.exists()), None)
     if path is None:
         raise UserError(
@@ -140,8 +140,8 @@ def _read_idx(place: Path, name: str, sha256: str) -> np.ndarray[Any, Any]:
 
 
 @contextmanager
-def _torchvisions(name: str, trouble: str, archive: str, folder: Path, download: bool) -> Iterator[None]:
-    """Around the making of torchvision's set of that name: what to do where its files are not there."""
+def _explain_missing(name: str, trouble: str, archive: str, folder: Path, download: bool) -> Iterator[None]:
+    """Explain what to do where torchvision does not find its files."""
     try:
         yield
     except (RuntimeError, OSError, urllib.error.URLError) as error:
@@ -153,7 +153,7 @@ def _torchvisions(name: str, trouble: str, archive: str, folder: Path, download:
 
 
 def _cifar(name: str, folder: Path, download: bool) -> DataSet:
-    """CIFAR-10 or CIFAR-100 by torchvision, which checks every file by its MD5, from the data folder or downloaded."""
+    """Load CIFAR-10 or CIFAR-100 by torchvision, which checks every file by its MD5."""
     from torchvision import datasets
     from torchvision.datasets.utils import check_integrity
 
@@ -168,7 +168,7 @@ def _cifar(name: str, folder: Path, download: bool) -> DataSet:
                 f"`eman data fetch {name}`, or unpack {kind.filename} into {folder} again."
             )
         download = False
-    with _torchvisions(name, "is not on this machine", kind.filename, folder, download):
+    with _explain_missing(name, "is not on this machine", kind.filename, folder, download):
         train, test = (kind(str(folder), train=part, download=download) for part in (True, False))
     parts = [
         (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets, dtype=torch.int64))
@@ -178,18 +178,18 @@ def _cifar(name: str, folder: Path, download: bool) -> DataSet:
 
 
 def _stl10(folder: Path, download: bool) -> DataSet:
-    """STL-10 by torchvision, which checks every file by its MD5: 5,000 training images with labels, 100,000 without,
-    8,000 for testing, 96 x 96 pixels.
+    """Load STL-10 by torchvision, which checks every file by its MD5: 5,000 training images with labels, 100,000
+    without, 8,000 for testing, 96 x 96 pixels.
     """
     from torchvision.datasets import STL10
 
     trouble = f"is missing, truncated or corrupt in {folder / STL10.base_folder}"
-    with _torchvisions("stl10", trouble, STL10.filename, folder, download):
+    with _explain_missing("stl10", trouble, STL10.filename, folder, download):
         train, test = (STL10(str(folder), split=part, download=download) for part in ("train+unlabeled", "test"))
     images, labels = torch.from_numpy(train.data), torch.from_numpy(train.labels.astype(np.int64))
     known = labels >= 0
     rest = (~known).nonzero()[:, 0]
-    found = _assemble(
+    dataset = _assemble(
         "stl10",
         images[known],
         labels[known],
@@ -197,7 +197,7 @@ def _stl10(folder: Path, download: bool) -> DataSet:
         torch.from_numpy(test.labels.astype(np.int64)),
         tuple(train.classes),
     )
-    return replace(found, unlabelled=Split(images[rest], labels[rest], rest))
+    return replace(dataset, unlabelled=Split(images[rest], labels[rest], rest))
 
 
 #: Images of the set for measuring throughput.
@@ -205,7 +205,7 @@ SYNTHETIC = (2048, 256)
 
 
 def synthetic(size: int) -> DataSet:
-    """Smooth random colours with a little noise: for throughput, there is nothing to learn."""
+    """Make smooth random colours with a little noise, for measuring throughput: there is nothing to learn."""
     generator = torch.Generator().manual_seed(0)
 
     def images(count: int) -> Tensor:
