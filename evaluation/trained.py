@@ -1,4 +1,4 @@
-"""A finished run as evaluations see it: one of its networks at one of its selections, and the features it gives."""
+"""A finished run as evaluations see it: one of its networks after one of its epochs, and its features."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -11,6 +11,7 @@ from torch import nn
 
 from eman.evaluation import features
 from eman.evaluation.features import Features, Splits
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.workspace import Workspace
@@ -28,14 +29,14 @@ COLLAPSED = 1e-3
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's network, read when first asked for and kept.
+    """A run's network, read at first use and kept.
 
     Attributes:
         run: Key of the training.
         workspace: Where it keeps its files, and where data sets lie.
         network: ``"student"`` or ``"teacher"``.
         selection: ``"last"`` or ``"best"``.
-        dataset: What it is evaluated on; ``None``: what it was trained on.
+        dataset: Data set that it is evaluated on; ``None`` for the one it was trained on.
     """
 
     run: str
@@ -69,30 +70,18 @@ class Trained:
 
     @cached_property
     def splits(self) -> Splits:
-        """What it is evaluated on; of another data set than the run's, all training images that are not put aside,
-        their pixels scaled as those that the run was trained on.
+        """The images that it is evaluated on; see :func:`splits_of`.
 
         Raises:
             UserError: They are not the images that the run was trained on, or have another number of channels.
         """
-        spec = self.spec
-        if self.dataset in (None, spec.data.dataset):
-            own = data.load(spec.data.dataset, self.workspace, spec.data.image_size)
-            own.must_be(self._saved.get("data"), self.run)
-            return Splits(own, *label_sets.parts(own, spec.data.images, spec.data.held_out))
-        mean, std = data.pixel_scale(spec.data.dataset, self.workspace)
-        other = data.load(self.dataset, self.workspace, data.size_of(self.dataset, spec.data.image_size))
-        channels = other.train.shape[0]
-        if len(mean) != channels:
-            raise UserError(
-                f"run {self.run} was trained on images of {len(mean)} channels ({spec.data.dataset}), and those of "
-                f"{other.name} have {channels}; give a data set of {len(mean)}."
-            )
-        other = replace(other, mean=mean, std=std)
-        return Splits(other, *label_sets.parts(other, None, spec.data.held_out))
+        splits = splits_of(self.spec, self.dataset, self.workspace)
+        if self.dataset in (None, self.spec.data.dataset):
+            splits.dataset.must_be(self._saved.get("data"), self.run)
+        return splits
 
     def backbone(self) -> nn.Module:
-        """A fresh copy of its backbone, all images of a batch on one device.
+        """Return a fresh copy of its backbone, which sees all images of a batch on one device.
 
         Raises:
             UserError: The run has no such network, or the checkpoint holds another backbone.
@@ -107,8 +96,7 @@ class Trained:
         return network.to(distributed.device(), torch.float64 if spec.network.precision == "float64" else torch.float32)
 
     def classifier(self) -> nn.Sequential | None:
-        """A fresh copy of its backbone and of what makes class logits of the features; ``None`` where the run does not
-        end in a classifier, or was imported without.
+        """Return a fresh copy of its backbone and its classifier; ``None`` if it has none.
 
         Raises:
             UserError: See :meth:`backbone`.
@@ -126,7 +114,7 @@ class Trained:
 
     @cached_property
     def features(self) -> Features:
-        """Its features: those that are kept, else computed, and kept.
+        """Its features: read if they are stored, else computed and stored.
 
         Raises:
             UserError: See :meth:`backbone`.
@@ -144,3 +132,40 @@ class Trained:
                 f"collapsed: all images give the same features, but for {100 * share:.2g} % of their length"
             )
         return found
+
+
+def splits_of(run: RunSpec, dataset: str | None, workspace: Workspace) -> Splits:
+    """Return the images that a run is evaluated on.
+
+    Of another data set than the run's these are all training images that are not held out, their pixels scaled like
+    those that the run was trained on.
+
+    Args:
+        run: The training.
+        dataset: Name of the data set; ``None`` for the run's own.
+        workspace: Where data sets lie.
+
+    Raises:
+        UserError: The data set is missing, or its images have another number of channels.
+    """
+    if dataset in (None, run.data.dataset):
+        own = data.load(run.data.dataset, workspace, run.data.image_size)
+        return Splits(own, *label_sets.parts(own, run.data.images, run.data.held_out))
+    mean, std = data.pixel_scale(run.data.dataset, workspace)
+    other = data.load(dataset, workspace, data.size_of(dataset, run.data.image_size))
+    channels = other.train.shape[0]
+    if len(mean) != channels:
+        raise UserError(
+            f"run {run.key} was trained on images of {len(mean)} channels ({run.data.dataset}), and those of "
+            f"{other.name} have {channels}; give a data set of {len(mean)}."
+        )
+    other = replace(other, mean=mean, std=std)
+    return Splits(other, *label_sets.parts(other, None, run.data.held_out))
+
+
+def sizes_of(splits: Splits) -> EvalSizes:
+    """Return what checks of an evaluation must know of the images."""
+    labels, classes = splits.train.labels, len(splits.dataset.classes)
+    several = labels.dim() == 2
+    counts = labels.sum(0) if several else torch.bincount(labels, minlength=classes)
+    return EvalSizes(splits.dataset.name, len(splits.train), classes, int(counts.min()), several)

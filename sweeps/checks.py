@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
-from eman.evaluation.protocols.protocol import Sizes
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.evaluation.protocols.spec import EvalSpec, check
 from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
-from eman.sweeps.work import training_images
 from eman.trainers.data import catalog
 from eman.trainers.spec.method import LabelledSection
 from eman.trainers.spec.run import RunSpec
+from eman.trainers.spec.sections import DataSpec
 
 #: A number of workers, the fewest and the most, or `auto`.
 Workers = int | tuple[int, int] | str | None
@@ -43,8 +43,9 @@ def check_sizes(runs: Iterable[RunSpec], evaluations: Iterable[tuple[EvalSpec, R
     for spec, run in evaluations:
         name = spec.dataset or run.data.dataset
         if name in catalog.KNOWN:
-            bank = catalog.KNOWN[name].train if spec.dataset else training_images(run)
-            check(spec, Sizes(name, bank))
+            sizes = catalog.KNOWN[name]
+            images = None if spec.dataset else run.data.images
+            check(spec, EvalSizes(name, images or sizes.train - run.data.held_out, sizes.classes))
 
 
 def check_names(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Iterable[EvalSpec] = ()) -> None:
@@ -57,10 +58,15 @@ def check_names(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Iter
 def check_data(
     runs: Iterable[RunSpec], workspace: Workspace, evaluations: Iterable[tuple[EvalSpec, RunSpec]] = ()
 ) -> None:
-    """Raise `UserError` unless the data sets of these runs, and of evaluations of runs, can be read here."""
+    """Raise `UserError` unless the data sets of these runs can be read here, and serve these evaluations of runs."""
+    from eman.evaluation.trained import sizes_of, splits_of
+
     needed = {(run.data.dataset, run.data.image_size) for run in runs}
-    for spec, run in evaluations:
-        name = spec.dataset or run.data.dataset
-        needed.add((name, catalog.size_of(name, run.data.image_size)))
     for name, size in sorted(needed, key=str):
         catalog.load(name, workspace, size)
+    known: dict[tuple[DataSpec, str | None], EvalSizes] = {}
+    for spec, run in evaluations:
+        place = run.data, spec.dataset
+        if place not in known:
+            known[place] = sizes_of(splits_of(run, spec.dataset, workspace))
+        check(spec, known[place])

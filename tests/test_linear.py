@@ -1,7 +1,9 @@
 """Linear evaluation and finetuning against torch.optim.SGD on stock modules, and scikit-learn."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,12 +13,15 @@ from torch import nn
 from eman.evaluation import measure
 from eman.evaluation.compute import finetune, linear
 from eman.evaluation.features import Features, outputs, spread
+from eman.evaluation.protocols import registry
 from eman.evaluation.protocols.finetune import FinetuneSpec
 from eman.evaluation.protocols.groups import eval_title, evaluate, group_title, together
 from eman.evaluation.protocols.linear import LinearSpec
-from eman.evaluation.protocols.protocol import Measured
-from eman.evaluation.protocols.spec import make_eval
-from eman.evaluation.trained import Trained
+from eman.evaluation.protocols.protocol import Measured, Protocol, ProtocolSpec
+from eman.evaluation.protocols.registry import PROTOCOLS
+from eman.evaluation.protocols.sizes import EvalSizes
+from eman.evaluation.protocols.spec import EvalSpec, check, make_eval, parse_eval_fields, settable
+from eman.evaluation.trained import Trained, sizes_of, splits_of
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.workspace import Workspace
@@ -27,6 +32,7 @@ from eman.trainers.data import label_sets, memory
 from eman.trainers.data.order import epoch_order
 from eman.trainers.data.splits import Split
 from eman.trainers.loop import fit
+from eman.trainers.spec.kinds import kind_of
 from eman.trainers.views import transforms
 from eman.trainers.views import views as augment
 from eman.trainers.views.draws import Draws
@@ -314,3 +320,99 @@ def test_half_precision_runs_are_evaluated_in_half_precision() -> None:
     for precision in ("fp16", "bf16", "float32"):
         assert outputs(network, split, dataset, precision).dtype == torch.float32
     assert seen == [torch.float16, torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "fields", "message"),
+    [
+        ("knn", {"k": 5000}, "k is 5000, and there are 1143 features"),
+        ("retrieval", {"top": 1144}, "top is 1144, and the database has 1143 images"),
+        ("lowshot", {"shots": 1000}, "shots is 1000, and the smallest class of digits has"),
+        ("linear", {"label_fraction": 0.001}, "label_fraction is 0.001, and 1 labelled samples leave some of the 10"),
+        ("finetune", {"label_fraction": 0.001}, "give at least 0.0087"),
+    ],
+)
+def test_what_the_data_cannot_serve_is_refused_before_anything_runs(
+    protocol: str, fields: dict[str, float], message: str
+) -> None:
+    run = SMOKE.run("moco", "eman")
+    spec = make_eval(protocol, run.key, **fields)
+    with pytest.raises(UserError, match=message):
+        check(spec, sizes_of(splits_of(run, None, Workspace.from_environment())))
+
+
+def test_sets_with_several_classes_an_image_need_a_protocol_that_knows_them() -> None:
+    sizes = EvalSizes("voc2007", 100, 20, 10, multi_label=True)
+    check(make_eval("lowshot", "x"), sizes)
+    with pytest.raises(UserError, match="protocol knn needs one class an image"):
+        check(make_eval("knn", "x"), sizes)
+
+
+BAD = {int: ["x", "0", "-1", "1.5", "99999999999999", "nan", ""], float: ["x", "-1", "nan", "inf", "1e300", ""]}
+
+
+def bad_pairs() -> list[tuple[str, str]]:
+    """Every numeric field of every protocol with every kind of bad value."""
+    pairs = []
+    for name in PROTOCOLS:
+        for field, info in settable(name).items():
+            kind = kind_of(info)
+            bad = BAD.get(kind.base, []) if kind is not None else []
+            values = [value for value in bad if not (field == "seed" and value == "0")]
+            pairs += [(name, f"{field}={value}") for value in values]
+            pairs += [(name, f"{field}={value}") for value in ("1,0.5", "0.5,nan") if field == "milestones"]
+    return pairs
+
+
+@pytest.mark.parametrize(("protocol", "pair"), bad_pairs())
+def test_bad_values_of_every_field_are_one_line(protocol: str, pair: str) -> None:
+    with pytest.raises(UserError) as raised:
+        make_eval(protocol, "x", **parse_eval_fields(protocol, [pair]))
+    assert pair.partition("=")[0] in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "pair", "message"),
+    [
+        ("knn", "run=x", "run cannot be set by hand"),
+        ("knn", "protocol=linear", "give --protocol NAME"),
+        ("knn", "shots=1", "unknown field of knn 'shots'"),
+        ("knn", "k", "give FIELD=VALUE"),
+        ("linear", "label_index=../../x", "label_index"),
+        ("linear", "milestones=0.8,0.6", "give increasing shares"),
+    ],
+)
+def test_fields_that_cannot_be_set_are_one_line(protocol: str, pair: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_eval(protocol, "x", **parse_eval_fields(protocol, [pair]))
+
+
+def test_an_evaluations_key_holds_what_decides_its_result() -> None:
+    keys = {make_eval("linear", run, lr=lr).key for run in ("a", "b") for lr in (1.0, 2.0)}
+    assert len(keys) == 4
+    spec = make_eval("linear", "a", views="cached", lr=1)
+    assert EvalSpec.from_flat(json.loads(json.dumps(spec.flat()))) == spec
+    assert "crop_min" not in spec.flat()
+    with pytest.raises(UserError, match="crop_min has no effect with views cached"):
+        make_eval("linear", "a", views="cached", crop_min=0.5)
+
+
+def test_a_protocol_of_ones_own_needs_one_call_and_no_taken_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class MineSpec(ProtocolSpec):
+        name: ClassVar[str] = "mine"
+        depth: int = 3
+
+    class ClashSpec(ProtocolSpec):
+        name: ClassVar[str] = "clash"
+        seed: int = 3
+
+    monkeypatch.setattr(registry, "PROTOCOLS", dict(PROTOCOLS))
+    mine = Protocol(title="Mine", spec=MineSpec, shown=("depth",), compute="mine")
+    registry.register_protocol(mine)
+    spec = make_eval("mine", "x", depth=4)
+    assert (eval_title(spec), spec.flat()["depth"]) == ("Mine · depth 4", 4)
+    with pytest.raises(UserError, match="already"):
+        registry.register_protocol(mine)
+    with pytest.raises(UserError, match="'seed', which every evaluation has"):
+        registry.register_protocol(Protocol(title="Clash", spec=ClashSpec, shown=(), compute="clash"))

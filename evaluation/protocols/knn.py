@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from eman.evaluation.protocols.protocol import Protocol, ProtocolSpec, Sizes
+from eman.evaluation.protocols.protocol import Protocol, ProtocolSpec
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError
 
 
@@ -19,7 +20,7 @@ class KnnSpec(ProtocolSpec):
     ] = None
 
 
-def check(spec: KnnSpec, sizes: Sizes) -> None:
+def check(spec: KnnSpec, sizes: EvalSizes) -> None:
     """Refuse more neighbours than there are training images; raises :class:`UserError`."""
     if spec.k > sizes.train:
         raise UserError(

@@ -5,7 +5,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from eman.evaluation.protocols.protocol import Count, Milestone, ProtocolSpec, Rate, Share, Sizes
+from eman.evaluation.protocols.protocol import Count, Milestone, ProtocolSpec, Rate, Share
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError
 
 #: One name of an index file or several with commas; a name has no slash, so that it stays in the data set's folder.
@@ -58,7 +59,7 @@ def prefix(protocol: str, fraction: float) -> str:
     return f"{protocol}/{100 * fraction:g}pct_"
 
 
-def check(spec: LabelledSpec, sizes: Sizes) -> None:
+def check(spec: LabelledSpec, sizes: EvalSizes) -> None:
     """Refuse a share of the labels that leaves a class without a labelled image.
 
     Raises:

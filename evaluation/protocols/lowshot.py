@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from eman.evaluation.protocols.protocol import Protocol, ProtocolSpec, Sizes
+from eman.evaluation.protocols.protocol import Protocol, ProtocolSpec
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError
 
 
@@ -16,7 +17,7 @@ class LowShotSpec(ProtocolSpec):
     label_sets: Annotated[int, Field(ge=1, le=1000, description="Label sets, over which results are averaged.")] = 5
 
 
-def check(spec: LowShotSpec, sizes: Sizes) -> None:
+def check(spec: LowShotSpec, sizes: EvalSizes) -> None:
     """Refuse more images a class than the smallest class has; raises :class:`UserError`."""
     if sizes.smallest_class is not None and spec.shots > sizes.smallest_class:
         raise UserError(

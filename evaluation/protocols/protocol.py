@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, TypeVar
 
 from pydantic import Field
 
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import RunFailed
 from eman.trainers.spec.section import Section
 
@@ -31,25 +32,6 @@ class ProtocolSpec(Section):
 
 
 S = TypeVar("S", bound=ProtocolSpec)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a check must know of the data that a run is evaluated on; ``None`` skips a check.
-
-    Attributes:
-        dataset: Name of the data set.
-        train: Training images that are used: kNN's bank, retrieval's database.
-        classes: Number of classes.
-        smallest_class: Images of the class that has fewest.
-        multi_label: Whether an image may have several classes.
-    """
-
-    dataset: str
-    train: int
-    classes: int | None = None
-    smallest_class: int | None = None
-    multi_label: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +82,7 @@ class Protocol(Generic[S]):
     multi_label: bool = False
     compute: str
     images: Callable[[Sequence[S], int], int] = lambda specs, images: 0
-    check: Callable[[S, Sizes], None] = lambda spec, sizes: None
+    check: Callable[[S, EvalSizes], None] = lambda spec, sizes: None
 
     @property
     def name(self) -> str:

@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from eman.evaluation.protocols.protocol import Protocol, ProtocolSpec, Sizes
+from eman.evaluation.protocols.protocol import Protocol, ProtocolSpec
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError
 
 
@@ -15,7 +16,7 @@ class RetrievalSpec(ProtocolSpec):
     top: Annotated[int, Field(ge=1, le=10_000_000, description="Database images that are ranked a query.")] = 1000
 
 
-def check(spec: RetrievalSpec, sizes: Sizes) -> None:
+def check(spec: RetrievalSpec, sizes: EvalSizes) -> None:
     """Refuse more ranks than the database has images; raises :class:`UserError`."""
     if spec.top > sizes.train:
         raise UserError(f"top is {spec.top}, and the database has {sizes.train} images; give at most {sizes.train}.")

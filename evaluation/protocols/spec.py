@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, SerializeAsAny
 from pydantic.fields import FieldInfo
 
-from eman.evaluation.protocols.protocol import Protocol, ProtocolSpec, Sizes
+from eman.evaluation.protocols.protocol import Protocol, ProtocolSpec
 from eman.evaluation.protocols.registry import protocol_named
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError, unknown
 from eman.trainers.spec.digest import digest
 from eman.trainers.spec.kinds import Value, kind_of
@@ -133,7 +134,7 @@ def parse_eval_fields(protocol: str, pairs: Sequence[str]) -> dict[str, Value]:
     return values
 
 
-def check(spec: EvalSpec, sizes: Sizes) -> None:
+def check(spec: EvalSpec, sizes: EvalSizes) -> None:
     """Refuse an evaluation that the data cannot serve, before anything runs.
 
     Raises:
