@@ -34,7 +34,7 @@ def import_network(
 
     Args:
         path: The file.
-        layout: A name in :data:`LAYOUTS`.
+        layout: A name in :data:`~eman.evaluation.exchange.layouts.LAYOUTS`.
         store: Where the run goes.
         scheme: The scheme that it was trained with.
         dataset: The data set that it was trained on.
