@@ -392,7 +392,7 @@ def test_methods_that_clash_are_refused() -> None:
         lr: Annotated[float, Field(description="A rate.")] = 1.0
 
     for changes, message in (
-        ({"name": "moco"}, "registered already"),
+        ({"name": "moco"}, "already registered"),
         ({"section": Clash}, "has a field 'lr', which all runs have"),
         ({"views": {"one": ("labelled", "weak")}}, "reads the streams labelled"),
     ):

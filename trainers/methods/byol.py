@@ -2,8 +2,8 @@ r"""BYOL (Section 4.1): the student predicts the teacher's projection of the oth
 
 .. math:: L = \sum_{(a,b)} 2 - 2 \frac{\langle q(z_a), z'_b \rangle}{\|q(z_a)\| \, \|z'_b\|}
 
-with z the student's projection, q its predictor, z' the teacher's projection, over both orders of the two views. The
-teacher has no predictor, and its momentum rises to 1.
+where z is the student's projection, q its predictor and z' the teacher's projection; the sum takes both orders of the
+two views. The teacher has no predictor, and its momentum rises to 1.
 """
 
 from typing import Annotated, Literal
@@ -21,12 +21,14 @@ class BYOLSpec(UnlabelledSection, TeacherSection):
     """BYOL's fields, with the official code's values."""
 
     name: Literal["byol"] = "byol"
-    batch: Annotated[Batch, Field(description="Unlabelled images a step, over all devices.")] = 512
-    momentum: Annotated[Share, Field(description="Momentum m of Eq. (1) at the first step; it rises to 1.")] = 0.98
+    batch: Annotated[Batch, Field(description="Unlabelled images per step, over all devices (Section 5).")] = 512
+    momentum: Annotated[
+        Share, Field(description="Momentum m of the teacher's parameters at the first step, Eq. (1); it rises to 1.")
+    ] = 0.98
     hidden_dim: Annotated[Width, Field(description="Width of the hidden layers of projector and predictor.")] = 4096
-    projection_dim: Annotated[Width, Field(description="Length of a projection.")] = 256
+    projection_dim: Annotated[Width, Field(description="Dimension of the outputs of projector and predictor.")] = 256
     blur_max: Annotated[
-        float, Field(ge=0, le=32, description="Largest sigma of the Gaussian blur, in pixels; 0: no blur.")
+        float, Field(ge=0, le=32, description="Largest standard deviation of the Gaussian blur in pixels; 0: no blur.")
     ] = 2.0
 
     def view_options(self) -> ViewOptions:

@@ -1,10 +1,10 @@
-r"""FixMatch (Section 4.1): the teacher's confident predictions on weak views label the student's strong views.
+r"""FixMatch (Section 4.1): the teacher's confident predictions on weak views are pseudo-labels for strong views.
 
 .. math:: L = \mathrm{CE}(p_x, y) + \lambda \cdot \frac{1}{\mu B} \sum_i
           1[\max_k q_{ik} \ge \tau] \, \mathrm{CE}(p_{s,i}, \arg\max_k q_{ik})
 
-with q the teacher's softmax on weak views. In the default scheme there is no second network: all three views go
-through the student in one pass and share its batch statistics, which is the "tricky mechanism" of Section 4.1.
+where q is the teacher's softmax on weak views. The default scheme has no second network: all three views go through the
+student in one pass and share its batch statistics, the "tricky mechanism" of Section 4.1.
 """
 
 from typing import Annotated, Literal
@@ -18,17 +18,19 @@ from eman.trainers.views.options import ViewOptions
 
 
 class FixMatchSpec(LabelledSection, UnlabelledSection, TeacherSection):
-    """FixMatch's fields. Section 5: 64 labelled and 320 unlabelled images a step; the rest from the official code."""
+    """FixMatch's fields. Batches are those of Section 5, other defaults the official code's."""
 
     name: Literal["fixmatch"] = "fixmatch"
-    batch: Annotated[Batch, Field(description="Unlabelled images a step, over all devices.")] = 320
-    labelled_batch: Annotated[Batch, Field(description="Labelled images a step, over all devices.")] = 64
-    threshold: Annotated[Share, Field(description="Confidence tau from which a prediction becomes a label.")] = 0.7
+    batch: Annotated[Batch, Field(description="Unlabelled images per step, over all devices (Section 5).")] = 320
+    labelled_batch: Annotated[Batch, Field(description="Labelled images per step, over all devices (Section 5).")] = 64
+    threshold: Annotated[
+        Share, Field(description="Confidence threshold tau: a teacher's prediction at or above it is a pseudo-label.")
+    ] = 0.7
     unlabelled_weight: Annotated[
-        float, Field(ge=0, le=1e6, description="Weight lambda of the loss of unlabelled images.")
+        float, Field(ge=0, le=1e6, description="Weight lambda of the loss on unlabelled images.")
     ] = 10.0
     strong_ops: Annotated[
-        int, Field(ge=1, le=16, description="Operations of RandAugment on an image of a strong view.")
+        int, Field(ge=1, le=16, description="RandAugment operations applied to each image of the strong view.")
     ] = 2
 
     def view_options(self) -> ViewOptions:

@@ -1,4 +1,4 @@
-"""The form of a method's entry."""
+"""The declaration of a method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=MethodSection)
 
-#: Where a view's images come from and how they are changed: (stream, view).
+#: The stream of a view's images, and the name of its augmentation in :data:`eman.trainers.views.views.VIEWS`.
 View = tuple[str, str]
 
 
@@ -25,18 +25,19 @@ class Method(Generic[S]):
     """A student-teacher method.
 
     Attributes:
-        name: The name that one types.
-        title: The paper's name.
+        name: Name on the command line.
+        title: Name in the paper.
         section: The method's own fields, with the official code's values as defaults.
         optim: The official values of the shared optimizer fields.
-        default_scheme: The scheme behind the row "default / default".
-        views: Names for the (stream, view) pairs that a step needs.
-        student: Inputs of the student: for each of its passes, the views that are concatenated.
-        teacher: Inputs of the teacher, likewise.
-        teacher_moves: ``between`` the student's and the teacher's pass, or ``after`` the optimizer's step.
-        momentum: How m of Eq. (1) changes over a run.
-        losses: The module whose ``PARTS`` hold the loss and the heads; it is imported when a run starts.
-        classifier: Whether the student ends in class logits; its accuracy is then measured directly.
+        default_scheme: Scheme that ``default`` stands for, the row "default / default".
+        views: The views of a step by name, each a pair (stream, augmentation).
+        student: For each forward pass of the student, the views to concatenate.
+        teacher: For each forward pass of the teacher, the views to concatenate; empty if there is no teacher.
+        teacher_moves: When the teacher is updated: ``between`` the forward passes of student and teacher, or ``after``
+            the optimizer's step.
+        momentum: Schedule of m of Eq. (1).
+        losses: Module whose ``PARTS`` are the loss and the heads; imported when a run starts.
+        classifier: Whether the student outputs class logits, whose accuracy is then measured.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Method(Generic[S]):
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """The streams that a step reads, in a fixed order; the last one's passes make an epoch."""
+        """The streams that a step reads, sorted; an epoch is one pass over the last."""
         return tuple(sorted({stream for stream, _ in self.views.values()}))
 
     def parts(self) -> Parts[S]:

@@ -1,9 +1,9 @@
-r"""MoCo v2 (Section 4.1): a query must find its key among a queue of older keys.
+r"""MoCo v2 (Section 4.1): tell a query's key from a queue of older keys.
 
 .. math:: L = -\log \frac{\exp(q \cdot k_+ / T)}{\exp(q \cdot k_+ / T) + \sum_{j=1}^{K} \exp(q \cdot k_j / T)}
 
-with the student's query q of one view, the teacher's key k_+ of the other view, and K older keys k_j. The teacher moves
-between the two passes.
+where q is the student's query of one view, k_+ the teacher's key of the other, and k_j are the K keys of the queue, all
+of length 1. The teacher is updated between the two forward passes.
 """
 
 from typing import Annotated, Literal, Self
@@ -20,12 +20,14 @@ class MoCoSpec(UnlabelledSection, TeacherSection):
     """MoCo's fields, with the values of the official README."""
 
     name: Literal["moco"] = "moco"
-    queue: Annotated[int, Field(ge=1, le=2**24, description="Length K of the queue: a multiple of the batch.")] = 65536
-    temperature: Annotated[float, Field(ge=1e-4, le=1e4, description="Temperature T of the loss.")] = 0.2
+    queue: Annotated[int, Field(ge=1, le=2**24, description="Length K of the queue of keys; a multiple of batch.")] = (
+        65536
+    )
+    temperature: Annotated[float, Field(ge=1e-4, le=1e4, description="Temperature T of the InfoNCE loss.")] = 0.2
     hidden_dim: Annotated[Width, Field(description="Width of the projector's hidden layer.")] = 2048
-    projection_dim: Annotated[Width, Field(description="Length of a query or key.")] = 128
+    projection_dim: Annotated[Width, Field(description="Dimension of the projector's output: queries and keys.")] = 128
     blur_max: Annotated[
-        float, Field(ge=0, le=32, description="Largest sigma of the Gaussian blur, in pixels; 0: no blur.")
+        float, Field(ge=0, le=32, description="Largest standard deviation of the Gaussian blur in pixels; 0: no blur.")
     ] = 2.0
 
     @model_validator(mode="after")

@@ -1,9 +1,9 @@
-"""Schedules of the teacher's momentum m of Eq. (1)."""
+"""Schedules of the teacher's momentum m, Eq. (1)."""
 
 import math
 from collections.abc import Callable
 
-#: Takes the momentum of the specification, the step and the number of steps; returns the momentum of that step.
+#: From the specified momentum, the step and the number of steps to the momentum at that step.
 MomentumSchedule = Callable[[float, int, int], float]
 
 
@@ -13,5 +13,5 @@ def constant(momentum: float, _step: int, _steps: int) -> float:
 
 
 def rising(momentum: float, step: int, steps: int) -> float:
-    """Return BYOL's momentum: from m to 1 along a cosine over the run's steps."""
+    """Return BYOL's momentum, which rises from m to 1 along a cosine."""
     return 1 - (1 - momentum) * (math.cos(math.pi * step / steps) + 1) / 2

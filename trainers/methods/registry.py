@@ -10,7 +10,7 @@ from eman.trainers.spec.sections import DataSpec, ExecutionSpec, NormSpec, Optim
 #: Every method by name; :func:`register_method` adds to it.
 METHODS: dict[str, Method[Any]] = {}
 
-#: Flat names that no method's section may take.
+#: Names of shared fields, which a method's section cannot use.
 _TAKEN = {
     *("method", "name", "seed", "monitor_every", "backbone", "precision", "init", "source"),
     *(name for section in (DataSpec, NormSpec, OptimSpec, ExecutionSpec) for name in section.model_fields),
@@ -21,17 +21,17 @@ def register_method(method: Method[Any]) -> None:
     """Add a method.
 
     Raises:
-        UserError: Its name is taken, or one of its fields has the name of a shared field.
+        UserError: Its name is taken, a field has the name of a shared one, or its section lacks the batch of a stream.
     """
     if method.name in METHODS:
-        raise UserError(f"method {method.name!r} is registered already; give another name.")
+        raise UserError(f"method {method.name!r} is already registered; give another name.")
     clashes = sorted((set(method.section.model_fields) - {"name"}) & _TAKEN)
     if clashes:
         raise UserError(f"method {method.name!r} has a field {clashes[0]!r}, which all runs have; rename it.")
     if set(method.section().batches()) != set(method.streams):
         raise UserError(
-            f"method {method.name!r} reads the streams {', '.join(method.streams)}, and its section gives the batches "
-            f"of {', '.join(method.section().batches())}; derive it from LabelledSection, UnlabelledSection or both."
+            f"method {method.name!r} reads the streams {', '.join(method.streams)}, and its section has batches for "
+            f"{', '.join(method.section().batches())}; derive it from LabelledSection, UnlabelledSection or both."
         )
     METHODS[method.name] = method
 

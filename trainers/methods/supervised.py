@@ -1,4 +1,4 @@
-r"""The labels-only baseline ("Supervised" in Table 2): cross-entropy on weak views, without a teacher.
+r"""The supervised baseline (Table 2): cross-entropy on weak views of the labelled images, without a teacher.
 
 .. math:: L = \mathrm{CE}(p_x, y)
 """
@@ -11,7 +11,7 @@ from eman.trainers.spec.sections import OptimSpec
 
 
 class SupervisedSpec(LabelledSection):
-    """The baseline's fields: those of all methods with labels."""
+    """The baseline's fields: those of every method with labels."""
 
     name: Literal["supervised"] = "supervised"
 

@@ -1,12 +1,12 @@
 """Typed specifications of training runs.
 
-- ``kinds``: what a field may hold, read from its type; parses and describes values.
-- ``section``: the base class of every section; turns validation errors into one line.
-- ``sections``: the sections that all methods share (a method's own section stands in its file in ``methods``).
-- ``run``: :class:`RunSpec`, which is made of sections, and its key.
-- ``build``: makes a run's specification from a method, a scheme and flat fields.
-- ``labels``: the names of schemes and runs that people see.
-- ``fields``: lists the fields of a method and parses ``--set NAME=VALUE``.
+- ``kinds``: the values that a field accepts, from its type; describes and parses them.
+- ``section``: the base class of every section, with validation errors of one line.
+- ``sections``: the sections that all methods share. ``method``: bases of the methods' own sections.
+- ``run``: :class:`RunSpec`, which is made of sections, and its key; ``digest``: the key's hash.
+- ``build``: makes a specification from a method, a scheme and flat fields.
+- ``labels``: display names of schemes and runs. ``record``: parameters and tags for the store.
+- ``fields``: lists the fields of a method and parses ``--set FIELD=VALUE``.
 
 Nothing here imports torch.
 """

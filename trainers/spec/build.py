@@ -12,7 +12,11 @@ from eman.trainers.spec.sections import BATCH_NORMS, PROXY_MOMENTUM
 
 
 def resolve_scheme(method: str, scheme: str) -> Scheme:
-    """Return the scheme that a name stands for in a method: ``default`` is a scheme of its own only in FixMatch."""
+    """Return a scheme by name; ``default`` is the method's own default scheme.
+
+    Raises:
+        UserError: The method or the scheme is unknown.
+    """
     entry = method_named(method)
     return scheme_named(entry.default_scheme if scheme == "default" else scheme)
 
@@ -26,27 +30,27 @@ def make_spec(
         method: A method's name.
         scheme: A scheme, or its name.
         fields: Flat fields that override the official values and the scheme, for example a profile's.
-        overrides: Flat fields that somebody asked for. A name may have a method before it (``moco.queue``); it then
-            counts for that method only. Milestones without schedule ``step``, and ``lars_exclude`` without optimizer
-            ``lars``, are refused here and dropped from ``fields``.
+        overrides: Flat fields that the user set. ``moco.queue`` applies to method ``moco`` only. ``milestones`` without
+            schedule ``step`` and ``lars_exclude`` without optimizer ``lars`` are errors here; in ``fields`` they are
+            ignored.
 
     Raises:
-        UserError: A name is unknown, a field is not the method's, has no effect, or contradicts another.
+        UserError: A name is unknown, or a field is not the method's, has no effect, or contradicts another.
     """
     entry = method_named(method)
-    asked = _addressed(overrides or {}, method)
+    asked = _overrides_for(overrides or {}, method)
     given = {**fields, **asked}
     _check_names(entry, given)
     resolved = resolve_scheme(method, scheme) if isinstance(scheme, str) else scheme
-    values = {**_official(entry), **_norm_fields(entry, resolved, given), **given}
+    values = {**_official_values(entry), **_norm_fields(entry, resolved, given), **given}
     for name, used in (("milestones", values["schedule"] == "step"), ("lars_exclude", values["optimizer"] == "lars")):
         if not used and name not in asked:
             values[name] = None
     return RunSpec.from_flat({"method": method, **values})
 
 
-def _addressed(overrides: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The overrides that count for a method; those addressed to it win."""
+def _overrides_for(overrides: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Return the overrides that apply to a method; ``METHOD.FIELD`` takes precedence over ``FIELD``."""
     general = {name: value for name, value in overrides.items() if "." not in name}
     dotted = {tuple(name.split(".", 1)): value for name, value in overrides.items() if "." in name}
     for owner, _ in dotted:
@@ -56,7 +60,7 @@ def _addressed(overrides: Mapping[str, Any], method: str) -> dict[str, Any]:
 
 
 def _check_names(entry: Method[Any], given: Mapping[str, Any]) -> None:
-    """Refuse fields of other methods and fields that nobody has."""
+    """Refuse unknown fields and fields of other methods."""
     names = section_names(entry)
     for name in given:
         if name not in names:
@@ -66,14 +70,14 @@ def _check_names(entry: Method[Any], given: Mapping[str, Any]) -> None:
             raise unknown("field", name, names)
 
 
-def _official(entry: Method[Any]) -> dict[str, Any]:
-    """The official values of the optimizer's fields and of the method's own."""
+def _official_values(entry: Method[Any]) -> dict[str, Any]:
+    """Return the official values of the optimizer's fields and of the method's own."""
     own = {name: field.default for name, field in entry.section.model_fields.items() if name != "name"}
     return {**{name: getattr(entry.optim, name) for name in type(entry.optim).model_fields}, **own}
 
 
 def _norm_fields(entry: Method[Any], scheme: Scheme, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The scheme's fields, without those that have no effect once ``given`` has changed a norm."""
+    """Return the scheme's fields, without those that have no effect with the norms in ``given``."""
     values: dict[str, Any] = {"student_norm": scheme.student, "student_proxy_momentum": scheme.student_proxy_momentum}
     if given.get("student_norm", scheme.student) not in BATCH_NORMS:
         values["student_proxy_momentum"] = PROXY_MOMENTUM

@@ -7,6 +7,6 @@ from typing import Any
 
 
 def digest(payload: Mapping[str, Any]) -> str:
-    """Return sixteen hexadecimal digits that depend on every name and value, and not on their order."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of ``payload``, whatever the order of its names."""
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

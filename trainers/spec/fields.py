@@ -1,4 +1,4 @@
-"""The fields that ``--set`` takes: their list for a method, and reading them from text."""
+"""List the fields of a run that ``--set`` accepts, and parse them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from eman.trainers.spec.kinds import FieldKind, Value, kind_of
 from eman.trainers.spec.run import SECTIONS, RunSpec, section_names
 from eman.trainers.spec.section import Section
 
-#: Fields that no person sets, and where they come from.
+#: Fields that ``--set`` does not accept, and what to do instead.
 _SET_ELSEWHERE = {
     "method": "name the method in the command",
-    "init": "it is another run; give --init, or a table whose rows start from one",
+    "init": "it is another run; give --init, or a table whose rows start from a run",
     "source": "`eman import` sets it",
 }
 
@@ -27,9 +27,9 @@ class Field:
 
     Attributes:
         name: Its flat name.
-        section: The section that it belongs to: ``data``, ``norm``, ...; the method's name for its own; ``run``.
-        kind: The values that it takes.
-        default: Its value in the run that was asked about.
+        section: Its section: ``run``, ``data``, ``norm``, ..., or the method's name.
+        kind: The values that it accepts.
+        default: Its value in the given run.
         description: What it means.
     """
 
@@ -41,7 +41,7 @@ class Field:
 
 
 def fields_of(spec: RunSpec) -> tuple[Field, ...]:
-    """List the fields of a run that ``--set`` takes, with the run's own values as defaults."""
+    """Return the fields that ``--set`` accepts, with the run's values as defaults."""
     values, section = spec.flat(), spec.entry.name
     return tuple(
         Field(name, owner if owner != "method" else section, kind, _value(values, name, kind), info.description or "")
@@ -55,7 +55,7 @@ def _value(values: dict[str, Any], name: str, kind: FieldKind) -> Value:
 
 
 def _settable(entry: Method[Any]) -> Iterator[tuple[str, str, FieldInfo, FieldKind]]:
-    """Name, section, declaration and kind of every field that ``--set`` takes."""
+    """Yield name, section, declaration and kind of every field that ``--set`` accepts."""
     models: dict[str, type[Section]] = {"": RunSpec, **SECTIONS, "method": entry.section}
     for name, section in section_names(entry).items():
         info = models[section].model_fields[name]
@@ -65,12 +65,12 @@ def _settable(entry: Method[Any]) -> Iterator[tuple[str, str, FieldInfo, FieldKi
 
 
 def parse_fields(pairs: Iterable[str]) -> dict[str, Value]:
-    """Turn ``["epochs=2", "optim.lr=0.1", "moco.queue=4096"]`` into typed values by name.
+    """Parse ``["epochs=2", "optim.lr=0.1", "moco.queue=4096"]`` into typed values by name.
 
-    A section before a name is dropped. A method before a name stays: the value then counts for that method only.
+    A section's prefix is dropped. A method's prefix is kept: the value applies to that method only.
 
     Raises:
-        UserError: A pair without ``=``, an unknown or repeated name, or a value of another type.
+        UserError: A pair lacks ``=``, a name is unknown or repeated, or a value has the wrong type.
     """
     values: dict[str, Value] = {}
     for pair in pairs:
@@ -85,10 +85,10 @@ def parse_fields(pairs: Iterable[str]) -> dict[str, Value]:
 
 
 def find_field(given: str) -> tuple[str, FieldKind]:
-    """Return the name to store a field under, and its kind.
+    """Return a field's name, without its section, and its kind.
 
     Raises:
-        UserError: There is no such field, or it cannot be set.
+        UserError: The field is unknown, or ``--set`` does not accept it.
     """
     owner, dot, name = given.rpartition(".")
     if name in _SET_ELSEWHERE:
@@ -96,12 +96,12 @@ def find_field(given: str) -> tuple[str, FieldKind]:
     if dot and owner not in ("run", *SECTIONS, *METHODS):
         raise unknown("section or method", owner, ["run", *SECTIONS, *METHODS])
     methods = [method_named(owner)] if owner in METHODS else list(METHODS.values())
-    found = {
+    kinds = {
         field: kind
         for entry in methods
         for field, section, _, kind in _settable(entry)
         if not dot or owner in METHODS or section == owner
     }
-    if name not in found:
-        raise unknown("field" if not dot else f"field of {owner}", name, found)
-    return (given if owner in METHODS else name), found[name]
+    if name not in kinds:
+        raise unknown("field" if not dot else f"field of {owner}", name, kinds)
+    return (given if owner in METHODS else name), kinds[name]

@@ -1,4 +1,4 @@
-"""What a field of a specification may hold, read from its type annotation."""
+"""The values that a field of a specification accepts, derived from its type annotation."""
 
 import types
 from collections.abc import Iterable
@@ -11,19 +11,19 @@ from eman.platform.errors import UserError, unknown
 
 Value = bool | int | float | str | tuple[float, ...] | None
 
-#: Limits of a number: in symbols and in words.
+#: Limits of a number, in symbols and in words.
 _SYMBOLS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _WORDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 @dataclass(frozen=True)
 class FieldKind:
-    """The values that a field takes.
+    """The values that a field accepts.
 
     Attributes:
         base: ``bool``, ``int``, ``float``, ``str`` or ``tuple`` (of numbers).
-        choices: All allowed values of a field that takes names; empty for any text.
-        bounds: Limits of a number, or of each number of a tuple: ``("ge", 1)`` and the like.
+        choices: Allowed names; empty if there is no fixed list.
+        bounds: Limits of a number, or of each number of a tuple, for example ``("ge", 1)``.
         optional: Whether ``None`` is allowed.
     """
 
@@ -34,19 +34,19 @@ class FieldKind:
 
     @property
     def type_name(self) -> str:
-        """The type in one or two words."""
+        """The type in one word."""
         names = {bool: "true/false", int: "integer", float: "number", str: "text", tuple: "numbers"}
         return "choice" if self.choices else names[self.base]
 
     @property
     def range(self) -> str:
-        """The allowed values in short, for example ``> 0, <= 1`` or ``cosine, step``; empty for free text."""
+        """The allowed values, for example ``> 0, <= 1`` or ``cosine, step``; empty for free text."""
         if self.choices:
             return ", ".join(self.choices)
         return ", ".join(f"{_SYMBOLS[name]} {_number(limit)}" for name, limit in self.bounds)
 
     def describe(self) -> str:
-        """The allowed values in a sentence's words, for example ``a number above 0 and at most 1``."""
+        """Describe the allowed values in words, for example ``a number above 0 and at most 1``."""
         names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
         limits = " and ".join(f"{_WORDS[name]} {_number(limit)}" for name, limit in self.bounds)
         if self.choices:
@@ -58,10 +58,10 @@ class FieldKind:
         return f"{text}, or none" if self.optional else text
 
     def parse(self, name: str, text: str) -> Value:
-        """Read a value that was given as text. Bounds are checked by the specification, not here.
+        """Parse a value. The specification checks bounds, this does not.
 
         Raises:
-            UserError: The text is not of this type.
+            UserError: The text has the wrong type.
         """
         if self.optional and text.lower() == "none":
             return None
@@ -79,7 +79,7 @@ class FieldKind:
 
 
 def kind_of(field: FieldInfo) -> FieldKind | None:
-    """The kind of a pydantic field; ``None`` for a field that holds another model."""
+    """Return the kind of a pydantic field; ``None`` if it holds a model."""
     return _kind(field.annotation, field.metadata)
 
 

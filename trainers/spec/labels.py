@@ -1,7 +1,7 @@
-"""The names of schemes and runs that people see, in titles, MLflow tags, tables and reports.
+"""Display names of schemes and runs, for titles, MLflow tags, tables and reports.
 
-A label always tells what a run is: it is computed from the run's own fields. A combination that is no row of the
-paper's tables has a label of its own, with every momentum that differs from the defaults.
+Labels are computed from a run's own fields. A combination that is not in the paper's tables gets its own label, with
+every momentum that differs from the default.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ from eman.trainers.norm.schemes import SCHEMES, STUDENT_NORMS, Move, Scheme
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.spec.sections import BATCH_NORMS, PROXY_MOMENTUM, NormSpec
 
-#: Teachers whose names are not those of norms, as the paper writes them.
+#: The paper's names of teacher norms that are not student norms.
 _TEACHERS = {"shufflebn": "ShuffleBN", "eman": "EMAN", "student-pn": "student PN", "teacher-pn": "teacher PN"}
 
 
@@ -45,7 +45,7 @@ def scheme_label(spec: RunSpec) -> str:
 
 
 def _details(norm: NormSpec) -> list[str]:
-    """The momenta that a label must tell."""
+    """Return the momenta to show in a label."""
     details = []
     if norm.eman_momentum is not None:
         details.append(f"m={norm.eman_momentum}")
@@ -61,53 +61,53 @@ def _details(norm: NormSpec) -> list[str]:
 
 
 def run_title(spec: RunSpec) -> str:
-    """Return a readable name, for example ``moco · BN / EMAN · seed 0``."""
+    """Return a run's title, for example ``moco · BN / EMAN · seed 0``."""
     init = spec.network.init
     start = f" · from {init.method.name} {scheme_label(init)}" if init else ""
     return f"{spec.method.name} · {scheme_label(spec)}{start} · seed {spec.seed}"
 
 
 def run_titles(specs: Iterable[RunSpec]) -> dict[str, str]:
-    """Return a title for each run by key; runs that would share one get the fields that tell them apart."""
+    """Return titles by key; runs that would share a title also show the fields in which they differ."""
     return _distinguished({spec.key: spec for spec in specs}, set(), run_title)
 
 
 def differing_fields(specs: Sequence[RunSpec]) -> list[str]:
-    """Return the flat names of the fields that are not the same in all runs."""
+    """Return the flat names of the fields in which the runs differ."""
     flat = [{**spec.flat(), **({"init": spec.network.init.key} if spec.network.init else {})} for spec in specs]
     names = dict.fromkeys(name for fields in flat for name in fields)
     return [name for name in names if len({str(fields.get(name)) for fields in flat}) > 1]
 
 
 def _distinguished(runs: dict[str, RunSpec], hidden: set[str], label: Callable[[RunSpec], str]) -> dict[str, str]:
-    """Labels by key, with ``name value`` added where several runs share one."""
+    """Return labels by key, with ``name value`` added where several runs share one."""
     groups = defaultdict(list)
     for key, spec in runs.items():
         groups[label(spec)].append(key)
     labels = {}
     for text, keys in groups.items():
-        names = _telling([runs[key] for key in keys], hidden) if len(keys) > 1 else []
+        names = _distinguishing_fields([runs[key] for key in keys], hidden) if len(keys) > 1 else []
         for key in keys:
-            labels[key] = text + "".join(f" · {name} {_shown(runs[key], name)}" for name in names)
+            labels[key] = text + "".join(f" · {name} {_value_text(runs[key], name)}" for name in names)
     return labels
 
 
-#: Fields that tell people most; others are named only where these do not tell runs apart.
+#: Fields to show first; others are shown only where these do not distinguish the runs.
 _FIRST = ("backbone", "epochs", "label_fraction", "lr")
 
 
-def _telling(specs: Sequence[RunSpec], hidden: set[str]) -> list[str]:
-    """The fewest leading fields that tell runs apart."""
+def _distinguishing_fields(specs: Sequence[RunSpec], hidden: set[str]) -> list[str]:
+    """Return the shortest prefix of the differing fields that distinguishes the runs."""
     differing = [name for name in differing_fields(specs) if name not in hidden]
     ordered = sorted(differing, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
     for count in range(len(ordered) + 1):
-        if len({tuple(_shown(spec, name) for name in ordered[:count]) for spec in specs}) == len(specs):
+        if len({tuple(_value_text(spec, name) for name in ordered[:count]) for spec in specs}) == len(specs):
             return ordered[:count]
     return ordered
 
 
-def _shown(spec: RunSpec, name: str) -> str:
-    """A field's value in a label."""
+def _value_text(spec: RunSpec, name: str) -> str:
+    """Return a field's value as shown in a label."""
     if name == "init":
         return run_title(spec.network.init) if spec.network.init else "none"
     value = spec.flat().get(name, "none")

@@ -1,4 +1,4 @@
-"""Building blocks of a method's own section. A method's file derives its section from those that apply."""
+"""Base classes of the methods' own sections; a method derives its section from those that apply."""
 
 from typing import Annotated, Self
 
@@ -14,24 +14,24 @@ Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
 class MethodSection(Section):
-    """What every method has: a name, and random crops."""
+    """Fields of every method: a name, and random crops."""
 
     name: str
     crop_min: Annotated[
-        PositiveShare, Field(description="Smallest share of an image's area that a random resized crop may take.")
+        PositiveShare, Field(description="Smallest area of a random resized crop, as a fraction of the image's.")
     ] = 0.2
 
     def batches(self) -> dict[str, int]:
-        """Return the images of a step by stream, over all devices."""
+        """Return the number of images per step, over all devices, by stream."""
         return {}
 
     def view_options(self) -> ViewOptions:
-        """Return what the method's views depend on."""
+        """Return the options of the method's views."""
         return ViewOptions(crop_min=self.crop_min)
 
     @property
     def images_per_step(self) -> int:
-        """Images of a step of the stream whose passes make an epoch: the unlabelled one where there is one."""
+        """Images per step of the stream whose passes are epochs: unlabelled if there is one, else labelled."""
         batches = self.batches()
         return batches[max(batches)]
 
@@ -43,33 +43,41 @@ class TeacherSection(MethodSection):
 
 
 class UnlabelledSection(MethodSection):
-    """A method that sees unlabelled images."""
+    """A method that uses unlabelled images."""
 
-    batch: Annotated[Batch, Field(description="Unlabelled images a step, over all devices.")] = 256
+    batch: Annotated[Batch, Field(description="Unlabelled images per step, over all devices.")] = 256
 
     def batches(self) -> dict[str, int]:
         return {**super().batches(), "unlabelled": self.batch}
 
 
 class LabelledSection(MethodSection):
-    """A method that sees labelled images."""
+    """A method that uses labelled images."""
 
     crop_min: Annotated[
-        PositiveShare, Field(description="Smallest share of an image's area that a random resized crop may take.")
+        PositiveShare, Field(description="Smallest area of a random resized crop, as a fraction of the image's.")
     ] = 0.08
-    label_fraction: Annotated[PositiveShare, Field(description="Share of the training images that have labels.")] = 0.1
+    label_fraction: Annotated[
+        PositiveShare, Field(description="Fraction of the run's training images whose labels are used.")
+    ] = 0.1
     label_set: Annotated[
-        int, Field(ge=0, lt=catalog.MOST_LABEL_SETS, description="Number of the label set: which images have labels.")
+        int,
+        Field(
+            ge=0,
+            lt=catalog.MOST_LABEL_SETS,
+            description="Number of the random, class-balanced label set, which decides the labelled images; it is "
+            "independent of seed.",
+        ),
     ] = 0
     label_index: Annotated[
         str | None,
         Field(
             max_length=1000,
-            description="Name of a file in the set's folder indexes/ that lists the labelled images, in place of the "
-            "label set.",
+            description="Index file that lists the labelled images, indexes/NAME.csv in the data set's folder, without "
+            ".csv; it replaces label_fraction and label_set.",
         ),
     ] = None
-    labelled_batch: Annotated[Batch, Field(description="Labelled images a step, over all devices.")] = 256
+    labelled_batch: Annotated[Batch, Field(description="Labelled images per step, over all devices.")] = 256
 
     def batches(self) -> dict[str, int]:
         return {**super().batches(), "labelled": self.labelled_batch}

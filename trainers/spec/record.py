@@ -7,13 +7,13 @@ from eman.trainers.spec.run import RunSpec
 
 
 def record_params(spec: RunSpec) -> dict[str, Any]:
-    """Return a run's parameters; the run that it starts from is named by its key."""
+    """Return a run's parameters; ``init`` is the key of the run that it starts from."""
     start = spec.network.init
     return {**spec.flat(), **({"init": start.key} if start else {}), "scheme": scheme_label(spec)}
 
 
 def record_tags(spec: RunSpec, profile: str) -> dict[str, str]:
-    """Return the tags that say what a run is."""
+    """Return the tags that identify a run to people."""
     return {
         "method": spec.entry.title,
         "scheme": scheme_label(spec),

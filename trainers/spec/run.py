@@ -1,8 +1,8 @@
-"""What decides a run's result, and its key.
+"""The specification of a training run, and its key.
 
-A key is a hash over every field that can change the result, and over nothing else: workers, paths and addresses are
-absent, so a run is the same run on a laptop and on a cluster. A field that only some methods have counts only for them.
-Fields that say how a run is computed (:class:`~eman.trainers.spec.sections.ExecutionSpec`) are not hashed.
+The key hashes every field that can change the result and nothing else. Workers, paths and addresses are not part of it,
+so a run has the same key on a laptop and on a cluster. Fields that say how a run is computed
+(:class:`~eman.trainers.spec.sections.ExecutionSpec`) are not hashed.
 """
 
 from collections.abc import Mapping
@@ -23,23 +23,27 @@ from eman.trainers.spec.method import LabelledSection, MethodSection, TeacherSec
 from eman.trainers.spec.section import Section
 from eman.trainers.spec.sections import PROXY_MOMENTUM, DataSpec, ExecutionSpec, NormSpec, OptimSpec
 
-#: Raised by one whenever a change of code changes the numbers of a run with unchanged fields by more than rounding.
+#: Raise by one when a change of code changes the results of runs with unchanged fields by more than rounding.
 TRAINING_VERSION = 2
 
 Precision = Literal["bf16", "fp16", "float32", "float64"]
 
 
 class NetworkSpec(Section):
-    """The backbone, its precision, and what it starts from."""
+    """The backbone, its precision, and its initial weights."""
 
-    backbone: Annotated[str, Field(description="Name of the feature extractor.")] = "resnet50"
+    backbone: Annotated[str, Field(description="Name of the backbone, the network without its heads.")] = "resnet50"
     precision: Annotated[
-        Precision, Field(description="Precision of both networks: bf16 and fp16 by autocast, the others throughout.")
+        Precision,
+        Field(
+            description="Precision of both networks: bf16 and fp16 by autocast (fp16 with loss scaling), float32 and "
+            "float64 throughout."
+        ),
     ] = "float32"
     init: Annotated["RunSpec | None", Field(description="The run whose backbone this one starts from.")] = None
     source: Annotated[
         str | None,
-        Field(max_length=200, description="Digest of the file that the network was imported from; none: trained here."),
+        Field(max_length=200, description="SHA-256 prefix of the imported checkpoint; none for a run trained here."),
     ] = None
 
     @model_validator(mode="after")
@@ -47,8 +51,8 @@ class NetworkSpec(Section):
         backbone_named(self.backbone)
         if self.init is not None and self.init.network.backbone != self.backbone:
             raise UserError(
-                f"backbone is {self.backbone!r}, and the run to start from has {self.init.network.backbone!r}; the two "
-                f"must be the same."
+                f"backbone is {self.backbone!r}, and that of the initial run is {self.init.network.backbone!r}; the "
+                f"two must be the same."
             )
         return self
 
@@ -61,10 +65,22 @@ class RunSpec(Section):
     """
 
     # Below 2**32, so that every number derived from it fits into 64 bits.
-    seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of initial weights, order and views.")] = 0
+    seed: Annotated[
+        int,
+        Field(
+            ge=0,
+            lt=2**32,
+            description="Seed of everything random in training: initial weights, MoCo's queue, sample order, "
+            "augmentations, ShuffleBN. It does not choose images: see images, held_out and label_set.",
+        ),
+    ] = 0
     monitor_every: Annotated[
         int,
-        Field(ge=1, le=1_000_000, description="Epochs between two measurements, which decide the best epoch."),
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Epochs between measurements of held-out accuracy, by which the best epoch is selected.",
+        ),
     ] = 5
     data: DataSpec
     network: NetworkSpec
@@ -127,22 +143,22 @@ class RunSpec(Section):
 
     @cached_property
     def key(self) -> str:
-        """Sixteen hexadecimal digits that stand for this run and for no other."""
+        """Sixteen hexadecimal digits that identify this run."""
         return digest({"training_version": TRAINING_VERSION, **self._decisive()})
 
     def _decisive(self) -> dict[str, Any]:
-        """The flat fields that decide the result, those of the run to start from included."""
+        """Return the flat fields that can change the result, including those of the initial run."""
         fields = {name: value for name, value in self.flat().items() if name not in ExecutionSpec.model_fields}
         fields["dataset"] = names.identity(self.data.dataset)
         return fields if self.network.init is None else {**fields, "init": self.network.init._decisive()}
 
     @property
     def lineage(self) -> tuple["RunSpec", ...]:
-        """The runs that must exist before this one, the first one first, and this one."""
+        """The chain of runs that start from each other, from the first to this one."""
         return (*(self.network.init.lineage if self.network.init else ()), self)
 
     def flat(self) -> dict[str, Any]:
-        """Return all fields by flat name as plain values; those that are ``None`` or ``False`` are left out."""
+        """Return all fields as plain values by flat name, except those that are ``None`` or ``False``."""
         fields: dict[str, Any] = {"method": self.method.name}
         for part in (self.data, self.network, self.norm, self.optim, self.method, self, self.execution):
             for name in type(part).model_fields:
@@ -153,7 +169,7 @@ class RunSpec(Section):
 
     @classmethod
     def from_flat(cls, fields: Mapping[str, Any]) -> Self:
-        """Make a specification of flat fields: the inverse of :meth:`flat`.
+        """Make a specification from flat fields: the inverse of :meth:`flat`.
 
         Raises:
             UserError: A field is unknown or its value is not allowed, or two fields contradict each other.
@@ -195,7 +211,7 @@ def section_names(entry: Method[Any]) -> dict[str, str]:
 
 
 def _canonical(fields: Mapping[str, Any], entry: Method[Any]) -> dict[str, Any]:
-    """Give one form to fields that describe the same run, so that it has one key."""
+    """Normalize fields that describe the same run in different ways, so that it has one key."""
     values = dict(fields)
     policy = TEACHER_NORMS.get(values.get("teacher_norm") or "")
     if policy is not None and policy.collects and values.get("teacher_proxy_momentum") is None:
@@ -208,7 +224,7 @@ def _canonical(fields: Mapping[str, Any], entry: Method[Any]) -> dict[str, Any]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Turn what :meth:`RunSpec.flat` and JSON make of a value back into it."""
+    """Restore a value from its plain form in :meth:`RunSpec.flat` or JSON."""
     if name == "init" and isinstance(value, Mapping):
         return RunSpec.from_flat(value)
     return tuple(value) if isinstance(value, list) else value

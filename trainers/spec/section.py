@@ -1,4 +1,4 @@
-"""The base class of every section of a specification: frozen, strict, with errors of one line."""
+"""The base class of a specification's sections: frozen, strict, with errors of one line."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from eman.trainers.spec.kinds import kind_of
 
 
 class Section(BaseModel):
-    """Typed, frozen fields. Unknown fields, values of another type, NaN and infinity are refused.
+    """Typed, frozen fields. Unknown fields, wrong types, NaN and infinity are errors.
 
     Raises:
         UserError: A field's value is not allowed, or two fields contradict each other.
@@ -21,11 +21,11 @@ class Section(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise explained(error, type(self)) from None
+            raise _user_error(error, type(self)) from None
 
 
-def explained(error: ValidationError, model: type[BaseModel]) -> UserError:
-    """The first fault of a validation in one line: the field, what was given, what is allowed."""
+def _user_error(error: ValidationError, model: type[BaseModel]) -> UserError:
+    """Return the first validation error in one line: the field, what was given, what is allowed."""
     fault = error.errors(include_url=False)[0]
     name, given = str(fault["loc"][0]) if fault["loc"] else model.__name__, fault["input"]
     if fault["type"] == "extra_forbidden":

@@ -1,6 +1,6 @@
-"""The sections that the runs of all methods share. Defaults are the paper's or the official code's (ImageNet).
+"""The sections that all methods share. Defaults are the paper's or the official code's, for ImageNet.
 
-A class below holds the fields, their units and sources; its validator holds the relations between them.
+Each class declares fields with their meaning, unit, range and source; its validators check how fields fit together.
 """
 
 import re
@@ -13,10 +13,10 @@ from eman.trainers.data import names
 from eman.trainers.norm.schemes import STUDENT_NORMS, TEACHER_NORMS, TeacherNorm
 from eman.trainers.spec.section import Section
 
-#: Student norms that keep batch statistics.
+#: Student norms that use batch statistics and keep running ones.
 BATCH_NORMS = ("bn", "syncbn")
 
-#: The momentum of running statistics unless a scheme says otherwise (PyTorch writes it as 0.1).
+#: Default momentum alpha of running statistics, Eq. (4). PyTorch's ``momentum`` is 1 - alpha = 0.1.
 PROXY_MOMENTUM = 0.9
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -31,27 +31,42 @@ class DataSpec(Section):
         str,
         Field(
             max_length=1000,
-            description="Name of a built-in set or of a folder of images or shards in the data folder; or a folder's "
-            "path or URI.",
+            description="Data set: a built-in name, the name of a folder of images or shards in the data folder, or "
+            "the path or URI of such a folder.",
         ),
     ] = "imagenet"
     image_size: Annotated[
         int | None,
-        Field(ge=1, le=4096, description="Height and width of the images in pixels; none: as the set has them."),
+        Field(
+            ge=1,
+            le=4096,
+            description="Height and width of the network's input in pixels; none: the images' own size, which must "
+            "then be the same for all.",
+        ),
     ] = None
     images: Annotated[
         int | None,
-        Field(ge=1, le=10**9, description="Size of the stratified part of the training images; none: all."),
+        Field(
+            ge=1,
+            le=10**9,
+            description="Training images to use: a class-balanced subset, the same for every seed; none: all that are "
+            "not held out.",
+        ),
     ] = None
     held_out: Annotated[
         int,
-        Field(ge=0, le=10**9, description="Training images put aside, with labels, for choosing hyper-parameters."),
+        Field(
+            ge=0,
+            le=10**9,
+            description="Training images held out, with their labels, to select epochs and hyperparameters; 0: select "
+            "on the test images.",
+        ),
     ] = 0
 
     @field_validator("dataset")
     @classmethod
     def _resolve(cls, name: str) -> str:
-        """Keep ``PATH@HASH`` of a path, so that other images make another run."""
+        """Turn a path into ``PATH@HASH``, so that a run's key changes with its images."""
         if not names.is_path(name) and not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(
                 f"dataset is {name!r}; give a built-in name, the name of a folder in the data folder (letters, digits, "
@@ -61,33 +76,61 @@ class DataSpec(Section):
 
 
 class NormSpec(Section):
-    """How student and teacher normalize: a scheme with its momenta, and the devices that share batch statistics."""
+    """How student and teacher normalize: norms, momenta, and the devices whose batches have statistics of their own."""
 
-    student_norm: Annotated[str, Field(description=f"Norm of the student: {', '.join(STUDENT_NORMS)}.")] = "bn"
+    student_norm: Annotated[
+        str, Field(description=f"Normalization layer of the student: {', '.join(STUDENT_NORMS)}.")
+    ] = "bn"
     teacher_norm: Annotated[
         str | None,
-        Field(description=f"Norm of the teacher: {', '.join(TEACHER_NORMS)}. None for a method without a teacher."),
+        Field(
+            description=f"Normalization of the teacher (Tables 1 and 8): {', '.join(TEACHER_NORMS)}. With student "
+            "there is no second network. None only for a method without a teacher."
+        ),
     ] = None
     student_proxy_momentum: Annotated[
-        Share, Field(description="Momentum alpha of the student's running statistics, Eq. (4); PyTorch writes 1 - it.")
+        Share,
+        Field(
+            description="Momentum alpha of the student's running statistics, Eq. (4); PyTorch's momentum is 1 - alpha."
+        ),
     ] = PROXY_MOMENTUM
     teacher_proxy_momentum: Annotated[
-        Share | None, Field(description="Momentum alpha of the statistics that a teacher-pn teacher collects, Eq. (4).")
+        Share | None,
+        Field(
+            description="Momentum alpha of the teacher's own running statistics, Eq. (4); for teacher_norm teacher-pn "
+            f"only, where none means {PROXY_MOMENTUM}."
+        ),
     ] = None
     eman_momentum: Annotated[
         Share | None,
-        Field(description="Momentum m of the averaged statistics, Eq. (9); none: that of the parameters."),
+        Field(
+            description="Momentum m of the averaged batch norm statistics, Eq. (9); for teacher_norm eman only, where "
+            "none means the momentum of the parameters."
+        ),
     ] = None
     devices: Annotated[
         int,
-        Field(ge=1, le=65_536, description="Accelerators of the recipe: each normalizes its share of a batch alone."),
-    ] = 8  # Section 5: 8 V100
+        Field(
+            ge=1,
+            le=65_536,
+            description="Devices (GPUs) of the recipe; under bn each normalizes its share of a batch by itself. The "
+            "number of worker processes may differ. Section 5: 8.",
+        ),
+    ] = 8
     device_statistics: Annotated[
-        Literal["device0", "mean"], Field(description="Whose running statistics the student keeps.")
+        Literal["device0", "mean"],
+        Field(
+            description="Running statistics of the student: those of device 0, as under DDP, or the mean over devices."
+        ),
     ] = "device0"
     statistics_passes: Annotated[
         int,
-        Field(ge=0, le=100_000, description="Forward passes that set the running statistics before the first step."),
+        Field(
+            ge=0,
+            le=100_000,
+            description="Batches whose plain average initializes the running statistics before the first step; 0, as "
+            "in the official code: mean 0, variance 1.",
+        ),
     ] = 0
 
     @property
@@ -107,7 +150,7 @@ class NormSpec(Section):
         return self
 
     def _check_teacher(self, teacher: TeacherNorm) -> None:
-        """Refuse pairs of norms that no pair of networks can have."""
+        """Refuse norms of student and teacher that do not fit together."""
         if teacher.needs_batch_norms and self.student_norm not in BATCH_NORMS:
             raise UserError(
                 f"teacher_norm is {self.teacher_norm!r}, which uses the student's batch statistics, and student_norm "
@@ -127,7 +170,7 @@ class NormSpec(Section):
             )
 
     def _check_effects(self) -> None:
-        """Refuse values that would change nothing."""
+        """Refuse values without effect, which would only give the same run another key."""
         averages = self.teacher is not None and self.teacher.averages_statistics
         collects = self.teacher is not None and self.teacher.collects
         for name, needed, used in (
@@ -149,33 +192,47 @@ class NormSpec(Section):
 
 
 class OptimSpec(Section):
-    """Length of a run, optimizer, learning rate and its schedule."""
+    """Number of epochs, optimizer, learning rate and its schedule."""
 
-    epochs: Annotated[Epochs, Field(description="Length of the run in epochs of its training images.")] = 100
+    epochs: Annotated[
+        Epochs,
+        Field(
+            description="Epochs to train: passes over the unlabelled images, or over the labelled ones if a method "
+            "uses no others."
+        ),
+    ] = 100
     warmup_epochs: Annotated[
         float, Field(ge=0, le=1_000_000, description="Epochs of linear warm-up of the learning rate (Section 5.1).")
     ] = 5.0
-    optimizer: Annotated[Literal["sgd", "lars"], Field(description="Optimizer of the student.")] = "sgd"
-    lr: Annotated[float, Field(gt=0, le=10_000, description="Learning rate after the warm-up.")] = 0.03
-    sgd_momentum: Annotated[Share, Field(description="Momentum of the optimizer.")] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, le=1_000, description="Weight decay.")] = 1e-4
+    optimizer: Annotated[
+        Literal["sgd", "lars"], Field(description="Optimizer of the student: SGD with momentum, or LARS (eta 0.001).")
+    ] = "sgd"
+    lr: Annotated[
+        float, Field(gt=0, le=10_000, description="Peak learning rate, after the warm-up; not scaled by the batch.")
+    ] = 0.03
+    sgd_momentum: Annotated[Share, Field(description="Momentum of SGD or LARS.")] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, le=1_000, description="Coefficient of weight decay (L2).")] = 1e-4
     lars_exclude: Annotated[
         Literal["vectors", "official"] | None,
         Field(
-            description="Parameters that LARS neither decays nor adapts: all vectors (none means the same), or those "
-            "that the official code finds by name."
+            description="Parameters that LARS updates without weight decay and trust ratio: vectors (biases and norms; "
+            "none means the same), or official, those that the official code selects by name."
         ),
     ] = None
     schedule: Annotated[
-        Literal["cosine", "step"], Field(description="Decay of the learning rate: a cosine to 0, or tenfold drops.")
+        Literal["cosine", "step"],
+        Field(description="Decay of the learning rate: cosine to 0, or step, a division by 10 at each milestone."),
     ] = "cosine"
     schedule_unit: Annotated[
         Literal["epoch", "step"],
-        Field(description="Whether the rate moves once an epoch, as in the official code, or at each step."),
+        Field(description="How often the decay advances: once per epoch, as in the official code, or at every step."),
     ] = "epoch"
     milestones: Annotated[
         tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None,
-        Field(max_length=100, description="Schedule step: shares of the run after which the rate drops, increasing."),
+        Field(
+            max_length=100,
+            description="Fractions of the epochs, increasing, at which schedule step divides the learning rate by 10.",
+        ),
     ] = None
 
     @model_validator(mode="after")
@@ -203,19 +260,25 @@ class OptimSpec(Section):
 
 
 class ExecutionSpec(Section):
-    """How a run is computed. Up to rounding this changes no result, so it is no part of the key."""
+    """How a run is computed. These fields change results by rounding only, so they are not part of the key."""
 
     channels_last: Annotated[
         bool,
-        Field(description="Memory format of networks and images; on a CPU networks with batch norms have it anyway."),
+        Field(description="Use channels-last memory; on a CPU, runs use it anyway where it is faster."),
     ] = False
-    compile: Annotated[bool, Field(description="Compile both networks by torch.compile.")] = False
+    compile: Annotated[bool, Field(description="Compile both networks with torch.compile.")] = False
     accumulate: Annotated[
         int | None,
-        Field(ge=1, le=65_536, description="Parts, each of whole devices, in which a worker takes its batch."),
+        Field(
+            ge=1,
+            le=65_536,
+            description="Parts into which each worker splits its batch to save memory, accumulating gradients; must "
+            "divide the worker's devices. None: 1.",
+        ),
     ] = None
     recompute: Annotated[
-        bool, Field(description="Compute the backbone's activations again in the backward pass, to save memory.")
+        bool,
+        Field(description="Recompute residual blocks in the backward pass to save memory (activation checkpointing)."),
     ] = False
 
     @model_validator(mode="after")
