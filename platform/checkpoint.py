@@ -1,4 +1,4 @@
-"""Checkpoints: written beside and renamed, verified when read, of a known format."""
+"""Checkpoints: replaced atomically, verified on reading, with a format version."""
 
 import contextlib
 import errno
@@ -13,66 +13,64 @@ from typing import Any, BinaryIO
 import torch
 
 from eman.platform.errors import UserError
-from eman.platform.output import replacing
+from eman.platform.output import atomic_path
 
-#: Raised by one whenever the layout of a checkpoint changes.
+#: Version of the layout; increment it with every change.
 FORMAT = 1
 
-#: Error numbers that mean that there is no room for a file.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: Error numbers of a disk, a quota or a file-size limit that is exhausted.
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 log = logging.getLogger("eman")
 
 
 class DamagedError(UserError):
-    """A checkpoint that is missing or cannot be read whole."""
+    """A checkpoint that is missing, truncated or altered."""
 
 
 class ForeignError(UserError):
-    """A file that is no checkpoint of this run: another run's, or another program's."""
+    """A file that is not a checkpoint of this run."""
 
 
 class NewerError(UserError):
-    """A checkpoint that a newer version wrote. It is never overwritten or set aside."""
+    """A checkpoint written by a newer version, which is never overwritten or renamed."""
 
 
 class DiskFullError(UserError, OSError):
-    """There is no room for a checkpoint."""
+    """The disk is too full to write a checkpoint."""
 
 
 def save(path: Path, content: dict[str, Any], key: str, *, patience: float = 120.0) -> None:
-    """Write a checkpoint so that a reader sees the old file or the whole new one, never a part.
-
-    It is an ordinary PyTorch file that holds a digest of its content.
+    """Replace a checkpoint atomically by a PyTorch file that includes a digest of its content.
 
     Args:
-        path: The file; its folder is created if need be.
+        path: The file; its folder is created if needed.
         content: Tensors and plain values.
-        key: Key of the run; :func:`load` checks it.
-        patience: Seconds to wait for room while the disk is full.
+        key: Key of the run, which :func:`load` checks.
+        patience: Seconds to wait for space on a full disk.
 
     Raises:
-        DiskFullError: There was no room in that time; what was there before still is.
-        OSError: It could not be written; what was there before still is.
+        DiskFullError: The disk stayed full; the previous file is kept.
+        OSError: Writing failed otherwise; the previous file is kept.
     """
     deadline = time.monotonic() + patience
     while True:
         try:
             return _write(path, content, key)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in _DISK_FULL:
                 raise
             if time.monotonic() > deadline:
                 raise DiskFullError(
-                    f"the disk is full: {path} could not be written ({error.strerror}); make room, then give the same "
-                    f"command again."
+                    f"the disk is full: {path} could not be written ({error.strerror}); make room, then repeat the "
+                    f"command."
                 ) from error
             log.warning("the disk is full (%s); waiting to write %s", error.strerror, path.name)
             time.sleep(1.0)
 
 
-class _Watched:
-    """A file that remembers the error of a write, for which PyTorch raises one of its own ("unexpected pos 64")."""
+class _ErrorRecorder:
+    """A file that keeps the error of a failed write, which PyTorch hides behind its own ("unexpected pos 64")."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -92,12 +90,12 @@ class _Watched:
 def _write(path: Path, content: dict[str, Any], key: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {"format": FORMAT, "key": key, "digest": digest(content), "content": content}
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        watched: Any = _Watched(file)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        recorder: Any = _ErrorRecorder(file)
         try:
-            torch.save(whole, watched)
+            torch.save(whole, recorder)
         except Exception as error:
-            raise watched.error or error from error
+            raise recorder.error or error from error
         file.flush()
         os.fsync(file.fileno())
 
@@ -108,11 +106,11 @@ def load(path: Path, key: str, *, fields: Iterable[str] = ()) -> dict[str, Any]:
     Args:
         path: The file.
         key: Key of the run.
-        fields: What its content must have.
+        fields: Names that its content must have.
 
     Raises:
         DamagedError: It is missing, truncated or altered.
-        ForeignError: It belongs to another run, or is no checkpoint of this project.
+        ForeignError: It belongs to another run, or is not a checkpoint.
         NewerError: It has a newer format.
     """
     try:
@@ -130,7 +128,7 @@ def load(path: Path, key: str, *, fields: Iterable[str] = ()) -> dict[str, Any]:
             f"another EMAN_HOME."
         )
     if not isinstance(written, int) or not {"key", "digest"} <= whole.keys():
-        raise ForeignError(f"{path} is no checkpoint of eman; choose another folder, or delete it and run again.")
+        raise ForeignError(f"{path} is not a checkpoint of eman; choose another folder, or delete it and run again.")
     if whole["key"] != key:
         raise ForeignError(f"checkpoint {path} belongs to run {whole['key']}, not to {key}; choose another folder.")
     content = whole.get("content")
@@ -143,7 +141,7 @@ def load(path: Path, key: str, *, fields: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def save_newest(path: Path, content: dict[str, Any], key: str) -> None:
-    """Like :func:`save`, without patience, keeping the one before as ``<name>.before``."""
+    """Save without waiting for disk space, and keep the previous checkpoint as ``<name>.before``."""
     fresh = path.with_name(f"{path.name}.new")
     save(fresh, content, key, patience=0.0)
     if path.exists():
@@ -152,12 +150,12 @@ def save_newest(path: Path, content: dict[str, Any], key: str) -> None:
 
 
 def load_newest(path: Path, key: str) -> dict[str, Any] | None:
-    """Read the newest whole checkpoint, or the one before it, or return ``None`` where there is none.
+    """Return the newest checkpoint that can be read, or ``None``.
 
-    One that is damaged or foreign is set aside with a warning: renamed to ``<name>.set-aside``.
+    Damaged checkpoints, and those of other runs, are renamed to ``<name>.set-aside`` with a warning.
 
     Raises:
-        NewerError: One has a newer format; nothing may be overwritten then.
+        NewerError: A checkpoint has a newer format and must not be overwritten.
     """
     for candidate in (path, _before(path)):
         if candidate.exists():
@@ -166,7 +164,7 @@ def load_newest(path: Path, key: str) -> dict[str, Any] | None:
             except (DamagedError, ForeignError) as error:
                 aside = candidate.with_name(f"{candidate.name}.set-aside")
                 log.warning("%s Set aside as %s.", error, aside.name)
-                with contextlib.suppress(FileNotFoundError):  # another worker of this run has set it aside
+                with contextlib.suppress(FileNotFoundError):  # another worker has renamed it
                     os.replace(candidate, aside)
     return None
 
@@ -182,7 +180,7 @@ def _before(path: Path) -> Path:
 
 
 def digest(content: Any) -> str:
-    """Return a SHA-256 over every value of a nested state, with its place and type."""
+    """Return the SHA-256 of every value of a nested state, with its path and type."""
     total = hashlib.sha256()
     for place, value in _leaves(content, ""):
         total.update(place.encode())

@@ -1,4 +1,4 @@
-"""Ray: starting or joining a cluster, quietly and without holding more than is needed."""
+"""Start or join a Ray cluster."""
 
 import logging
 import os
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from eman.platform.errors import UserError
 
-#: Set before Ray is imported. Reports are taken every 0.1 s instead of every 2 s; workers keep the driver's priority;
-#: no usage statistics; Tune writes no logs of its own beside MLflow's; and trials, threads of one process, share one
-#: heap instead of leaving one behind each.
+#: Set before Ray is imported. Ray Train polls its workers every 0.1 s instead of every 2 s; workers keep the driver's
+#: priority; usage statistics and Tune's own logs are off; trials, which are threads of one process, share one heap
+#: instead of leaking one each.
 ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -32,21 +32,21 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
-#: A trial that drives a TorchTrainer takes a bit of what every head node has instead of a CPU: holding a CPU that its
-#: own workers need would be a deadlock.
+#: A trial that drives a TorchTrainer reserves a sliver of the head node instead of a CPU: reserving a CPU that its own
+#: workers need would deadlock.
 DRIVER_RESOURCES = {"CPU": 0.0, "node:__internal_head__": 0.001}
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a cluster has."""
+    """Resources of a cluster."""
 
     cpus: float
     gpus: float
     nodes: int
 
     def now(self) -> "Resources":
-        """Return what the cluster of this session has now."""
+        """Return the current resources of the connected cluster."""
         return current_resources()
 
 
@@ -56,25 +56,25 @@ def cluster(
     *,
     cpus: int | None = None,
 ) -> Iterator[Resources]:
-    """Start or join a Ray cluster for the time of a block.
+    """Start or join a Ray cluster, and leave it at the end of the block.
 
     Args:
         address: Address of a running cluster; ``None`` starts one on this machine, which ends with the block.
-        cpus: Logical CPUs of a cluster that is started; by default the machine's cores.
+        cpus: Logical CPUs of a new cluster. Default: the machine's cores.
 
     Raises:
         UserError: The cluster does not answer.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if address is None:  # a cluster of our own: nobody else on this machine may use it
+    if address is None:  # a private cluster, closed to other users of this machine
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     warnings.filterwarnings("ignore", module="ray")
     import ray
 
     variables = {name: os.environ[name] for name in ENVIRONMENT}
-    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):  # inside a submitted job, which has told its workers all of this
+    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):  # inside a submitted job, whose environment has them
         variables = {}
     try:
         if address is None:
@@ -84,18 +84,18 @@ def cluster(
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-            )  # no runtime_env: its workers inherit the environment, and those that Ray starts early can be used
+            )  # no runtime_env: workers inherit the environment, and prestarted ones can be used
         else:
-            knock(address)
-            with held_back():
+            check_port(address)
+            with buffered_stderr():
                 ray.init(
                     address=address,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     runtime_env={"env_vars": variables} if variables else None,
                 )
-    except Exception as error:  # gRPC, authentication and versions raise kinds of their own
-        raise UserError(refusal(f"--address {address}" if address else "this machine's Ray", error)) from error
+    except Exception as error:  # gRPC, authentication and version checks raise unrelated types
+        raise UserError(connection_error(f"--address {address}" if address else "this machine's Ray", error)) from error
     try:
         yield current_resources()
     finally:
@@ -103,10 +103,8 @@ def cluster(
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Hold back what is written to standard error, also by C++, and drop it if the block raises: the error says it in
-    one line.
-    """
+def buffered_stderr() -> Iterator[None]:
+    """Buffer standard error, including that of C++ code, and discard it if the block raises."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file:
@@ -121,33 +119,33 @@ def held_back() -> Iterator[None]:
             os.close(kept)
 
 
-def knock(address: str, patience: float = 10.0) -> None:
-    """Connect to a cluster's port and hang up: Ray itself tries for minutes before it says that nobody listens.
+def check_port(address: str, patience: float = 10.0) -> None:
+    """Raise unless a cluster's port accepts connections: Ray itself retries for minutes before it fails.
 
     Args:
         address: ``HOST:PORT`` or ``ray://HOST:PORT``; anything else, such as ``auto``, is left to Ray.
-        patience: Seconds to wait for an answer.
+        patience: Timeout in seconds.
 
     Raises:
-        OSError: Nobody answers there.
+        OSError: The port does not accept connections.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=patience).close()
 
 
-def refusal(address: str, error: Exception, what: str = "Ray cluster") -> str:
-    """Return why a cluster cannot be used, and what to do, in one line."""
-    text, below = f"{type(error).__name__}: {error}", error.__cause__
-    whole = f"{text} {type(below).__name__}: {below}"  # Ray keeps the reason below what it raises
+def connection_error(address: str, error: Exception, what: str = "Ray cluster") -> str:
+    """Explain in one line why a cluster cannot be used and what to do."""
+    text, cause = f"{type(error).__name__}: {error}", error.__cause__
+    whole = f"{text} {type(cause).__name__}: {cause}"  # Ray puts the reason into the cause
     versions = re.findall(r"(Ray|Python): (\S+)", whole)[:4]
     if "ersion mismatch" in whole and len(versions) == 4:
         theirs, ours = (" and ".join(" ".join(pair) for pair in half) for half in (versions[:2], versions[2:]))
         return f"{address} runs {theirs}, and this is {ours}; install the same versions on both."
     if re.search(r"\b40[13]\b|authenticat|invalidauthtoken|unauthorized|permissionerror", whole, re.IGNORECASE):
         return (
-            f"{address}: the cluster refuses the token; put the cluster's token into RAY_AUTH_TOKEN, or its file's "
-            f"path into RAY_AUTH_TOKEN_PATH (`ray get-auth-token` on the cluster prints it)."
+            f"{address}: the cluster refuses the token; set RAY_AUTH_TOKEN to the cluster's token, or "
+            f"RAY_AUTH_TOKEN_PATH to its file (`ray get-auth-token` on the cluster prints it)."
         )
     return (
         f"{address}: no {what} answers there ({text.splitlines()[0][:120]}); check address and port, or leave "
@@ -157,7 +155,7 @@ def refusal(address: str, error: Exception, what: str = "Ray cluster") -> str:
 
 
 def current_resources() -> Resources:
-    """Return what the cluster of this session has now."""
+    """Return the current resources of the connected cluster."""
     import ray
 
     total = ray.cluster_resources()

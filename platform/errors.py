@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-    """A mistake in what was asked for, or in the surroundings. The command line prints it and exits with code 2."""
+    """A mistake in the request or the environment. The command line prints it and exits with code 2."""
 
 
 class BusyError(Exception):
@@ -16,21 +16,21 @@ class BusyError(Exception):
 
 
 class RunFailed(Exception):
-    """A training or an evaluation that cannot give a number; its message is the reason that the table's cell shows."""
+    """A training or evaluation without a result; the message is the reason that its table cell shows."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says, in one line; its kind if it says nothing."""
+    """Return the first line of an error's message, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
-    """Return the error for a name that does not exist, with the nearest name that does.
+    """Return the error for an unknown name, with the nearest allowed one.
 
     Args:
-        kind: What the name stands for, for example ``"scheme"``.
-        given: The name that was given.
-        allowed: Every name that would have been right.
+        kind: What is named, for example ``"scheme"``.
+        given: The unknown name.
+        allowed: All valid names.
     """
     names = list(allowed)
     near = get_close_matches(given.lower(), names, n=1, cutoff=0.4)
@@ -39,10 +39,10 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
 
 
 def named(kind: str, name: str, entries: Mapping[str, T]) -> T:
-    """Return the entry of that name.
+    """Return the entry with this name.
 
     Raises:
-        UserError: There is none.
+        UserError: No entry has this name.
     """
     if name not in entries:
         raise unknown(kind, name, entries)

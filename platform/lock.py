@@ -1,4 +1,4 @@
-"""Locks between processes of one machine."""
+"""File locks between processes on one machine."""
 
 import contextlib
 import fcntl
@@ -10,10 +10,10 @@ from eman.platform.errors import UserError
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock file and yield whether it could be had. The kernel frees it when its holder dies.
+    """Lock a file and yield whether that succeeded. The kernel releases the lock when the process dies.
 
     Args:
-        path: The file; created with its folder if need be.
+        path: The file; created with its folder if needed.
         wait: Wait while another process holds it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What this machine has: processor cores, and whether bfloat16 is fast on it."""
+"""Capabilities of this machine: cores, and fast bfloat16."""
 
 import contextlib
 import os
@@ -12,16 +12,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-#: Instructions that oneDNN wants for bfloat16 on an x86 processor.
+#: Instruction sets that oneDNN requires for bfloat16 on x86.
 _BF16_FLAGS = {"avx512bw", "avx512vl", "avx512dq"}
 
 
 @cache
 def fast_bf16() -> bool:
-    """Return whether bfloat16 is faster than float32 here.
+    """Return whether bfloat16 is faster than float32 on this machine.
 
-    On Linux on x86 without an NVIDIA or AMD GPU the processor's flags tell, as they tell PyTorch; elsewhere PyTorch is
-    asked, whose import takes a second.
+    On x86 Linux without an NVIDIA or AMD GPU, read the CPU flags that PyTorch checks; elsewhere ask PyTorch, whose
+    import takes a second.
     """
     gpus = any(Path(path).exists() for path in ("/dev/nvidia0", "/dev/kfd", "/dev/dxg"))
     if sys.platform == "linux" and os.uname().machine == "x86_64" and not gpus:
@@ -34,7 +34,7 @@ def fast_bf16() -> bool:
 
 
 def _processor_flags() -> set[str]:
-    """Return the flags of the first processor, as Linux lists them."""
+    """Return the flags of the first CPU in ``/proc/cpuinfo``."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
         for line in lines:
             if line.startswith("flags"):

@@ -1,4 +1,4 @@
-"""Files and folders that a command writes: whole or not at all, and refused early with one line."""
+"""Write output files and folders atomically, and reject bad paths early."""
 
 import os
 import secrets
@@ -11,14 +11,14 @@ from eman.platform.errors import UserError
 
 
 def check_output(path: Path, *, flag: str = "--out") -> None:
-    """Refuse a path that no file can be written to. Call it before computing what goes there.
+    """Raise unless a file can be written to a path. Call this before an expensive computation.
 
     Args:
         path: The file to write.
-        flag: What the user gave it by, for the message.
+        flag: Option that the path came from, for the message.
 
     Raises:
-        UserError: It is empty or a folder, or its folder is missing or not writable.
+        UserError: The path is empty or a folder, or its parent is missing or not writable.
     """
     if not path.name:
         raise UserError(f"{flag} {str(path)!r} names no file; give a file's name.")
@@ -36,10 +36,8 @@ def _check_parent(path: Path, flag: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside ``path`` that replaces it when the block ends without an error: a reader sees the
-    old file or the whole new one, never a part.
-    """
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder, and rename it to ``path`` if the block succeeds."""
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         yield temporary
@@ -50,14 +48,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def output_file(path: Path, *, flag: str = "--out") -> Iterator[Path]:
-    """Yield a temporary file beside ``path`` that replaces it when the block ends without an error.
+    """Yield a temporary path in the same folder, and rename it to ``path`` if the block succeeds.
 
     Raises:
-        UserError: See :func:`check_output`; or it could not be written, for example because the disk is full.
+        UserError: See :func:`check_output`; or writing fails, for example because the disk is full.
     """
     check_output(path, flag=flag)
     try:
-        with replacing(path) as temporary:
+        with atomic_path(path) as temporary:
             yield temporary
     except OSError as error:
         raise UserError(f"{flag} {path} could not be written ({error.strerror or error}).") from error
@@ -65,12 +63,10 @@ def output_file(path: Path, *, flag: str = "--out") -> Iterator[Path]:
 
 @contextmanager
 def output_folder(path: Path, *, flag: str = "--out") -> Iterator[Path]:
-    """Yield a temporary folder beside ``path`` that is renamed to it when the block ends without an error.
-
-    The block creates the folder.
+    """Yield a temporary path for a folder, which the block creates, and rename it to ``path`` if the block succeeds.
 
     Raises:
-        UserError: ``path`` is empty or exists (a folder, unlike a file, is never replaced), or its parent is missing or
+        UserError: The path is empty or exists (folders, unlike files, are never replaced), or its parent is missing or
             not writable.
     """
     if not path.name:

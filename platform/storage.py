@@ -1,8 +1,7 @@
 """Files by URI: this machine's disk, S3, GCS, or anything else that fsspec opens.
 
-S3 takes credentials and region from the usual places (environment, ``~/.aws``), and the server of a store that is not
-Amazon's from ``AWS_ENDPOINT_URL``. GCS takes application default credentials, and none where ``STORAGE_EMULATOR_HOST``
-names the server.
+S3 reads credentials and region from the usual places (environment, ``~/.aws``), and the endpoint of other servers from
+``AWS_ENDPOINT_URL``. GCS uses application default credentials, or none if ``STORAGE_EMULATOR_HOST`` is set.
 """
 
 import os
@@ -14,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from eman.platform.errors import UserError, first_line
-from eman.platform.output import replacing
+from eman.platform.output import atomic_path
 
-#: Seconds to wait for a server that does not answer.
+#: Timeout of a connection, in seconds.
 PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder or a file, by URI or path; ``/`` goes into a folder."""
+    """A folder or file by URI or path. ``/`` joins names to it."""
 
     uri: str
 
@@ -34,36 +33,36 @@ class Place:
 
     @property
     def local(self) -> Path | None:
-        """The path, if it is on this machine's disk."""
+        """The local path; ``None`` for a remote URI."""
         return None if "://" in self.uri else Path(self.uri).expanduser()
 
     @property
     def _opened(self) -> tuple[Any, str]:
         """PyArrow's file system, and the path in it."""
-        scheme, found, rest = self.uri.partition("://")
-        if not found:
+        scheme, separator, rest = self.uri.partition("://")
+        if not separator:
             return _filesystem("", ""), str(Path(self.uri).expanduser().absolute())
         return _filesystem(scheme, rest.partition("/")[0]), self.uri if scheme not in ("s3", "gs", "gcs") else rest
 
     def files(self) -> list[tuple[str, int]]:
-        """Return paths below this folder, relative to it, with sizes in bytes, sorted; none where nothing is.
+        """Return the relative paths of all files below this folder with their sizes in bytes, sorted.
 
         Raises:
-            UserError: The store does not answer.
+            UserError: The storage cannot be reached.
         """
         from pyarrow import fs
 
         system, path = self._opened
         with _explained(self):
-            found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+            entries = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
         base = len(path.rstrip("/")) + 1
-        return sorted((f.path[base:], f.size) for f in found if f.is_file)
+        return sorted((entry.path[base:], entry.size) for entry in entries if entry.is_file)
 
     def folders(self) -> list[str]:
-        """Names of the folders in this one, sorted; empty where nothing is.
+        """Return the names of the folders in this one, sorted.
 
         Raises:
-            UserError: The store does not answer.
+            UserError: The storage cannot be reached.
         """
         from pyarrow import fs
 
@@ -73,7 +72,7 @@ class Place:
         return sorted(entry.base_name for entry in entries if entry.type == fs.FileType.Directory)
 
     def is_there(self) -> bool:
-        """Whether there is a file or a folder; raises :class:`UserError` if the store does not answer."""
+        """Return whether a file or folder exists; raise :class:`UserError` if the storage cannot be reached."""
         from pyarrow import fs
 
         system, path = self._opened
@@ -81,7 +80,7 @@ class Place:
             return bool(system.get_file_info(path).type != fs.FileType.NotFound)
 
     def exists(self) -> bool:
-        """Return whether there is a file; raise :class:`UserError` if the store does not answer."""
+        """Return whether a file exists; raise :class:`UserError` if the storage cannot be reached."""
         system, path = self._opened
         with _explained(self):
             return bool(system.get_file_info(path).is_file)
@@ -97,26 +96,26 @@ class Place:
         return system.open_input_file(path)
 
     def write(self, content: bytes) -> None:
-        """Write a file whole or not at all.
+        """Write a file atomically.
 
         Raises:
-            UserError: The store does not answer, or the disk is full.
+            UserError: The storage cannot be reached, or the disk is full.
         """
         with _explained(self):
             system, path = self._opened
-            if self.local is None:  # object stores show a file when it is closed
+            if self.local is None:  # object stores publish a file when it is closed
                 with system.open_output_stream(path) as stream:
                     stream.write(content)
                 return
             target = Path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as temporary:
+            with atomic_path(target) as temporary:
                 temporary.write_bytes(content)
 
 
 @contextmanager
 def _explained(place: Place) -> Iterator[None]:
-    """Turn what a file system raises into one line."""
+    """Turn errors of a file system into a :class:`UserError`."""
     try:
         yield
     except (OSError, ImportError, ValueError) as error:

@@ -1,36 +1,36 @@
-"""How busy the machine is while a run trains, under the names that MLflow's UI shows as system metrics.
+"""Utilization of the machine during training, under the names of MLflow's system metrics.
 
-They are logged with each epoch's metrics, so that a store that is away does not lose them; MLflow's own thread, which
-logs every ten seconds, would.
+The values are logged with each epoch's metrics, which are kept while the store is down. MLflow's own monitoring thread
+would lose them.
 """
 
 import time
 from collections import defaultdict
 from typing import Any
 
-#: Seconds between two samples, and at least between two values that are logged.
+#: Seconds between samples, and the least between logged values.
 _SAMPLE_SECONDS = 5.0
 
 _MEGABYTE = 1e6
 
 
 class Usage:
-    """Processors, memory, network and NVIDIA GPUs, sampled every few seconds.
+    """Utilization of CPUs, memory, network and NVIDIA GPUs, sampled every few seconds.
 
-    All values are means over the samples but network, which is in megabytes since the start.
+    Values are means over the samples; network traffic is in megabytes since the start.
     """
 
     def __init__(self) -> None:
         import psutil
 
-        psutil.cpu_percent()  # it measures since the call before
+        psutil.cpu_percent()  # it measures since the previous call
         self._gpus = _nvidia_gpus()
         self._network_before = _network()
         self._samples: dict[str, list[float]] = defaultdict(list)
         self._sampled = self._taken = time.monotonic()
 
     def sample(self) -> None:
-        """Take a sample, if the last one is some seconds old."""
+        """Take a sample if the last one is old enough."""
         if time.monotonic() - self._sampled > _SAMPLE_SECONDS:
             self._measure()
 
@@ -50,7 +50,7 @@ class Usage:
         self._sampled = time.monotonic()
 
     def take(self, *, last: bool = False) -> dict[str, float]:
-        """Return the metrics since the last call; none if that was seconds ago, except at the end."""
+        """Return the metrics since the last call; none if it was too recent and this is not the last call."""
         if time.monotonic() - self._taken < _SAMPLE_SECONDS and not last:
             return {}
         self._measure()
@@ -74,7 +74,7 @@ def _network() -> dict[str, float]:
 
 
 def _nvidia_gpus() -> list[Any]:
-    """Return NVML's handles of the GPUs; none where there is no NVIDIA driver."""
+    """Return NVML's handles of the GPUs; none without an NVIDIA driver."""
     import pynvml
 
     try:
@@ -85,7 +85,7 @@ def _nvidia_gpus() -> list[Any]:
 
 
 def _measure_gpu(gpu: Any) -> dict[str, float]:
-    """Return what a GPU tells; some tell less."""
+    """Return the metrics of a GPU; some GPUs do not report all of them."""
     import pynvml
 
     values: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Where a process keeps and finds its files, decided once and handed down."""
+"""Folders, store and settings of a process, decided once and passed down."""
 
 import os
 from collections.abc import Mapping
@@ -10,16 +10,15 @@ from eman.platform.errors import UserError
 
 @dataclass(frozen=True)
 class Settings:
-    """What an operator may change by environment variables. None of it changes a result.
+    """Settings from environment variables. None of them changes a result.
 
     Attributes:
-        checkpoint_seconds: Seconds between two checkpoints of a run (``EMAN_CHECKPOINT_SECONDS``).
-        disk_patience: Seconds to wait for room while the disk is full (``EMAN_DISK_PATIENCE``).
+        checkpoint_seconds: Seconds between checkpoints of a run (``EMAN_CHECKPOINT_SECONDS``).
+        disk_patience: Seconds to wait for space on a full disk (``EMAN_DISK_PATIENCE``).
         store_patience: Seconds to wait for a store that does not answer (``EMAN_STORE_PATIENCE``).
-        most_corrupt: Unreadable images of a data set that a run replaces by others before it fails
-            (``EMAN_MOST_CORRUPT``).
-        loader_processes: Processes a worker starts to read images from files and shards; ``None``: one for each core
-            that it has (``EMAN_LOADER_PROCESSES``).
+        most_corrupt: Number of unreadable images that a run replaces before it fails (``EMAN_MOST_CORRUPT``).
+        loader_processes: Processes per worker that read images from files and shards; ``None`` for one per core
+            (``EMAN_LOADER_PROCESSES``).
     """
 
     checkpoint_seconds: float = 30.0
@@ -30,7 +29,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """Read the variables; raise :class:`UserError` for one that is no number."""
+        """Read the variables; raise :class:`UserError` if one is not a number."""
         values = os.environ
         return cls(
             _number(values, "EMAN_CHECKPOINT_SECONDS", cls.checkpoint_seconds),
@@ -56,11 +55,11 @@ def _number(values: Mapping[str, str], name: str, default: float) -> float:
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders and the store that a process works with.
+    """Folders and store of a process.
 
     Attributes:
         home: Work folder: checkpoints, cached features, the embedded store.
-        data: Where data sets lie: a folder, or a URI such as ``s3://bucket/data``.
+        data: Location of the data sets: a folder, or a URI such as ``s3://bucket/data``.
         store: MLflow tracking URI. Default: a SQLite file in ``home``.
         settings: See :class:`Settings`.
     """
@@ -81,47 +80,47 @@ class Workspace:
     def from_environment(
         cls, home: str | None = None, data: str | None = None, store: str | None = None
     ) -> "Workspace":
-        """Return the workspace of this process: what is given, else ``EMAN_HOME``, ``EMAN_DATA`` and
+        """Return a workspace from the arguments, else from ``EMAN_HOME``, ``EMAN_DATA`` and
         ``MLFLOW_TRACKING_URI``, else the defaults.
 
         Raises:
-            UserError: A variable of :class:`Settings` is no number, or the work folder is a file.
+            UserError: A variable of :class:`Settings` is not a number, or the work folder is a file.
         """
-        found = cls(
+        workspace = cls(
             Path(home or os.environ.get("EMAN_HOME") or cls.home),
             data or os.environ.get("EMAN_DATA") or cls.data,
             store or os.environ.get("MLFLOW_TRACKING_URI") or cls.store,
             Settings.from_environment(),
         )
-        if found.home.is_file():
-            raise UserError(f"--home {found.home} is a file; give a folder.")
-        return found
+        if workspace.home.is_file():
+            raise UserError(f"--home {workspace.home} is a file; give a folder.")
+        return workspace
 
     def run_folder(self, key: str) -> Path:
-        """Return where the run with this key keeps its checkpoints and features."""
+        """Return the folder of a run's checkpoints and features."""
         return self.home / "runs" / key
 
     @property
     def spool_folder(self) -> Path:
-        """Entries that the store could not take yet."""
+        """Folder of entries that could not be written to the store yet."""
         return self.home / "spool"
 
     @property
     def ray_folder(self) -> Path:
-        """What Ray Tune and Ray Train keep while a sweep runs."""
+        """Folder of Ray Tune and Ray Train during a sweep."""
         return self.home / "ray"
 
     @property
     def artifacts_folder(self) -> Path:
-        """Artifacts of the embedded store."""
+        """Folder of the embedded store's artifacts."""
         return self.home / "artifacts"
 
     @property
     def lock_folder(self) -> Path:
-        """Locks between processes that share this work folder."""
+        """Folder of locks between processes that share this work folder."""
         return self.home / "locks"
 
     @property
     def data_folder(self) -> Path:
-        """Folder of the data sets that are held in memory; the default where ``data`` is a URI."""
+        """Local folder of in-memory data sets; the default folder if ``data`` is a URI."""
         return Path(type(self).data).expanduser().resolve() if "://" in self.data else Path(self.data)

@@ -402,7 +402,7 @@ def test_what_is_logged_while_the_store_is_away_arrives_later(server: Any, monke
     run.epoch(2, {"train/loss": 2.0})
     run.epoch(3, {"train/loss": 1.0})
     other.finish({"test/top1": 50.0})  # its process ends while the store is away
-    assert len(spool.kept(store.workspace.spool_folder)) == 2
+    assert len(spool.pending(store.workspace.spool_folder)) == 2
     server.start()
     run.epoch(4, {"train/loss": 0.5})
     points = store.history(run.run_id, "train/loss")
@@ -410,7 +410,7 @@ def test_what_is_logged_while_the_store_is_away_arrives_later(server: Any, monke
     assert store.by_key(TRAINING)["k2"].status == "running"
     assert store.deliver() == 1
     assert store.by_key(TRAINING)["k2"].status == "done"
-    assert not spool.kept(store.workspace.spool_folder)
+    assert not spool.pending(store.workspace.spool_folder)
 
 
 def test_questions_wait_for_the_store_for_a_bounded_time(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,7 +432,7 @@ def test_a_spool_of_garbage_is_dropped(content: str, store: Store) -> None:
     folder.mkdir()
     (folder / f"{begin(store).run_id}.jsonl").write_text(content, encoding="latin-1")
     store.deliver()
-    assert not spool.kept(folder)
+    assert not spool.pending(folder)
 
 
 def test_a_spool_of_an_unknown_run_is_set_aside(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -443,4 +443,4 @@ def test_a_spool_of_an_unknown_run_is_set_aside(store: Store, caplog: pytest.Log
     assert store.deliver() == 0
     assert "set aside" in caplog.text
     assert os.listdir(folder)
-    assert not spool.kept(folder)
+    assert not spool.pending(folder)

@@ -1,9 +1,9 @@
-"""Who is running a run: at most one process at a time, on any machine, also when processes die.
+"""Claims: at most one process runs a run at a time, across machines and crashes.
 
-A claim is the parameter ``claim/N`` of the run, whose value says who claims. MLflow never lets a parameter change, so
-of two processes that claim at once the database refuses one. A run is free to claim when its last claimant was stopped,
-failed, or is lost: it died on this machine (whoever asks holds the run folder's lock, which the kernel frees when a
-process dies), or it has been silent for :data:`~eman.platform.store.records.SILENT_SECONDS` on another.
+A claim is the run's parameter ``claim/N``; its value is the owner. MLflow parameters are immutable, so the database
+refuses one of two concurrent claims. A run can be claimed when its last owner stopped, failed or is lost. An owner on
+this machine is lost if the caller could lock the run's folder; one on another machine, if it has sent no heartbeat for
+:data:`~eman.platform.store.records.SILENT_SECONDS`.
 """
 
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger("eman")
 
 @dataclass(frozen=True)
 class Entry:
-    """A run to claim: its kind, key, name for people, parameters (written once), tags, and parent's identifier."""
+    """A run to claim: kind, key, display name, parameters (written once), tags and the parent's id."""
 
     kind: str
     key: str
@@ -35,33 +35,33 @@ class Entry:
 
 
 def claim(store: Connection, entry: Entry, again: str = "") -> RunLog:
-    """Claim a run, making it where there is none, and mark it RUNNING. A sweep may have several claimants.
+    """Claim a run, creating it if needed, and mark it RUNNING. A sweep may have several owners.
 
     Args:
         store: The store.
         entry: The run.
-        again: Claim the run although it is done, if this owner has done it: its files are gone.
+        again: Owner whose finished run may be claimed again, because its files are gone.
 
     Raises:
-        BusyError: Another process is running it, or has done it.
+        BusyError: Another process is running or has finished it.
     """
     while True:
         known = oldest(store, entry.kind, entry.key)
-        run_id = _created(store, entry) if known is None else known.run_id
+        run_id = _create(store, entry) if known is None else known.run_id
         if known is not None:
             _check_free(known, entry, again)
         try:
-            return _taken(store, run_id, entry, known, again)
+            return _start(store, run_id, entry, known, again)
         except _Deleted:
-            log.info("%s was made twice at once; looking again", entry.name)
+            log.info("%s was created twice at the same time; retrying", entry.name)
 
 
 class _Deleted(Exception):
-    """The run was deleted: whoever had made it found an older one."""
+    """The run was deleted by its creator, which found an older one."""
 
 
 def oldest(store: Connection, kind: str, key: str) -> Record | None:
-    """Return the run with this key; of several that were made at once, the one that stands."""
+    """Return the oldest run with this key; duplicates created at the same time are deleted."""
     return min(store.records(kind, key), key=lambda record: (record.start, record.run_id), default=None)
 
 
@@ -73,12 +73,12 @@ def is_taken(store: Connection, kind: str, key: str) -> bool:
     )
 
 
-def _created(store: Connection, entry: Entry) -> str:
+def _create(store: Connection, entry: Entry) -> str:
     tags = {"eman.kind": entry.kind, "eman.key": entry.key, **heartbeat()}
     if entry.parent is not None:
         tags["mlflow.parentRunId"] = entry.parent
     create = partial(store.client.create_run, store.experiment_id, tags=tags, run_name=entry.name)
-    run_id = str(store.patiently(create).info.run_id)
+    run_id = str(store.with_retries(create).info.run_id)
     first = oldest(store, entry.kind, entry.key)
     if first is None or first.run_id == run_id:
         return run_id
@@ -93,13 +93,13 @@ def _check_free(known: Record, entry: Entry, again: str) -> None:
         return
     if known.status == "done" and (not again or known.owner != again):
         raise BusyError(f"{entry.name} is done already")
-    # On this host the lock of the run's folder has told already that nobody is running it.
+    # On this host the caller holds the lock of the run's folder, so no other process is running it.
     if known.status == "running" and known.claims and known.host != socket.gethostname():
         raise BusyError(f"{entry.name} is running on {known.host}")
 
 
-def _taken(store: Connection, run_id: str, entry: Entry, known: Record | None, again: str) -> RunLog:
-    """Claim a run that looked free, and describe it."""
+def _start(store: Connection, run_id: str, entry: Entry, known: Record | None, again: str) -> RunLog:
+    """Claim a run that looked free, and write its parameters and tags."""
     number = 1 + (len(known.claims) if known is not None else 0)
     owner = f"{socket.gethostname()}/{new_id()}"
     writer = RunLog(store, run_id)
@@ -107,7 +107,7 @@ def _taken(store: Connection, run_id: str, entry: Entry, known: Record | None, a
         if entry.kind != SWEEP:
             _write_claim(store, run_id, f"{CLAIM}{number}", owner, entry.name)
         if known is not None:
-            store.patiently(partial(store.client.update_run, run_id, status="RUNNING"))
+            store.with_retries(partial(store.client.update_run, run_id, status="RUNNING"))
         tags = {"eman.reason": "", **heartbeat(0.0 if again else None), **provenance(), **entry.tags}
         if entry.parent is not None:
             tags["mlflow.parentRunId"] = entry.parent
@@ -115,7 +115,7 @@ def _taken(store: Connection, run_id: str, entry: Entry, known: Record | None, a
     except BusyError:
         raise
     except Exception as error:
-        if store.patiently(lambda: store.client.get_run(run_id)).info.lifecycle_stage != "deleted":
+        if store.with_retries(lambda: store.client.get_run(run_id)).info.lifecycle_stage != "deleted":
             raise
         raise _Deleted(run_id) from error
     if known is not None:
@@ -127,9 +127,9 @@ def _write_claim(store: Connection, run_id: str, name: str, owner: str, title: s
     from mlflow.exceptions import MlflowException
 
     try:
-        store.patiently(partial(store.client.log_param, run_id, name, owner))
+        store.with_retries(partial(store.client.log_param, run_id, name, owner))
     except MlflowException as error:
-        now = store.patiently(lambda: store.client.get_run(run_id))
+        now = store.with_retries(lambda: store.client.get_run(run_id))
         if now.info.lifecycle_stage != "deleted" and now.data.params.get(name) not in (None, owner):
-            raise BusyError(f"another process has taken up {title}") from error
+            raise BusyError(f"another process has claimed {title}") from error
         raise

@@ -1,4 +1,4 @@
-"""Opening MLflow quietly, and understanding its errors. Everything here is imported only when MLflow is needed."""
+"""MLflow's client and errors. MLflow itself is imported only when needed."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from eman.platform.errors import UserError, first_line
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-#: Set before MLflow is imported: nothing is sent home, nothing is printed, and a server that is away is noticed soon.
+#: Set before MLflow is imported: no telemetry, no output, and quick failure if the server is down.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -23,45 +23,45 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 
-#: Addresses of stores that are understood.
+#: Supported URI schemes.
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
 def check_address(uri: str) -> None:
-    """Raise :class:`UserError` for an address that cannot be a store's, without connecting to it."""
-    scheme, found, rest = uri.partition("://")
-    if not found or scheme.split("+")[0] not in _SCHEMES:
+    """Raise :class:`UserError` unless an address has the form of a store's, without connecting."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme.split("+")[0] not in _SCHEMES:
         raise UserError(
             f"--store {uri}: give an address such as http://HOST:5000, postgresql://HOST/NAME or sqlite:///FILE, or "
             f"leave it out to use the work folder's."
         )
     if scheme == "sqlite" and (not rest.strip("/") or ":memory:" in rest):
-        raise UserError(f"--store {uri} names no file, so nothing would be kept; give sqlite:///FILE.")
+        raise UserError(f"--store {uri} names no file, so nothing would be saved; give sqlite:///FILE.")
 
 
 def open_client(uri: str) -> "MlflowClient":
-    """Return MLflow's client for an address. It has connected to a database, but not to a server.
+    """Return MLflow's client for an address. This connects to a database, but not to a server.
 
     Raises:
-        Exception: Whatever the database's driver raises.
+        Exception: The database cannot be reached.
     """
-    _knock(uri)
+    _check_port(uri)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # What it logs of a database that does not answer, dozens of lines, it also raises.
+    # For an unreachable database it logs dozens of lines, then raises the same.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
 
 
-def _knock(uri: str) -> None:
-    """Connect to a database's port and hang up: MLflow itself tries for more than a minute, printing every attempt.
+def _check_port(uri: str) -> None:
+    """Raise unless a database's port accepts connections: MLflow retries for over a minute and prints every attempt.
 
     Raises:
-        OSError: Nobody answers there.
+        OSError: The port does not accept connections.
     """
     address = urlparse(uri)
     port = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}.get(address.scheme.split("+")[0])
@@ -70,40 +70,40 @@ def _knock(uri: str) -> None:
 
 
 def is_away(error: BaseException) -> bool:
-    """Return whether an error says that the store cannot be reached now, rather than that it refuses a request."""
+    """Return whether an error means that the store is temporarily unreachable, not that it rejected a request."""
     from mlflow.exceptions import MlflowException, RestException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import OperationalError
 
-    if isinstance(error, RestException):  # the server answered: with an error of its own, or of its database
+    if isinstance(error, RestException):  # the server answered
         return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
     if isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE":
         return True
-    below: BaseException | None = error
-    while below is not None:
-        if isinstance(below, RequestException | OperationalError | ConnectionError | TimeoutError | socket.gaierror):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RequestException | OperationalError | ConnectionError | TimeoutError | socket.gaierror):
             return True
-        below = below.__cause__ or below.__context__
+        cause = cause.__cause__ or cause.__context__
     return False
 
 
-def trouble(uri: str, error: Exception) -> str:
-    """Return what is wrong with a store and what to do, in one line without passwords."""
+def connection_error(uri: str, error: Exception) -> str:
+    """Explain in one line, without passwords, why a store cannot be used and what to do."""
     if isinstance(error, UserError):
         return str(error)
     text = re.sub(r"://[^/@\s]*@", "://...@", first_line(error))
     if "out-of-date database schema" in str(error) or "Can't locate revision" in str(error):
         return (
-            f"the MLflow store {shown(uri)} was written by another MLflow version ({text}); install that version, or "
-            f"choose another EMAN_HOME."
+            f"the MLflow store {without_password(uri)} was written by another MLflow version ({text}); install that "
+            f"version, or choose another EMAN_HOME."
         )
     return (
-        f"the MLflow store {shown(uri)} cannot be reached ({text}); start it, or leave --store and MLFLOW_TRACKING_URI "
-        f"out to use the embedded one."
+        f"the MLflow store {without_password(uri)} cannot be reached ({text}); start it, or leave --store and "
+        f"MLFLOW_TRACKING_URI out to use the embedded one."
     )
 
 
-def shown(uri: str) -> str:
+def without_password(uri: str) -> str:
     """Return an address without its password."""
     if "@" not in uri:
         return uri

@@ -1,7 +1,7 @@
-"""Opening an MLflow store, reading it, and waiting for it.
+"""Open and read an MLflow store, retrying while it is down.
 
-Reading a SQLite file needs no MLflow and changes nothing; a store that does not exist reads as empty. Everything else
-goes through :attr:`Connection.client`.
+A SQLite file is read without MLflow and without changing it; a missing file reads as empty. Everything else goes
+through :attr:`Connection.client`.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from eman.platform.errors import UserError
 from eman.platform.lock import locked
-from eman.platform.store.client import check_address, is_away, open_client, shown, trouble
+from eman.platform.store.client import check_address, connection_error, is_away, open_client, without_password
 from eman.platform.store.records import Point, Record, make_record
 from eman.platform.store.sqlite import SqliteReader, UnknownLayout
 from eman.platform.workspace import Workspace
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-#: Raised by one whenever the layout of the store changes.
+#: Version of the layout; increment it with every change.
 STORE_VERSION = 2
 EXPERIMENT = "eman"
 
-#: A server is asked for single keys up to this number, several at once; beyond it, for all runs of a kind.
-_MOST_QUESTIONS, _QUESTIONS_AT_ONCE = 400, 8
+#: Up to this many keys, query a server for each key, in parallel; beyond it, for all runs of the kind.
+_MAX_QUERIES, _PARALLEL_QUERIES = 400, 8
 
 T = TypeVar("T")
 log = logging.getLogger("eman")
 
 
 class Connection:
-    """An MLflow store, with the experiment in which everything is kept. Making one connects to nothing yet.
+    """An MLflow store and its experiment. It connects on first use.
 
     Args:
-        where: The workspace whose store it is, or an address.
-        patient: Wait for a store that does not answer already when connecting, instead of raising at once.
+        where: The workspace whose store to open, or an address.
+        patient: Retry the first connection too, instead of raising at once.
 
     Raises:
-        UserError: The address is none of a store.
+        UserError: The address is not a store's.
     """
 
     def __init__(self, where: Workspace | str, *, patient: bool = False) -> None:
@@ -54,32 +54,32 @@ class Connection:
 
     @property
     def local(self) -> bool:
-        """Whether the store is a file, which only processes that share this disk can reach."""
+        """Whether the store is a SQLite file on this machine."""
         return self.uri.startswith("sqlite:///")
 
     @property
     def path(self) -> Path:
-        """The file of a store that is one."""
+        """The SQLite file of a local store."""
         return Path(self.uri.removeprefix("sqlite:///")).absolute()
 
     @property
     def artifacts(self) -> Path:
-        """Where a store that is a file keeps artifacts: beside it."""
+        """Artifact folder of a local store, next to its file."""
         return self.path.parent / "artifacts"
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def records(self, kind: str | None = None, key: str | None = None) -> list[Record]:
-        """Return runs of a kind, or of all kinds; the newest first."""
+        """Return the runs of a kind, or of all kinds, newest first."""
         kinds = [("eman.kind", [kind])] if kind else []
         return self._search([*kinds, *([("eman.key", [key])] if key else [])])
 
     def by_key(self, kind: str, keys: Collection[str] | None = None) -> dict[str, Record]:
-        """Return runs of a kind by key; where a key has several, a finished one, else the newest.
+        """Return the runs of a kind by key; of duplicates a finished one, else the newest.
 
         Args:
             kind: Kind of run.
-            keys: Only these; what it costs does not grow with the number of other runs.
+            keys: Only these keys, at a cost independent of the number of other runs.
         """
         wanted = [("eman.kind", [kind]), *([] if keys is None else [("eman.key", sorted(keys))])]
         chosen: dict[str, Record] = {}
@@ -89,12 +89,12 @@ class Connection:
         return chosen
 
     def history(self, run_id: str, metric: str) -> list[Point]:
-        """Return every value of a metric that a run logged, in the order of steps."""
+        """Return all logged values of a run's metric, by step."""
         if self._reader is not None:
             with contextlib.suppress(UnknownLayout):
                 return self._reader.history(run_id, metric)
-        found = self.patiently(lambda: self.client.get_metric_history(run_id, metric))
-        points = [Point(m.step, m.value, m.timestamp / 1000) for m in found]
+        values = self.with_retries(lambda: self.client.get_metric_history(run_id, metric))
+        points = [Point(m.step, m.value, m.timestamp / 1000) for m in values]
         return sorted(points, key=lambda point: (point.step, point.time))
 
     def open_records(self) -> list[Record]:
@@ -102,7 +102,7 @@ class Connection:
         if self._reader is not None:
             with contextlib.suppress(UnknownLayout):
                 return self._reader.records([("status", ["RUNNING"])])
-        return self._ask("attributes.status = 'RUNNING'")
+        return self._query("attributes.status = 'RUNNING'")
 
     def _search(self, where: list[tuple[str, list[str]]]) -> list[Record]:
         if self._reader is not None:
@@ -113,55 +113,55 @@ class Connection:
                 return self._reader.records(where)
         several = next((values for _, values in where if len(values) > 1), [])
         fixed = [f"tags.`{name}` = '{values[0]}'" for name, values in where if values is not several]
-        if 1 < len(several) <= _MOST_QUESTIONS:
+        if 1 < len(several) <= _MAX_QUERIES:
             filters = [" and ".join([*fixed, f"tags.`eman.key` = '{key}'"]) for key in several]
-            with ThreadPoolExecutor(_QUESTIONS_AT_ONCE) as pool:
-                found = [record for records in pool.map(self._ask, filters) for record in records]
-            return sorted(found, key=lambda record: (-record.start, record.run_id))
-        found = self._ask(" and ".join(fixed))
-        return [record for record in found if not several or record.key in set(several)]
+            with ThreadPoolExecutor(_PARALLEL_QUERIES) as pool:
+                matches = [record for records in pool.map(self._query, filters) for record in records]
+            return sorted(matches, key=lambda record: (-record.start, record.run_id))
+        records = self._query(" and ".join(fixed))
+        return [record for record in records if not several or record.key in set(several)]
 
-    def _ask(self, condition: str) -> list[Record]:
-        """Return what MLflow finds, page by page."""
-        found: list[Record] = []
+    def _query(self, condition: str) -> list[Record]:
+        """Return the runs that match an MLflow filter, from all pages."""
+        records: list[Record] = []
         token: str | None = None
         while True:
             search = partial(
                 self.client.search_runs, [self.experiment_id], condition, max_results=500, page_token=token
             )
-            page = self.patiently(search)
-            found += [record_of(run) for run in page if "eman.key" in run.data.tags]
+            page = self.with_retries(search)
+            records += [record_of(run) for run in page if "eman.key" in run.data.tags]
             token = page.token
             if not token:
-                return found
+                return records
 
     # Opening ----------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _opened(self) -> "tuple[MlflowClient, str]":
         try:
-            with self._alone():
-                return self.patiently(self._open) if self._patient else self._open()
-        except Exception as error:  # drivers of databases raise kinds of their own
-            raise UserError(trouble(self.uri, error)) from error
+            with self._creation_lock():
+                return self.with_retries(self._open) if self._patient else self._open()
+        except Exception as error:  # database drivers raise unrelated types
+            raise UserError(connection_error(self.uri, error)) from error
 
     @property
     def client(self) -> "MlflowClient":
-        """MLflow's client; asking for it makes the store where there is none.
+        """MLflow's client. The store is created if needed.
 
         Raises:
-            UserError: The store cannot be reached, or a newer version wrote it.
+            UserError: The store cannot be reached, or has another version.
         """
         return self._opened[0]
 
     @property
     def experiment_id(self) -> str:
-        """MLflow's identifier of the experiment; asking for it makes the experiment where there is none."""
+        """MLflow's experiment id. The experiment is created if needed."""
         return self._opened[1]
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other processes from making the same file's tables at the same moment."""
+    def _creation_lock(self) -> Iterator[None]:
+        """Keep other processes from creating the tables of the same SQLite file."""
         if not self.local:
             yield
             return
@@ -182,11 +182,11 @@ class Connection:
         experiment = opened.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             location = self.artifacts.as_uri() if self.local else None
-            # The kind keeps MLflow's UI from opening on traces of language models.
+            # Without this kind, MLflow's UI opens on its page for language models.
             tags = {"eman.store_version": str(STORE_VERSION), "mlflow.experimentKind": "custom_model_development"}
             try:
                 return opened.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
-            except Exception:  # another process may have made it just now
+            except Exception:  # another process may have just created it
                 experiment = opened.get_experiment_by_name(EXPERIMENT)
                 if experiment is None:
                     raise
@@ -198,16 +198,16 @@ class Connection:
         if text != str(STORE_VERSION):
             older = text.isdecimal() and int(text) < STORE_VERSION
             raise UserError(
-                f"the MLflow store {shown(self.uri)} was written by {'an older' if older else 'a newer'} version "
-                f"of eman (store version {text[:20] or 'unknown'}, this one reads {STORE_VERSION}); "
+                f"the MLflow store {without_password(self.uri)} was written by {'an older' if older else 'a newer'} "
+                f"version of eman (store version {text[:20] or 'unknown'}, this one reads {STORE_VERSION}); "
                 f"{'' if older else 'update eman, or '}choose another EMAN_HOME."
             )
 
-    def patiently(self, call: Callable[[], T]) -> T:
-        """Call until the store answers, for at most ``settings.store_patience`` seconds.
+    def with_retries(self, call: Callable[[], T]) -> T:
+        """Return a call's result, retrying for up to ``settings.store_patience`` seconds while the store is down.
 
         Raises:
-            UserError: It did not answer in that time.
+            UserError: The store stayed down.
         """
         patience = self.workspace.settings.store_patience
         deadline, pause = time.monotonic() + patience, 0.5
@@ -220,9 +220,9 @@ class Connection:
                 if not is_away(error):
                     raise
                 if time.monotonic() > deadline:
-                    message = f"{trouble(self.uri, error)} Gave up after {patience:.0f} s."
+                    message = f"{connection_error(self.uri, error)} Gave up after {patience:.0f} s."
                     raise UserError(message) from error
-                log.warning("the store does not answer; waiting for it")
+                log.warning("the store does not answer; retrying")
                 time.sleep(pause)
                 pause = min(2 * pause, 5.0)
 

@@ -1,4 +1,4 @@
-"""Writing what a store holds as Parquet files."""
+"""Export a store as Parquet files."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,14 +14,14 @@ def export(store: Store, out: Path) -> dict[str, int]:
     """Write ``runs``, ``params``, ``metrics`` (every value of every step) and ``tags`` as Parquet files.
 
     Args:
-        store: What to write.
+        store: The store to export.
         out: A new folder.
 
     Returns:
-        Number of rows by name of the file.
+        Number of rows by file name.
 
     Raises:
-        UserError: ``out`` exists, or cannot be created; or the store holds nothing.
+        UserError: ``out`` exists or cannot be created, or the store is empty.
     """
     import pandas as pd
 
@@ -41,25 +41,25 @@ def _tables(store: Store, records: list[Record]) -> dict[str, list[dict[str, Any
     tables: dict[str, list[dict[str, Any]]] = {"runs": [], "params": [], "metrics": [], "tags": []}
     for record in records:
         run = {"run_id": record.run_id, "kind": record.kind, "key": record.key}
-        about = {
+        summary = {
             "name": record.name,
             "status": record.status,
             "reason": record.reason,
             "failures": record.failures,
-            "start": _moment(record.start),
-            "end": _moment(record.end),
+            "start": _timestamp(record.start),
+            "end": _timestamp(record.end),
             "parent": keys.get(record.tags.get("mlflow.parentRunId", "")),
         }
-        tables["runs"].append({**run, **about})
+        tables["runs"].append({**run, **summary})
         tables["params"] += [{**run, "name": name, "value": value} for name, value in record.params.items()]
         tables["tags"] += [{**run, "name": name, "value": value} for name, value in record.tags.items()]
         tables["metrics"] += [
-            {**run, "name": name, "step": point.step, "time": _moment(point.time), "value": point.value}
+            {**run, "name": name, "step": point.step, "time": _timestamp(point.time), "value": point.value}
             for name in sorted(record.metrics)
             for point in store.history(record.run_id, name)
         ]
     return tables
 
 
-def _moment(seconds: float) -> datetime | None:
+def _timestamp(seconds: float) -> datetime | None:
     return datetime.fromtimestamp(seconds, tz=UTC) if seconds else None

@@ -1,4 +1,4 @@
-"""What produced a result: the source's revision and the versions of what it runs on."""
+"""Provenance of a result: git revision and package versions."""
 
 import platform as machine  # noqa: TID251
 import subprocess
@@ -9,13 +9,13 @@ from pathlib import Path
 
 @lru_cache(maxsize=1)
 def provenance() -> dict[str, str]:
-    """Return the tags that record versions and git revision."""
+    """Return the tags that record the git revision and versions."""
     packages = {f"eman.version.{name}": version(name) for name in ("torch", "torchvision", "ray", "mlflow")}
     return {"eman.git": git_revision(), "eman.python": machine.python_version(), **packages}
 
 
 def git_revision() -> str:
-    """Return the revision of the source, with ``+changes`` if files differ from it; ``unknown`` outside git."""
+    """Return the source's git revision, with ``+changes`` if the tree is dirty, or ``unknown`` outside git."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(  # noqa: S603

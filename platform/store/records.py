@@ -1,4 +1,4 @@
-"""What the store knows of a run, and what the state of a run is. Importing this costs nothing."""
+"""Runs as the store records them. This module has no heavy imports."""
 
 import re
 import time
@@ -12,10 +12,10 @@ TRAINING, EVALUATION, SWEEP = "training", "evaluation", "sweep"
 
 Status = Literal["done", "failed", "running", "missing", "published"]
 
-#: A run that says RUNNING and has sent no heartbeat for so many seconds is lost.
+#: A RUNNING run without a heartbeat for this many seconds is lost.
 SILENT_SECONDS = 90.0
 
-#: Parameters that record who has run a run: ``claim/1``, ``claim/2``, ... See :mod:`eman.platform.store.claims`.
+#: Prefix of the parameters that record a run's owners (``claim/1``, ...). See :mod:`eman.platform.store.claims`.
 CLAIM = "claim/"
 
 
@@ -35,7 +35,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Record:
-    """A run as the store has it.
+    """A run in the store.
 
     Attributes:
         run_id: MLflow's identifier.
@@ -43,11 +43,11 @@ class Record:
         status: ``done``, ``failed``, ``running``, or ``missing`` for a run that was interrupted or lost.
         reason: Why it failed.
         metrics: Latest values.
-        claims: Who has run it, the last one last; each is ``HOST/ID``.
+        claims: Owners (``HOST/ID``), oldest first.
         failures: Failures in the launch ``launch``.
         launch: The launch that ran it last.
         start, end, heartbeat: Seconds since the epoch; 0 where unknown.
-        share: Share of the run that is done, 0 to 1.
+        share: Completed share of the run, 0 to 1.
         open: Whether MLflow shows it as RUNNING.
     """
 
@@ -71,12 +71,12 @@ class Record:
 
     @property
     def owner(self) -> str:
-        """Who ran it last."""
+        """The last owner."""
         return self.claims[-1] if self.claims else ""
 
     @property
     def host(self) -> str:
-        """The machine on which it was run last."""
+        """The last owner's machine."""
         return self.owner.partition("/")[0]
 
     @property
@@ -131,16 +131,16 @@ def make_record(
 
 
 def _status(state: str, heartbeat: float, end: float) -> Status:
-    """Return the state of a run. A heartbeat counts more than what MLflow says of a run that is not over."""
+    """Return the state of a run. For an unfinished run the heartbeat overrides MLflow's status."""
     if state == "FINISHED":
         return "done"
     if state == "FAILED":
         return "failed"
     alive = time.time() - heartbeat <= SILENT_SECONDS
-    # A run that was taken for lost, and then goes on, is running.
+    # A run that was marked lost but still sends heartbeats is running.
     return "running" if alive and (state == "RUNNING" or (state == "KILLED" and heartbeat > end + 1)) else "missing"
 
 
 def number(text: str | None) -> float:
-    """Return the number that a tag holds; 0 for one that holds none, which only somebody else can have written."""
+    """Return the number in a tag, or 0 if it has none, because another program may have edited it."""
     return float(text) if text and re.fullmatch(r"\d{1,15}(\.\d{1,9})?", text) else 0.0

@@ -1,4 +1,4 @@
-"""Entries that a store could not take because it was away: kept on disk, one file a run, in order, until it can."""
+"""Entries kept on disk while the store is down, one file per run, in order."""
 
 import contextlib
 import json
@@ -11,20 +11,20 @@ from eman.platform.lock import locked
 
 Entry = Mapping[str, Any]
 
-#: What an entry holds.
-_PARTS = {"metrics", "params", "tags", "status"}
+#: Required keys of an entry.
+_KEYS = {"metrics", "params", "tags", "status"}
 
 
-def kept(folder: Path) -> list["Spool"]:
-    """Return the spools in a folder that hold something."""
+def pending(folder: Path) -> list["Spool"]:
+    """Return the spools in a folder that have entries."""
     return [Spool(folder, path.stem) for path in sorted(folder.glob("*.jsonl")) if re.fullmatch(r"\w+", path.stem)]
 
 
 class Spool:
-    """Entries of one run, plain values each.
+    """Pending entries of one run.
 
     Args:
-        folder: Where spools are kept.
+        folder: Folder of all spools.
         run_id: MLflow's identifier of the run.
     """
 
@@ -34,31 +34,31 @@ class Spool:
         self._lock = self.path.with_suffix(".lock")
 
     def append(self, entry: Entry) -> None:
-        """Keep an entry."""
+        """Append an entry."""
         with locked(self._lock, wait=True), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def deliver(self, send: Callable[[Entry], None], *, wait: bool = False) -> bool:
-        """Send all entries in order and forget them. What ``send`` raises leaves them kept; what was sent before that
-        is sent again, so an entry must carry its own time stamps.
+        """Send all entries in order, then delete them. If ``send`` raises, all are kept and sent again next time, so an
+        entry must carry its own time stamps.
 
         Args:
-            send: Takes one entry.
-            wait: Wait for a process that delivers this spool; otherwise leave it to that one.
+            send: Called with each entry.
+            wait: Wait for another process that is delivering this spool, instead of leaving it to that process.
 
         Returns:
-            Whether there was something.
+            Whether there were entries.
         """
         if not self.path.exists():
             return False
-        with locked(self._lock, wait=wait) as mine:
-            if not mine or not self.path.exists():
+        with locked(self._lock, wait=wait) as acquired:
+            if not acquired or not self.path.exists():
                 return False
             for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
                 entry: Any = None
-                with contextlib.suppress(json.JSONDecodeError):  # a line that a kill cut short
+                with contextlib.suppress(json.JSONDecodeError):  # a line truncated by a kill
                     entry = json.loads(line)
-                if isinstance(entry, dict) and entry.keys() >= _PARTS:
+                if isinstance(entry, dict) and entry.keys() >= _KEYS:
                     send(entry)
             self.path.unlink()
         return True

@@ -1,8 +1,8 @@
-"""Reading a store that is a SQLite file without MLflow, whose import alone takes 2.6 s of CPU and 170 MB.
+"""Read a SQLite store without MLflow, whose import takes 2.6 s of CPU and 170 MB.
 
-The documented way, ``MlflowClient``, cannot look up many keys at once either, creates the file where there is none, and
-wants to write to its folder. So this reads the tables that MLflow has kept since its version 1: experiments, runs,
-tags, params, metrics. Where they are not as expected, :class:`UnknownLayout` is raised and the caller asks MLflow.
+``MlflowClient`` also cannot look up many keys at once, creates a missing file and needs a writable folder. This module
+reads the tables that MLflow has kept since version 1 (experiments, runs, tags, params, metrics) and raises
+:class:`UnknownLayout` if they differ; the caller then uses MLflow.
 """
 
 import sqlite3
@@ -14,16 +14,16 @@ from typing import Any
 from eman.platform.errors import UserError
 from eman.platform.store.records import Point, Record, make_record
 
-#: Values in one query; SQLite allows 999 in its oldest builds.
-_MOST_VALUES = 500
+#: Values per query; old builds of SQLite allow 999.
+_MAX_VALUES = 500
 
 
 class UnknownLayout(Exception):
-    """The database's tables are not those that this module knows."""
+    """The database does not have the expected tables."""
 
 
 class SqliteReader:
-    """Reads one experiment of a SQLite file. A file that is not there reads as empty.
+    """Reads one experiment of a SQLite file. A missing file reads as empty.
 
     Args:
         path: The database.
@@ -51,10 +51,10 @@ class SqliteReader:
                 raise UnknownLayout(str(error)) from error
             raise UserError(f"the store {self.path} cannot be read ({error}).") from error
         except sqlite3.DatabaseError as error:
-            raise UserError(f"the store {self.path} is no SQLite database ({error}); give another file.") from error
+            raise UserError(f"the store {self.path} is not a SQLite database ({error}); give another file.") from error
 
     def experiment_tags(self) -> tuple[str, dict[str, str]] | None:
-        """Return the experiment's identifier and tags; ``None`` if there is none yet."""
+        """Return the experiment's id and tags, or ``None`` if it does not exist."""
         if not self._exists():
             return None
         with self._connected() as connection:
@@ -66,23 +66,23 @@ class SqliteReader:
             return str(row[0]), dict(connection.execute(query, row).fetchall())
 
     def records(self, where: Sequence[tuple[str, Sequence[str]]]) -> list[Record]:
-        """Return runs that have a key, newest first.
+        """Return the runs that have a key, newest first.
 
         Args:
-            where: Conditions: names of tags, each with the values that it may have. ``status`` is MLflow's status.
+            where: Allowed values by tag; the name ``status`` stands for MLflow's status.
         """
         known = self.experiment_tags()
         if known is None:
             return []
-        found: list[Record] = []
+        records: list[Record] = []
         with self._connected() as connection:
             connection.execute("BEGIN")  # all queries see the same state
             for conditions in _split(where):
-                found += _select(connection, int(known[0]), conditions)
-        return sorted(found, key=lambda record: (-record.start, record.run_id))
+                records += _select(connection, int(known[0]), conditions)
+        return sorted(records, key=lambda record: (-record.start, record.run_id))
 
     def history(self, run_id: str, metric: str) -> list[Point]:
-        """Return every value of a metric that a run logged, in the order of steps."""
+        """Return all logged values of a run's metric, by step."""
         if not self._exists():
             return []
         query = (
@@ -98,13 +98,13 @@ def _value(value: float, is_nan: int) -> float:
 
 
 def _split(where: Sequence[tuple[str, Sequence[str]]]) -> Iterator[list[tuple[str, Sequence[str]]]]:
-    """Yield the conditions, the values of the last one in parts that one query can hold."""
+    """Yield the conditions with the last one's values split into batches that fit a query."""
     if not where:
         yield []
         return
     *first, (name, values) = where
-    for start in range(0, len(values), _MOST_VALUES):
-        yield [*first, (name, values[start : start + _MOST_VALUES])]
+    for start in range(0, len(values), _MAX_VALUES):
+        yield [*first, (name, values[start : start + _MAX_VALUES])]
 
 
 def _select(
@@ -117,25 +117,25 @@ def _select(
             query += " AND status = ?"
             values += wanted
             continue
-        query += f" AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value IN ({_places(wanted)}))"  # noqa: S608
+        query += f" AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value IN ({_placeholders(wanted)}))"  # noqa: S608
         values += [name, *wanted]
     chosen = [row[0] for row in connection.execute(query, values)]
-    found: list[Record] = []
-    for start in range(0, len(chosen), _MOST_VALUES):
-        found += _whole(connection, chosen[start : start + _MOST_VALUES])
-    return found
+    records: list[Record] = []
+    for start in range(0, len(chosen), _MAX_VALUES):
+        records += _read_runs(connection, chosen[start : start + _MAX_VALUES])
+    return records
 
 
-def _places(values: Sequence[str]) -> str:
+def _placeholders(values: Sequence[str]) -> str:
     return ", ".join("?" * len(values))
 
 
-def _whole(connection: sqlite3.Connection, ids: Sequence[str]) -> Iterator[Record]:
+def _read_runs(connection: sqlite3.Connection, ids: Sequence[str]) -> Iterator[Record]:
     """Yield the records of runs that have a key."""
 
     def rows(columns: str, table: str) -> list[Any]:
-        # The query's parts are constants of this module.
-        query = f"SELECT run_uuid, {columns} FROM {table} WHERE run_uuid IN ({_places(ids)})"  # noqa: S608
+        # Columns and tables are constants of this module.
+        query = f"SELECT run_uuid, {columns} FROM {table} WHERE run_uuid IN ({_placeholders(ids)})"  # noqa: S608
         return connection.execute(query, ids).fetchall()
 
     metrics: dict[str, dict[str, float]] = {run_id: {} for run_id in ids}

@@ -1,6 +1,6 @@
-"""The MLflow store: every sweep, training and evaluation is a run with a key, looked up before it is made.
+"""The MLflow store: every sweep, training and evaluation is a run with a key.
 
-By default it is a SQLite file in the work folder and needs no server.
+By default it is a SQLite file in the work folder, without a server.
 """
 
 import os
@@ -18,10 +18,10 @@ from eman.platform.workspace import Workspace
 
 
 def existing_store(where: str, workspace: Workspace) -> "Store":
-    """Return a store that must exist: by its address, a work folder, or a SQLite file.
+    """Return an existing store by address, work folder or SQLite file.
 
     Raises:
-        UserError: There is none.
+        UserError: It does not exist.
     """
     if "://" not in where:
         path = Path(where).expanduser()
@@ -33,7 +33,7 @@ def existing_store(where: str, workspace: Workspace) -> "Store":
 
 
 class Store(Connection):
-    """A store to read and to write. See :class:`~eman.platform.store.connection.Connection`."""
+    """A store to read and write. See :class:`~eman.platform.store.connection.Connection`."""
 
     def begin(
         self,
@@ -46,31 +46,31 @@ class Store(Connection):
         parent: str | None = None,
         again: str = "",
     ) -> RunLog:
-        """Claim the run with this key, making it where there is none; see :func:`eman.platform.store.claims.claim`.
+        """Claim the run with this key, creating it if needed; see :func:`eman.platform.store.claims.claim`.
 
         Raises:
-            BusyError: Another process is running it, or has done it.
+            BusyError: Another process is running or has finished it.
         """
         return claims.claim(self, claims.Entry(kind, key, name, params, tags, parent), again)
 
     def deliver(self) -> int:
-        """Write what processes that have ended had to keep on disk; return the number of runs that it was for."""
-        spools = spool.kept(self.workspace.spool_folder)
-        return sum(self.patiently(partial(deliver, self, kept)) for kept in spools)
+        """Write the pending entries on disk to the store; return the number of runs that had any."""
+        spools = spool.pending(self.workspace.spool_folder)
+        return sum(self.with_retries(partial(deliver, self, entries)) for entries in spools)
 
     def settle_lost(self) -> int:
-        """Mark runs KILLED that MLflow shows as RUNNING although their process is gone; return their number.
+        """Mark lost runs, which MLflow still shows as RUNNING, as KILLED; return their number.
 
-        Reading commands call it. It does nothing in a work folder that cannot be written to.
+        Reading commands call it. In a read-only work folder it does nothing.
         """
         lost = [record for record in self.open_records() if record.lost]
         if not lost or (self.local and not os.access(self.path.parent, os.W_OK)):
             return 0
         settled = 0
         for record in lost:
-            now = record_of(self.patiently(partial(self.client.get_run, record.run_id)))
+            now = record_of(self.with_retries(partial(self.client.get_run, record.run_id)))
             if now.lost:
                 end = round(1000 * max(now.heartbeat, now.start))
-                self.patiently(partial(self.client.set_terminated, record.run_id, "KILLED", end))
+                self.with_retries(partial(self.client.set_terminated, record.run_id, "KILLED", end))
                 settled += 1
         return settled

@@ -1,4 +1,4 @@
-"""Writing to one run of the store, in batches, also while the store is away."""
+"""Write to one run of the store in batches, also while the store is down."""
 
 import contextlib
 import logging
@@ -13,34 +13,34 @@ from eman.platform.store.client import is_away
 from eman.platform.store.connection import Connection
 from eman.platform.store.records import number
 
-#: Seconds between two heartbeats.
+#: Seconds between heartbeats.
 BEAT_SECONDS = 20.0
 
-#: Seconds between two attempts to reach a store that is away.
+#: Seconds between attempts to reach a store that is down.
 AWAY_SECONDS = 5.0
 
 log = logging.getLogger("eman")
 
 
 class RunLog:
-    """The writing end of one run.
+    """Writes to one run.
 
-    Metrics of a step that the run already has are not written again. While the store is away, entries are kept on disk,
-    in order, and written as soon as the store answers.
+    Metrics of steps that the run already has are skipped. While the store is down, entries are kept on disk, in order,
+    and written when it answers.
 
     Args:
         store: The store.
         run_id: MLflow's identifier of the run.
-        last_step: The last step that the run has metrics of.
-        away_seconds: Seconds between two attempts to reach a store that is away.
+        last_step: The last step with metrics in the store.
+        away_seconds: Seconds between attempts to reach a store that is down.
     """
 
     def __init__(
         self, store: Connection, run_id: str, last_step: int = 0, *, away_seconds: float = AWAY_SECONDS
     ) -> None:
         self.store, self.run_id, self.last_step, self._away_seconds = store, run_id, last_step, away_seconds
-        self._beaten = time.monotonic()
-        self._quiet_until = 0.0
+        self._last_beat = time.monotonic()
+        self._retry_at = 0.0
         self._spool = spool.Spool(store.workspace.spool_folder, run_id)
 
     def write(
@@ -51,7 +51,7 @@ class RunLog:
         tags: Mapping[str, str] | None = None,
         status: str | None = None,
     ) -> bool:
-        """Write one batch, then the status. Return whether the store has it; otherwise it is kept on disk."""
+        """Write one batch, then the status; return ``False`` if they were kept on disk."""
         now = int(time.time() * 1000)
         entry = {
             "metrics": [(name, float(value), now, step) for name, value in (metrics or {}).items()],
@@ -59,7 +59,7 @@ class RunLog:
             "tags": {name: str(value) for name, value in (tags or {}).items()},
             "status": status,
         }
-        if time.monotonic() >= self._quiet_until:
+        if time.monotonic() >= self._retry_at:
             try:
                 deliver(self.store, self._spool, wait=True)
                 send(self.store, self.run_id, entry)
@@ -68,7 +68,7 @@ class RunLog:
                 if not is_away(error):
                     raise
                 log.warning("the store does not answer; run %s is logged to %s", self.run_id, self._spool.path)
-                self._quiet_until = time.monotonic() + self._away_seconds
+                self._retry_at = time.monotonic() + self._away_seconds
         self._spool.append(entry)
         return False
 
@@ -77,25 +77,25 @@ class RunLog:
         self.write(tags=tags)
 
     def epoch(self, number: int, metrics: Mapping[str, float], share: float | None = None) -> None:
-        """Write metrics of an epoch, and the share of the run that is done."""
+        """Write an epoch's metrics and the completed share of the run."""
         if number > self.last_step:
             self.write(metrics, number, tags=heartbeat(share))
-            self.last_step, self._beaten = number, time.monotonic()
+            self.last_step, self._last_beat = number, time.monotonic()
 
     def beat(self, share: float | None = None) -> None:
-        """Say that the run is alive, and which share of it is done; at most every :data:`BEAT_SECONDS`."""
-        if time.monotonic() - self._beaten > BEAT_SECONDS:
-            self._beaten = time.monotonic()
+        """Send a heartbeat with the completed share of the run, at most every :data:`BEAT_SECONDS`."""
+        if time.monotonic() - self._last_beat > BEAT_SECONDS:
+            self._last_beat = time.monotonic()
             self.tag(heartbeat(share))
 
     def finish(self, metrics: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None) -> None:
-        """Write the last metrics, then say that the run is done."""
+        """Write the final metrics and mark the run as finished."""
         self.write(metrics, self.last_step, tags=tags, status="FINISHED")
 
     def fail(self, reason: str) -> None:
-        """Say that the run gives no number, and why. Failures are counted within a launch."""
+        """Mark the run as failed for this reason, and count the failures of this launch."""
         failures = 1.0
-        with contextlib.suppress(Exception):  # a store that is away cannot tell: count one
+        with contextlib.suppress(Exception):  # a store that is down cannot be read; count one
             tags = self.store.client.get_run(self.run_id).data.tags
             if tags.get("eman.failed_in") == tags.get("eman.launch", ""):
                 failures += number(tags.get("eman.failures"))
@@ -103,33 +103,33 @@ class RunLog:
         self.write(tags={"eman.reason": reason, "eman.failures": f"{failures:.0f}"}, status="FAILED")
 
     def interrupt(self) -> None:
-        """Say that the run was stopped. It can be taken up again at once."""
+        """Mark the run as interrupted, so that it can be resumed at once."""
         self.write(status="KILLED")
 
 
-def deliver(store: Connection, kept: spool.Spool, *, wait: bool = False) -> bool:
-    """Send a spool's entries; set aside what the store refuses, for example entries of a run that it does not have.
+def deliver(store: Connection, entries: spool.Spool, *, wait: bool = False) -> bool:
+    """Send a spool's entries; set them aside if the store rejects them, for example because it lacks the run.
 
     Returns:
-        Whether there was something that it took.
+        Whether there were entries and the store accepted them.
 
     Raises:
-        Exception: The store is away; the entries are kept.
+        Exception: The store is down; the entries are kept.
     """
     try:
-        return kept.deliver(partial(send, store, kept.run_id), wait=wait)
+        return entries.deliver(partial(send, store, entries.run_id), wait=wait)
     except UserError:
         raise
     except Exception as error:
         if is_away(error):
             raise
-        log.warning("%s cannot be delivered to this store (%s); set aside", kept.path, first_line(error))
-        kept.set_aside()
+        log.warning("the store rejects %s (%s); set aside", entries.path, first_line(error))
+        entries.set_aside()
         return False
 
 
 def heartbeat(share: float | None = None) -> dict[str, str]:
-    """Return the tags that say that a run is alive, and which share of it is done."""
+    """Return the tags of a heartbeat: the time, and the completed share of the run."""
     return {"eman.heartbeat": f"{time.time():.0f}"} | ({} if share is None else {"eman.share": f"{share:.4f}"})
 
 
@@ -137,7 +137,7 @@ def send(store: Connection, run_id: str, entry: Mapping[str, Any]) -> None:
     """Write an entry to the store.
 
     Raises:
-        Exception: Whatever MLflow raises.
+        Exception: The store is down or rejects the entry.
     """
     from mlflow.entities import Metric, Param, RunTag
 

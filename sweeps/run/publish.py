@@ -79,12 +79,12 @@ def publish_sweep(sweep: Sweep, store: Store, parent: RunLog, report: Report) ->
     # Written whole: `log_table` would append to the table of an earlier, interrupted launch.
     artifacts["tables.json"] = frame(values).to_json(orient="split", index=False)
     for name, text in artifacts.items():
-        store.patiently(partial(store.client.log_text, parent.run_id, text, name))
+        store.with_retries(partial(store.client.log_text, parent.run_id, text, name))
     if any(table.number == 1 for table in sweep.tables):
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(UserError):  # nothing to draw yet
             picture = Path(folder) / "figure3.png"
             draw(figure3.lines(sweep.scope), store, picture, figure3.caption(sweep.scope))
-            store.patiently(partial(store.client.log_artifact, parent.run_id, str(picture)))
+            store.with_retries(partial(store.client.log_artifact, parent.run_id, str(picture)))
     metrics = {
         "sweep/seconds": report.seconds,
         "sweep/trained": report.trained,

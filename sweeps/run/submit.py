@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from eman import __version__
-from eman.platform.cluster import ENVIRONMENT, refusal
+from eman.platform.cluster import ENVIRONMENT, connection_error
 from eman.platform.errors import UserError
 from eman.platform.store.records import new_id
 from eman.sweeps.view.text import duration
@@ -44,12 +44,12 @@ def client(address: str) -> "JobSubmissionClient":
         connected = JobSubmissionClient(address)
         connected.list_jobs()  # the first call that needs the token
     except Exception as error:
-        raise UserError(_refusal(address, error)) from error
+        raise UserError(_connection_error(address, error)) from error
     return connected
 
 
-def _refusal(address: str, error: Exception) -> str:
-    return refusal(f"--address {address}", error, "Ray job server")
+def _connection_error(address: str, error: Exception) -> str:
+    return connection_error(f"--address {address}", error, "Ray job server")
 
 
 def source_for_job(root: Path) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def submit(
             metadata={"eman": __version__, "sweep": " ".join(arguments)},
         )
     except Exception as error:
-        raise UserError(_refusal(address, error)) from error
+        raise UserError(_connection_error(address, error)) from error
 
 
 def logs(connected: "JobSubmissionClient", job: str, *, follow: bool = True) -> Iterator[str]:
