@@ -89,7 +89,7 @@ def test_a_second_copy_copies_only_what_is_new(home: Path, tmp_path: Path) -> No
     migrate(str(home), target, silent, Workspace.from_environment())
     before = contents(existing_store(target, Workspace.from_environment()))
     assert migrate(str(home), target, silent, Workspace.from_environment()) == Copied(
-        there=[r.name for r in _in_order(store)]
+        unchanged=[r.name for r in _in_order(store)]
     )
     assert contents(existing_store(target, Workspace.from_environment())) == before
     again = store.begin(TRAINING, "c", "moco · GN / GN", params={}, tags={})  # goes on, and ends
