@@ -51,11 +51,6 @@ class Trained:
         return self.workspace.run_folder(self.run)
 
     @property
-    def available(self) -> bool:
-        """Whether its networks are still there."""
-        return self._checkpoint.exists()
-
-    @property
     def _checkpoint(self) -> Path:
         return self.folder / f"{self.selection}.pt"
 

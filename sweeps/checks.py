@@ -1,15 +1,20 @@
-"""What can be checked before anything runs: data sets, and workers."""
+"""What can be checked before anything runs: data sets, index files, and workers."""
 
 from collections.abc import Iterable
 
+from eman.evaluation.protocols.labelled import LabelledSpec
 from eman.evaluation.protocols.sizes import EvalSizes
 from eman.evaluation.protocols.spec import EvalSpec, check
 from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
 from eman.trainers.data import catalog
+from eman.trainers.data.index_files import read_index
 from eman.trainers.spec.method import LabelledSection
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.spec.sections import DataSpec
+
+#: Evaluations, each with the training that it evaluates.
+Pairs = Iterable[tuple[EvalSpec, RunSpec]]
 
 #: A number of workers, the fewest and the most, or `auto`.
 Workers = int | tuple[int, int] | str | None
@@ -28,18 +33,8 @@ def check_workers(workers: Workers, devices: int) -> None:
         )
 
 
-def check_sizes(runs: Iterable[RunSpec], evaluations: Iterable[tuple[EvalSpec, RunSpec]] = ()) -> None:
-    """Raise `UserError` unless runs and evaluations fit their data sets, as far as the catalog knows their sizes."""
-    for run in runs:
-        labels = run.method if isinstance(run.method, LabelledSection) else None
-        catalog.check_fits(
-            run.data.dataset,
-            images=run.data.images,
-            held_out=run.data.held_out,
-            label_fraction=None if labels is None else labels.label_fraction,
-            label_set=None if labels is None else labels.label_set,
-            image_size=run.data.image_size,
-        )
+def check_sizes(evaluations: Pairs) -> None:
+    """Raise `UserError` unless evaluations fit their data sets, as far as the catalog knows their sizes."""
     for spec, run in evaluations:
         name = spec.dataset or run.data.dataset
         if name in catalog.KNOWN:
@@ -50,15 +45,41 @@ def check_sizes(runs: Iterable[RunSpec], evaluations: Iterable[tuple[EvalSpec, R
 
 def check_names(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Iterable[EvalSpec] = ()) -> None:
     """Raise `UserError` unless every data set is built in, or a folder of images or shards."""
-    others = {spec.dataset for spec in evaluations if spec.dataset is not None}
-    for name in sorted({run.data.dataset for run in runs} | others):
+    for name in sorted(_datasets(runs) | {spec.dataset for spec in evaluations if spec.dataset is not None}):
         catalog.check_dataset(name, workspace)
 
 
-def check_data(
-    runs: Iterable[RunSpec], workspace: Workspace, evaluations: Iterable[tuple[EvalSpec, RunSpec]] = ()
-) -> None:
+def check_present(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pairs = ()) -> None:
+    """Raise `UserError` unless every data set is there or can be downloaded; reads no image."""
+    for name in sorted(_datasets(runs) | {spec.dataset or run.data.dataset for spec, run in evaluations}):
+        catalog.check_present(name, workspace)
+
+
+def check_index_files(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pairs = ()) -> None:
+    """Raise `UserError` unless every index file can be read. Those of a set that is not here yet are passed over."""
+    wanted = {
+        *((run.data.dataset, run.method.label_index) for run in runs if isinstance(run.method, LabelledSection)),
+        *(
+            (spec.dataset or run.data.dataset, spec.protocol.label_index)
+            for spec, run in evaluations
+            if isinstance(spec.protocol, LabelledSpec)
+        ),
+    }
+    for dataset, files in sorted((dataset, files) for dataset, files in wanted if files is not None):
+        if dataset not in catalog.STORED or catalog.place_of(dataset, workspace).is_there():
+            for file in files.split(","):
+                read_index(dataset, file, workspace)
+
+
+def _datasets(runs: Iterable[RunSpec]) -> set[str]:
+    return {run.data.dataset for run in runs}
+
+
+def check_data(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pairs = ()) -> None:
     """Raise `UserError` unless the data sets of these runs can be read here, and serve these evaluations of runs."""
+    runs, evaluations = tuple(runs), tuple(evaluations)
+    check_present(runs, workspace, evaluations)
+    check_index_files(runs, workspace, evaluations)
     from eman.evaluation.trained import sizes_of, splits_of
 
     needed = {(run.data.dataset, run.data.image_size) for run in runs}

@@ -14,21 +14,12 @@ from eman.platform.store.store import Store
 from eman.sweeps.plan import Sweep
 from eman.sweeps.work import epoch_images, training_images
 from eman.trainers.backbones.registry import backbone_named
+from eman.trainers.data import catalog
 from eman.trainers.methods.registry import METHODS, method_named
 from eman.trainers.spec.run import RunSpec
 
 #: Copies of the weights that a run keeps: student and teacher, after the last and after the best epoch.
 NETWORKS_KEPT = 4
-
-#: Test images by data set, whose features are kept too.
-TEST_IMAGES = {
-    "digits": 454,
-    "fashion-mnist": 10_000,
-    "cifar10": 10_000,
-    "cifar100": 10_000,
-    "stl10": 8_000,
-    "imagenet": 50_000,
-}
 
 
 @dataclass(frozen=True)
@@ -141,12 +132,14 @@ def _positive(text: str) -> float:
 
 def measured(store: Store, sweep: Sweep) -> dict[str, float]:
     """Median images a second of the store's finished runs, by method and backbone, as :func:`cost_of` wants them."""
-    kinds = {_kind(spec): spec for spec in sweep.trainings.values()}
+    alike = {
+        _kind(spec): {name: str(spec.flat()[name]) for name in ("method", "backbone", "dataset", "precision")}
+        for spec in sweep.trainings.values()
+    }
     found = defaultdict(list)
     for record in store.records(TRAINING):
-        for kind, spec in kinds.items():
-            like = {name: str(getattr(spec, name)) for name in ("method", "backbone", "dataset", "precision")}
-            if record.status == "done" and like.items() <= record.params.items():
+        for kind, fields in alike.items():
+            if record.status == "done" and fields.items() <= record.params.items():
                 found[kind].append(record.metrics.get("train/images_per_second", 0.0))
     return {kind: speed for kind, values in found.items() if (speed := statistics.median(values))}
 
@@ -174,7 +167,7 @@ def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
             name,
             len(specs),
             sum(spec.optim.epochs for spec in specs),
-            sum(spec.optim.epochs * _images_of_an_epoch(spec) for spec in specs),
+            sum(spec.optim.epochs * epoch_images(spec) for spec in specs),
             sum(_storage(spec) for spec in specs),
             speed(specs[0]),
         )
@@ -195,12 +188,8 @@ def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
     return Cost(sweep, trainings, tuple(parts))
 
 
-def _images_of_an_epoch(spec: RunSpec) -> int:
-    return epoch_images(spec)
-
-
 def _storage(spec: RunSpec) -> int:
     entry = backbone_named(spec.network.backbone)
-    held_out = spec.data.held_out or TEST_IMAGES.get(spec.data.dataset, 0)
-    images = training_images(spec) + TEST_IMAGES.get(spec.data.dataset, 0) + (held_out if spec.data.held_out else 0)
+    sizes = catalog.KNOWN.get(spec.data.dataset)
+    images = training_images(spec) + spec.data.held_out + (sizes.test if sizes else 0)
     return int(4 * (NETWORKS_KEPT * entry.values + 2 * images * entry.features))

@@ -7,9 +7,7 @@ from functools import cached_property
 
 from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.results.cells import Table, Wanted
-from eman.evaluation.results.values import Results
 from eman.platform.errors import UserError, unknown
-from eman.platform.store.records import Record
 from eman.sweeps.checks import check_sizes
 from eman.sweeps.grid import NORM_FIELDS, grid_table
 from eman.sweeps.profiles.profile import AUTO, Profile
@@ -88,25 +86,6 @@ class Sweep:
         """A hash of the set of runs, by which a repeated sweep is recognized."""
         return hashlib.sha256("".join(sorted([*self.trainings, *self.evaluations])).encode()).hexdigest()[:16]
 
-    def missing(self, results: Results, retries: int = 0) -> tuple[list[RunSpec], list[EvalSpec]]:
-        """Return trainings and evaluations that are neither done, nor running, nor failed more than `retries` times."""
-        return (
-            [spec for key, spec in self.trainings.items() if _is_open(results.trainings.get(key), retries)],
-            [spec for key, spec in self.evaluations.items() if _is_open(results.evaluations.get(key), retries)],
-        )
-
-    def running(self, results: Results) -> list[str]:
-        """Return the keys of runs that some process is working on."""
-        records = {**results.trainings, **results.evaluations}
-        keys = [*self.trainings, *self.evaluations]
-        return [key for key in keys if key in records and records[key].status == "running"]
-
-
-def _is_open(record: Record | None, retries: int) -> bool:
-    if record is None or record.status == "missing":
-        return True
-    return record.status == "failed" and record.failures <= retries
-
 
 def plan(request: SweepRequest) -> Sweep:
     """Return the sweep behind a request. Everything that does not need the data itself is checked.
@@ -123,7 +102,7 @@ def plan(request: SweepRequest) -> Sweep:
     _check_overrides(request)
     sweep = _planned(request, profile)
     _check_effect(request, sweep)
-    check_sizes(sweep.trainings.values(), ((spec, sweep.trainings[spec.run]) for spec in sweep.evaluations.values()))
+    check_sizes((spec, sweep.trainings[spec.run]) for spec in sweep.evaluations.values())
     return sweep
 
 

@@ -147,6 +147,30 @@ def test_bad_input_is_one_line_and_code_2(
     assert "Traceback" not in out + err
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "not a CSV file with a column Index"),
+        ("Image\n3\n", "not a CSV file with a column Index"),
+        ("Index\nthree\n", "not a CSV file with a column Index"),
+        ("Index\n\n", "lists no image"),
+        ("Index\n3\n1343\n", "lists image 1343, which is not among the 1,343 training images of digits"),
+        ("Index\n-1\n", "lists image -1"),
+        ("Index\n3\n1342\n", ""),
+    ],
+)
+def test_a_dry_run_reads_the_index_file(
+    content: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "digits" / "indexes").mkdir(parents=True)
+    if content is not None:
+        (tmp_path / "digits" / "indexes" / "few.csv").write_text(content)
+    grid = ["grid", "--method", "fixmatch", "--scheme", "eman", "--profile", "smoke", "--set", "label_index=few"]
+    code, _, err = call(capsys, "--data", str(tmp_path), "sweep", *grid, "--dry-run")
+    assert code == (2 if message else 0)
+    assert message in err
+
+
 def test_a_table_of_an_empty_store_says_missing(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "table", "1", "--profile", "smoke")
     assert code == 0
@@ -193,7 +217,10 @@ def test_a_finished_run_is_evaluated_in_the_foreground(capsys: pytest.CaptureFix
         ([key, "--set", "k=9999"], "k is 9999, and there are"),
         ([key, "--protocol", "linear", "--set", "k=5"], "unknown field of linear 'k'"),
         ([key, "--protocol", "liner"], "did you mean 'linear'"),
-        ([key, "--protocol", "lowshot", "--set", "shots=900"], "900 samples a class were asked for, and class"),
+        (
+            [key, "--protocol", "lowshot", "--set", "shots=900"],
+            "shots is 900, and the smallest class of digits has 114 images",
+        ),
     ):
         code, _, err = call(capsys, "evaluate", *arguments)
         assert code == 2

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,10 @@ from PIL import Image
 from torchvision import datasets
 
 from eman.cli import main
+from eman.evaluation.protocols.groups import eval_title
+from eman.evaluation.protocols.spec import EvalSpec, make_eval
 from eman.platform.errors import UserError
+from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.data import catalog as data
@@ -266,13 +270,28 @@ def test_an_index_file_stays_in_its_folder(name: str) -> None:
         ({"images": 5}, "images is 5, and digits has 10 classes"),
         ({"held_out": 5}, "held_out is 5, and digits has 10 classes"),
         ({"label_fraction": 0.001}, "some of the 10 classes of digits get none"),
-        ({"label_set": 10**12}, "label_set is 1000000000000"),
         ({"image_size": 224}, "held in memory at 16 pixels"),
     ],
 )
 def test_what_a_set_does_not_hold_is_refused_beforehand(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         data.check_fits("digits", **asked)
+
+
+def test_an_evaluation_on_a_path_is_named_by_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = write_images(tmp_path / "a" / "pets"), tmp_path / "b" / "pets"
+    shutil.copytree(here, there)
+    monkeypatch.chdir(tmp_path)
+    places = [str(here), f"{here}/", "./a/pets", str(there)]
+    first, *others = [make_eval("knn", "abc", dataset=place) for place in places]
+    assert {spec.key for spec in others} == {first.key}
+    assert first.dataset == f"{here}@{names.content_hash(Place(str(here)))}"
+    assert eval_title(first).endswith("on pets")
+    assert EvalSpec.from_flat(first.flat()) == first
+    next(there.glob("train/*/*")).unlink()
+    assert make_eval("knn", "abc", dataset=str(there)).key != first.key
+    with pytest.raises(UserError, match=r"does not exist|is missing"):
+        make_eval("knn", "abc", dataset="./nowhere")
 
 
 def test_own_folders_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

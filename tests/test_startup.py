@@ -61,6 +61,24 @@ def test_pictures_need_no_torch(command: str, home: Path, tmp_path: Path, monkey
     assert not list(tmp_path.iterdir())  # the store is empty: there is nothing to draw
 
 
+def test_a_stored_set_that_is_not_there_is_refused_before_anything_is_imported(home: Path, tmp_path: Path) -> None:
+    command = ["--data", str(tmp_path), "sweep", "table1", "--profile", "imagenet"]
+    assert loaded_by(*command, "--dry-run", home=home) == ""  # plans need no images
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, ",".join(HEAVY), *command],
+        env={**os.environ, "EMAN_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    *_, refusal, loaded = done.stderr.splitlines()
+    assert "imagenet must hold train/CLASS" in refusal
+    assert not {"torch", "torchvision", "mlflow"} & set(loaded.split())
+    assert not list(home.iterdir())
+
+
 def test_completion_of_a_shell_imports_nothing_heavy(home: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "eman"],

@@ -260,13 +260,18 @@ def test_runs_are_looked_up_by_their_keys(filled: Store, through_mlflow: bool, m
         with sqlite3.connect(filled.workspace.home / "mlflow.db") as database:
             database.execute("SELECT 1")
         monkeypatch.setattr("eman.platform.store.sqlite.SqliteReader.experiment_tags", _unknown_layout)
+        monkeypatch.setattr("eman.platform.store.sqlite.SqliteReader.keys", _unknown_layout)
     assert set(filled.by_key(TRAINING, ["k1", "k3", "nothing"])) == {"k1", "k3"}
     assert set(filled.by_key(TRAINING, [])) == set()
     assert set(filled.by_key(EVALUATION)) == {"k1"}
+    assert set(filled.by_prefix(TRAINING, "k")) == set(filled.by_key(TRAINING))
+    assert set(filled.by_prefix(TRAINING, "k3")) == {"k3"}
+    for nothing in ("3", "K", "_", "%", "*", "k'"):
+        assert set(filled.by_prefix(TRAINING, nothing)) == set()
     assert len(filled.records()) == 13
 
 
-def _unknown_layout(_: Any) -> None:
+def _unknown_layout(*_: Any) -> None:
     from eman.platform.store.sqlite import UnknownLayout
 
     raise UnknownLayout("no such table: runs")

@@ -53,13 +53,12 @@ def export(
     The served model takes images (N, channels, height, width) as uint8 from 0 to 255 and scales them itself. It returns
     class probabilities for a classifier (FixMatch, supervised), else features.
     """
-    from eman.platform.store.records import TRAINING
     from eman.platform.store.store import Store
     from eman.sweeps.find import find_finished_run
 
     if form != "mlflow":
         check_output(out)
-    record = find_finished_run(run, Store(workspace()).by_key(TRAINING))
+    record = find_finished_run(run, Store(workspace()))
     from eman.evaluation.exchange.export import export_network
 
     print(export_network(record, workspace(), form, out, network=network.value, selection=selection.value))
@@ -84,13 +83,12 @@ def predict(
     A run that ends in a classifier (FixMatch, supervised) gives probabilities. A self-supervised one shows the nearest
     training images, and how they vote.
     """
-    from eman.platform.store.records import TRAINING
     from eman.platform.store.store import Store
     from eman.sweeps.find import find_finished_run
 
     check_number("--top", top, 1, 1000)
     check_number("--k", k, 1, 10_000)
-    record = find_finished_run(run, Store(workspace()).by_key(TRAINING))
+    record = find_finished_run(run, Store(workspace()))
     from eman.evaluation.exchange.predict import predict as ask
 
     predictions = ask(

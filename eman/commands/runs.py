@@ -58,14 +58,12 @@ def remove_runs(
 
     - `eman runs rm 3f2a 77c0`
     """
-    from eman.platform.store.records import TRAINING
     from eman.platform.store.store import Store
     from eman.sweeps.find import find_run
     from eman.sweeps.remove import removal_of
 
     store = Store(workspace())
-    known = store.by_key(TRAINING)
-    found = {record.key: record for record in (find_run(run, known) for run in runs)}
+    found = {record.key: record for record in (find_run(run, store) for run in runs)}
     _carry_out(removal_of(list(found.values()), store), store, yes=yes)
 
 

@@ -44,7 +44,7 @@ def train(
     The same command continues an interrupted run.
     """
     from eman.platform.store.store import Store
-    from eman.sweeps.checks import check_names, check_sizes, check_workers
+    from eman.sweeps.checks import check_names, check_workers
     from eman.sweeps.profiles.registry import profile_named
 
     check_number("--seed", seed, 0, 2**63 - 1)
@@ -54,7 +54,6 @@ def train(
         raise UserError("seed cannot be set; give --seed.")
     spec = chosen.run(method, scheme, seed, overrides)
     check_workers(processes, spec.norm.devices)
-    check_sizes([spec])
     check_names([spec], workspace())
     from eman.sweeps.run.foreground import starting_run, train_in_foreground
 

@@ -49,13 +49,15 @@ def sweep(
 
     Results in the store are reused, so the same command continues an interrupted sweep.
     """
-    from eman.sweeps.checks import check_names
+    from eman.sweeps.checks import check_index_files, check_names
 
     if as_json and not dry_run:
         raise UserError("--json needs --dry-run here; `eman table NAME --json` prints a sweep's results.")
     planned = checked_plan(what, scale, evaluated, grid, resources, name)
     check_names(planned.trainings.values(), workspace(), planned.evaluations.values())
     if dry_run:
+        pairs = ((spec, planned.trainings[spec.run]) for spec in planned.evaluations.values())
+        check_index_files(planned.trainings.values(), workspace(), pairs)
         print_plan(planned, as_json=as_json)
         return
     from eman.sweeps.run.options import Options

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from eman.evaluation.protocols.protocol import EvalOutcome
 from eman.evaluation.protocols.spec import EvalSpec
+from eman.trainers.data.names import title
 
 if TYPE_CHECKING:
     from eman.evaluation.trained import Trained
@@ -19,7 +20,7 @@ def _title(spec: EvalSpec, shown: Sequence[str]) -> str:
     values = {name: getattr(spec.protocol, name) for name in shown}
     own = [_shown(name, value) for name, value in values.items() if value is not None]
     other = [value for value in (spec.network, spec.selection) if value not in ("student", "last")]
-    on = [f"on {spec.dataset}"] if spec.dataset else []
+    on = [f"on {title(spec.dataset)}"] if spec.dataset else []
     return " · ".join([spec.entry.title, *filter(None, own), *other, *on])
 
 

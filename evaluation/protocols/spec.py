@@ -6,13 +6,14 @@ Its key is a hash over every field that can change the result, and over nothing 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, field_validator
 from pydantic.fields import FieldInfo
 
 from eman.evaluation.protocols.protocol import Protocol, ProtocolSpec
 from eman.evaluation.protocols.registry import protocol_named
 from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError, unknown
+from eman.trainers.data import names
 from eman.trainers.spec.digest import digest
 from eman.trainers.spec.kinds import Value, kind_of
 from eman.trainers.spec.section import Section
@@ -38,17 +39,27 @@ class EvalSpec(Section):
 
     run: Annotated[str, Field(pattern=r"^\w+$", description="Key of the training run.")]
     dataset: Annotated[
-        str | None, Field(description="Data set that it is evaluated on; none: the one it was trained on.")
+        str | None,
+        Field(max_length=1000, description="Data set that it is evaluated on; none: the one it was trained on."),
     ] = None
     network: Annotated[NetworkName, Field(description="Which network is evaluated.")] = "student"
     selection: Annotated[SelectionName, Field(description="After which epoch; best: on the held-out images.")] = "last"
     seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of what the protocol draws.")] = 0
     protocol: SerializeAsAny[ProtocolSpec]
 
+    @field_validator("dataset")
+    @classmethod
+    def _resolve(cls, name: str | None) -> str | None:
+        """Keep ``PATH@HASH`` of a path, so that other images make another evaluation."""
+        return None if name is None else names.resolve(name)
+
     @property
     def key(self) -> str:
         """Sixteen hexadecimal digits that stand for this evaluation and for no other."""
-        return digest({"evaluation_version": EVALUATION_VERSION, **self.flat()})
+        fields = self.flat()
+        if self.dataset is not None:
+            fields["dataset"] = names.identity(self.dataset)
+        return digest({"evaluation_version": EVALUATION_VERSION, **fields})
 
     @property
     def entry(self) -> Protocol[Any]:

@@ -17,7 +17,9 @@ from eman.platform.store.store import Store
 from eman.trainers.spec.run import RunSpec
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -116,9 +118,9 @@ def inline_svg(lines: Sequence[Line], store: Store, name: str, caption: str = ""
 
 @contextmanager
 def _figure(lines: Sequence[Line], store: Store, caption: str, ink: str = "#000000") -> Iterator["Figure"]:
-    known = store.by_key(TRAINING)
-    found = {line: points(line, store, known) for line in lines}
-    if not any(epochs for epochs, _ in found.values()):
+    known = store.by_key(TRAINING, {spec.key for line in lines for spec in line.runs})
+    curves = {line: points(line, store, known) for line in lines}
+    if not any(epochs for epochs, _ in curves.values()):
         raise UserError(
             "the store holds no training of this figure yet; run `eman sweep table1` at the same profile first."
         )
@@ -126,55 +128,33 @@ def _figure(lines: Sequence[Line], store: Store, caption: str, ink: str = "#0000
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import MaxNLocator
 
     panels = {line.panel: dict[str, None]() for line in lines}
     for line in lines:
         panels[line.panel][line.metric] = None
-    labels = list(dict.fromkeys(line.label for line in sorted(lines, key=lambda line: not line.highlighted)))
-    colours = [ink if colour == "#000000" else colour for colour in _COLOURS]
-    style = {label: (colours[n % len(colours)], _DASHES[n // len(colours) % 3]) for n, label in enumerate(labels)}
+    styles = _styles(lines, ink)
     rows = max(len(metrics) for metrics in panels.values())
-    legend = 0.18 * -(-len(labels) // 4) + 0.25  # inches
+    legend = 0.18 * -(-len(styles) // 4) + 0.25  # inches
     height = 2.7 * rows + legend
     figure, axes = plt.subplots(rows, len(panels), figsize=(3.4 * len(panels), height), squeeze=False)
-    handles = {}
-    for axis in axes.flat[:]:
-        axis.set_visible(False)
+    handles: dict[str, Line2D] = {}
     for column, (panel, metrics) in enumerate(panels.items()):
         for row, metric in enumerate(metrics):
-            axis = axes[row][column]
-            axis.set_visible(True)
-            for line in lines:
-                epochs, means = found[line]
-                if (line.panel, line.metric) == (panel, metric) and epochs:
-                    colour, dash = style[line.label]
-                    [handles[line.label]] = axis.plot(
-                        epochs,
-                        means,
-                        color=colour,
-                        linestyle=dash,
-                        linewidth=2.4 if line.highlighted else 1.3,
-                        marker="o",
-                        markersize=3,
-                        zorder=3 if line.highlighted else 2,
-                    )
-            axis.set_ylabel(_AXES.get(metric, metric))
-            if row == 0:
-                axis.set_title(panel)
-            if row == len(metrics) - 1:
-                axis.set_xlabel("epoch")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axis.grid(alpha=0.25)
-            axis.spines[["top", "right"]].set_visible(False)
+            shown = {line: curves[line] for line in lines if (line.panel, line.metric) == (panel, metric)}
+            handles |= _plot(axes[row][column], shown, styles)
+            _label(axes[row][column], metric, panel if row == 0 else "", "epoch" if row == len(metrics) - 1 else "")
+        for axis in axes[len(metrics) :, column]:
+            axis.set_visible(False)
+    labels = [label for label in styles if label in handles]
+    place = (0.5, 0.14 / height)
     figure.legend(
-        [handles[label] for label in labels if label in handles],
-        [label for label in labels if label in handles],
+        [handles[label] for label in labels],
+        labels,
         loc="lower center",
         ncols=4,
         frameon=False,
         fontsize=8,
-        bbox_to_anchor=(0.5, 0.14 / height),
+        bbox_to_anchor=place,
     )
     figure.text(0.5, 0.04 / height, caption, ha="center", fontsize=7, alpha=0.65)
     figure.tight_layout(rect=(0, (legend + 0.1) / height, 1, 1))
@@ -182,3 +162,42 @@ def _figure(lines: Sequence[Line], store: Store, caption: str, ink: str = "#0000
         yield figure
     finally:
         plt.close(figure)
+
+
+def _styles(lines: Sequence[Line], ink: str) -> dict[str, tuple[str, str]]:
+    """Return a colour and dashes for each label, in the order of the legend."""
+    labels = dict.fromkeys(line.label for line in sorted(lines, key=lambda line: not line.highlighted))
+    colours = [ink if colour == "#000000" else colour for colour in _COLOURS]
+    return {label: (colours[n % len(colours)], _DASHES[n // len(colours) % 3]) for n, label in enumerate(labels)}
+
+
+def _plot(
+    axis: "Axes", curves: Mapping[Line, tuple[list[int], list[float]]], styles: Mapping[str, tuple[str, str]]
+) -> "dict[str, Line2D]":
+    """Draw the lines that have points, and return what the legend shows for each label."""
+    handles = {}
+    for line, (epochs, means) in curves.items():
+        if epochs:
+            colour, dash = styles[line.label]
+            [handles[line.label]] = axis.plot(
+                epochs,
+                means,
+                color=colour,
+                linestyle=dash,
+                linewidth=2.4 if line.highlighted else 1.3,
+                marker="o",
+                markersize=3,
+                zorder=3 if line.highlighted else 2,
+            )
+    return handles
+
+
+def _label(axis: "Axes", metric: str, title: str, below: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_ylabel(_AXES.get(metric, metric))
+    axis.set_title(title)
+    axis.set_xlabel(below)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)

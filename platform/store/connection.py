@@ -6,8 +6,9 @@ through :attr:`Connection.client`.
 
 import contextlib
 import logging
+import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -82,11 +83,17 @@ class Connection:
             keys: Only these keys, at a cost independent of the number of other runs.
         """
         wanted = [("eman.kind", [kind]), *([] if keys is None else [("eman.key", sorted(keys))])]
-        chosen: dict[str, Record] = {}
-        for record in self._search(wanted) if keys is None or keys else ():
-            if record.key not in chosen or (record.status == "done" and chosen[record.key].status != "done"):
-                chosen[record.key] = record
-        return chosen
+        return _by_key(self._search(wanted) if keys is None or keys else ())
+
+    def by_prefix(self, kind: str, prefix: str) -> dict[str, Record]:
+        """Return the runs of a kind whose keys begin with `prefix`, like :meth:`by_key`, without reading the others."""
+        if not re.fullmatch(r"\w*", prefix):
+            return {}
+        if self._reader is not None:
+            with contextlib.suppress(UnknownLayout):
+                return self.by_key(kind, self._reader.keys(prefix))
+        found = self._query(f"tags.`eman.kind` = '{kind}' and tags.`eman.key` LIKE '{prefix}%'")
+        return _by_key(record for record in found if record.key.startswith(prefix))
 
     def history(self, run_id: str, metric: str) -> list[Point]:
         """Return all logged values of a run's metric, by step."""
@@ -225,6 +232,15 @@ class Connection:
                 log.warning("the store does not answer; retrying")
                 time.sleep(pause)
                 pause = min(2 * pause, 5.0)
+
+
+def _by_key(records: Iterable[Record]) -> dict[str, Record]:
+    """Return records by key; where a key has several, a finished one, else the first."""
+    chosen: dict[str, Record] = {}
+    for record in records:
+        if record.key not in chosen or (record.status == "done" and chosen[record.key].status != "done"):
+            chosen[record.key] = record
+    return chosen
 
 
 def record_of(run: "Run") -> Record:

@@ -81,6 +81,14 @@ class SqliteReader:
                 records += _select(connection, int(known[0]), conditions)
         return sorted(records, key=lambda record: (-record.start, record.run_id))
 
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys that begin with a prefix, of runs of every kind and state."""
+        if not self._exists():
+            return []
+        query = "SELECT DISTINCT value FROM tags WHERE key = 'eman.key' AND value GLOB ?"
+        with self._connected() as connection:
+            return [key for (key,) in connection.execute(query, (f"{prefix}*",))]
+
     def history(self, run_id: str, metric: str) -> list[Point]:
         """Return all logged values of a run's metric, by step."""
         if not self._exists():

@@ -40,7 +40,7 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: str, workers: W
     """
     title = run_title(spec)
     check_workers(workers, spec.norm.devices)
-    known = store.by_key(TRAINING).get(spec.key)
+    known = store.by_key(TRAINING, [spec.key]).get(spec.key)
     if known is not None and known.status == "done":
         yield f"{title} ({spec.key}) is already done; another --seed or --set makes another run"
         yield _summary(known.metrics)
@@ -52,7 +52,7 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: str, workers: W
     job = TrainJob(spec=spec, title=title, profile=profile, workspace=store.workspace, launch=new_id(), workers=workers)
     outcome = _train_here(job) if workers == 1 else _train_on_workers(job, store)
     if isinstance(outcome, Done):
-        yield _summary(store.by_key(TRAINING)[spec.key].metrics)
+        yield _summary(store.by_key(TRAINING, [spec.key])[spec.key].metrics)
         yield f"networks: {store.workspace.run_folder(spec.key)}"
         return
     raise UserError(f"{title} {'failed' if isinstance(outcome, Failed) else 'was not trained'}: {outcome.reason}")
@@ -95,11 +95,11 @@ def evaluate_in_foreground(
     Raises:
         UserError: There is no such run, it is not done, or the evaluation failed.
     """
-    record = find_finished_run(prefix, store.by_key(TRAINING))
+    record = find_finished_run(prefix, store)
     scope = Scope(profile=_profile_of(record), network=network, selection=selection)
     run = Trained(record.key, store.workspace).spec
     specs = scope.evaluations(run, protocol, fields)
-    known = store.by_key(EVALUATION)
+    known = store.by_key(EVALUATION, [spec.key for spec in specs])
     outcomes: dict[str, Event] = {
         spec.key: Done(spec.key, metrics=known[spec.key].metrics)
         for spec in specs
@@ -107,7 +107,7 @@ def evaluate_in_foreground(
     }
     missing = tuple(spec for spec in specs if spec.key not in outcomes)
     if missing:
-        check_sizes([], [(spec, run) for spec in missing])
+        check_sizes((spec, run) for spec in missing)
         check_data([], store.workspace, [(spec, run) for spec in missing])
         outcomes |= _evaluate_here(missing, record, store)
     if not any(isinstance(outcome, Done) for outcome in outcomes.values()):
@@ -150,7 +150,7 @@ def starting_run(start: str, store: Store) -> RunSpec:
     Raises:
         UserError: There is no such run, or its networks are gone.
     """
-    record = find_finished_run(start, store.by_key(TRAINING))
+    record = find_finished_run(start, store)
     return Trained(record.key, store.workspace).spec
 
 

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from eman.evaluation.protocols.spec import EvalSpec
 from eman.platform.cluster import cluster
 from eman.platform.errors import first_line
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
-from eman.sweeps.checks import check_data, check_workers
+from eman.sweeps.checks import check_data, check_index_files, check_present, check_workers
 from eman.sweeps.plan import Sweep
 from eman.sweeps.run.events import Event, Waiting
 from eman.sweeps.run.interrupt import Interruption
@@ -19,6 +20,7 @@ from eman.sweeps.run.launch import Launch
 from eman.sweeps.run.options import Options, Report, wait_for_room
 from eman.sweeps.run.publish import begin_sweep, publish_sweep
 from eman.sweeps.run.state import SweepState
+from eman.trainers.spec.run import RunSpec
 
 #: Seconds between two signs of life of a sweep.
 _BEAT_SECONDS = 5.0
@@ -67,9 +69,13 @@ def run_sweep(
 def _carry_out(launch: Launch, started: float) -> None:
     """Join the cluster, as often as needed, and run what is missing. End the sweep's run in the store in any case."""
     options, report, parent = launch.options, launch.report, None
+    trainings, evaluations = _missing(launch)
+    check_present(trainings, launch.store.workspace, evaluations)
+    check_index_files(trainings, launch.store.workspace, evaluations)
     try:
         with ThreadPoolExecutor(max_workers=1) as pool:
-            data = pool.submit(_check_data, launch)  # while Ray starts, which is mostly waiting
+            # While Ray starts, which is mostly waiting.
+            data = pool.submit(check_data, trainings, launch.store.workspace, evaluations)
             through = False
             while not through:
                 where = options.address
@@ -99,12 +105,13 @@ def _carry_out(launch: Launch, started: float) -> None:
         launch.tell(Waiting(""))
 
 
-def _check_data(launch: Launch) -> None:
-    """Raise :class:`UserError` unless the data of the runs that are missing can be read here."""
+def _missing(launch: Launch) -> tuple[list[RunSpec], list[tuple[EvalSpec, RunSpec]]]:
+    """Return the trainings that the store lacks, and the evaluations with their trainings."""
     sweep, runs = launch.sweep, launch.state.runs
-    trainings = [spec for key, spec in sweep.trainings.items() if runs[key].status == "waiting"]
-    evaluations = [spec for key, spec in sweep.evaluations.items() if runs[key].status == "waiting"]
-    check_data(trainings, launch.store.workspace, ((spec, sweep.trainings[spec.run]) for spec in evaluations))
+    return (
+        [spec for key, spec in sweep.trainings.items() if runs[key].status == "waiting"],
+        [(spec, sweep.trainings[spec.run]) for key, spec in sweep.evaluations.items() if runs[key].status == "waiting"],
+    )
 
 
 @contextlib.contextmanager

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from eman.platform.store.records import EVALUATION, TRAINING
+from eman.platform.store.records import EVALUATION
 from eman.platform.store.store import Store
 from eman.sweeps.find import find_run
 
 
 def described(prefix: str, store: Store) -> dict[str, Any]:
     """Return what the store knows of a training and its evaluations, in plain values."""
-    record = find_run(prefix, store.by_key(TRAINING))
+    record = find_run(prefix, store)
     folder = store.workspace.run_folder(record.key)
     evaluations = [found for found in store.records(EVALUATION) if found.tags.get("eman.run") == record.key]
     return {

@@ -82,6 +82,20 @@ def check_dataset(name: str, workspace: Workspace) -> None:
         check_layout(existing_folder(name, workspace))
 
 
+def check_present(name: str, workspace: Workspace) -> None:
+    """Check that a data set that is never downloaded is there; like `check_dataset`, it reads no image.
+
+    Raises:
+        UserError: Its folder is missing, or holds neither images nor shards.
+    """
+    check_dataset(name, workspace)
+    if name == "voc2007":
+        if not (place := place_of(name, workspace)).is_there():
+            raise UserError(f"{place} does not exist; unpack VOC2007 there, or put shards there.")
+    elif name in STORED:
+        check_layout(place_of(name, workspace))
+
+
 def existing_folder(name: str, workspace: Workspace) -> Place:
     """Return the folder of a data set that is not held in memory.
 
@@ -111,7 +125,6 @@ def check_fits(
     images: int | None = None,
     held_out: int = 0,
     label_fraction: float | None = None,
-    label_set: int | None = None,
     image_size: int | None = None,
 ) -> None:
     """Check that a built-in data set has the images that a run asks for. Of other sets nothing is known beforehand.
@@ -119,8 +132,6 @@ def check_fits(
     Raises:
         UserError: It has fewer, a class would get no label, or its images have another size.
     """
-    if label_set is not None and not 0 <= label_set < MOST_LABEL_SETS:
-        raise UserError(f"label_set is {label_set}; give a number from 0 to {MOST_LABEL_SETS - 1:,}.")
     if name in KNOWN:
         sizes = KNOWN[name]
         check_counts(name, sizes.train, sizes.classes, images, held_out, label_fraction)
@@ -194,7 +205,7 @@ def read(name: str, workspace: Workspace, *, download: bool = True) -> "DataSet"
     """Read a data set whose images have the sizes that they come at; see :func:`load`."""
     if name == "synthetic":
         return _load_synthetic(32)
-    check_dataset(name, workspace)
+    check_present(name, workspace)
     dataset = _load(name, place_of(name, workspace), workspace.data_folder, download)
     _, digest = split_hash(name)
     if digest not in (None, dataset.hash):

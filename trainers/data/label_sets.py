@@ -2,40 +2,27 @@
 
 import hashlib
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from eman.platform.errors import UserError, first_line
+from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
-from eman.trainers.data.catalog import place_of
-from eman.trainers.data.names import check_index_file
+from eman.trainers.data.index_files import read_index
 from eman.trainers.data.splits import AnySplit, DataSet
 
 
 def indexed(name: str, file: str, split: AnySplit, workspace: Workspace) -> Tensor:
-    """Return the places of the labelled samples that an index file lists: ``indexes/FILE.csv`` in the set's folder.
-    Its column ``Index`` counts the training images in ImageFolder's order, as the files of the official code do.
+    """Return the places of the labelled samples that an index file lists; see :func:`read_index`.
 
     Raises:
         UserError: There is no such file or column, or it lists an image that the run does not use.
     """
-    import pandas as pd
-
-    check_index_file(file)
-    place = place_of(name, workspace) / "indexes" / f"{file}.csv"
-    try:
-        with place.open() as stream:
-            listed = torch.tensor(pd.read_csv(stream)["Index"].to_numpy(dtype=np.int64))
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"label_index is {file!r}, and {place} is not a CSV file with a column Index ({first_line(error)})."
-        ) from error
+    listed = read_index(name, file, workspace)
     where = {int(sample): n for n, sample in enumerate(split.ids.tolist())}
-    strange = next((int(sample) for sample in listed.tolist() if int(sample) not in where), None)
+    strange = next((sample for sample in listed if sample not in where), None)
     if strange is not None:
-        raise UserError(f"{place} lists image {strange}, which is not among the {len(split):,} that this run uses.")
-    return torch.tensor(sorted(where[int(sample)] for sample in listed.tolist()))
+        raise UserError(f"{file}.csv lists image {strange}, which is not among the {len(split):,} that this run uses.")
+    return torch.tensor(sorted(where[sample] for sample in listed))
 
 
 def stratified(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tensor:

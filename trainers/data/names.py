@@ -22,8 +22,13 @@ def resolve(name: str) -> str:
     """Return the name under which a specification keeps a data set: a path becomes ``PATH@HASH``.
 
     Raises:
-        UserError: The path holds no data set.
+        UserError: It is neither a name nor a path, or the path holds no data set.
     """
+    if not is_path(name) and not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(
+            f"dataset is {name!r}; give a built-in name, the name of a folder in the data folder (letters, digits, "
+            f"'-', '_' and '.'), or a path such as ./images."
+        )
     path, digest = split_hash(name)
     if not is_path(path) or digest:
         return name

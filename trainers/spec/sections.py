@@ -3,7 +3,6 @@
 Each class declares fields with their meaning, unit, range and source; its validators check how fields fit together.
 """
 
-import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -67,11 +66,6 @@ class DataSpec(Section):
     @classmethod
     def _resolve(cls, name: str) -> str:
         """Turn a path into ``PATH@HASH``, so that a run's key changes with its images."""
-        if not names.is_path(name) and not re.fullmatch(r"\w[\w.-]*", name):
-            raise UserError(
-                f"dataset is {name!r}; give a built-in name, the name of a folder in the data folder (letters, digits, "
-                f"'-', '_' and '.'), or a path such as ./images."
-            )
         return names.resolve(name)
 
 
