@@ -1,4 +1,4 @@
-"""The images of a run: which it uses, in which order, and this worker's views of each step's batch.
+"""A run's data set, the images that it uses, and this worker's views of each step's batch.
 
 Shapes: N images of this worker's batch, P crops of each, A channels, H by W pixels.
 """
@@ -23,25 +23,25 @@ from eman.trainers.views.views import VIEWS
 
 
 class Batches:
-    """A run's data set and this worker's share of every batch, as a function of the step alone.
+    """A run's data set, and this worker's share of every batch as a function of the step.
 
     Args:
         spec: The run.
-        workspace: Where data sets lie.
-        device: Where views are made.
-        dtype: Type of the views.
+        workspace: Location of data sets.
+        device: Device on which views are made.
+        dtype: Data type of the views.
 
     Attributes:
         dataset: The whole data set.
         train: The training images that the run uses.
-        held_out: The images put aside for choices.
-        labelled: Places of the labelled images in ``train``; ``None`` for a method without labels.
-        streams: What a step reads, by name.
-        feeds: Streams that are read while the run goes on, by name, once they are in use.
-        steps_per_epoch: Steps in which the last stream is read once.
+        held_out: The held-out images; the test images if the run holds out none.
+        labelled: int64, indices of the labelled images in ``train``; ``None`` for a method without labels.
+        streams: Streams of images by name.
+        feeds: Loaders by stream, for streams that are not in memory; each is created at first use.
+        steps_per_epoch: Steps per pass over the last stream.
 
     Raises:
-        UserError: The data set is missing, or the batch is larger than it.
+        UserError: The data set is missing, or has fewer unlabelled images than a batch.
     """
 
     def __init__(self, spec: RunSpec, workspace: Workspace, device: torch.device, dtype: torch.dtype) -> None:
@@ -73,7 +73,7 @@ class Batches:
         return label_sets.indexed(self.spec.data.dataset, method.label_index, self.train, self.workspace)
 
     def _splits(self) -> dict[str, AnySplit]:
-        """Return the images of each stream; unlabelled are "the rest" (Section 5.1)."""
+        """Return the images of each stream. Unlabelled are those without a label (Section 5.1)."""
         if self.labelled is None:
             return {"unlabelled": joined(self.train, self.dataset.unlabelled)}
         rest = torch.ones(len(self.train), dtype=torch.bool)
@@ -103,8 +103,8 @@ class Batches:
         return views, labels
 
     def _images(self, name: str, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return this worker's images of a stream's batch, uint8, ``(P, N, A, H, W)``: one crop for each view made of
-        them, or the images as they are; and their places in the split and epochs, ``(N,)``.
+        """Return this worker's images of a stream's batch, uint8, ``(P, N, A, H, W)``; their indices in the split,
+        ``(N,)``; and their epochs, ``(N,)``. P is the number of views if the loader crops, else 1.
         """
         stream = self.streams[name]
         mine = distributed.positions(stream.batch, self.spec.norm.devices)
@@ -120,6 +120,6 @@ class Batches:
         return self.feeds[name].at(step)
 
     def close(self) -> None:
-        """Stop reading images ahead."""
+        """Stop the loaders."""
         for feed in self.feeds.values():
             feed.close()

@@ -1,27 +1,27 @@
-"""Workers: this process's place among them, and how rows travel between them.
+"""Communication between workers.
 
-Words. A *device* is one accelerator of the recipe; it decides which samples share batch statistics. A *worker* is a
-process; it hosts ``V = devices / workers`` devices. Position ``p`` of a global batch belongs to device ``p mod D``, so
-worker ``w`` holds the positions ``i*D + w*V + v`` for every ``i`` and every ``v < V``, in that order. With one worker
-this is the batch itself. Every function works without a process group, too, as with one worker.
+A *device* is one of the recipe's D accelerators; samples of one device share batch statistics. A *worker* is a process,
+which hosts ``V = D / workers`` devices. Position ``p`` of a global batch belongs to device ``p mod D``, so worker ``w``
+holds the positions ``i*D + w*V + v`` for every ``i`` and every ``v < V``, in that order. With one worker this is the
+batch itself. Without a process group every function behaves as with one worker.
 
-Who owns a buffer. DDP reduces gradients and nothing else (``forward_sync_buffers=False``): its broadcast of buffers
-would carry MoCo's queue and overwrite what teachers collect.
+DDP only reduces gradients (``forward_sync_buffers=False``). Its broadcast of buffers would carry MoCo's queue and
+overwrite the statistics that teachers collect. Buffers are kept equal as follows.
 
 ===========================================  ==========================================================================
-running statistics of the student            device 0 on worker 0, or the mean over devices; ``norm.share_statistics``
-                                             before the teacher moves; alike on all workers under SyncBN
-the same of a teacher under EMAN             ``Teacher.update``, alike on all workers, from equal tensors
-the same under a student's proxy norm        copied from the student by ``Teacher.update``
-the same under a teacher's proxy norm        the teacher's own passes (Eq. 4), ``share_statistics`` after each
-the same of a teacher with its own batches   each worker's own; no part of training; shared before they are saved
-other buffers of a teacher                   ``Teacher.update``: averaged (Algorithm 1), integers copied
-``Teacher.passes``                           counts ShuffleBN's permutations, alike on all workers
-MoCo's queue                                 the criterion, outside DDP; every worker enters all workers' keys in order,
-                                             once a step, after the backward pass
+student: running statistics                  device 0's or the mean over devices; ``share_statistics`` sends them before
+                                             the teacher is updated; under SyncBN they are equal on all workers
+EMAN teacher: running statistics             ``Teacher.update``, from equal tensors on all workers
+student-PN teacher: running statistics       copied from the student by ``Teacher.update``
+teacher-PN teacher: running statistics       the teacher's own passes, Eq. (4), then ``share_statistics``
+other teachers: running statistics           differ between workers; unused in training; shared before they are saved
+teachers: other buffers                      ``Teacher.update``: averaged (Algorithm 1), integers copied
+``Teacher.passes``                           counts ShuffleBN's permutations; equal on all workers
+MoCo's queue                                 the criterion, outside DDP: after the backward pass, every worker enqueues
+                                             the keys of all workers in the same order
 ===========================================  ==========================================================================
 
-Shapes: N rows on this worker, W workers, G = N*W rows in all.
+Shapes: N rows on this worker, W workers, G = N*W rows of the global batch.
 """
 
 import torch
@@ -30,12 +30,12 @@ from torch import Tensor
 
 
 def workers() -> int:
-    """Return the number of workers, 1 without a process group."""
+    """Return the number of workers; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return this worker's number, counted from 0."""
+    """Return this worker's rank, counted from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
@@ -45,7 +45,7 @@ def device() -> torch.device:
 
 
 def agreed(answer: bool) -> bool:
-    """Return worker 0's answer on every worker. All of them must call it."""
+    """Broadcast worker 0's ``answer``. Every worker must call this."""
     if workers() == 1:
         return answer
     answer_1 = torch.tensor([float(answer)], device=device())
@@ -58,8 +58,8 @@ def positions(rows: int, devices: int, worker: int | None = None) -> Tensor:
 
     Args:
         rows: Rows in the global batch, a multiple of ``devices``.
-        devices: Devices in all, a multiple of the number of workers.
-        worker: Whose rows; this process's by default.
+        devices: D, a multiple of the number of workers.
+        worker: Rank of the worker; ``None`` for this process.
 
     Returns:
         int64 tensor of shape ``(rows / workers,)``, ascending.
@@ -69,15 +69,15 @@ def positions(rows: int, devices: int, worker: int | None = None) -> Tensor:
 
 
 def split_devices(x_N: Tensor, parts: int, devices: int) -> list[Tensor]:
-    """Split this worker's rows into parts, each with all rows of some of its devices.
+    """Split this worker's rows into parts of whole devices.
 
     Args:
-        x_N: Rows, row ``j`` of device ``j mod devices``.
-        parts: P, a divisor of ``devices``.
-        devices: Devices that this worker hosts.
+        x_N: Rows, ``(N, ...)``; row ``j`` belongs to device ``j mod V``.
+        parts: P, a divisor of V.
+        devices: V, the devices that this worker hosts.
 
     Returns:
-        P tensors of shape ``(N / P, ...)``; in each, row ``j`` is of its device ``j mod (devices / P)``.
+        P tensors of shape ``(N / P, ...)``; in each, row ``j`` belongs to the part's device ``j mod (V / P)``.
     """
     if parts == 1:
         return [x_N]
@@ -92,7 +92,7 @@ def join_devices(parts: list[Tensor], devices: int) -> Tensor:
 
 
 def gather_rows(x_N: Tensor, devices: int) -> Tensor:
-    """Return all workers' rows in global order, shape ``(G, ...)``, without gradient."""
+    """Return the rows of all workers in global order, ``(G, ...)``, without gradient."""
     if workers() == 1:
         return x_N.detach()
     parts = [torch.empty_like(x_N) for _ in range(workers())]
@@ -103,14 +103,14 @@ def gather_rows(x_N: Tensor, devices: int) -> Tensor:
 
 
 def exchange_rows(x_N: Tensor, source_G: Tensor, devices: int) -> Tensor:
-    """Permute the rows of the global batch: position ``p`` of the result holds what was at ``source_G[p]``.
+    """Permute the global batch: position ``p`` of the result is the row at position ``source_G[p]``.
 
-    Only the rows that change workers travel, each of them once (``all_to_all``).
+    Each row is sent once, to the worker that needs it (``all_to_all``).
 
     Args:
         x_N: This worker's rows, shape ``(N, ...)``.
-        source_G: A permutation of the G global positions, equal on all workers.
-        devices: Devices in all.
+        source_G: int64, a permutation of the G global positions, equal on all workers.
+        devices: D.
 
     Returns:
         This worker's rows of the permuted batch, shape ``(N, ...)``, without gradient.
@@ -132,12 +132,12 @@ def exchange_rows(x_N: Tensor, source_G: Tensor, devices: int) -> Tensor:
         output_split_sizes=torch.bincount(received_from, minlength=workers()).tolist(),
         input_split_sizes=[len(rows) for rows in send],
     )
-    # Rows arrive sorted by sender, within a sender in the order in which this worker wants them.
+    # Rows arrive sorted by sender, and from each sender in the order of this worker's positions.
     return out[torch.argsort(torch.argsort(received_from, stable=True)).to(x_N.device)]
 
 
 def mean_over_workers(values: Tensor) -> Tensor:
-    """Return the mean of a small tensor over workers, computed in place."""
+    """Average a tensor over workers in place, and return it."""
     if workers() > 1:
         dist.all_reduce(values)
         values /= workers()

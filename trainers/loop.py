@@ -1,4 +1,4 @@
-"""The training loop: one for all methods, on one worker or many. Ray Train's workers run it, too."""
+"""The training loop of all methods, on one worker or several. Ray Train's workers run it too."""
 
 import logging
 import math
@@ -17,8 +17,8 @@ from eman.trainers import distributed
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training, feature_std
 
-#: Several workers ask each other every so many steps whether a checkpoint is due.
-_ASK_EVERY = 20
+#: Steps between the broadcasts by which several workers agree whether a checkpoint is due.
+_AGREE_EVERY = 20
 
 Metrics = dict[str, float]
 Monitor = Callable[[Training], Metrics]
@@ -30,13 +30,14 @@ log = logging.getLogger("eman")
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a run calls.
+    """Functions that the loop calls.
 
     Attributes:
-        monitor: Measures the networks every ``spec.monitor_every`` epochs and at the end, on worker 0 alone; the first
-            of its values decides which epoch is the best.
-        on_epoch: Gets the number of epochs done and their metrics, on every worker; worker 0's are complete.
-        on_step: Gets the number of steps done and the total, on worker 0 alone.
+        monitor: Measures the networks every ``spec.monitor_every`` epochs and after the last, on worker 0 only. The
+            best epoch is the one with the largest first metric.
+        on_epoch: Called on every worker with the number of finished epochs and the last one's metrics. Only worker 0
+            has the monitor's metrics.
+        on_step: Called on worker 0 with the number of finished steps and the total.
     """
 
     monitor: Monitor | None = None
@@ -50,11 +51,11 @@ class Outcome:
 
     Attributes:
         training: The training after its last step.
-        metrics: Those of the last epoch.
-        best_epoch: The best monitored epoch; 0 if there was none.
-        best: Its first metric.
+        metrics: Metrics of the last epoch.
+        best_epoch: The best monitored epoch; 0 if none was monitored.
+        best: First monitored metric of the best epoch; -inf if none was monitored.
         seconds: Time in the loop.
-        resumed_from: The step of the checkpoint that it went on from; 0 if there was none.
+        resumed_from: Step of the checkpoint from which the run continued; 0 if there was none.
     """
 
     training: Training
@@ -78,12 +79,12 @@ class _Epoch:
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
 
     def share(self) -> None:
-        """Replace every worker's sums by their mean, from which other workers can continue."""
+        """Replace every worker's sums by their mean over workers, so that a checkpoint fits any number of workers."""
         for name in sorted(self.sums):
             distributed.mean_over_workers(self.sums[name])
 
     def means(self) -> Metrics:
-        """Return means over steps and workers."""
+        """Return the means over steps and workers."""
         self.share()
         return {name: float(value) / self.steps for name, value in sorted(self.sums.items())}
 
@@ -154,14 +155,14 @@ class _Run:
             checkpoint.save(self.folder / name, weights, self.spec.key, patience=self.settings.disk_patience)
 
     def checkpoint_due(self) -> bool:
-        """Whether it is time to save; all workers get worker 0's answer."""
+        """Return whether worker 0 wants to save a checkpoint now."""
         due = time.monotonic() - self.saved > self.settings.checkpoint_seconds
-        if distributed.workers() > 1 and self.training.step % _ASK_EVERY:
+        if distributed.workers() > 1 and self.training.step % _AGREE_EVERY:
             return False
         return distributed.agreed(due)
 
     def save(self) -> None:
-        """Write ``resume.pt``. A disk that is full for a while costs a checkpoint, not the run."""
+        """Write ``resume.pt``. If that fails, for example on a full disk, log a warning and continue."""
         self.saved = time.monotonic()
         if self.folder is None:
             return
@@ -197,23 +198,25 @@ def fit(
     on_step: OnStep | None = None,
     stop_after: int | None = None,
 ) -> Outcome:
-    """Train one run to its end, from its start or from its checkpoint.
+    """Train a run to its end, from its newest checkpoint if there is one.
 
-    A run may be stopped on some number of workers and continued on another. A checkpoint that is damaged, or another
-    run's, is set aside with a warning.
+    A run may continue on another number of workers. A checkpoint that is damaged or belongs to another run is set aside
+    with a warning.
 
     Args:
         spec: The run.
-        workspace: Where its data are, and the run that it starts from, if any.
-        folder: Where checkpoints go: ``resume.pt``, and the networks ``last.pt`` and ``best.pt``. ``None``: nowhere.
+        workspace: Location of data sets, and of the run that it starts from.
+        folder: Folder of the checkpoint ``resume.pt`` and the networks ``last.pt`` and ``best.pt``; ``None`` saves
+            nothing.
         monitor: See :class:`Callbacks`.
         on_epoch: See :class:`Callbacks`.
         on_step: See :class:`Callbacks`.
-        stop_after: Stop after this many steps in all, writing a checkpoint, as an interruption would.
+        stop_after: Save a checkpoint and stop after this many steps, counted from the run's start.
 
     Raises:
         RunFailed: The loss is not finite.
-        UserError: The specification cannot be run here, or the disk is full.
+        UserError: Data, the initial run or a package is missing, the workers do not divide the devices, or the disk is
+            full.
     """
     run = _Run(spec, workspace, folder, Callbacks(monitor, on_epoch, on_step))
     try:

@@ -1,4 +1,4 @@
-"""Building the networks of a run: student, teacher, their memory layout, compilation.
+"""Build a run's student, lay out its memory, and explain compiler errors.
 
 Shapes: N images of this worker's batch.
 """
@@ -21,7 +21,7 @@ from eman.trainers.spec.run import RunSpec
 
 
 class OneForward(nn.Module):
-    """Several passes of one network in one call, so that DDP sees one forward a step."""
+    """Several passes of one network in one call, so that DDP sees one forward pass per step."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -33,17 +33,17 @@ class OneForward(nn.Module):
 
 
 def build_student(spec: RunSpec, workspace: Workspace, channels: int, classes: int, devices: int) -> nn.Sequential:
-    """Build a run's student on the CPU, with the weights that it starts from.
+    """Build a run's student on the CPU, with its initial weights.
 
     Args:
         spec: The run.
-        workspace: Where the run to start from is kept, if there is one.
-        channels: Of an image.
-        classes: Of the data set.
+        workspace: Location of the run that it starts from, if any.
+        channels: Channels of an image.
+        classes: Classes of the data set.
         devices: Devices that this worker hosts.
 
     Raises:
-        UserError: A name is unknown, or the run to start from is missing.
+        UserError: The run that it starts from is missing or has another backbone.
     """
     backbone = backbone_named(spec.network.backbone)
     with torch.random.fork_rng(devices=[]):
@@ -68,17 +68,17 @@ def build_student(spec: RunSpec, workspace: Workspace, channels: int, classes: i
 
 
 def memory_format(spec: RunSpec, student: nn.Module, device: torch.device) -> torch.memory_format:
-    """Return the layout in which a run's networks are fastest."""
+    """Return the memory format for a run's networks: channels-last if asked for or faster."""
     faster = device.type == "cpu" and not spec.execution.compile and prefers_channels_last(student)
     return torch.channels_last if spec.execution.channels_last or faster else torch.preserve_format
 
 
 @torch.no_grad()
 def lay_out(network: nn.Module, layout: torch.memory_format) -> None:
-    """Put the weights of convolutions into a layout, which their outputs then have.
+    """Store convolution weights in a memory format, which their outputs inherit.
 
-    ``Module.to`` would leave those of one channel as they are, since they have both layouts, and the first output
-    would decide for the wrong one.
+    ``Module.to`` skips weights with one input channel, which satisfy both formats; the first layer's output would then
+    have the wrong one.
     """
     for parameter in network.parameters():
         if parameter.dim() == 4:
@@ -87,7 +87,7 @@ def lay_out(network: nn.Module, layout: torch.memory_format) -> None:
 
 @contextmanager
 def compiler_errors() -> Iterator[None]:
-    """Raise :class:`UserError` for what PyTorch's compiler raises."""
+    """Turn errors of PyTorch's compiler into :class:`UserError`."""
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 

@@ -1,4 +1,4 @@
-"""The optimizer, and the schedule of the learning rate."""
+"""The optimizer and the learning-rate schedule."""
 
 import math
 
@@ -7,23 +7,23 @@ from torch import nn
 from eman.trainers.sgd import SGD, Optimizer
 from eman.trainers.spec.sections import OptimSpec
 
-#: Parts of the names of the parameters that the official code's LARS leaves out.
-_OFFICIAL = ("bn", "downsample.1", "bias")
+#: Parameters whose names contain one of these are excluded by the official code's LARS.
+_OFFICIAL_EXCLUDES = ("bn", "downsample.1", "bias")
 
 
 def optimizer(spec: OptimSpec, network: nn.Module) -> Optimizer:
-    """Make SGD over all parameters alike, or LARS (timm's; eta 0.001) for BYOL at scale.
+    """Build SGD, or timm's LARS with trust coefficient 0.001.
 
-    LARS leaves some parameters undecayed and unadapted. ``spec.lars_exclude`` says which: all vectors (biases, and the
-    scales of norms), or those that the official code finds by name (``_OFFICIAL``), which misses the norms of the
-    heads, and of a stem where it is a plain sequence.
+    LARS updates some parameters without weight decay and trust ratio. ``spec.lars_exclude`` selects them: all vectors
+    (biases, and weights of norms), or those that the official code selects by name (``_OFFICIAL_EXCLUDES``), which
+    misses the norms of the heads and of ``small``'s stem.
     """
     if spec.optimizer == "sgd":
         return SGD(network.parameters(), spec.lr, spec.sgd_momentum, spec.weight_decay)
     from timm.optim.lars import Lars
 
     excluded = {
-        name: any(part in name for part in _OFFICIAL) if spec.lars_exclude == "official" else p.ndim <= 1
+        name: any(part in name for part in _OFFICIAL_EXCLUDES) if spec.lars_exclude == "official" else p.ndim <= 1
         for name, p in network.named_parameters()
     }
     groups = [
@@ -34,9 +34,10 @@ def optimizer(spec: OptimSpec, network: nn.Module) -> Optimizer:
 
 
 def learning_rate(spec: OptimSpec, step: int, steps_per_epoch: int) -> float:
-    """Return the rate of a step: linear warm-up by iteration, then a cosine to 0 or tenfold drops.
+    """Return the learning rate of a step: linear warm-up, then a cosine to 0 or a division by 10 at each milestone.
 
-    The decay moves once an epoch, as in the official code, or at each step, as ``schedule_unit`` says.
+    The warm-up advances at every step; the decay once per epoch, as in the official code, or at every step
+    (``schedule_unit``).
     """
     warmup = spec.warmup_epochs * steps_per_epoch
     if step < warmup:

@@ -1,12 +1,12 @@
-"""Autocast by a run's precision: the same when it is trained and when it is evaluated."""
+"""Autocast for a run's precision, in training and evaluation alike."""
 
 import torch
 
-#: What autocast computes in; float32 and float64 do without it.
+#: Autocast's type for each precision; float32 and float64 do not use autocast.
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context in which a network of this precision computes."""
+    """Return the autocast context of a precision, disabled for float32 and float64."""
     kind = _AUTOCAST.get(precision)
     return torch.autocast(device.type, kind, enabled=kind is not None)

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent that starts quickly: PyTorch's own optimizers import its compiler, seconds of CPU."""
+"""SGD without PyTorch's optimizers, whose import loads its compiler and takes seconds."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -8,35 +8,35 @@ from torch import Tensor
 
 
 class Optimizer(Protocol):
-    """What a training asks of an optimizer; PyTorch's have it, too."""
+    """The part of PyTorch's optimizer interface that training uses."""
 
     param_groups: list[dict[str, Any]]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
 
     def step(self) -> Any:
-        """Move the parameters."""
+        """Update the parameters."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resume needs."""
+        """Return the state that a checkpoint needs."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
+        """Restore the state of :meth:`state_dict`."""
 
 
 class SGD:
-    r"""The same as ``torch.optim.SGD(..., foreach=True)``, bit for bit.
+    r"""SGD with momentum, bit-identical to ``torch.optim.SGD(..., foreach=True)``.
 
     .. math:: b := \mu b + (g + \lambda \theta), \qquad \theta := \theta - \eta b
 
-    with b = g + lambda theta at the first step.
+    where b = g + lambda theta at the first step.
 
     Args:
-        parameters: theta.
-        lr: eta; change it in ``param_groups[0]["lr"]``.
-        momentum: mu.
-        weight_decay: lambda.
+        parameters: Parameters theta.
+        lr: Learning rate eta; change it in ``param_groups[0]["lr"]``.
+        momentum: Momentum mu.
+        weight_decay: Weight decay lambda.
     """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
@@ -45,7 +45,7 @@ class SGD:
         self._buffers: list[Tensor | None] = [None] * len(self.param_groups[0]["params"])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for parameter in self.param_groups[0]["params"]:
             if set_to_none:
                 parameter.grad = None
@@ -54,21 +54,21 @@ class SGD:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         (group,) = self.param_groups
-        moved = [n for n, parameter in enumerate(group["params"]) if parameter.grad is not None]
-        parameters = [group["params"][n] for n in moved]
+        indices = [n for n, parameter in enumerate(group["params"]) if parameter.grad is not None]
+        parameters = [group["params"][n] for n in indices]
         steps = [parameter.grad for parameter in parameters]
         if self.weight_decay:
             steps = list(torch._foreach_add(steps, parameters, alpha=self.weight_decay))
         if self.momentum:
-            steps = self._accumulate(moved, steps)
+            steps = self._accumulate(indices, steps)
         torch._foreach_add_(parameters, steps, alpha=-group["lr"])
 
-    def _accumulate(self, moved: list[int], steps: list[Tensor]) -> list[Tensor]:
-        """Update the momentum buffers of the parameters that move, and return them."""
+    def _accumulate(self, indices: list[int], steps: list[Tensor]) -> list[Tensor]:
+        """Update and return the momentum buffers of the given parameters."""
         buffers, added = [], []
-        for n, step in zip(moved, steps, strict=True):
+        for n, step in zip(indices, steps, strict=True):
             buffer = self._buffers[n]
             if buffer is None:
                 self._buffers[n] = step.clone()
@@ -78,10 +78,10 @@ class SGD:
         if buffers:
             torch._foreach_mul_(buffers, self.momentum)
             torch._foreach_add_(buffers, added)
-        return [buffer for n in moved if (buffer := self._buffers[n]) is not None]
+        return [buffer for n in indices if (buffer := self._buffers[n]) is not None]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resume needs."""
+        """Return the learning rate and the momentum buffers."""
         return {"lr": self.param_groups[0]["lr"], "buffers": list(self._buffers)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""One run: its data, networks, optimizer and step, for all methods, on one worker or many.
+"""A run's data, networks and optimizer, and its training step, for all methods, on one worker or several.
 
 Shapes: N images of this worker's batch.
 """
@@ -33,13 +33,13 @@ from eman.trainers.spec.run import RunSpec
 
 
 class Training:
-    """All parts of a run and its steps. Make one by :meth:`fresh` or :meth:`resumed`.
+    """The state of a run, and its training step. Create it by :meth:`fresh` or :meth:`resumed`.
 
     Attributes:
         batches: The run's data, and this worker's views of each step.
         student: ``nn.Sequential`` of ``backbone`` and the method's heads.
         followed: The part of the student that the teacher follows.
-        teacher: Its teacher, or ``None`` for a method without one.
+        teacher: The teacher, or ``None`` for a method without one.
         step: Steps taken so far.
         steps: Steps of the whole run.
     """
@@ -68,7 +68,7 @@ class Training:
         if self.method.teacher:
             teacher = Teacher(self.followed, scheme_of(spec), self.base_momentum, seed=spec.seed)
             self.teacher = teacher.to(self.device)
-        for layer in device_norms(student):  # the teacher, a copy of before, sees the whole batch at once
+        for layer in device_norms(student):  # not the teacher, copied above: it sees the whole batch at once
             layer.devices //= self.parts
         self._passes = OneForward(student)
         self._ddp: nn.Module = self._passes
@@ -77,10 +77,10 @@ class Training:
 
     @classmethod
     def fresh(cls, spec: RunSpec, workspace: Workspace) -> Self:
-        """Begin a run.
+        """Start a run.
 
         Raises:
-            UserError: Data or the run to start from are missing, or the workers do not divide the devices.
+            UserError: Data or the initial run are missing, or the workers do not divide the devices.
         """
         training = cls(spec, workspace)
         if spec.norm.statistics_passes:
@@ -90,10 +90,10 @@ class Training:
 
     @classmethod
     def resumed(cls, spec: RunSpec, workspace: Workspace, state: Mapping[str, Any]) -> Self:
-        """Continue a run from the :meth:`state` of another process; no network runs for it.
+        """Continue a run from its :meth:`state`.
 
         Raises:
-            UserError: As :meth:`fresh`, or the run was begun on other images.
+            UserError: As for :meth:`fresh`, or the data set has changed since the run started.
         """
         training = cls(spec, workspace)
         training._load(state)
@@ -112,23 +112,24 @@ class Training:
 
     @property
     def held_out(self) -> AnySplit:
-        """The images put aside for choices."""
+        """The held-out images; the test images if the run holds out none."""
         return self.batches.held_out
 
     @property
     def labelled(self) -> Tensor | None:
-        """Places of the labelled images in ``train``; ``None`` for a method without labels."""
+        """int64, indices of the labelled images in ``train``; ``None`` for a method without labels."""
         return self.batches.labelled
 
     @torch.no_grad()
     def _initialize_statistics(self, passes: int) -> None:
-        """Set the running statistics of student and teacher by plain averages over some batches, so that short runs
-        need not wait for the initial values, 0 and 1, to fade. It is alike for every scheme.
+        """Set the running statistics of student and teacher to plain averages over ``passes`` batches.
+
+        In short runs the initial values, 0 and 1, would not fade. The same for every scheme.
         """
         with plain_averages(self.student), self._autocast():
             for step in range(passes):
                 inputs = self._inputs(self.batches.at(step)[0], self.method.student)
-                self._passes(*(self._split(x)[0] for x in inputs))  # the part with device 0, whose statistics count
+                self._passes(*(self._split(x)[0] for x in inputs))  # the part of device 0, whose statistics are kept
         if self.teacher is not None and self.teacher.network is not None:
             self.teacher.network.load_state_dict(self.followed.state_dict())
 
@@ -142,7 +143,7 @@ class Training:
         return autocast(self.device, self.spec.network.precision)
 
     def close(self) -> None:
-        """Stop reading images ahead."""
+        """Stop the loaders."""
         self.batches.close()
 
     def _inputs(self, views: dict[str, Tensor], passes: tuple[tuple[str, ...], ...]) -> list[Tensor]:
@@ -153,7 +154,7 @@ class Training:
         return distributed.split_devices(x_N, self.parts, self.local)
 
     def _outputs(self, views: dict[str, Tensor], momentum: float) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """Yield the student's and the teacher's outputs for one part of the batch after the other."""
+        """Yield the outputs of student and teacher, part by part of the batch."""
 
         def between() -> None:
             if self.method.teacher_moves == "between":
@@ -172,8 +173,9 @@ class Training:
 
     @contextmanager
     def _part(self, number: int) -> Iterator[None]:
-        """Surround the passes of a part, forward and backward: the first part, which has device 0, moves the running
-        statistics; the last sends the gradients.
+        """Wrap the forward and backward pass of a part.
+
+        Only the first part, with device 0, updates running statistics; only the last reduces gradients over workers.
         """
         with ExitStack() as stack:
             if self.spec.execution.compile:
@@ -185,7 +187,12 @@ class Training:
             yield
 
     def train_step(self) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Take one step; return the loss, the method's other measures, and the student's first output."""
+        """Take one step.
+
+        Returns:
+            The loss and the method's other measures, scalars, for this worker's batch; and the student's first output,
+            first axis N.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = optim.learning_rate(self.spec.optim, self.step, self.steps_per_epoch)
         momentum = self.method.momentum(self.base_momentum, self.step, self.steps)
@@ -203,7 +210,7 @@ class Training:
     def _gradients(
         self, views: dict[str, Tensor], labels: dict[str, Tensor], momentum: float
     ) -> tuple[Tensor, dict[str, Tensor], Tensor, list[Tensor]]:
-        """Run both passes; return loss, measures, the student's first output and the teacher's outputs."""
+        """Accumulate gradients; return loss, measures, the student's first output and the teacher's outputs."""
         outputs, parts = self._outputs(views, momentum), []
         for number in range(self.parts):
             with self._part(number):
@@ -223,40 +230,43 @@ class Training:
         )
 
     def _move_teacher(self, momentum: float) -> None:
-        """Apply Eqs. (1) and (9). Workers learn device 0's statistics here: if the teacher moves after the step, they
-        have just met for the gradients, and to meet in the middle of the step would cost another wait.
+        """Apply Eqs. (1) and (9), after sharing the student's running statistics among workers.
+
+        Sharing here, right after the gradients' reduction in most methods, saves another wait within the step.
         """
         share_statistics(self.student)
         if self.teacher is not None:
             self.teacher.update(self.followed, momentum)
 
     def _move_student(self) -> dict[str, Tensor]:
-        """Take the optimizer's step. In half precision a step whose gradients are not finite is skipped, and counted;
-        the schedules and the teacher go on, as after a step of rate 0.
+        """Take the optimizer's step. Under fp16, skip and count steps with gradients that are not finite.
+
+        Schedules and teacher still advance, as after a step with learning rate 0.
         """
         if not self.scaler.is_enabled():
             self.optimizer.step()
             return {}
         scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)  # type: ignore[arg-type]  # it asks for no more than ours has
+        self.scaler.step(self.optimizer)  # type: ignore[arg-type]  # our SGD has all that it uses
         self.scaler.update()
         return {"skipped": torch.tensor(float(self.scaler.get_scale() < scale), device=self.device)}
 
     def momentum(self) -> float:
-        """Return m of Eq. (1) at the latest step."""
+        """Return the momentum m of Eq. (1) at the latest step."""
         return self.method.momentum(self.base_momentum, max(self.step - 1, 0), self.steps)
 
     def share_teacher_statistics(self) -> None:
-        """Give all workers the statistics that a teacher with its own batches has kept on worker 0.
+        """Give all workers worker 0's running statistics of a teacher that normalizes with its own batches.
 
-        Such statistics take no part in training, so it is enough before they are saved or measured.
+        Training does not use these statistics, so sharing them before they are saved is enough.
         """
         if self.teacher is not None and self.teacher.network is not None:
             share_statistics(self.teacher.network)
 
     def state(self) -> dict[str, Any]:
-        """Return what :meth:`resumed` needs to continue as if nothing had happened. Randomness needs no state: it is a
-        function of the step.
+        """Return the state from which :meth:`resumed` continues bit-exactly.
+
+        It holds no random state: all random draws are functions of the step.
         """
         return {
             "step": self.step,
@@ -292,19 +302,19 @@ class Training:
 
 
 def _split_of_devices(spec: RunSpec) -> tuple[int, int]:
-    """Return the devices that this worker hosts, and the parts of a step in which they take turns.
+    """Return the number of devices that this worker hosts, and of parts into which it splits its batch.
 
     Raises:
-        UserError: The workers do not divide the devices, or the parts do not divide a worker's.
+        UserError: The workers do not divide the devices, or the parts do not divide a worker's devices.
     """
     workers, devices = distributed.workers(), spec.norm.devices
     if devices % workers:
-        raise UserError(f"{workers} workers do not divide {devices} devices; give a divisor of those.")
+        raise UserError(f"{workers} workers do not divide {devices} devices; give a divisor of {devices}.")
     local, parts = devices // workers, spec.execution.accumulate or 1
     if local % parts:
         raise UserError(
             f"accumulate is {parts}, and each of {workers} workers hosts {local} devices, none of which can be split; "
-            f"give a divisor of {local}, or take fewer workers."
+            f"give a divisor of {local}, or use fewer workers."
         )
     return local, parts
 
@@ -314,9 +324,9 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
 
 
 def feature_std(output: Tensor) -> float:
-    """Return the standard deviation over images of the normalized output, times the root of its width.
+    """Return the standard deviation over images of the output, scaled to length 1, times the root of its width.
 
-    It detects a collapse: near 1 for outputs spread evenly over the sphere, 0 if all images give the same output.
+    It detects collapse: near 1 for outputs spread evenly over the sphere, 0 if all outputs are equal.
     """
     unit = torch.nn.functional.normalize(output.float(), dim=1)
     return float(unit.std(0).square().sum().sqrt()) if len(unit) > 1 else 0.0

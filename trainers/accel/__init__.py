@@ -1,6 +1,5 @@
-"""CPU kernels for batch norms, behind one seam: ``norms`` is what the project calls, ``kernels`` what Numba compiles
-(``width``: in groups of so many channels).
+"""CPU kernels for batch norm, which make runs on a CPU 20 to 33 % faster.
 
-They give a run on a CPU a fifth to a third more speed. Nothing else depends on them: whatever :func:`norms.serves`
-declines is computed by PyTorch's operations.
+- ``norms``: the interface. PyTorch's operations compute whatever :func:`norms.serves` declines.
+- ``kernels``: the code that Numba compiles. ``width``: the number of channels that it processes at once.
 """

@@ -1,11 +1,11 @@
-"""The kernels of :mod:`eman.trainers.accel.norms`, compiled by Numba. See there for what they compute.
+"""The kernels of :mod:`eman.trainers.accel.norms`, which documents what they compute; compiled by Numba.
 
-They work on lanes: 16 numbers side by side, those of 16 neighbouring channels of a pixel, which the compiler keeps in
-vector registers. Plain loops over numbers would be left to its vectorizer, which cannot know that arrays do not overlap
-and makes code that is several times slower. A tile is as many pixels as the fastest cache holds; sums are taken in the
-tensors' arithmetic over a tile and in float64 over tiles.
+They work on lanes: the values of 16 neighbouring channels of a pixel, which the compiler keeps in vector registers.
+Plain loops would depend on its vectorizer, which cannot know that arrays do not overlap and makes code that is several
+times slower. A tile is as many pixels as fit the L1 cache. Sums are in the tensors' arithmetic within a tile and in
+float64 over tiles.
 
-All of it is in one file, whose changes make Numba compile anew; it does not look at others.
+Everything is in one file because Numba recompiles only when the file of a function changes.
 """
 
 import logging
@@ -125,7 +125,7 @@ def _all(_typing, value):
 
 @intrinsic
 def _at_least(_typing, value, floor):
-    """Return the larger of two; NaN stays NaN."""
+    """Return the maximum of two lanes; NaN stays NaN."""
 
     def code(_context, builder, _signature, args):
         return builder.select(builder.fcmp_ordered("<", *args), args[1], args[0])
@@ -162,7 +162,7 @@ for _operation, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"),
 
 
 def _kernel(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile on first use and keep the machine code beside this file or in the user's cache, if one can be written."""
+    """Compile on first use, and cache the machine code next to this file or in the user's cache if writable."""
     try:
         return njit(function, cache=True, **_OPTIONS)  # type: ignore[no-any-return]
     except RuntimeError as error:
@@ -231,7 +231,7 @@ def _scale_gradients(x_LC, gate_LC, grad_LC, grad_x_LC, floor, a_C, b_C, c_C):
 
 @_kernel
 def forward(x_NLC, residual_NLC, y_NLC, weight_C, bias_C, mean_VC, var_VC, inverse_VC, eps, relu):
-    """Eqs. (2) and (3), one device after the other: mean, variance about the mean, result."""
+    """Compute Eqs. (2) and (3) device by device: mean, variance about the mean, result."""
     samples, pixels, channels = x_NLC.shape
     devices, tile = len(mean_VC), max(1, _TILE // channels)
     count = samples // devices * pixels
@@ -261,7 +261,7 @@ def forward(x_NLC, residual_NLC, y_NLC, weight_C, bias_C, mean_VC, var_VC, inver
 
 @_kernel
 def backward(x_NLC, gate_NLC, grad_NLC, grad_x_NLC, weight_C, mean_VC, inverse_VC, sums_VC, products_VC, relu):
-    """The gradient of :func:`forward`; with ReLU, ``gate`` is its result.
+    """Compute the gradient of :func:`forward`; with ReLU, ``gate`` is its result.
 
     With r the inverse deviation, s and p the sums of g and of g (x - mean) over a device's samples: dw = r p, db = s
     and dx = w r (g - s / count - (x - mean) r^2 p / count).
@@ -297,7 +297,7 @@ def backward(x_NLC, gate_NLC, grad_NLC, grad_x_NLC, weight_C, mean_VC, inverse_V
 
 @_kernel
 def affine(x_NLC, residual_NLC, y_NLC, scale_C, shift_C, relu):
-    """``x scale + shift + residual``, after ReLU if ``relu``."""
+    """Compute ``x scale + shift + residual``, after ReLU if ``relu``."""
     samples, pixels, channels = x_NLC.shape
     tile = max(1, _TILE // channels)
     for n in range(samples):

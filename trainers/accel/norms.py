@@ -1,9 +1,8 @@
-"""Batch normalization over devices on a CPU in few passes over memory: statistics, Eqs. (2) and (3), and what follows a
-norm in a residual network, the shortcut's addition and ReLU.
+"""Batch normalization over devices on a CPU, Eqs. (2) and (3), fused with the shortcut's addition and ReLU.
 
-PyTorch's batch norm knows no devices unless their channels are put side by side, which in its fast layout, channels
-last, takes a copy. The kernels work on that layout. They run on one thread, as a run of one core has. Numba compiles
-them on first use, some seconds a type, and keeps the machine code on disk.
+With PyTorch's batch norm, separate statistics per device need a copy in its fast memory format, channels-last. The
+kernels work on that format directly, with few passes over memory, on one thread. Numba compiles them on first use, in
+seconds per data type, and keeps the machine code on disk.
 
 Shapes: N samples, V devices, L pixels, C channels.
 """
@@ -24,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
-    """Return whether the kernels take this input: on the CPU, of a type, width and layout that they know."""
+    """Return whether the kernels support this input's device, data type, number of channels and memory format."""
     return (
         not torch.compiler.is_compiling()
         and x.device.type == "cpu"
@@ -39,29 +38,29 @@ def serves(x: Tensor, weight: Tensor) -> bool:
 def batch_norm(
     x: Tensor, weight_C: Tensor, bias_C: Tensor, devices: int, eps: float, residual: Tensor | None, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalize each device's samples by their own statistics, add ``residual``, apply ReLU if ``relu``.
+    """Normalize each device's samples with their own statistics, add ``residual``, apply ReLU if ``relu``.
 
     Args:
         x: ``(N, C)`` or ``(N, C, H, W)``, such that :func:`serves` is true.
         weight_C: float32, or float64 if ``x`` is.
-        bias_C: Likewise.
+        bias_C: Same type as ``weight_C``.
         devices: V; sample ``j`` belongs to device ``j mod V``.
         eps: Epsilon of Eq. (3).
-        residual: Of the shape and type of ``x``, or ``None``.
-        relu: Whether ReLU comes last.
+        residual: Same shape and type as ``x``, or ``None``.
+        relu: Whether to apply ReLU.
 
     Returns:
-        The result, of the type and layout of ``x``; mean and unbiased variance of each device, ``(V, C)``, without
-        gradient.
+        The result, with the type and memory format of ``x``; each device's mean and unbiased variance, ``(V, C)``,
+        without gradient.
     """
     return _BatchNorm.apply(x, weight_C, bias_C, devices, eps, residual, relu)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
 def affine(x: Tensor, scale_C: Tensor, shift_C: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
-    """Return ``x scale + shift``, plus ``residual``, after ReLU if ``relu``: Eq. (8). It has no gradient.
+    """Return ``x scale + shift + residual``, after ReLU if ``relu``: Eq. (8), without gradient.
 
-    Arguments and result as in :func:`batch_norm`.
+    Arguments and result are as in :func:`batch_norm`.
     """
     y = torch.empty_like(x)
     _kernels().affine(_array(x), _residual(residual, x), _array(y), _array(scale_C), _array(shift_C), relu)
@@ -74,8 +73,8 @@ class _BatchNorm(torch.autograd.Function):
         y = torch.empty_like(x)
         mean_VC, var_VC, inverse_VC = weight_C.new_empty(3, devices, x.shape[1]).unbind()
         vectors = (_array(v) for v in (weight_C, bias_C))
-        found = (v.numpy() for v in (mean_VC, var_VC, inverse_VC))
-        _kernels().forward(_array(x), _residual(residual, x), _array(y), *vectors, *found, eps, relu)
+        statistics = (v.numpy() for v in (mean_VC, var_VC, inverse_VC))
+        _kernels().forward(_array(x), _residual(residual, x), _array(y), *vectors, *statistics, eps, relu)
         ctx.save_for_backward(x, y if relu else None, weight_C, mean_VC, inverse_VC)
         ctx.residual = residual is not None
         ctx.mark_non_differentiable(mean_VC, var_VC)
@@ -114,7 +113,7 @@ def _residual(residual: Tensor | None, x: Tensor) -> Array:
 
 @cache
 def _kernels() -> Any:
-    """Import the kernels on first use: Numba takes a while to import, and a GPU needs none."""
+    """Import the kernels on first use: importing Numba is slow, and a GPU does not need it."""
     from eman.trainers.accel import kernels
 
     return kernels

@@ -1,5 +1,5 @@
-"""How many channels the kernels work on at once. It stands apart so that reading it imports neither torch nor Numba."""
+"""The number of channels that the kernels process at once, in a file of its own that needs neither torch nor Numba."""
 
-#: A tensor must have a multiple of these channels. Whoever changes it must change ``kernels.py`` too: Numba keeps
-#: machine code until that file changes.
+#: Tensors must have a multiple of this number of channels. Also edit ``kernels.py`` when you change it: Numba keeps its
+#: compiled code until that file changes.
 LANES = 16

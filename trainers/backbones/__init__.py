@@ -1,7 +1,7 @@
 """Feature extractors.
 
-- ``registry``: their names and widths, without torch; each network is imported when it is built.
-- ``small``: the small ResNet for CPUs, and the blocks with fused norms.
+- ``registry``: names and sizes, without torch; each network is imported when it is built.
+- ``small``: a small ResNet for CPUs.
 - ``resnet``: torchvision's ResNets, also for small images and with wider layers.
-- ``state``: loading a backbone from a checkpoint, and recomputing its blocks in the backward pass.
+- ``state``: load a backbone from a checkpoint; recompute its blocks in the backward pass.
 """

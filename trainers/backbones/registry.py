@@ -1,4 +1,4 @@
-"""Backbones by name. Importing this file imports no network and no torch."""
+"""Backbones by name, without torch until one is built."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from eman.platform.errors import named
 if TYPE_CHECKING:
     from torch import nn
 
-#: What the backbone's part of a network's state begins with.
+#: Prefix of the backbone's tensors in a network's state dict.
 PREFIX = "backbone."
 
-#: The ending of the name of a backbone with twice the channels in every layer ("2x width" in Table 2).
+#: Suffix of backbones with twice the channels in every layer ("2x width" in Table 2).
 WIDE = "-2x"
 
 
@@ -24,9 +24,9 @@ class Backbone:
     """A backbone.
 
     Attributes:
-        features: Number D of features of its output.
-        values: Numbers in its state for images of three channels: weights and running statistics.
-        build: Build the network for images of A channels.
+        features: Number of output features, D.
+        values: Size of its state dict for images of three channels: weights and running statistics.
+        build: Builds the network for images of A channels; its output is ``(B, D)``.
     """
 
     features: int
@@ -34,7 +34,7 @@ class Backbone:
     build: Callable[[int], nn.Module]
 
 
-#: Torchvision's ResNets: features, and values of the state at the usual and at twice the width.
+#: Torchvision's ResNets: features, and state dict sizes at normal and at twice the width.
 _RESNETS = {
     "resnet18": (512, 11_186_132, 44_687_252),
     "resnet34": (512, 21_301_732, 85_119_908),
@@ -42,7 +42,7 @@ _RESNETS = {
     "resnet101": (2048, 42_605_608, 169_981_928),
 }
 
-#: Values that the stem for small images has less, at the usual width: 64 kernels of 3x3 instead of 7x7 pixels.
+#: Values that the small stem saves at normal width: 64 kernels of 3x3 instead of 7x7 pixels.
 _STEM_DIFFERENCE = 64 * 3 * (7 * 7 - 3 * 3)
 
 
@@ -58,7 +58,7 @@ def _resnet(name: str, width: int, small: bool, channels: int) -> nn.Module:
     return build(name, channels, width=width, small=small)
 
 
-#: Every backbone; ``-small`` has a stem for small images.
+#: Every backbone; those with ``-small`` have a stem for small images.
 BACKBONES = {
     "small": Backbone(64, 78_073, partial(_small, 16)),
     "small" + WIDE: Backbone(128, 308_713, partial(_small, 32)),

@@ -1,4 +1,4 @@
-"""Torchvision's ResNets with fused norms, for large and for small images, and with wider layers.
+"""Torchvision's ResNets with fused norms, with a stem for small images, and with wider layers.
 
 Shapes: B images, A channels of an image, H by W pixels, D features.
 """
@@ -12,7 +12,7 @@ from eman.trainers.norm.device_bn import norm_relu
 
 
 class _Basic(resnet.BasicBlock):  # type: ignore[misc]
-    """Torchvision's, with the fused norms."""
+    """Torchvision's basic block with fused norms."""
 
     def forward(self, x_BDHW: Tensor) -> Tensor:
         shortcut = x_BDHW if self.downsample is None else self.downsample(x_BDHW)
@@ -21,7 +21,7 @@ class _Basic(resnet.BasicBlock):  # type: ignore[misc]
 
 
 class _Bottleneck(resnet.Bottleneck):  # type: ignore[misc]
-    """Torchvision's, with the fused norms."""
+    """Torchvision's bottleneck with fused norms."""
 
     def forward(self, x_BDHW: Tensor) -> Tensor:
         shortcut = x_BDHW if self.downsample is None else self.downsample(x_BDHW)
@@ -31,7 +31,7 @@ class _Bottleneck(resnet.Bottleneck):  # type: ignore[misc]
 
 
 class _ResNet(resnet.ResNet):  # type: ignore[misc]
-    """Torchvision's, with the fused norms."""
+    """Torchvision's ResNet with fused norms."""
 
     def _forward_impl(self, x_BAHW: Tensor) -> Tensor:
         x_BDHW = self.maxpool(norm_relu(self.bn1, self.conv1(x_BAHW)))
@@ -41,8 +41,9 @@ class _ResNet(resnet.ResNet):  # type: ignore[misc]
 
 
 class _Wide(_ResNet):
-    """Torchvision's ResNet with ``factor`` times the channels in every layer (torchvision's own wide ResNets widen the
-    inner convolutions of a bottleneck alone).
+    """Torchvision's ResNet with ``factor`` times the channels in every layer.
+
+    Torchvision's own wide ResNets only widen the inner convolutions of a bottleneck.
     """
 
     def __init__(self, block: Any, layers: list[int], factor: int) -> None:
@@ -52,7 +53,7 @@ class _Wide(_ResNet):
         self.bn1 = nn.BatchNorm2d(64 * factor)
 
     def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
-        if planes == 64:  # the first: what comes from the stem
+        if planes == 64:  # the first layer, which follows the stem
             self.inplanes *= self.factor
         return cast("nn.Sequential", super()._make_layer(block, planes * self.factor, *args, **kwargs))
 
@@ -70,9 +71,12 @@ def build(name: str, channels: int, *, width: int = 1, small: bool = False) -> n
 
     Args:
         name: ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101``.
-        channels: A.
-        width: Factor of the channels of all layers, the output included.
-        small: Take a 3x3 stem of stride 1 and no max pooling, for small images.
+        channels: A, the channels of an image.
+        width: Factor on the channels of every layer, including the output.
+        small: Use a 3x3 stem of stride 1 without max pooling, for small images.
+
+    Returns:
+        A network from ``(B, A, H, W)`` to ``(B, D)``.
     """
     block, layers = _LAYERS[name]
     network: Any = _ResNet(block, layers) if width == 1 else _Wide(block, layers, width)

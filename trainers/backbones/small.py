@@ -1,4 +1,4 @@
-"""A small ResNet for CPUs, made of basic blocks with fused norms. It does not need torchvision.
+"""A small ResNet for CPUs, of basic blocks with fused norms, without torchvision.
 
 Shapes: B images, A channels of an image, H by W pixels, D features.
 """
@@ -10,9 +10,13 @@ from eman.trainers.norm.device_bn import norm_relu
 
 
 class SmallResNet(nn.Module):
-    """Three basic blocks after a stem of stride 2: about 78,000 parameters, 64 features at width 16.
+    """A stem of stride 2 and three basic blocks: ``(B, A, H, W) -> (B, 4 width)``, for 28-pixel images on a CPU core.
 
-    ``(B, A, H, W) -> (B, 4 width)``. Made for 28-pixel images on a CPU core.
+    At width 16 it has about 78,000 parameters.
+
+    Args:
+        channels: A, the channels of an image.
+        width: Channels of the stem and the first block.
     """
 
     def __init__(self, channels: int, width: int = 16) -> None:
@@ -35,11 +39,11 @@ class SmallResNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3 by 3 convolutions and a shortcut (He et al., 2016)."""
+    """Two 3x3 convolutions and a shortcut (He et al., 2016)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
-        shortcut = (  # made first: the order decides the initial weights
+        shortcut = (  # built first: the order of construction decides the initial weights
             None
             if stride == 1 and inputs == outputs
             else nn.Sequential(Pointwise(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -57,7 +61,7 @@ class BasicBlock(nn.Module):
 
 
 class Pointwise(nn.Conv2d):
-    """A 1 by 1 convolution that drops the skipped pixels first: half the time of the stock one on a CPU."""
+    """A strided 1x1 convolution that first drops the pixels it skips: half the time of PyTorch's on a CPU."""
 
     def forward(self, x_BAHW: Tensor) -> Tensor:
         if not x_BAHW.is_contiguous(memory_format=torch.channels_last):

@@ -1,4 +1,4 @@
-"""What is done to a built backbone: load its weights, and recompute its blocks in the backward pass."""
+"""Load a backbone's weights, and recompute its blocks in the backward pass."""
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -15,7 +15,7 @@ from eman.trainers.norm.device_bn import repeated_pass
 
 
 class _Recomputed(nn.Sequential):
-    """Blocks that keep only their inputs and compute the rest again in the backward pass."""
+    """Blocks that keep only their inputs for the backward pass, and recompute the rest."""
 
     def forward(self, x_BDHW: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
@@ -27,28 +27,28 @@ class _Recomputed(nn.Sequential):
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return the contexts of a block's pass and of its recomputation."""
+    """Return the contexts of a block's forward pass and of its recomputation."""
     return nullcontext(), repeated_pass(block)
 
 
 def recompute_blocks(network: nn.Module) -> None:
-    """Put activation checkpointing around every residual block of a backbone, that is, a block with a shortcut."""
+    """Apply activation checkpointing to every residual block of a backbone, in place."""
     for name, child in network.named_children():
         if isinstance(child, nn.Sequential) and hasattr(child[0], "downsample"):
             setattr(network, name, _Recomputed(*child))
 
 
 def load_backbone(network: nn.Module, state: dict[str, Any], name: str, path: Path) -> None:
-    """Load the backbone's part of a network's state.
+    """Load a backbone from a whole network's state.
 
     Args:
         network: The backbone.
-        state: State of a whole network, ``backbone`` and heads.
-        name: Name of the backbone, for the error.
-        path: Where the state comes from, for the error.
+        state: State dict of a whole network: backbone and heads.
+        name: Name of the backbone, for the error message.
+        path: File of the state, for the error message.
 
     Raises:
-        UserError: The state is another backbone's.
+        UserError: The state belongs to another backbone.
     """
     try:
         network.load_state_dict({k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)})

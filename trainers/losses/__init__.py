@@ -1,5 +1,5 @@
-"""The methods' losses and heads; their entries in ``trainers/methods`` import them when a run starts.
+"""The methods' losses and heads, imported when a run starts.
 
-- ``criterion``: what all losses have in common.
-- ``fixmatch``, ``moco``, ``byol``, ``supervised``: one loss each, with its heads.
+- ``criterion``: the interface of all losses.
+- ``fixmatch``, ``moco``, ``byol``, ``supervised``: one method's loss and heads each.
 """

@@ -1,4 +1,4 @@
-"""The loss and the heads of BYOL; see :mod:`eman.trainers.methods.byol`.
+"""BYOL's loss and heads; see :mod:`eman.trainers.methods.byol` for the equation.
 
 Shapes: N images, C projection dimension.
 """
@@ -12,7 +12,7 @@ from eman.trainers.methods.byol import BYOLSpec
 
 
 class BYOL(Criterion):
-    """The symmetric regression loss."""
+    """The symmetric regression loss of BYOL."""
 
     def __init__(self, _spec: BYOLSpec, _devices: int, _generator: torch.Generator) -> None:
         super().__init__()
@@ -23,9 +23,12 @@ class BYOL(Criterion):
         teacher: list[Tensor],
         labels: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of predictions ``student`` (views 1, 2) against projections ``teacher`` (views 1, 2).
+        """Return the loss, a scalar, and no other measures.
 
-        All of shape ``(N, C)``.
+        Args:
+            student: Predictions of views 1 and 2, each ``(N, C)``.
+            teacher: Projections of views 1 and 2, each ``(N, C)``.
+            labels: Not used.
         """
         first = F.cosine_similarity(student[0], teacher[1]).mean()
         second = F.cosine_similarity(student[1], teacher[0]).mean()
@@ -33,12 +36,12 @@ class BYOL(Criterion):
 
 
 def projector_and_predictor(spec: BYOLSpec, features: int, _classes: int) -> dict[str, nn.Module]:
-    """Make BYOL's heads, with a norm in each. The predictor comes last: the teacher has none."""
+    """Build BYOL's heads, with a batch norm in each. The predictor is last, since the teacher has none."""
     heads = {
         "projector": _head(features, spec.hidden_dim, spec.projection_dim),
         "predictor": _head(spec.projection_dim, spec.hidden_dim, spec.projection_dim),
     }
-    for module in heads["projector"].modules():  # the official code's initial weights
+    for module in heads["projector"].modules():  # initial weights of the official code
         if isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     for module in heads["predictor"].modules():
@@ -57,7 +60,7 @@ def _head(inputs: int, hidden: int, outputs: int) -> nn.Module:
 
 
 def without_predictor(student: nn.Sequential) -> nn.Sequential:
-    """Return what BYOL's teacher copies: backbone and projector."""
+    """Return the part that BYOL's teacher copies: backbone and projector."""
     return student[:-1]
 
 

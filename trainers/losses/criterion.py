@@ -1,4 +1,4 @@
-"""What the losses of all methods have in common."""
+"""The interface of all losses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,33 +13,35 @@ S = TypeVar("S", bound=MethodSection)
 
 
 class Criterion(nn.Module):
-    """A loss, and what it keeps from step to step.
+    """A loss, with state that it keeps between steps.
 
     ``forward(student, teacher, labels)`` takes the outputs of both networks and the labels by stream, for a batch or a
-    part of it, and returns the loss and other measures. All of them are means over images, so that their means over
-    equal parts are those of the batch. It changes nothing that later parts see.
+    part of it. It returns the loss and other measures, all scalars and means over images, so that averaging them over
+    equal parts gives the batch's values. It must not change the state.
     """
 
     def after_step(self, teacher: list[Tensor]) -> None:
-        """Update what is kept: called once a step, after the backward pass, with the teacher's outputs on this
-        worker's whole batch.
+        """Update the state, once per step after the backward pass.
+
+        Args:
+            teacher: The teacher's outputs for this worker's whole batch.
         """
 
 
 def whole(student: nn.Sequential) -> nn.Sequential:
-    """Return the part of the student that the teacher copies: all of it."""
+    """Return the whole student, the part that most teachers copy."""
     return student
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts(Generic[S]):
-    """What a method adds to a backbone.
+    """A method's heads and loss.
 
     Attributes:
-        heads: Make the layers that follow the backbone, by name and in order, from the method's section, the number of
-            the backbone's features and the number of classes.
-        criterion: Make the loss from the method's section, the number of devices and a generator.
-        followed: Return the part of the student that the teacher copies.
+        heads: Builds the layers after the backbone, by name and in order, from the method's section, the number of
+            backbone features and the number of classes.
+        criterion: Builds the loss from the method's section, the number of devices and a generator.
+        followed: Returns the part of the student that the teacher copies.
     """
 
     heads: Callable[[S, int, int], dict[str, nn.Module]]

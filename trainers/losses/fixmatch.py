@@ -1,4 +1,4 @@
-"""The loss of FixMatch; see :mod:`eman.trainers.methods.fixmatch`.
+"""FixMatch's loss; see :mod:`eman.trainers.methods.fixmatch` for the equation.
 
 Shapes: B labelled images, U unlabelled images, K classes.
 """
@@ -13,7 +13,7 @@ from eman.trainers.methods.fixmatch import FixMatchSpec
 
 
 class FixMatch(Criterion):
-    """The loss. ``threshold`` is tau, ``unlabelled_weight`` lambda."""
+    """The loss of FixMatch, with tau = ``spec.threshold`` and lambda = ``spec.unlabelled_weight``."""
 
     def __init__(self, spec: FixMatchSpec, _devices: int, _generator: torch.Generator) -> None:
         super().__init__()
@@ -25,12 +25,12 @@ class FixMatch(Criterion):
         teacher: list[Tensor],
         labels: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its parts.
+        """Return the loss, a scalar, and its parts, the share of pseudo-labels used, and their accuracy in [0, 1].
 
         Args:
             student: One tensor of logits ``(B + U, K)``: labelled weak views, then unlabelled strong views.
             teacher: One tensor of logits ``(U, K)``: unlabelled weak views.
-            labels: ``"labelled"`` ``(B,)``, and ``"unlabelled"`` ``(U,)``, which is only measured, never trained on.
+            labels: ``"labelled"``, ``(B,)``, and ``"unlabelled"``, ``(U,)``, which only measures the pseudo-labels.
         """
         y_B = labels["labelled"]
         logits_BK, strong_UK = student[0].split([len(y_B), len(teacher[0])])

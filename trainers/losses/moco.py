@@ -1,4 +1,4 @@
-"""The loss and the head of MoCo; see :mod:`eman.trainers.methods.moco`.
+"""MoCo's loss and head; see :mod:`eman.trainers.methods.moco` for the equation.
 
 Shapes: N images on this worker, G on all, C projection dimension, K length of the queue.
 """
@@ -14,7 +14,7 @@ from eman.trainers.methods.moco import MoCoSpec
 
 
 class MoCo(Criterion):
-    """InfoNCE over one positive and the queue; the queue takes the keys of all workers in device order."""
+    """InfoNCE with one positive and the queue as negatives. The queue takes the keys of all workers in device order."""
 
     queue_KC: Tensor
     pointer: Tensor
@@ -32,14 +32,17 @@ class MoCo(Criterion):
         teacher: list[Tensor],
         labels: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of queries ``student[0]`` against keys ``teacher[0]``, both ``(N, C)``."""
+        """Return the loss of queries ``student[0]`` against keys ``teacher[0]``, both ``(N, C)``.
+
+        ``contrast_accuracy`` is the share of queries that are more similar to their key than to all of the queue.
+        """
         query_NC, key_NC = F.normalize(student[0], dim=1), F.normalize(teacher[0], dim=1)
         loss_N, right_N = _InfoNCE.apply(query_NC / self.temperature, key_NC, self.queue_KC)
         return loss_N.mean(), {"contrast_accuracy": right_N.float().mean()}
 
     @torch.no_grad()
     def after_step(self, teacher: list[Tensor]) -> None:
-        """Replace the oldest keys in the queue by those of all workers."""
+        """Replace the oldest keys of the queue with the keys of all workers, ``teacher[0]``, ``(N, C)`` each."""
         key_GC = distributed.gather_rows(F.normalize(teacher[0], dim=1), self.devices)
         start = int(self.pointer)
         self.queue_KC[start : start + len(key_GC)] = key_GC
@@ -47,10 +50,10 @@ class MoCo(Criterion):
 
 
 class _InfoNCE(torch.autograd.Function):
-    """The loss of each image, and whether its key comes before all of the queue.
+    """The loss of each image, ``(N,)``, and whether its key is its most similar one, ``(N,)``.
 
-    The N x K exponentials are computed once, in place of the logits, and the gradient is computed from them: the
-    gradient of the scaled query is its expected key minus the right one.
+    The forward pass computes the N x K exponentials in place and already derives the gradient of the scaled query from
+    them: the expected key under the softmax, minus the positive key.
     """
 
     @staticmethod
@@ -76,7 +79,7 @@ class _InfoNCE(torch.autograd.Function):
 
 
 def projector(spec: MoCoSpec, features: int, _classes: int) -> dict[str, nn.Module]:
-    """Make MoCo v2's head: two linear layers without a norm."""
+    """Build MoCo v2's projector: two linear layers without normalization."""
     return {
         "projector": nn.Sequential(
             nn.Linear(features, spec.hidden_dim),

@@ -1,4 +1,4 @@
-"""The loss of the labels-only baseline, and the classifier; see :mod:`eman.trainers.methods.supervised`.
+"""The supervised baseline's loss, and the classifier; see :mod:`eman.trainers.methods.supervised`.
 
 Shapes: B images, K classes.
 """
@@ -12,7 +12,7 @@ from eman.trainers.spec.method import LabelledSection
 
 
 class Supervised(Criterion):
-    """Cross-entropy."""
+    """Cross-entropy on the labelled images."""
 
     def __init__(self, _spec: LabelledSection, _devices: int, _generator: torch.Generator) -> None:
         super().__init__()
@@ -23,12 +23,12 @@ class Supervised(Criterion):
         teacher: list[Tensor],
         labels: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of ``student[0]``, logits ``(B, K)``, against ``labels["labelled"]``, ``(B,)``."""
+        """Return the loss of logits ``student[0]``, ``(B, K)``, for classes ``labels["labelled"]``, ``(B,)``."""
         return F.cross_entropy(student[0], labels["labelled"]), {}
 
 
 def classifier(_spec: LabelledSection, features: int, classes: int) -> dict[str, nn.Module]:
-    """Make one linear layer after the backbone."""
+    """Build the linear classifier."""
     return {"classifier": nn.Linear(features, classes)}
 
 

@@ -1,4 +1,4 @@
-"""Moving a teacher's tensors towards its student's: Eqs. (1) and (9)."""
+"""Update a teacher's tensors from its student's: Eqs. (1) and (9)."""
 
 from typing import Any
 
@@ -8,39 +8,44 @@ from torch import Tensor, nn
 from eman.trainers.norm.schemes import Move, TeacherNorm
 from eman.trainers.norm.statistics import batch_norms
 
-#: A module's dictionary of parameters or buffers, and a name in it. ``Module.to`` replaces the tensors, not the places.
-Place = tuple[dict[str, Any], str]
+#: A tensor as a module's dictionary of parameters or buffers, and a name in it: ``Module.to`` may replace the tensor.
+Slot = tuple[dict[str, Any], str]
 
 
 class Follower:
-    """The tensors of a teacher and of its student, in pairs, grouped by what an update does to them.
+    """The tensors of a teacher and its student, in pairs, grouped by how an update moves them.
 
     Args:
         teacher: The teacher's network.
         student: A network of the same structure.
-        norm: Says what happens to parameters, statistics and other buffers.
+        norm: How parameters, statistics and other buffers move.
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module, norm: TeacherNorm) -> None:
         self.student = student
-        self._pairs: dict[Move, list[tuple[Place, Place]]] = {move: [] for move in Move}
-        statistics = {id(layer) for layer in batch_norms(teacher)}
+        self._pairs: dict[Move, list[tuple[Slot, Slot]]] = {move: [] for move in Move}
+        batch_norm_ids = {id(layer) for layer in batch_norms(teacher)}
         for mine, theirs in zip(teacher.modules(), student.modules(), strict=True):
             for name, parameter in mine._parameters.items():
                 if parameter is not None:
                     self._pairs[norm.parameters].append(((mine._parameters, name), (theirs._parameters, name)))
-            of_statistics = id(mine) in statistics
+            is_batch_norm = id(mine) in batch_norm_ids
             for name, buffer in mine._buffers.items():
                 if buffer is None:
                     continue
-                move = norm.statistics if of_statistics else norm.buffers
+                move = norm.statistics if is_batch_norm else norm.buffers
                 if not buffer.is_floating_point() and move is not Move.KEEP:
-                    move = Move.COPY  # an average of integers means nothing
+                    move = Move.COPY  # counters cannot be averaged
                 self._pairs[move].append(((mine._buffers, name), (theirs._buffers, name)))
 
     @torch.no_grad()
     def update(self, momentum: float, eman_momentum: float) -> None:
-        """Average and copy, with one fused call for each momentum and one for all copies."""
+        """Average and copy, with one fused call per momentum and one for all copies.
+
+        Args:
+            momentum: m of Eq. (1).
+            eman_momentum: m of Eq. (9).
+        """
         averaged = list(self._pairs[Move.AVERAGE])
         if eman_momentum == momentum:
             averaged += self._pairs[Move.AVERAGE_STATISTICS]
@@ -52,7 +57,7 @@ class Follower:
             torch._foreach_copy_(*_tensors(self._pairs[Move.COPY]))
 
 
-def _tensors(pairs: list[tuple[Place, Place]]) -> tuple[list[Tensor], list[Tensor]]:
+def _tensors(pairs: list[tuple[Slot, Slot]]) -> tuple[list[Tensor], list[Tensor]]:
     mine = [holder[name] for (holder, name), _ in pairs]
     theirs = [holder[name] for _, (holder, name) in pairs]
     return mine, theirs

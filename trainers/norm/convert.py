@@ -1,4 +1,4 @@
-"""Replacing the batch norms of any network by another norm."""
+"""Replace the batch norms of any network with another norm."""
 
 import math
 
@@ -10,11 +10,19 @@ from eman.trainers.norm.schemes import STUDENT_NORMS
 
 
 def groups_for(kind: str, channels: int, *, vectors: bool) -> int:
-    """Return the number of groups of the group normalization that implements ``gn``, ``in`` or ``ln``.
+    """Return the number of groups with which group normalization implements ``gn``, ``in`` or ``ln``.
 
-    ``gn`` takes the official code's 32 groups, fewer where a group would hold a single channel. ``ln`` is one group:
-    over channels and space (Section 2). ``in`` is one group a channel; on a vector, where a channel is a single number
-    that instance norm would erase, layer norm takes its place: the plainest norm that looks at one sample.
+    ``gn`` uses the official code's 32 groups, or fewer so that each has at least two channels. ``ln`` is one group,
+    over channels and pixels (Section 2). ``in`` is one group per channel; on vectors, where instance norm would erase
+    every value, it is layer norm.
+
+    Args:
+        kind: ``gn``, ``in`` or ``ln``.
+        channels: Number of channels.
+        vectors: Whether inputs are vectors ``(N, C)`` instead of maps.
+
+    Raises:
+        UserError: The kind is none of these.
     """
     match kind:
         case "gn":
@@ -29,22 +37,22 @@ def groups_for(kind: str, channels: int, *, vectors: bool) -> int:
 def convert_norm(
     module: nn.Module, kind: str, *, devices: int = 1, proxy_momentum: float = 0.9, device_statistics: str = "device0"
 ) -> nn.Module:
-    """Replace every batch normalization in ``module`` by the norm named ``kind``.
+    """Replace every batch norm in ``module`` with the norm named ``kind``.
 
-    It works for any network: build it with plain ``BatchNorm``, then convert it, before training.
+    It works for any network built with PyTorch's ``BatchNorm``; convert before training.
 
     Args:
-        module: Any module. It is changed in place, and returned, since it may itself be a batch norm.
+        module: Any module; changed in place unless it is itself a batch norm.
         kind: ``bn``, ``syncbn``, ``gn``, ``in`` or ``ln``.
         devices: Devices that this worker hosts.
-        proxy_momentum: alpha of Eq. (4).
+        proxy_momentum: Momentum alpha of Eq. (4).
         device_statistics: ``"device0"`` or ``"mean"``, see :class:`DeviceBatchNorm`.
 
     Returns:
-        The module. Learned weights and statistics are kept if the new norm has them.
+        The converted module. Weights and statistics are kept if the new norm has them.
 
     Raises:
-        UserError: There is no such kind.
+        UserError: The kind is unknown.
     """
     if kind not in STUDENT_NORMS:
         raise unknown("norm", kind, STUDENT_NORMS)

@@ -20,27 +20,25 @@ from eman.trainers.norm.sync import SyncBatchNormFunction
 class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalization, Eqs. (2)-(5), over the devices that this worker hosts.
 
-    In training, sample ``j`` of the worker's batch belongs to device ``j mod V``, and each device's samples are
-    normalized with that device's statistics. On a CPU, a batch in channels-last memory goes to the kernels of
-    :mod:`eman.trainers.accel`; elsewhere one call on the view ``(N/V, V*C, ...)`` serves all devices.
-    With ``sync`` the statistics are those of all devices of all workers, on any backend.
+    In training, sample ``j`` of the worker's batch belongs to device ``j mod V`` and is normalized with that device's
+    batch statistics; with ``sync``, with those of all devices of all workers. Channels-last batches on a CPU use the
+    kernels of :mod:`eman.trainers.accel`, others one PyTorch call on the view ``(N/V, V*C, ...)``.
 
-    Where a batch holds the samples of P ``passes`` through the network, interleaved (:func:`in_one_pass`), each pass
-    has statistics of its own, as if they had come one after the other.
+    A batch may interleave the samples of P ``passes`` (:func:`in_one_pass`); each pass then has its own statistics, as
+    in P separate calls.
 
-    The running statistics follow PyTorch's convention: the variance that enters Eq. (4) is the unbiased one, as in the
-    official code; Eq. (2) normalizes with the biased one. They follow device 0's statistics, which is what DDP's
-    buffer broadcast gives the official code, or the mean over devices. Workers other than 0 learn device 0's through
-    :func:`~eman.trainers.norm.statistics.share_statistics`; until then their running statistics are their first
-    device's.
+    Running statistics follow PyTorch and the official code: Eq. (4) takes the unbiased variance, Eq. (2) the biased
+    one. They track device 0, as DDP's buffer broadcast does in the official code, or the mean over devices. Workers
+    other than 0 track their first device until
+    :func:`~eman.trainers.norm.statistics.share_statistics` gives them device 0's.
 
     Args:
         num_features: C.
         devices: V, the devices that this worker hosts.
         sync: Normalize over all devices of all workers.
-        device_statistics: ``"device0"`` or ``"mean"``.
+        device_statistics: Running statistics of ``"device0"``, or the ``"mean"`` over devices.
         eps: Epsilon of Eq. (3).
-        momentum: One minus alpha of Eq. (4), PyTorch's convention; ``None``: the plain mean over batches.
+        momentum: 1 - alpha of Eq. (4), PyTorch's convention; ``None`` for the plain mean over batches.
     """
 
     def __init__(
@@ -62,12 +60,16 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
         return f"{self.num_features}, devices={self.devices}, sync={self.sync}, {self.device_statistics}"
 
     def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-        """Normalize ``x``, add ``residual`` if there is one, apply ReLU if asked to."""
+        """Normalize ``x``, ``(N, C)`` or ``(N, C, ...)``; then add ``residual`` and apply ReLU if given.
+
+        Raises:
+            ValueError: In training, devices and passes do not divide N.
+        """
         groups = self.passes if self.sync else self.passes * self.devices
         samples = len(x)
         if self.training and samples % groups:
             raise ValueError(f"a batch of {samples} samples cannot be spread evenly over {groups} devices")
-        if not self._served(x, residual):
+        if not self._kernels_apply(x, residual):
             return _add_and_relu(self._by_pytorch(x, groups), residual, relu)
         if not self.training:
             assert self.running_mean is not None and self.running_var is not None
@@ -77,8 +79,8 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
         self._track(mean, var)
         return y
 
-    def _served(self, x: Tensor, residual: Tensor | None) -> bool:
-        """Whether the kernels can do it: no other worker takes part, and Eq. (8) needs no gradient."""
+    def _kernels_apply(self, x: Tensor, residual: Tensor | None) -> bool:
+        """Return whether the CPU kernels can be used: with one worker, and in evaluation without gradient."""
         if self.training:
             possible = not self._spans_workers
         else:
@@ -90,7 +92,7 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
         return self.sync and distributed.workers() > 1
 
     def _by_pytorch(self, x: Tensor, groups: int) -> Tensor:
-        """Normalize by PyTorch's operations."""
+        """Normalize with PyTorch's operations."""
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         samples, channels = x.shape[:2]
@@ -99,16 +101,16 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
         if self._spans_workers:
             y, mean, var = SyncBatchNormFunction.apply(view, weight, bias, self.eps)
         else:
-            # With momentum 1, batch_norm leaves the batch's own statistics in the two buffers that it is given.
+            # With momentum 1, batch_norm writes the batch statistics to the two buffers.
             mean, var = weight.new_zeros(len(weight)), weight.new_ones(len(weight))
             y = F.batch_norm(view, mean, var, weight, bias, True, 1.0, self.eps)
         self._track(mean, var)
-        # Nothing else holds this output, so it need not be a view, on which an in-place ReLU would cost two copies.
+        # Nothing else refers to this output, so it need not be a view, on which an in-place ReLU would cost two copies.
         return torch.ops.aten._unsafe_view(y, x.shape)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:
-        """Apply Eq. (4), once for each of the P passes, unless the layer is frozen."""
+        """Apply Eq. (4) once per pass, unless the layer is frozen."""
         if self.frozen:
             return
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
@@ -122,7 +124,7 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_var.lerp_(var_C, weight)
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
-        """Take vectors ``(N, C)`` and maps ``(N, C, S...)`` alike."""
+        """Accept vectors ``(N, C)`` and maps ``(N, C, ...)``."""
 
 
 def _add_and_relu(y: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
@@ -132,18 +134,21 @@ def _add_and_relu(y: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
 
 
 def norm_relu(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    """Return ``relu(norm(x) + residual)``, fused if the norm can do it."""
+    """Return ``relu(norm(x) + residual)``, fused if the norm is a :class:`DeviceBatchNorm`."""
     if isinstance(norm, DeviceBatchNorm):
         return norm(x, residual, True)  # type: ignore[no-any-return]
     return _add_and_relu(norm(x), residual, True)
 
 
 def in_one_pass(network: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return the same as ``[network(x) for x in inputs]``, by one larger pass.
+    """Compute ``[network(x) for x in inputs]`` in one larger pass.
 
     Args:
-        network: Its batch norms are :class:`DeviceBatchNorm`.
-        inputs: P of them, of equal shape, first axis N.
+        network: A network whose batch norms are :class:`DeviceBatchNorm`.
+        inputs: P inputs of equal shape ``(N, ...)``.
+
+    Returns:
+        P outputs of shape ``(N, ...)``.
     """
     if len(inputs) == 1:
         return [network(inputs[0])]
@@ -158,27 +163,27 @@ def device_norms(module: nn.Module) -> list[DeviceBatchNorm]:
 
 
 def prefers_channels_last(module: nn.Module) -> bool:
-    """Return whether channels-last memory makes the norms of ``module`` faster on a CPU: the kernels of
-    :mod:`eman.trainers.accel` serve all of them.
+    """Return whether channels-last memory makes ``module`` faster on a CPU: if the kernels of
+    :mod:`eman.trainers.accel` can compute all of its batch norms.
     """
     layers = device_norms(module)
     return bool(layers) and not any(layer._spans_workers or layer.num_features % LANES for layer in layers)
 
 
 def frozen_statistics(module: nn.Module) -> AbstractContextManager[None]:
-    """Keep passes through ``module`` from moving its running statistics."""
+    """Return a context in which passes through ``module`` leave its running statistics unchanged."""
     return _attributes(module, frozen=True)
 
 
 def repeated_pass(module: nn.Module) -> AbstractContextManager[None]:
-    """Return a context for computing a pass a second time: its batch norms as they are now, statistics frozen."""
+    """Return a context for recomputing the current pass later: same number of passes, statistics frozen."""
     layers = device_norms(module)
     return _attributes(module, frozen=True, passes=layers[0].passes if layers else 1)
 
 
 @contextmanager
 def _attributes(module: nn.Module, **values: Any) -> Iterator[None]:
-    """Set attributes of all batch norms in ``module`` for a while."""
+    """Temporarily set attributes of every :class:`DeviceBatchNorm` in ``module``."""
     layers = device_norms(module)
     before = [{name: getattr(layer, name) for name in values} for layer in layers]
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Carrying out what a :class:`~eman.trainers.norm.schemes.TeacherNorm` declares: a teacher's layers, mode and passes.
+"""Implement a :class:`~eman.trainers.norm.schemes.TeacherNorm`: a teacher's layers and passes.
 
 Shapes: N images on this worker.
 """
@@ -16,12 +16,12 @@ from eman.trainers.norm.device_bn import DeviceBatchNorm
 from eman.trainers.norm.schemes import TEACHER_NORMS, Scheme
 from eman.trainers.norm.statistics import batch_norms, batch_statistics, share_statistics
 
-#: 1 - alpha of Eq. (4) in a teacher whose scheme names no alpha: PyTorch's default.
+#: Default of 1 - alpha, Eq. (4), for a teacher that collects statistics: PyTorch's default.
 _PROXY_WEIGHT = 0.1
 
 
 def teacher_network(student: nn.Module, scheme: Scheme) -> nn.Module:
-    """Copy a student and give the copy the norms that the scheme's teacher needs.
+    """Copy a student, with the norms of the scheme's teacher.
 
     Raises:
         UserError: The scheme does not fit the student.
@@ -45,7 +45,7 @@ def teacher_network(student: nn.Module, scheme: Scheme) -> nn.Module:
             "convert_norm(student, 'bn', devices=8), or run several workers."
         )
     if norm.norm in ("bn", "syncbn"):
-        network = _synchronized(network, norm.norm == "syncbn")
+        network = _set_sync(network, norm.norm == "syncbn")
     if norm.collects:
         alpha = scheme.teacher_proxy_momentum
         for layer in layers:
@@ -54,18 +54,21 @@ def teacher_network(student: nn.Module, scheme: Scheme) -> nn.Module:
 
 
 def hosted_devices(network: nn.Module) -> int:
-    """Return how many devices' batches the network's norms tell apart on this worker."""
+    """Return the number of devices on this worker whose statistics the network's norms keep apart."""
     return max((layer.devices for layer in batch_norms(network) if isinstance(layer, DeviceBatchNorm)), default=1)
 
 
 def teacher_pass(network: nn.Module, scheme: Scheme, x_N: Tensor, permutation: Callable[[int], Tensor]) -> Tensor:
-    """Run one pass of a teacher.
+    """Run a teacher's forward pass.
 
     Args:
-        network: Made by :func:`teacher_network`.
-        scheme: The same as there.
-        x_N: Images.
-        permutation: Gives ShuffleBN's permutation of so many rows, the same on all workers.
+        network: A network made by :func:`teacher_network`.
+        scheme: The scheme that it was made for.
+        x_N: Images, ``(N, ...)``.
+        permutation: From a number of rows to ShuffleBN's permutation, equal on all workers.
+
+    Returns:
+        Outputs, ``(N, ...)``.
     """
     norm = TEACHER_NORMS[scheme.teacher]
     if norm.shuffle:
@@ -79,8 +82,8 @@ def teacher_pass(network: nn.Module, scheme: Scheme, x_N: Tensor, permutation: C
     return y_N
 
 
-def _synchronized(network: nn.Module, sync: bool) -> nn.Module:
-    """Make batch norms normalize over all devices, or over each by itself."""
+def _set_sync(network: nn.Module, sync: bool) -> nn.Module:
+    """Make batch norms normalize over all devices (``sync``) or over each device separately."""
     layers = list(batch_norms(network))
     for layer in layers:
         if isinstance(layer, DeviceBatchNorm):
@@ -91,10 +94,9 @@ def _synchronized(network: nn.Module, sync: bool) -> nn.Module:
 
 
 def _collector(weight: float) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    """Return a forward hook for Eq. (4) on a layer's own inputs.
+    """Return a forward hook that applies Eq. (4) to a layer's own inputs, with 1 - alpha = ``weight``.
 
-    It runs after the layer has normalized, so that an output depends on the statistics of earlier iterations alone
-    (Section 5.4).
+    It runs after the layer has normalized, so outputs only depend on statistics of earlier iterations (Section 5.4).
     """
 
     def collect(layer: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""How student and teacher normalize: the schemes of Tables 1 and 8 as data, without importing torch."""
+"""Normalization schemes of Tables 1 and 8, as data, without torch."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -7,7 +7,7 @@ from eman.platform.errors import UserError, named, unknown
 
 
 class Move(Enum):
-    """What :meth:`~eman.trainers.norm.teacher.Teacher.update` does to one kind of tensor."""
+    """How :meth:`~eman.trainers.norm.teacher.Teacher.update` changes a kind of tensor."""
 
     AVERAGE = "average with the momentum of Eq. (1)"
     AVERAGE_STATISTICS = "average with the momentum of Eq. (9)"
@@ -17,18 +17,18 @@ class Move(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherNorm:
-    """How a teacher normalizes and follows its student: data that :mod:`~eman.trainers.norm.policies` carries out.
+    """How a teacher normalizes and follows its student; :mod:`~eman.trainers.norm.policies` implements it.
 
     Attributes:
-        norm: Kind of norm layer: ``bn``, ``syncbn``, ``gn``, ``in`` or ``ln``; ``None`` for the student's.
+        norm: Norm layer: ``bn``, ``syncbn``, ``gn``, ``in`` or ``ln``; ``None`` for the student's.
         own_batch: Run the teacher in training mode, normalizing with its own batch, Eq. (3). Otherwise it runs in
             evaluation mode and normalizes with running statistics, Eq. (8).
-        parameters: What an update does to parameters.
-        statistics: What an update does to the running statistics of batch norms.
-        buffers: What an update does to other floating-point buffers. Integer buffers are always copied.
-        collects: Update running statistics from the teacher's own inputs, after each pass, Eq. (4).
-        shuffle: Permute inputs over all devices and put outputs back (ShuffleBN).
-        joint: Have no second network: the student's pass over all views also gives the teacher's outputs (FixMatch).
+        parameters: How an update changes parameters.
+        statistics: How an update changes the running statistics of batch norms.
+        buffers: How an update changes other floating-point buffers. Integer buffers are copied unless they are kept.
+        collects: Update running statistics from the teacher's own inputs after each pass, Eq. (4).
+        shuffle: Permute inputs over all devices before the pass, and outputs back (ShuffleBN).
+        joint: Have no second network; the student's pass over all views also yields the teacher's outputs (FixMatch).
     """
 
     norm: str | None = None
@@ -42,24 +42,24 @@ class TeacherNorm:
 
     @property
     def needs_batch_norms(self) -> bool:
-        """Whether the student must have batch norms, whose statistics this teacher uses."""
+        """Whether this teacher uses running statistics of batch norms, which the student must then have."""
         return self.collects or self.statistics is not Move.KEEP
 
     @property
     def averages_statistics(self) -> bool:
-        """Whether Eq. (9) applies, so that its momentum changes the result."""
+        """Whether running statistics are averaged by Eq. (9)."""
         return self.statistics is Move.AVERAGE_STATISTICS
 
     @property
     def independent(self) -> bool:
-        """Whether an image's output depends on nothing else in this pass or in earlier ones since the last update."""
+        """Whether an output depends on its own image alone, not on others in this pass or in earlier ones."""
         return not (self.own_batch or self.collects)
 
 
 #: Student norms, with the paper's names for them.
 STUDENT_NORMS = {"bn": "BN", "syncbn": "SyncBN", "gn": "GN", "in": "IN", "ln": "LN"}
 
-#: Teacher norms by name. Proxy norm is the paper's word for statistics taken from one network's own batches.
+#: Teacher norms by name. Proxy norm (PN) is the paper's term for running statistics of one network's own batches.
 TEACHER_NORMS = {
     **{kind: TeacherNorm(norm=kind, own_batch=True) for kind in STUDENT_NORMS},
     "shufflebn": TeacherNorm(norm="bn", own_batch=True, shuffle=True),
@@ -78,9 +78,9 @@ class Scheme:
         title: The paper's name.
         student: A key of :data:`STUDENT_NORMS`.
         teacher: A key of :data:`TEACHER_NORMS`.
-        student_proxy_momentum: alpha of Eq. (4) in the student.
-        teacher_proxy_momentum: alpha of Eq. (4) in a teacher that collects statistics; ``None`` elsewhere.
-        eman_momentum: m of Eq. (9); ``None`` for that of Eq. (1).
+        student_proxy_momentum: Momentum alpha of Eq. (4) in the student.
+        teacher_proxy_momentum: Momentum alpha of Eq. (4) in a teacher that collects statistics; else ``None``.
+        eman_momentum: Momentum m of Eq. (9); ``None`` for that of Eq. (1).
     """
 
     title: str
@@ -91,8 +91,8 @@ class Scheme:
     eman_momentum: float | None = None
 
 
-#: Every row of Tables 1 and 8, and LN. ``default`` is FixMatch's; the other methods name their default scheme in their
-#: entry in :mod:`eman.trainers.methods.registry`.
+#: Every row of Tables 1 and 8, and LN. ``default`` is FixMatch's default; other methods name theirs in
+#: ``Method.default_scheme``.
 SCHEMES = {
     "default": Scheme(title="default / default", teacher="student"),
     "bn": Scheme(title="BN / BN", teacher="bn"),
@@ -115,7 +115,7 @@ def scheme_named(name: str) -> Scheme:
     """Return the scheme called ``name``.
 
     Raises:
-        UserError: There is none.
+        UserError: It does not exist.
     """
     return named("scheme", name, SCHEMES)
 

@@ -1,6 +1,6 @@
-"""Running statistics of batch norms: finding, measuring, sharing and averaging them.
+"""Find, compute, share and average the running statistics of batch norms.
 
-Shapes: V devices on this worker, C channels.
+Shapes: N samples on this worker, V devices on this worker, C channels.
 """
 
 from collections.abc import Iterator
@@ -16,14 +16,19 @@ from eman.trainers.norm.sync import at_least_float32
 
 
 def batch_norms(module: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]:
-    """Yield every batch normalization in ``module``, stock or ours, that keeps statistics."""
+    """Yield every batch norm in ``module`` with running statistics: :class:`DeviceBatchNorm` and PyTorch's."""
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_mean is not None:
             yield child
 
 
 def batch_statistics(layer: nn.modules.batchnorm._BatchNorm, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and unbiased variance of a layer's input, as training mode would have kept them."""
+    """Return the mean and unbiased variance, ``(C,)``, with which training mode would update running statistics.
+
+    Args:
+        layer: A batch norm.
+        x: Its input, ``(N, C, ...)``.
+    """
     x = at_least_float32(x.detach())
     axes = [0, *range(2, x.dim())]
     devices, sync, source = (
@@ -43,10 +48,10 @@ def batch_statistics(layer: nn.modules.batchnorm._BatchNorm, x: Tensor) -> tuple
 
 @torch.no_grad()
 def share_statistics(module: nn.Module) -> None:
-    """Give all workers the same running statistics: device 0's from worker 0, or the mean over workers.
+    """Give all workers the same running statistics: device 0's, from worker 0, or the mean over workers.
 
-    The training loop calls it before the teacher moves, in place of DDP's buffer broadcast, which would also carry
-    MoCo's queue (33 MB a step) and overwrite what a teacher has collected.
+    The training loop calls this before it updates the teacher. DDP's buffer broadcast would also send MoCo's queue
+    (33 MB per step) and overwrite the statistics that a teacher has collected.
     """
     if distributed.workers() == 1:
         return
@@ -65,7 +70,7 @@ def share_statistics(module: nn.Module) -> None:
 
 @contextmanager
 def plain_averages(module: nn.Module) -> Iterator[None]:
-    """Set running statistics anew, to the plain averages over the passes inside, alike on all workers."""
+    """Reset running statistics, and set them to the plain averages over the passes inside, equal on all workers."""
     layers = list(batch_norms(module))
     momenta = [layer.momentum for layer in layers]
     for layer in layers:

@@ -11,12 +11,12 @@ from eman.trainers import distributed
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Convert half precision to float32, in which statistics are taken."""
+    """Convert half precision to float32, in which statistics are computed."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 class SyncBatchNormFunction(torch.autograd.Function):
-    """Batch normalization over all workers: one gather forward, one reduction backward."""
+    """Batch normalization over all workers: one all-gather forward, one all-reduce backward."""
 
     @staticmethod
     def forward(ctx, x, weight_C, bias_C, eps):  # type: ignore[no-untyped-def]

@@ -1,6 +1,6 @@
 """The teacher of student-teacher learning.
 
-It is all that a training loop of your own needs::
+Use it in your own training loop::
 
     teacher = Teacher(student, scheme="eman", momentum=0.999)
     for x1, x2 in batches:
@@ -8,9 +8,8 @@ It is all that a training loop of your own needs::
         loss.backward(); optimizer.step(); optimizer.zero_grad()
         teacher.update(student)
 
-How it normalizes, in which mode it runs and how its tensors move is its scheme's
-:class:`~eman.trainers.norm.schemes.TeacherNorm`, which :mod:`~eman.trainers.norm.policies` and
-:mod:`~eman.trainers.norm.averaging` carry out.
+The scheme's :class:`~eman.trainers.norm.schemes.TeacherNorm` declares how it normalizes, in which mode it runs and how
+its tensors are updated; :mod:`~eman.trainers.norm.policies` and :mod:`~eman.trainers.norm.averaging` implement it.
 
 Shapes: B images, N of them on this worker.
 """
@@ -30,23 +29,23 @@ from eman.trainers.norm.schemes import TEACHER_NORMS, Scheme, check_names, schem
 class Teacher(nn.Module):
     r"""A teacher that follows a student by exponential moving average.
 
-    Parameters follow Eq. (1), :math:`\theta' := m\theta' + (1-m)\theta`. The statistics of its batch norms follow what
-    the scheme says; under EMAN that is Eq. (9), :math:`\mu' := m\mu' + (1-m)\mu` and likewise for the variance, and
-    the teacher normalizes with them, Eq. (8): an affine map that ignores an image's batch mates. Other floating-point
-    buffers are averaged like parameters (Algorithm 1), integer buffers are copied.
+    Parameters follow Eq. (1), :math:`\theta' := m\theta' + (1-m)\theta`. The scheme decides how the statistics of batch
+    norms follow. Under EMAN, Eq. (9), :math:`\mu' := m\mu' + (1-m)\mu` and likewise for the variance; the teacher
+    normalizes with them, Eq. (8), so each output depends on its own image alone. Other floating-point buffers are
+    averaged like parameters (Algorithm 1), integer buffers are copied.
 
-    It works on any ``nn.Module`` and under ``DistributedDataParallel``, whose wrapper it looks through. Calling
-    ``.train()`` or ``.eval()`` on it, or on a module that holds it, leaves its mode alone.
+    It works with any ``nn.Module``, also wrapped in ``DistributedDataParallel``. ``.train()`` and ``.eval()``, on it or
+    on a module that contains it, do not change the mode of its network.
 
     Args:
         student: The network to follow. The teacher starts as a copy.
         scheme: A name in :data:`eman.trainers.norm.schemes.SCHEMES`, or a :class:`~eman.trainers.norm.schemes.Scheme`.
-        momentum: m of Eq. (1), in [0, 1].
-        eman_momentum: m of Eq. (9), overriding the scheme's; ``None``: that of Eq. (1).
-        seed: Decides ShuffleBN's permutations.
+        momentum: Momentum m of Eq. (1), in [0, 1].
+        eman_momentum: Momentum m of Eq. (9), in [0, 1]; ``None`` for the scheme's, or else that of Eq. (1).
+        seed: Seed of ShuffleBN's permutations.
 
     Raises:
-        UserError: The scheme does not exist, does not fit the student, or has no second network (FixMatch's default).
+        UserError: The scheme does not exist or does not fit the student, or a momentum is outside [0, 1].
     """
 
     def __init__(
@@ -77,11 +76,11 @@ class Teacher(nn.Module):
 
     @property
     def joint(self) -> bool:
-        """Whether the student's own pass gives the teacher's outputs, so that there is no second network."""
+        """Whether there is no second network: the student's own pass yields the teacher's outputs."""
         return self.norm.joint
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Keep the mode that the scheme asks for: training if it normalizes with its own batch, else evaluation."""
+        """Set ``training``, but keep the network in the mode that the scheme needs (``TeacherNorm.own_batch``)."""
         self.training = mode
         if self.network is not None:
             self.network.train(self.norm.own_batch)
@@ -89,10 +88,10 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, x_N: Tensor) -> Tensor:
-        """Return the teacher's output, Eq. (7), without gradient.
+        """Return the teacher's outputs, ``(N, ...)``, Eq. (7), without gradient.
 
         Args:
-            x_N: Images, first axis N.
+            x_N: Images, ``(N, ...)``.
 
         Raises:
             UserError: The scheme has no teacher network.
@@ -105,18 +104,18 @@ class Teacher(nn.Module):
         return teacher_pass(self.network, self.scheme, x_N, self._permutation)
 
     def _permutation(self, rows: int) -> Tensor:
-        """Draw a permutation that depends on the seed and on the number of passes, the same on all workers."""
+        """Return a permutation that depends on the seed and the number of passes, equal on all workers."""
         self.passes.add_(1)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.passes))
         return torch.randperm(rows, generator=generator)
 
     @torch.no_grad()
     def update(self, student: nn.Module, momentum: float | None = None) -> None:
-        """Move the teacher towards its student: Eq. (1), and Eq. (9) under EMAN.
+        """Update the teacher from its student: Eq. (1), and Eq. (9) under EMAN.
 
         Args:
             student: The network given at construction (or its DDP wrapper), or another of the same structure.
-            momentum: m of this step where it follows a schedule (BYOL); otherwise the one given at construction.
+            momentum: Momentum m of this step, for schedules (BYOL); ``None`` for the one given at construction.
         """
         if self.network is None or self._follower is None:
             return
@@ -135,11 +134,10 @@ class Teacher(nn.Module):
         """Return both networks' outputs for one step.
 
         Args:
-            student: Takes several inputs and returns a list of outputs (one DDP forward).
-            student_inputs: What the student sees, each with first axis N.
-            teacher_inputs: What the teacher sees.
-            between: Called after the student's pass and before the teacher's, if there is one (MoCo moves its
-                teacher there).
+            student: From several inputs to a list of outputs, in one DDP forward pass.
+            student_inputs: Inputs of the student, each ``(N, ...)``.
+            teacher_inputs: Inputs of the teacher, each ``(N, ...)``.
+            between: Called after the student's pass and before the teacher's (MoCo updates its teacher there).
 
         Returns:
             The student's outputs and the teacher's, the latter without gradient.
@@ -154,18 +152,18 @@ class Teacher(nn.Module):
         between: Callable[[], None] | None = None,
         split: Callable[[Tensor], list[Tensor]] = lambda x: [x],
     ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """Yield the outputs of :meth:`pair` for one part of the batch after the other.
+        """Yield the outputs of :meth:`pair` for each part of the batch.
 
-        The student runs on a part when that part is asked for. A teacher with a network of its own runs once on the
-        whole batch, after the student's first part: without a gradient that takes little memory, and its batch
-        statistics and permutations are those of the batch.
+        The student runs on each part when it is requested. A teacher network runs once on the whole batch, after the
+        student's first part: without gradient this takes little memory, and its batch statistics and permutations are
+        those of the whole batch.
 
         Args:
             student: As in :meth:`pair`.
             student_inputs: The whole batch.
             teacher_inputs: The whole batch.
             between: As in :meth:`pair`; called once, after the student's first part.
-            split: Splits an input or output of the whole batch into parts.
+            split: From an input or output for the whole batch to its parts.
         """
         between = between or (lambda: None)
         parts_S = list(zip(*map(split, student_inputs), strict=True))
@@ -174,15 +172,15 @@ class Teacher(nn.Module):
             return
         outputs_S = student(*parts_S[0])
         between()
-        parts_T = list(zip(*map(split, self._passes_over(teacher_inputs)), strict=True))
+        parts_T = list(zip(*map(split, self._run_on(teacher_inputs)), strict=True))
         yield outputs_S, list(parts_T[0])
         for inputs_S, part_T in zip(parts_S[1:], parts_T[1:], strict=True):
             yield student(*inputs_S), list(part_T)
 
-    def _passes_over(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def _run_on(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         if not self.norm.independent:
             return [self(x) for x in inputs]
-        together: Tensor = self(torch.cat(list(inputs)))  # outputs ignore batch mates, so one pass is enough
+        together: Tensor = self(torch.cat(list(inputs)))  # outputs do not depend on the other images
         return list(together.split([len(x) for x in inputs]))
 
 
@@ -192,7 +190,7 @@ def _joint_pairs(
     parts_T: Sequence[tuple[Tensor, ...]],
     between: Callable[[], None],
 ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Yield both outputs of one pass over everything, so that student and teacher share batch statistics."""
+    """Yield both outputs of one student pass over all inputs, which share batch statistics."""
     for number, (inputs_S, inputs_T) in enumerate(zip(parts_S, parts_T, strict=True)):
         pieces = [*inputs_S, *inputs_T]
         outputs = student(torch.cat(pieces))[0].split([len(piece) for piece in pieces])

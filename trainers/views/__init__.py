@@ -1,6 +1,6 @@
-"""Views of images, made in batches.
+"""Views: augmentations of batches of images.
 
-- ``options``: what a run says about its views. No torch.
+- ``options``: options from a run's specification. No torch.
 - ``draws``: random numbers as a function of (seed, epoch, sample, view).
 - ``transforms``, ``randaugment``: operations on batches.
 - ``views``: the views by name.

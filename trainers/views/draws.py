@@ -1,6 +1,6 @@
-"""Random draws that are a function of (seed, epoch, sample, view), and of nothing else.
+"""Random numbers that are a function of (seed, epoch, sample, view) only.
 
-Neither workers, nor the slicing of a batch, nor a resume in mid-epoch can change one.
+They do not depend on the number of workers, on how a batch is split, or on where a run resumes.
 
 Shapes: B samples, D draws.
 """
@@ -12,12 +12,12 @@ from torch import Tensor
 
 _MASK = (1 << 64) - 1
 
-#: Draws that are made at once: those of one self-supervised view.
+#: Draws computed at once: enough for one self-supervised view.
 _BLOCK = 40
 
 
 def _signed(value: int) -> int:
-    """Return the int64 that holds a 64-bit pattern."""
+    """Return the int64 with the given 64-bit pattern."""
     value &= _MASK
     return value - (1 << 64) if value >> 63 else value
 
@@ -34,9 +34,9 @@ class Draws:
 
     Args:
         seed: The run's seed.
-        epoch_B: int64, the epoch of each sample.
-        sample_B: int64, each sample's number in its split.
-        view: Number of the view; views of one sample are drawn independently.
+        epoch_B: int64, ``(B,)``, epoch of each sample.
+        sample_B: int64, ``(B,)``, number of each sample in its split.
+        view: Number of the view; views of a sample have independent draws.
     """
 
     def __init__(self, seed: int, epoch_B: Tensor, sample_B: Tensor, view: int) -> None:
@@ -52,22 +52,22 @@ class Draws:
         return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)
 
     def __call__(self, number: int = 1) -> Tensor:
-        """Return the next ``number`` draws of every sample: float32, ``(B, number)``."""
+        """Return the next ``number`` draws of each sample: float32, ``(B, number)``."""
         start, self.count = self.count, self.count + number
         if self.count <= _BLOCK:
             return self._block_BD[:, start : self.count]
         return self._draw(start, self.count)
 
     def of(self, part: Tensor) -> "Draws":
-        """Return the draws of some of the samples, from the first one on."""
+        """Return the draws of the samples at indices ``part``, starting from the first draw."""
         other = copy.copy(self)
         other.key_B, other._block_BD, other.count = self.key_B[part], self._block_BD[part], 0
         return other
 
     def skip(self, number: int) -> None:
-        """Skip draws that were used elsewhere."""
+        """Skip draws that have been used elsewhere."""
         self.count += number
 
     def between(self, low: float, high: float) -> Tensor:
-        """Draw one number from [low, high) for every sample: ``(B,)``."""
+        """Draw a number in [low, high) for each sample: float32, ``(B,)``."""
         return low + (high - low) * self(1)[:, 0]

@@ -1,17 +1,17 @@
-"""What a run's specification says about its views. No torch."""
+"""Options of views, from a run's specification. No torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """Options of views; the fields of the same names are described in the methods' sections.
+    """Options of views; the methods' sections describe the fields of the same names.
 
     Attributes:
-        crop_min: Smallest share of an image's area that a crop may take.
-        blur_max: Largest sigma of the Gaussian blur in pixels; 0: no blur.
-        strong_ops: Operations of RandAugment per image.
-        cropped: The images were cropped when they were decoded, by the draws that would have cropped them here.
+        crop_min: Smallest area of a random crop, as a fraction of the image's.
+        blur_max: Largest standard deviation of the Gaussian blur in pixels; 0 for no blur.
+        strong_ops: RandAugment operations per image.
+        cropped: Whether images were already cropped when they were decoded, with the same draws.
     """
 
     crop_min: float

@@ -1,6 +1,6 @@
-"""RandAugment, in batches: each operation takes the images that drew it, and a level in (0, 1).
+"""RandAugment on batches: each operation is applied to the images that drew it.
 
-Ranges are those of the pool that FixMatch's PyTorch versions use: levels are one of 1..9 tenths of the largest value.
+The pool and its ranges are those of FixMatch's PyTorch versions; a level is 0.1, 0.2, ..., 0.9 of the largest amount.
 
 Shapes: B images, A channels, H by W pixels.
 """
@@ -22,7 +22,7 @@ def _autocontrast(x: Tensor, _level: Tensor) -> Tensor:
 
 
 def _equalize(x: Tensor, _level: Tensor) -> Tensor:
-    """Equalize the histogram of each channel, by PIL's rule."""
+    """Equalize the histogram of each channel, as Pillow does."""
     batch, channels, height, width = x.shape
     pixel = (x.reshape(batch * channels, -1) * 255).round().long()
     histogram = torch.zeros(batch * channels, 256, device=x.device).scatter_add_(
@@ -42,7 +42,7 @@ def _posterize(x: Tensor, level: Tensor) -> Tensor:
 
 
 def _sharpness(x: Tensor, level: Tensor) -> Tensor:
-    # Sums of shifted images: a convolution's last bits would depend on how many images it is given.
+    # Sums of shifted images, since the last bits of a convolution depend on the number of images.
     height, width = x.shape[2:]
     middle = x[:, :, 1:-1, 1:-1]
     neighbours = [x[:, :, i : i + height - 2, j : j + width - 2] for i in range(3) for j in range(3)]
@@ -79,13 +79,16 @@ RANDAUGMENT_POOL = (*_POINTWISE, *_GEOMETRIC)
 
 
 def affine(x_BAHW: Tensor, operation_B: Tensor, amount_B: Tensor) -> Tensor:
-    """Apply one geometric operation an image, all in one resampling; the outside is black.
+    """Apply one geometric operation per image, in one bilinear resampling; outside pixels are black.
 
     Args:
-        x_BAHW: Images.
-        operation_B: Index into rotate (30 degrees at amount 1), shear x, shear y (0.3), translate x, translate y (0.45
-            of the side).
-        amount_B: Signed amount in (-1, 1).
+        x_BAHW: Images, floats in [0, 1].
+        operation_B: int64: 0 rotate (30 degrees at amount 1), 1 shear x and 2 shear y (0.3), 3 translate x and 4
+            translate y (0.45 of the side).
+        amount_B: Signed amounts in (-1, 1).
+
+    Returns:
+        Images of the same shape.
     """
     angle = torch.where(operation_B == 0, amount_B * math.radians(30), 0.0)
     matrix = torch.zeros(len(x_BAHW), 2, 3, device=x_BAHW.device)
@@ -99,7 +102,7 @@ def affine(x_BAHW: Tensor, operation_B: Tensor, amount_B: Tensor) -> Tensor:
 
 
 def randaugment(x_BAHW: Tensor, draws: Draws, operations: int) -> Tensor:
-    """Apply ``operations`` operations of the pool one after the other, each at a level of 1..9 tenths."""
+    """Apply ``operations`` random operations of the pool in sequence to each image, floats in [0, 1]."""
     for _ in range(operations):
         choice_B, level_B, sign_B = draws(3).unbind(1)
         operation_B = torch.floor(choice_B * len(RANDAUGMENT_POOL)).long()

@@ -1,7 +1,7 @@
-"""Torchvision's transforms for batches, with an amount of its own for each image.
+"""Torchvision's transforms on batches, with an individual amount per image.
 
-Images are floats in [0, 1] until :func:`normalize`. Crop, flip and blur are small matrices applied from both sides, one
-product a batch.
+Images are floats in [0, 1] until :func:`normalize`. Crop, flip and blur are products with small matrices from both
+sides.
 
 Shapes: B images, A channels, H by W pixels.
 """
@@ -17,14 +17,14 @@ def resize_matrix(start_B: Tensor, length_B: Tensor, size: int, out: int, flippe
     """Return matrices that resample ``[start, start + length)`` of ``size`` pixels to ``out`` pixels, anti-aliased.
 
     Args:
-        start_B: Float32.
-        length_B: Float32.
+        start_B: float32, in pixels.
+        length_B: float32, in pixels.
         size: Pixels of the image.
         out: Pixels of the result.
-        flipped_B: bool; where true, the result is in reverse.
+        flipped_B: bool; whether to reverse the result.
 
     Returns:
-        ``(B, out, size)``; rows add up to 1. ``rows @ image @ columns.T`` is torchvision's ``resized_crop``.
+        ``(B, out, size)``; each row sums to 1. ``rows @ image @ columns.T`` equals torchvision's ``resized_crop``.
     """
     start, length = start_B.view(-1, 1, 1), length_B.view(-1, 1, 1)
     scale = length / out
@@ -39,12 +39,12 @@ def resize_matrix(start_B: Tensor, length_B: Tensor, size: int, out: int, flippe
 
 
 def crop_and_flip(x_BAHW: Tensor, box_4B: tuple[Tensor, ...] | None, flipped_B: Tensor) -> Tensor:
-    """Apply torchvision's ``resized_crop`` to the images' own size with one box an image, then ``horizontal_flip``.
+    """Apply ``resized_crop`` at the images' own size, with one box per image, then ``horizontal_flip``.
 
     Args:
         x_BAHW: Images.
-        box_4B: Top, left, height and width in pixels; ``None``: the whole image.
-        flipped_B: bool, whether left and right are exchanged.
+        box_4B: Top, left, height and width in pixels, each ``(B,)``; ``None`` for no crop.
+        flipped_B: bool; whether to flip horizontally.
     """
     if box_4B is None:
         return torch.where(flipped_B.view(-1, 1, 1, 1), x_BAHW.flip(3), x_BAHW)
@@ -56,6 +56,7 @@ def crop_and_flip(x_BAHW: Tensor, box_4B: tuple[Tensor, ...] | None, flipped_B: 
 
 
 def _from_both_sides(rows: Tensor, x_BAHW: Tensor, columns: Tensor) -> Tensor:
+    """Return ``rows @ x @ columns.T`` for each channel of each image."""
     batch, channels, height, width = x_BAHW.shape
     x = x_BAHW.reshape(batch, channels * height, width) @ columns.transpose(1, 2)
     if channels == 1:
@@ -65,7 +66,7 @@ def _from_both_sides(rows: Tensor, x_BAHW: Tensor, columns: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _distances(size: int, radius: int) -> tuple[Tensor, Tensor]:
-    """Return the source pixel and the squared distance of each tap of a blur with reflected borders."""
+    """Return the source pixel of each tap of a blur with reflected borders, one-hot, and its squared distance."""
     tap = torch.arange(-radius, radius + 1)
     source = (torch.arange(size).unsqueeze(1) + tap).abs()
     source = torch.where(source >= size, 2 * (size - 1) - source, source)
@@ -73,12 +74,12 @@ def _distances(size: int, radius: int) -> tuple[Tensor, Tensor]:
 
 
 def blur(x_BAHW: Tensor, sigma_B: Tensor, apply_B: Tensor) -> Tensor:
-    """Apply a Gaussian blur with one sigma an image and reflected borders, as torchvision's ``gaussian_blur``.
+    """Apply torchvision's ``gaussian_blur``, with one sigma per image and reflected borders.
 
     Args:
         x_BAHW: Images.
         sigma_B: Standard deviations in pixels.
-        apply_B: bool; the other images stay as they are.
+        apply_B: bool; whether to blur an image.
     """
 
     def matrix(size: int) -> Tensor:
@@ -94,7 +95,7 @@ def blur(x_BAHW: Tensor, sigma_B: Tensor, apply_B: Tensor) -> Tensor:
 
 
 def gray(x_BAHW: Tensor) -> Tensor:
-    """Apply torchvision's ``rgb_to_grayscale``: ``(B, 1, H, W)``."""
+    """Apply torchvision's ``rgb_to_grayscale``; return ``(B, 1, H, W)``."""
     if x_BAHW.shape[1] == 1:
         return x_BAHW
     weight = torch.tensor([0.2989, 0.587, 0.114], device=x_BAHW.device).view(1, 3, 1, 1)
@@ -102,28 +103,28 @@ def gray(x_BAHW: Tensor) -> Tensor:
 
 
 def blend(x_BAHW: Tensor, other: Tensor, factor_B: Tensor) -> Tensor:
-    """Return ``factor * x + (1 - factor) * other``, clamped to [0, 1], with one factor an image."""
+    """Return ``factor * x + (1 - factor) * other``, clamped to [0, 1], with one factor per image."""
     factor = factor_B.view(-1, 1, 1, 1)
     return (x_BAHW - other).mul_(factor).add_(other).clamp_(0, 1)
 
 
 def brightness(x_BAHW: Tensor, factor_B: Tensor) -> Tensor:
-    """Apply torchvision's ``adjust_brightness`` with one factor an image."""
+    """Apply torchvision's ``adjust_brightness`` with one factor per image."""
     return (x_BAHW * factor_B.view(-1, 1, 1, 1)).clamp_(0, 1)
 
 
 def contrast(x_BAHW: Tensor, factor_B: Tensor) -> Tensor:
-    """Apply torchvision's ``adjust_contrast`` with one factor an image."""
+    """Apply torchvision's ``adjust_contrast`` with one factor per image."""
     return blend(x_BAHW, gray(x_BAHW).mean((1, 2, 3), keepdim=True), factor_B)
 
 
 def saturation(x_BAHW: Tensor, factor_B: Tensor) -> Tensor:
-    """Apply torchvision's ``adjust_saturation`` with one factor an image; no change to gray images."""
+    """Apply torchvision's ``adjust_saturation`` with one factor per image; leave gray images unchanged."""
     return x_BAHW if x_BAHW.shape[1] == 1 else blend(x_BAHW, gray(x_BAHW), factor_B)
 
 
 def hue(x_BAHW: Tensor, turn_B: Tensor) -> Tensor:
-    """Apply torchvision's ``adjust_hue`` with one shift (in turns) an image; no change to gray images."""
+    """Apply torchvision's ``adjust_hue`` with one shift, in turns, per image; leave gray images unchanged."""
     if x_BAHW.shape[1] == 1:
         return x_BAHW
     high, which = x_BAHW.max(1)
@@ -142,7 +143,7 @@ def hue(x_BAHW: Tensor, turn_B: Tensor) -> Tensor:
 
 
 def normalize(x_BAHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Subtract the training set's mean and divide by its deviation, channel by channel."""
+    """Subtract the mean of each channel and divide by its standard deviation."""
     shape = (1, -1, 1, 1)
     mean_A, std_A = (torch.tensor(v, device=x_BAHW.device).view(shape) for v in (mean, std))
     return (x_BAHW - mean_A).div_(std_A)

@@ -1,6 +1,6 @@
-"""Views of images: batched augmentations whose every random draw is a function of (seed, epoch, sample, view).
+"""Views: batched augmentations whose random draws are functions of (seed, epoch, sample, view).
 
-Images are floats in [0, 1]. A self-supervised view is drawn first (:class:`Changes`), then made by
+Images are floats in [0, 1]. A view is first drawn as :class:`Changes`, then computed with
 :mod:`~eman.trainers.views.transforms`.
 
 Shapes: B images, A channels, H by W pixels.
@@ -19,18 +19,18 @@ from eman.trainers.views.draws import Draws
 from eman.trainers.views.options import ViewOptions
 from eman.trainers.views.randaugment import randaugment
 
-#: Solarization inverts what is at least this bright: 128 of 255.
+#: Solarization inverts values of at least 128 of 255.
 SOLARIZED = 128 / 255
 
 
 def crop_boxes(draws: Draws, height: Tensor | int, width: Tensor | int, crop_min: float) -> tuple[Tensor, ...]:
-    """Draw boxes as torchvision's ``RandomResizedCrop.get_params``: the first of ten tries that fits, or the image.
+    """Draw boxes as ``RandomResizedCrop.get_params`` of torchvision: the first of ten tries that fits, or the image.
 
     Args:
-        draws: 22 of them are used.
-        height: Of the images: one number for all, or int64 ``(B,)``.
-        width: Likewise.
-        crop_min: Smallest share of an image's area.
+        draws: Random draws, of which 22 are used.
+        height: Height of the images in pixels: one number for all, or int64, ``(B,)``.
+        width: Width, likewise.
+        crop_min: Smallest area of a box, as a fraction of the image's.
 
     Returns:
         Top, left, height and width of the boxes in pixels, float32, ``(B,)`` each.
@@ -52,16 +52,16 @@ def crop_boxes(draws: Draws, height: Tensor | int, width: Tensor | int, crop_min
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """Changes drawn for each image of a batch, in the order in which they are made. ``None``: no such change.
+    """Changes drawn for each image of a batch, in order of application; ``None`` skips a change.
 
     Attributes:
-        box_4B: Top, left, height and width of the part that is cut out and resized to the whole, in pixels.
-        flipped_B: bool, whether left and right are exchanged.
-        colour_4B: Factors of brightness, contrast and saturation, and the turn of the hue. The order is fixed;
-            torchvision shuffles it.
-        gray_B: bool.
-        sigma_B: Standard deviation of the blur in pixels; 0 for an image that is not blurred.
-        solarized_B: bool.
+        box_4B: Top, left, height and width in pixels of the crop, which is resized to the image's size.
+        flipped_B: bool; whether to flip horizontally.
+        colour_4B: Factors of brightness, contrast and saturation, and the hue's shift in turns, applied in this order;
+            torchvision shuffles them.
+        gray_B: bool; whether to convert to gray.
+        sigma_B: Standard deviation of the blur in pixels; 0 for no blur.
+        solarized_B: bool; whether to solarize.
     """
 
     box_4B: tuple[Tensor, ...] | None
@@ -73,7 +73,7 @@ class Changes:
 
 
 def changed(x_BAHW: Tensor, changes: Changes) -> Tensor:
-    """Return the images with the changes made."""
+    """Apply changes to images."""
     x = transforms.crop_and_flip(x_BAHW, changes.box_4B, changes.flipped_B)
     if changes.colour_4B is not None:
         adjustments = (transforms.brightness, transforms.contrast, transforms.saturation, transforms.hue)
@@ -91,14 +91,14 @@ def changed(x_BAHW: Tensor, changes: Changes) -> Tensor:
 def _place(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> dict[str, Any]:
     """Draw a random resized crop (area ``crop_min`` to 1, ratio 3/4 to 4/3) and a horizontal flip."""
     if options.cropped:
-        draws.skip(22)  # those of the boxes
+        draws.skip(22)  # used by crop_boxes when the images were decoded
     height, width = x_BAHW.shape[2:]
     box_4B = None if options.cropped else crop_boxes(draws, height, width, options.crop_min)
     return {"box_4B": box_4B, "flipped_B": draws(1)[:, 0] < 0.5}
 
 
 def weak(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
-    """Make FixMatch's weak view: crop and flip."""
+    """Make FixMatch's weak view: random resized crop and flip."""
     return changed(x_BAHW, Changes(**_place(x_BAHW, draws, options)))
 
 
@@ -132,7 +132,7 @@ def _self_supervised(
     drawn["colour_4B"] = (*factors, jittered_B * draws.between(-strength[3], strength[3]))
     drawn["gray_B"] = draws(1)[:, 0] < 0.2
     if options.blur_max:
-        # The official sigma runs from 0.1 to 2 at 224 pixels; its lower end is the same share of the upper one here.
+        # The official sigma is 0.1 to 2 at 224 pixels; keep the ratio of both ends.
         sigma_B = draws.between(options.blur_max / 20, options.blur_max)
         drawn["sigma_B"] = sigma_B * (draws(1)[:, 0] < blurred)
     if solarized:
