@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from inspect import signature
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.main
 from typer.exceptions import TyperException
 
 from eman import __version__, context
@@ -61,10 +63,17 @@ def _common(
     context.enter(home, data, store)
 
 
+@cache
+def command() -> Any:
+    """Return the tree of commands, which is built once a process."""
+    return typer.main.get_command(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
-        code = app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="eman", standalone_mode=False)
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        code = command()(args=words, prog_name="eman", standalone_mode=False)
     except UserError as error:
         return _refuse(str(error))
     except TyperException as error:

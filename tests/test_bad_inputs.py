@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
-from eman.cli import app, main
+from eman.cli import command, main
 from eman.evaluation.protocols.registry import PROTOCOLS
 from eman.evaluation.protocols.spec import make_eval, parse_eval_fields, settable
 from eman.platform.errors import UserError
@@ -61,18 +60,18 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
 }
 
 
-def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    command = typer.main.get_command(app) if command is None else command
-    if not hasattr(command, "commands"):
-        yield path, command
+def commands(tree: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    tree = command() if tree is None else tree
+    if not hasattr(tree, "commands"):
+        yield path, tree
         return
-    for name, inner in command.commands.items():
+    for name, inner in tree.commands.items():
         yield from commands(inner, (*path, name))
 
 
 def options() -> Iterator[Any]:
-    for path, command in commands():
-        for parameter in command.params:
+    for path, leaf in commands():
+        for parameter in leaf.params:
             if parameter.param_type_name == "option" and not parameter.is_flag and "--help" not in parameter.opts:
                 yield pytest.param(path, parameter, id=f"{' '.join(path)} {parameter.opts[0]}")
 
@@ -134,14 +133,43 @@ def test_options(
             assert code == 2, (path, flag, value)
 
 
-def test_arguments(quiet: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    places = {FOLDER: str(tmp_path / "folder"), MISSING: str(tmp_path / "no" / "file"), UNWRITABLE: "/proc/1/file"}
-    for path, command in commands():
-        if not any(parameter.param_type_name == "argument" for parameter in command.params):
+def arguments() -> Iterator[Any]:
+    """Every command, with the place of each of its arguments and the place behind the last."""
+    for path, leaf in commands():
+        words, options = split_arguments(path, leaf)
+        for place in range(len(words) + 1):
+            yield pytest.param(path, words, options, place, id=f"{' '.join(path)} {place}")
+
+
+def split_arguments(path: tuple[str, ...], leaf: Any) -> tuple[list[str], list[str]]:
+    """Return the arguments and the options of a command's words; a grid becomes a table."""
+    flags = {flag for parameter in leaf.params if getattr(parameter, "is_flag", False) for flag in parameter.opts}
+    given, words, options = list(COMMANDS[path]), list[str](), list[str]()
+    while given:
+        word = given.pop(0)
+        if not word.startswith("--"):
+            words.append("1" if word == "grid" else word)
             continue
-        rest = [word for word in COMMANDS[path][1:] if word not in GRID]
-        for value in VALUES:
-            call([*path, *rest, "--", places.get(value, value)], [quiet, home], capsys)
+        option = [word] if word in flags else [word, given.pop(0)]
+        options += option if word not in ("--method", "--scheme") else []
+    return words, options
+
+
+@pytest.mark.parametrize(("path", "words", "options", "place"), list(arguments()))
+def test_arguments(
+    path: tuple[str, ...],
+    words: list[str],
+    options: list[str],
+    place: int,
+    quiet: Path,
+    home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {FOLDER: str(tmp_path / "folder"), MISSING: str(tmp_path / "no" / "file"), UNWRITABLE: "/proc/1/file"}
+    for value in VALUES:
+        changed = [*words[:place], places.get(value, value), *words[place + 1 :]]
+        call([*path, *options, "--", *changed], [quiet, home], capsys)
 
 
 def _is_finite(text: str) -> bool:
@@ -185,8 +213,7 @@ def test_fields_of_runs(
     base = ["sweep", "grid", "--method", method, "--scheme", "default", "--profile", "smoke", "--dry-run"]
     for value in VALUES:
         code = call([*base, "--set", f"{name}={value}"], [quiet, home], capsys)
-        is_name = kind.base is str and name != "label_index"  # a file beside the data, which may be elsewhere
-        if not _allows(kind, value) or is_name:
+        if not _allows(kind, value) or kind.base is str:  # names, of which none is one of these
             assert code == 2, (name, value)
 
 

@@ -63,6 +63,17 @@ def test_an_evaluation_in_the_foreground_fills_the_tables_cell(call: Call) -> No
     assert cells(call, "pair") == after
 
 
+@pytest.mark.parametrize("protocol", ["linear", "finetune"])
+def test_an_index_file_that_is_missing_is_refused_before_anything_is_stored(call: Call, protocol: str) -> None:
+    store = Store(Workspace.from_environment())
+    [run] = store.records(TRAINING)
+    assert main(["evaluate", run.key, "--protocol", protocol, "--set", "label_index=nowhere"]) == 2
+    assert store.records(EVALUATION) == []
+    assert main(["train", "fixmatch", "--set", "label_index=nowhere"]) == 2
+    assert store.records(TRAINING) == [run]
+    assert [path.name for path in store.workspace.run_folder(run.key).parent.iterdir()] == [run.key]
+
+
 def test_a_sweep_is_planned_and_tabulated_by_its_name(call: Call) -> None:
     named, spelt = (json.loads(call("plan", *words, "--json")) for words in (("pair",), GRID))
     assert named == spelt
