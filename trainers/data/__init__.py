@@ -1,8 +1,8 @@
 """Data sets.
 
-Named and checked without torch: ``names`` (what a name may be), ``catalog`` (built-in sets, their sizes, loading),
-``layout`` (folders of images).
-What a set is: ``splits``; in memory (``memory``), or in files and shards (``folders``, ``stored``, ``decode``).
-Which samples: ``label_sets``; in which order: ``order``; read ahead for training: ``loader``.
-Parquet shards: ``shards`` (read), ``shard_writer``, ``shard_check``.
+- ``names``, ``catalog``, ``layout``: names, built-in sets and their sizes, folder layouts. No torch.
+- ``splits``: the classes of data sets. ``memory``: sets in memory.
+- ``folders``, ``stored``, ``decode``: sets in files and shards.
+- ``label_sets``: subsets and label sets. ``order``: sample order. ``loader``: reading ahead for training.
+- ``shards``, ``shard_writer``, ``shard_check``: read, write and verify Parquet shards.
 """

@@ -1,6 +1,6 @@
-"""Data sets by name: what is known of each before its images are read, whether a name can exist, and loading.
+"""Built-in data sets and their sizes, checks of names and sizes, and loading.
 
-See :mod:`eman.trainers.data.names` for what a name may be. Nothing here imports torch until a set is loaded.
+:mod:`eman.trainers.data.names` describes names. Nothing here imports torch until a data set is loaded.
 """
 
 from dataclasses import dataclass, replace
@@ -17,20 +17,20 @@ from eman.trainers.data.names import is_path, split_hash, title
 if TYPE_CHECKING:
     from eman.trainers.data.splits import DataSet
 
-#: The largest number of a label set.
+#: Number of label sets: valid numbers are below it.
 MOST_LABEL_SETS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many images a data set holds, and of what kind.
+    """The size of a data set.
 
     Attributes:
-        train, test: Images with labels.
+        train, test: Number of images with labels.
         classes: Number of classes.
-        channels: Of an image.
-        pixels: Height and width of sets in memory; ``None`` where images are cropped to ``image_size``.
-        unlabelled: Further training images, without labels.
+        channels: Channels of an image.
+        pixels: Height and width of images in memory; ``None`` if images are cropped to ``image_size``.
+        unlabelled: Number of further training images without labels.
     """
 
     train: int
@@ -41,7 +41,7 @@ class Sizes:
     unlabelled: int = 0
 
 
-#: Sets that are held in memory.
+#: Data sets that are held in memory.
 IN_MEMORY = {
     "digits": Sizes(1_343, 454, 10, channels=1, pixels=16),
     "fashion-mnist": Sizes(60_000, 10_000, 10, channels=1, pixels=28),
@@ -50,33 +50,33 @@ IN_MEMORY = {
     "stl10": Sizes(5_000, 8_000, 10, pixels=96, unlabelled=100_000),
 }
 
-#: Sets whose images stay in files or shards.
+#: Data sets whose images stay in files or shards.
 STORED = {
     "imagenet": Sizes(1_281_167, 50_000, 1_000),
     "inaturalist": Sizes(2_686_843, 100_000, 10_000),
     "voc2007": Sizes(5_011, 4_952, 20),
 }
 
-#: Every built-in set. ``synthetic`` is made, at any size, for measuring throughput.
+#: Every built-in data set. ``synthetic`` is generated at any image size, to measure throughput.
 KNOWN = {**IN_MEMORY, **STORED, "synthetic": Sizes(2_048, 256, 10)}
 
-#: Training images, with and without labels, for planning without the data.
+#: Number of training images, with and without labels, to plan without the data.
 TRAINING_IMAGES = {name: sizes.train + sizes.unlabelled for name, sizes in KNOWN.items()}
 
 DATASETS = tuple(KNOWN)
 
 
 def place_of(name: str, workspace: Workspace) -> Place:
-    """The folder of a data set that is not held in memory."""
+    """Return the folder of a data set that is not held in memory."""
     path, _ = split_hash(name)
     return Place(path) if is_path(path) else Place(workspace.data) / name
 
 
 def check_dataset(name: str, workspace: Workspace) -> None:
-    """Check that a data set can exist, without importing torch or downloading anything.
+    """Check a data set's name, without torch and without downloads.
 
     Raises:
-        UserError: The name is neither built in nor that of a folder of images or shards.
+        UserError: It is neither built in nor the name of a folder of images or shards.
     """
     if name not in KNOWN:
         check_layout(existing_folder(name, workspace))
@@ -97,10 +97,10 @@ def check_present(name: str, workspace: Workspace) -> None:
 
 
 def existing_folder(name: str, workspace: Workspace) -> Place:
-    """Return the folder of a data set that is not held in memory.
+    """Return the existing folder of a data set that is not held in memory.
 
     Raises:
-        UserError: There is none.
+        UserError: It does not exist.
     """
     place = place_of(name, workspace)
     if is_path(name):
@@ -114,7 +114,7 @@ def existing_folder(name: str, workspace: Workspace) -> Place:
 
 
 def own_sets(workspace: Workspace) -> list[str]:
-    """Return the folders of images or shards in the data folder that are no built-in sets."""
+    """Return the names of the user's folders of images or shards in the data folder."""
     root = Place(workspace.data)
     return [name for name in root.folders() if name not in KNOWN and looks_like_data(root / name)]
 
@@ -127,10 +127,10 @@ def check_fits(
     label_fraction: float | None = None,
     image_size: int | None = None,
 ) -> None:
-    """Check that a built-in data set has the images that a run asks for. Of other sets nothing is known beforehand.
+    """Check that a built-in data set has the images that a run needs. Other data sets are checked when they are loaded.
 
     Raises:
-        UserError: It has fewer, a class would get no label, or its images have another size.
+        UserError: It has too few images, a class would get no label, or its images have another size.
     """
     if name in KNOWN:
         sizes = KNOWN[name]
@@ -142,10 +142,10 @@ def check_fits(
 def check_counts(
     name: str, train: int, classes: int, images: int | None, held_out: int, label_fraction: float | None = None
 ) -> None:
-    """Check that a set of ``train`` images and ``classes`` classes has what a run asks for.
+    """Check that ``train`` images of ``classes`` classes are enough for a run.
 
     Raises:
-        UserError: It has not.
+        UserError: They are too few, or a class would get no image or no label.
     """
     used = train - held_out if images is None else images
     if used + held_out > train or used <= 0:
@@ -168,10 +168,10 @@ def check_counts(
 
 
 def check_pixels(name: str, native: int, image_size: int | None) -> None:
-    """Check the size that is asked of a set in memory.
+    """Check ``image_size`` for a data set in memory, whose images have one size.
 
     Raises:
-        UserError: It is not the set's own.
+        UserError: It is another size.
     """
     if image_size not in (None, native):
         raise UserError(
@@ -197,12 +197,12 @@ def _load_synthetic(size: int) -> "DataSet":
 
 
 def forget() -> None:
-    """Forget the sets that were loaded, so that the next :func:`load` reads the files again."""
+    """Clear the cache of loaded data sets, so that the next :func:`load` reads the files again."""
     _load.cache_clear()
 
 
 def read(name: str, workspace: Workspace, *, download: bool = True) -> "DataSet":
-    """Read a data set whose images have the sizes that they come at; see :func:`load`."""
+    """Load a data set with images of their original sizes; see :func:`load`."""
     if name == "synthetic":
         return _load_synthetic(32)
     check_present(name, workspace)
@@ -210,23 +210,23 @@ def read(name: str, workspace: Workspace, *, download: bool = True) -> "DataSet"
     _, digest = split_hash(name)
     if digest not in (None, dataset.hash):
         raise UserError(
-            f"{place_of(name, workspace)} holds other images than the run asks for: their hash was {digest}, and is "
-            f"{dataset.hash}; put the images back, or start a new run."
+            f"{place_of(name, workspace)} holds other images than the run asks for: their hash was {digest} and is now "
+            f"{dataset.hash}; restore the images, or start a new run."
         )
     return dataset
 
 
 def load(name: str, workspace: Workspace, size: int | None = None, *, download: bool = True) -> "DataSet":
-    """Load a data set, and keep it for the next run of this process.
+    """Load a data set; the process caches it for its next run.
 
     Args:
         name: A built-in name, the name of a folder in the data folder, or a path.
-        workspace: Where data sets lie.
-        size: Height and width at which a network sees the images of folders and shards; ``None``: their own.
+        workspace: Location of data sets.
+        size: Height and width in pixels to which images of folders and shards are cropped; ``None`` for their own.
         download: Whether to download it if it is missing.
 
     Raises:
-        UserError: There is no such set, its files are missing, truncated or corrupt, or it does not come at that size.
+        UserError: The data set is unknown, its files are missing, truncated or corrupt, or it does not have that size.
     """
     if name == "synthetic":
         return _load_synthetic(size or 32)
@@ -237,12 +237,15 @@ def load(name: str, workspace: Workspace, size: int | None = None, *, download: 
 
 
 def size_of(name: str, size: int | None) -> int | None:
-    """The size to ask :func:`load` for: ``None`` for in-memory sets, whose size is fixed."""
+    """Return the ``size`` to pass to :func:`load`: ``None`` for data sets in memory, whose size is fixed."""
     return None if name in IN_MEMORY else size
 
 
 def pixel_scale(name: str, workspace: Workspace) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of a set's training pixels; ImageNet's are known without its images."""
+    """Return the mean and standard deviation of each channel of the training images, in [0, 1].
+
+    ImageNet's are known without its images.
+    """
     if name == "imagenet":
         return MEAN, STD
     dataset = read(name, workspace)

@@ -1,4 +1,4 @@
-"""Decode images and crop them: at random for training, in the middle for evaluation.
+"""Decode and crop images: random crops for training, center crops for evaluation.
 
 Shapes: n images, P views of each, A channels, S by S pixels.
 """
@@ -13,7 +13,7 @@ import torch
 from eman.trainers.views import views
 from eman.trainers.views.draws import Draws
 
-#: The shorter side that evaluations scale images to before they take the middle, relative to the network's input.
+#: Shorter side to which evaluations scale images before the center crop, relative to the crop.
 MARGIN = 256 / 224
 
 Array = np.ndarray[Any, Any]
@@ -25,12 +25,12 @@ def decode(
     """Decode images with Pillow.
 
     Args:
-        encoded: The files' bytes.
+        encoded: Contents of the image files.
         channels: 1 or 3.
-        native: Height and width that every image must have; ``None`` allows any.
+        native: Height and width in pixels that every image must have; ``None`` allows any.
 
     Returns:
-        Pillow images, black of one pixel where one cannot be read, and the places of those.
+        Pillow images, and the indices of unreadable ones, for which black images stand in.
     """
     from PIL import Image
 
@@ -42,7 +42,7 @@ def decode(
             with Image.open(io.BytesIO(raw)) as image:
                 picture = image.convert(mode)
             if native not in (None, (picture.height, picture.width)):
-                raise ValueError("it has another size than the others")
+                raise ValueError("the image has another size than the others")
         except Exception:  # Pillow raises many kinds
             bad.append(place)
             picture = Image.new(mode, native[::-1] if native else (1, 1))
@@ -55,9 +55,9 @@ def random_crops(pictures: Sequence[Any], draws_P: Sequence[Draws], size: int, c
 
     Args:
         pictures: Pillow images.
-        draws_P: The draws of each view.
+        draws_P: Random draws of each view.
         size: S.
-        crop_min: Smallest share of an image's area.
+        crop_min: Smallest area of a crop, as a fraction of the image's.
     """
     from PIL import Image
 
@@ -79,7 +79,7 @@ def to_array(picture: Any) -> Array:
 
 
 def middle_crop(picture: Any, size: int) -> Any:
-    """Torchvision's ``Resize`` to 8/7 of the size, then ``CenterCrop``."""
+    """Apply torchvision's ``Resize`` to 8/7 of ``size``, then ``CenterCrop``, to a Pillow image."""
     from PIL import Image
 
     short = round(size * MARGIN)

@@ -1,4 +1,4 @@
-"""Load data sets whose images stay in files or shards, on disk or in an object store: image folders, shards, VOC2007.
+"""Load data sets that stay in files or shards, on disk or in an object store: image folders, shards, VOC2007.
 
 Shapes: N images, K classes.
 """
@@ -41,7 +41,10 @@ def _of_shards(name: str, place: Place) -> DataSet:
     splits = {}
     for split, about in content["splits"].items():
         rows = shards.index_of(content, place, split)
-        labels, order = rows.labels, np.argsort(rows.index_N)  # the set's own order: subsets are those of the folder
+        labels, order = (
+            rows.labels,
+            np.argsort(rows.index_N),
+        )  # in the order of the image folder, so that subsets are the same
         ids, native = torch.from_numpy(rows.index_N[order]), about["size"]
         if content["several"]:
             labels_N = torch.zeros(len(labels), len(content["classes"]), dtype=torch.int64)
@@ -62,7 +65,7 @@ def load(name: str, place: Place) -> DataSet:
     """Load a folder of images or shards.
 
     Raises:
-        UserError: It is not laid out so.
+        UserError: The folder's layout is neither.
     """
     if name == "voc2007" and not has_shards(place):
         return _voc2007(name, place)
@@ -70,8 +73,12 @@ def load(name: str, place: Place) -> DataSet:
 
 
 def _voc2007(name: str, place: Place) -> DataSet:
-    """Load PASCAL VOC2007 by torchvision: trainval and test. An image shows the classes of its objects that are not
-    marked as difficult.
+    """Load PASCAL VOC2007's trainval and test with torchvision.
+
+    An image's classes are those of its objects, except objects marked as difficult.
+
+    Raises:
+        UserError: The files are missing or damaged.
     """
     from xml.etree import ElementTree
 

@@ -1,4 +1,4 @@
-"""Index files, which list the labelled images of a data set. Reading one needs neither its images nor torch."""
+"""Index files, which list the labelled images of a data set. Read without its images and without torch."""
 
 import csv
 
@@ -9,12 +9,17 @@ from eman.trainers.data.names import check_index_file, title
 
 
 def read_index(dataset: str, file: str, workspace: Workspace) -> list[int]:
-    """Return the images that ``indexes/FILE.csv`` in a data set's folder lists.
+    """Return the indices of the images that ``indexes/FILE.csv`` in a data set's folder lists.
 
-    Its column ``Index`` counts the training images in ImageFolder's order, as the files of the official code do.
+    Its column ``Index`` holds indices in ImageFolder's order of the training images, as in the official code's files.
+
+    Args:
+        dataset: Name of the data set.
+        file: Name of the file, without ``.csv``.
+        workspace: Location of data sets.
 
     Raises:
-        UserError: There is no such file or column, or an entry is not the number of a training image.
+        UserError: The file or its column is missing, or an entry is not the index of a training image.
     """
     check_index_file(file)
     place = place_of(dataset, workspace) / "indexes" / f"{file}.csv"

@@ -1,4 +1,4 @@
-"""Which samples of a data set a run uses, and which of them have labels."""
+"""Subsets of a data set: the samples that a run uses, and those whose labels it uses."""
 
 import hashlib
 
@@ -12,27 +12,30 @@ from eman.trainers.data.splits import AnySplit, DataSet
 
 
 def indexed(name: str, file: str, split: AnySplit, workspace: Workspace) -> Tensor:
-    """Return the places of the labelled samples that an index file lists; see :func:`read_index`.
+    """Return the indices in ``split`` of the samples that an index file lists, ascending; see :func:`read_index`.
 
     Raises:
-        UserError: There is no such file or column, or it lists an image that the run does not use.
+        UserError: The file or its column is missing, or it lists an image that the run does not use.
     """
     listed = read_index(name, file, workspace)
     where = {int(sample): n for n, sample in enumerate(split.ids.tolist())}
-    strange = next((sample for sample in listed if sample not in where), None)
-    if strange is not None:
-        raise UserError(f"{file}.csv lists image {strange}, which is not among the {len(split):,} that this run uses.")
+    unknown = next((sample for sample in listed if sample not in where), None)
+    if unknown is not None:
+        raise UserError(f"{file}.csv lists image {unknown}, which is not among the {len(split):,} that this run uses.")
     return torch.tensor(sorted(where[sample] for sample in listed))
 
 
 def stratified(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tensor:
-    """Return the places of ``count`` samples with as equal class shares as ``count`` allows, in ascending order.
+    """Return the indices of ``count`` random samples with equal class counts, up to rounding; ascending.
 
-    The samples of each class are put in an order that depends on the seed alone; ``skip`` leaves out those that a call
-    with ``count=skip`` would take, so two calls can make disjoint sets.
+    Args:
+        labels: int64, ``(N,)``.
+        count: Number of samples.
+        seed: Decides the order in which the samples of each class are taken.
+        skip: Leave out the samples that ``count=skip`` would return, so that two calls give disjoint sets.
 
     Raises:
-        UserError: A class would get no sample, or has too few.
+        UserError: A class would get no sample, or there are too few samples.
     """
     classes = int(labels.max()) + 1
     if count < classes:
@@ -42,7 +45,7 @@ def stratified(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tenso
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
-    # Samples of all classes in turn: class 0's first, class 1's first, ..., class 0's second, ...
+    # Take classes in turn: the first sample of class 0, of class 1, ..., the second of class 0, ...
     shuffled = labels[order]
     turn = torch.empty(len(labels), dtype=torch.int64)
     for label in range(classes):
@@ -50,17 +53,20 @@ def stratified(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tenso
         turn[mask] = torch.arange(int(mask.sum()))
     in_turn = order[torch.argsort(turn * classes + shuffled, stable=True)]
     if skip + count > len(labels):
-        raise UserError(f"{skip + count:,} samples were asked for, and there are {len(labels):,}.")
+        raise UserError(f"{skip + count:,} samples were asked for, and there are {len(labels):,}; ask for fewer.")
     return in_turn[skip : skip + count].sort().values
 
 
 def parts(dataset: DataSet, images: int | None, held_out: int) -> tuple[AnySplit, AnySplit]:
-    """Return the training images that a run uses, and those put aside for choices. Both are the same for every seed.
+    """Return the training images that a run uses, and the held-out images. Both are the same for every seed.
 
     Args:
-        dataset: The whole set.
-        images: Size of the first part; ``None``: all that is not put aside.
-        held_out: Size of the second part; with 0 it is the test split, as in the paper, which chose on validation.
+        dataset: The whole data set.
+        images: Number of training images; ``None`` for all that are not held out.
+        held_out: Number of held-out training images; with 0, the test images take their place, as in the paper.
+
+    Raises:
+        UserError: The data set has too few training images, or a class would get none.
     """
     total = len(dataset.train)
     images = total - held_out if images is None else images
@@ -76,14 +82,18 @@ def parts(dataset: DataSet, images: int | None, held_out: int) -> tuple[AnySplit
 
 
 def label_set(labels: Tensor, fraction: float, number: int) -> Tensor:
-    """Return the places of the labelled samples: a stratified share, drawn by the label set's number (Section 5.2)."""
+    """Return the indices of a class-balanced fraction of the samples, drawn with the label set's number (Section 5.2).
+
+    Raises:
+        UserError: A class would get no sample.
+    """
     if fraction == 1:
         return torch.arange(len(labels))
     return stratified(labels, round(fraction * len(labels)), 1_000 + number)
 
 
 def shots(labels: Tensor, count: int, number: int) -> Tensor:
-    """Return the places of ``count`` samples a class, drawn by the set's number (Section 5.2, low-shot classification).
+    """Return the indices of ``count`` samples per class, drawn with the set's number (Section 5.2, low-shot).
 
     Raises:
         UserError: A class has fewer.
@@ -91,12 +101,12 @@ def shots(labels: Tensor, count: int, number: int) -> Tensor:
     sizes = torch.bincount(labels)
     if int(sizes.min()) < count:
         raise UserError(
-            f"{count} samples a class were asked for, and class {int(sizes.argmin())} has {int(sizes.min())}; give "
+            f"{count} samples per class were asked for, and class {int(sizes.argmin())} has {int(sizes.min())}; give "
             f"fewer."
         )
     return stratified(labels, count * len(sizes), 2_000 + number)
 
 
 def fingerprint(index: Tensor) -> str:
-    """Return a short hash of a label set, for the record."""
+    """Return a short hash of a label set, to record with a run."""
     return hashlib.sha256(index.numpy().astype("<i8").tobytes()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""How a data set's folder is laid out: class folders of images, or Parquet shards. Reads names and sizes, no images."""
+"""Layouts of data set folders: class folders of images, or Parquet shards. Reads names and sizes only."""
 
 import hashlib
 import json
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from eman.platform.errors import UserError
 from eman.platform.storage import Place
 
-#: Folders that may hold a split; the first one that has images counts.
+#: Possible folders of each split; the first that has images is used.
 TRAIN_FOLDERS, TEST_FOLDERS = ("train", "2021_train", "2021_train_mini"), ("val", "test", "2021_valid")
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
-#: The file that describes a folder of shards; it is written last.
+#: File that describes a folder of shards; written last.
 MANIFEST = "manifest.json"
 
 
-#: ImageNet's pixel statistics, which serve every image folder.
+#: Mean and standard deviation of ImageNet's channels in [0, 1], used for every image folder.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -26,8 +26,8 @@ class Listing:
 
     Attributes:
         train, test: Relative path and size in bytes of each image.
-        classes: Names of the class folders, sorted.
-        hash: Of all paths and sizes.
+        classes: Sorted names of the class folders.
+        hash: Hash of all paths and sizes.
     """
 
     train: list[tuple[str, int]]
@@ -37,7 +37,7 @@ class Listing:
 
 
 def class_of(path: str) -> str:
-    """The class folder of ``split/class/.../image.jpg``."""
+    """Return the class folder of ``SPLIT/CLASS/.../image.jpg``."""
     return path.split("/")[1]
 
 
@@ -45,7 +45,7 @@ def list_images(place: Place) -> Listing:
     """List the images of both splits.
 
     Raises:
-        UserError: The folder is missing, or is not laid out as expected.
+        UserError: The folder is missing or has another layout.
     """
     check_is_folder(place)
     files = place.files()
@@ -74,12 +74,12 @@ def _list_split(files: list[tuple[str, int]], folders: tuple[str, ...], expected
     loose = next((path for path, _ in images if path.count("/") < 2), None)
     if loose:
         raise UserError(f"{expected}; {loose} is not in a class folder.")
-    # Class by class, and in a class folder by folder, as ImageFolder walks.
+    # ImageFolder's order: by class, then by folder.
     return sorted(images, key=lambda f: (class_of(f[0]), f[0].rpartition("/")[0], f[0]))
 
 
 def has_shards(place: Place) -> bool:
-    """Whether a folder holds shards, complete or not."""
+    """Return whether a folder holds shards, complete or not."""
     if (place / MANIFEST).exists():
         return True
     local = place.local
@@ -87,7 +87,7 @@ def has_shards(place: Place) -> bool:
 
 
 def content_hash(place: Place) -> str:
-    """Return the hash of a folder's images, by their names and sizes, or that of its shards, by their manifest.
+    """Return the hash of a folder: of its images' names and sizes, or the one in its shards' manifest.
 
     Raises:
         UserError: The folder holds neither, or the manifest is damaged.
@@ -101,7 +101,7 @@ def content_hash(place: Place) -> str:
 
 
 def check_layout(place: Place) -> None:
-    """Check that a folder can be a data set; on disk this looks at a few files only.
+    """Check that a folder may be a data set; on disk this reads few directory entries.
 
     Raises:
         UserError: It is missing, is a file, or holds neither images nor shards.
@@ -112,7 +112,7 @@ def check_layout(place: Place) -> None:
 
 
 def looks_like_data(place: Place) -> bool:
-    """Whether a folder holds shards, or on disk a training image in a class folder."""
+    """Return whether a folder holds shards, or, on disk, a training image in a class folder."""
     if has_shards(place):
         return True
     local = place.local
@@ -130,6 +130,6 @@ def looks_like_data(place: Place) -> bool:
 
 
 def check_is_folder(place: Place) -> None:
-    """Raise :class:`UserError` if there is a file."""
+    """Raise :class:`UserError` if ``place`` is a file."""
     if place.local is not None and place.local.is_file():
         raise UserError(f"{place} is a file; name the folder that holds train/ and val/, or shards.")

@@ -1,4 +1,4 @@
-"""Training batches of a split that is not in memory, read and cropped ahead by PyTorch's DataLoader.
+"""Training batches of a split that is not in memory, read and cropped ahead with PyTorch's DataLoader.
 
 The order comes from :class:`~eman.trainers.data.order.Stream`, and every crop from (seed, epoch, sample, view), so that
 batches depend neither on the number of processes nor on the step at which reading starts.
@@ -32,7 +32,7 @@ log = logging.getLogger("eman")
 
 @dataclass(frozen=True)
 class Positions:
-    """Places in the split, and the epoch of each, both int64, ``(n,)``."""
+    """Indices in the split, and the epoch of each, both int64, ``(n,)``."""
 
     index_n: Array
     epoch_n: Array
@@ -40,7 +40,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images, uint8, ``(P, n, A, S, S)``; where they come from; and which of them could not be read."""
+    """Images, uint8, ``(P, n, A, S, S)``; their positions; and the indices of unreadable ones in the batch."""
 
     images_PnAHW: Tensor
     positions: Positions
@@ -49,7 +49,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a worker's part of the batch of any step is made.
+    """How to make a worker's part of any step's batch.
 
     Attributes:
         stream: A stream over a stored split.
@@ -73,13 +73,13 @@ class Recipe:
         return self.stream.split
 
     def positions(self, step: int) -> Positions:
-        """Return what this worker reads for a step."""
+        """Return the positions that this worker reads for a step."""
         index, epoch = self.stream.at(step)
         return Positions(index[self.mine].numpy(), epoch[self.mine].numpy())
 
 
 class Windows(Dataset[list[Batch] | UserError]):
-    """The batches of some consecutive steps, made together, so that row groups of shards are read once for all."""
+    """Batches of consecutive steps, made together so that each row group of shards is read once."""
 
     def __init__(self, split: StoredSplit, views: tuple[int, ...], seed: int, crop_min: float) -> None:
         self.split, self.views, self.seed, self.crop_min = split, views, seed, crop_min
@@ -90,7 +90,7 @@ class Windows(Dataset[list[Batch] | UserError]):
             split = replace(self.split, source=PrefetchedRows.of(self.split.source, needed))
             return [self._batch(split, positions) for positions in window]
         except UserError as error:
-            return error  # raised in the process that asked; DataLoader would wrap it into a traceback
+            return error  # raised by the consumer; DataLoader would wrap it into a traceback
 
     def _batch(self, split: StoredSplit, positions: Positions) -> Batch:
         pictures, bad = split.decode(positions.index_n)
@@ -112,7 +112,7 @@ class PrefetchedRows:
 
     @classmethod
     def of(cls, source: Source, places: Array) -> Source:
-        """Read rows of shards; files are left to be read one by one."""
+        """Read the given rows of shards at once; return other sources unchanged."""
         if not isinstance(source, Rows):
             return source
         return cls(source, dict(zip(places.tolist(), source.encoded(places), strict=True)))
@@ -129,7 +129,7 @@ class PrefetchedRows:
 
 
 class WindowSampler:
-    """Yields the positions of all steps from ``first`` to ``steps - 1``, window by window."""
+    """Yield the positions of all steps from ``first`` to ``steps - 1``, window by window."""
 
     def __init__(self, recipe: Recipe, steps: int) -> None:
         self.recipe, self.steps, self.first = recipe, steps, 0
@@ -142,16 +142,16 @@ class WindowSampler:
 
 
 class Loader:
-    """A worker's batches of a stream over a stored split, step after step.
+    """A worker's batches of a stream over a stored split, step by step.
 
-    Asking for another step than the next one starts anew there.
+    A request for a step other than the next restarts reading there.
 
     Args:
-        recipe: How batches are made.
-        steps: Steps of the run; nothing beyond them is read.
-        most_corrupt: Unreadable images that are replaced by others before the run fails.
-        processes: Processes that read ahead; ``None``: one for each of this process's threads; 0: none, batches are
-            made when they are asked for.
+        recipe: How to make batches.
+        steps: Number of steps of the run.
+        most_corrupt: Largest number of unreadable images before the run fails; others replace them.
+        processes: Number of processes that read ahead; ``None`` for one per thread of this process; 0 to make batches
+            on request in this process.
     """
 
     def __init__(self, recipe: Recipe, steps: int, most_corrupt: int, processes: int | None = None) -> None:
@@ -164,11 +164,12 @@ class Loader:
         self._batches: Iterator[Batch] = iter(())
 
     def at(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images, uint8, ``(P, n, A, S, S)`` (P is 1 where they come as they are), places in the split, and
-        epochs. Another image of its batch stands for one that cannot be read.
+        """Return images, uint8, ``(P, n, A, S, S)``, their indices in the split and their epochs, ``(n,)``.
+
+        P is 1 if images are not cropped. Another image of the batch replaces an unreadable one.
 
         Raises:
-            UserError: Too many images cannot be read.
+            UserError: Too many images are unreadable.
         """
         if step != self.next:
             self._sampler.first, self.next = step, step
@@ -189,7 +190,7 @@ class Loader:
         dataset = Windows(self.recipe.split, self.recipe.views, self.recipe.seed, self.recipe.crop_min)
         if not self.processes:
             return DataLoader(dataset, batch_size=None, sampler=self._sampler)
-        # Not by fork: this process may have threads of Gloo, Arrow and Ray, whose locks a copy would inherit.
+        # Not fork: a copy of this process would inherit locks of the threads of Gloo, Arrow and Ray.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         return DataLoader(
@@ -219,7 +220,7 @@ class Loader:
             name = split.source.label(place)
             if name not in self.corrupt:
                 self.corrupt[name] = None
-                log.warning("%s cannot be read; the next image of its batch stands for it", name)
+                log.warning("%s cannot be read; the next image of its batch replaces it", name)
         if len(self.corrupt) > self.most_corrupt or none_left:
             raise UserError(
                 f"{len(self.corrupt)} images cannot be read: {', '.join(self.corrupt)}. Replace them, or allow more "
@@ -227,5 +228,5 @@ class Loader:
             )
 
     def close(self) -> None:
-        """Stop reading ahead, and end the processes."""
+        """Stop reading, and end the processes."""
         self._batches, self._loader, self.next = iter(()), None, -1

@@ -1,4 +1,4 @@
-"""Data sets that are held in memory: read from the data folder, checked, and downloaded by torchvision if missing.
+"""Data sets in memory: read from the data folder and checked, or downloaded with torchvision if missing.
 
 Shapes: N images, A channels, H by W pixels.
 """
@@ -23,7 +23,7 @@ from eman.trainers.data.splits import DataSet, Split
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
-#: The four files of Fashion-MNIST: name, SHA-256 of the uncompressed bytes. Packers compress them differently.
+#: Fashion-MNIST's files and the SHA-256 of their uncompressed bytes, since compression differs between packages.
 FASHION_MNIST_FILES = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -44,7 +44,7 @@ def _assemble(
 
 
 def _pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel in [0, 1], from histograms: no float copy of all images."""
+    """Return the mean and standard deviation of each channel in [0, 1], from histograms to save memory."""
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
     for channel in images.unbind(1):
@@ -56,8 +56,10 @@ def _pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, .
 
 
 def _digits(_folder: Path, _download: bool) -> DataSet:
-    """Load scikit-learn's 1,797 digits. Each of their 8 x 8 pixels becomes 2 x 2, so that a network of three stages
-    still has a map to normalize at its end; every fourth sample of a class, from its first, is for testing.
+    """Load scikit-learn's 1,797 digits, upsampled from 8 x 8 to 16 x 16 pixels.
+
+    At 8 x 8 pixels a network of three stages would end in a single pixel. Of each class, every fourth sample, from the
+    first, is a test image.
     """
     from sklearn.datasets import load_digits
 
@@ -74,7 +76,7 @@ def _digits(_folder: Path, _download: bool) -> DataSet:
 
 
 def _fashion_mnist(folder: Path, download: bool) -> DataSet:
-    """Load Fashion-MNIST from the data folder, from Debian's package, or by torchvision's download, in this order."""
+    """Load Fashion-MNIST from the data folder, else from Debian's package, else download it with torchvision."""
     places = [folder / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST]
     for place in places:
         if any((place / (name + suffix)).exists() for name in FASHION_MNIST_FILES for suffix in ("", ".gz")):
@@ -111,7 +113,11 @@ def _download_fashion_mnist(folder: Path, download: bool) -> Path:
 
 
 def _read_idx(place: Path, name: str, sha256: str) -> np.ndarray[Any, Any]:
-    """Read one idx file, plain or gzipped; refuse it unless its bytes are the published ones."""
+    """Read an idx file, plain or gzipped.
+
+    Raises:
+        UserError: It is missing, truncated, or differs from the published file.
+    """
     path = next((p for p in (place / name, place / f"{name}.gz") if p.exists()), None)
     if path is None:
         raise UserError(
@@ -141,7 +147,7 @@ def _read_idx(place: Path, name: str, sha256: str) -> np.ndarray[Any, Any]:
 
 @contextmanager
 def _explain_missing(name: str, trouble: str, archive: str, folder: Path, download: bool) -> Iterator[None]:
-    """Explain what to do where torchvision does not find its files."""
+    """Turn torchvision's errors about missing files into :class:`UserError`."""
     try:
         yield
     except (RuntimeError, OSError, urllib.error.URLError) as error:
@@ -153,7 +159,7 @@ def _explain_missing(name: str, trouble: str, archive: str, folder: Path, downlo
 
 
 def _cifar(name: str, folder: Path, download: bool) -> DataSet:
-    """Load CIFAR-10 or CIFAR-100 by torchvision, which checks every file by its MD5."""
+    """Load CIFAR-10 or CIFAR-100 with torchvision, after checking every file's MD5."""
     from torchvision import datasets
     from torchvision.datasets.utils import check_integrity
 
@@ -178,8 +184,9 @@ def _cifar(name: str, folder: Path, download: bool) -> DataSet:
 
 
 def _stl10(folder: Path, download: bool) -> DataSet:
-    """Load STL-10 by torchvision, which checks every file by its MD5: 5,000 training images with labels, 100,000
-    without, 8,000 for testing, 96 x 96 pixels.
+    """Load STL-10 with torchvision, which checks every file's MD5.
+
+    It has 5,000 training images with labels, 100,000 without, and 8,000 test images, of 96 x 96 pixels.
     """
     from torchvision.datasets import STL10
 
@@ -200,12 +207,12 @@ def _stl10(folder: Path, download: bool) -> DataSet:
     return replace(dataset, unlabelled=Split(images[rest], labels[rest], rest))
 
 
-#: Images of the set for measuring throughput.
+#: Numbers of training and test images of ``synthetic``.
 SYNTHETIC = (2048, 256)
 
 
 def synthetic(size: int) -> DataSet:
-    """Make smooth random colours with a little noise, for measuring throughput: there is nothing to learn."""
+    """Make smooth random images of ``size`` pixels with some noise and unrelated labels, to measure throughput."""
     generator = torch.Generator().manual_seed(0)
 
     def images(count: int) -> Tensor:
@@ -219,7 +226,7 @@ def synthetic(size: int) -> DataSet:
     return _assemble("synthetic", train, labels[0], test, labels[1], tuple(f"class {n}" for n in range(10)))
 
 
-#: Sets that are held in memory; each loader takes the data folder, and whether it may download.
+#: Loaders of the data sets in memory: from the data folder, and whether to download, to a data set.
 LOADERS: dict[str, Callable[[Path, bool], DataSet]] = {
     "digits": _digits,
     "fashion-mnist": _fashion_mnist,

@@ -1,9 +1,8 @@
 """Names of data sets in specifications and keys.
 
-A data set is named in one of three ways: a built-in name; the name of a folder of images or shards in the data folder;
-or the path or URI of such a folder. A path becomes ``PATH@HASH`` when it enters a specification (:func:`resolve`): the
-hash is that of the folder's content. A key sees ``BASENAME@HASH`` (:func:`identity`), so that the same images have the
-same key wherever they lie.
+A data set has a built-in name, the name of a folder of images or shards in the data folder, or the path or URI of such
+a folder. In a specification a path becomes ``PATH@HASH`` with the hash of the folder's content (:func:`resolve`). A key
+only contains ``BASENAME@HASH`` (:func:`identity`), so it does not depend on where the images are.
 """
 
 import re
@@ -14,12 +13,12 @@ from eman.trainers.data.layout import check_layout, content_hash
 
 
 def is_path(name: str) -> bool:
-    """Whether a data set is named by a path or URI."""
+    """Return whether a data set's name is a path or URI."""
     return "/" in name or name.startswith((".", "~"))
 
 
 def resolve(name: str) -> str:
-    """Return the name under which a specification keeps a data set: a path becomes ``PATH@HASH``.
+    """Return a data set's name in a specification: a path becomes ``PATH@HASH``.
 
     Raises:
         UserError: It is neither a name nor a path, or the path holds no data set.
@@ -39,12 +38,12 @@ def resolve(name: str) -> str:
 
 
 def identity(name: str) -> str:
-    """Return what a key sees of a data set's name: no folder, only the base name and the hash."""
+    """Return the part of a data set's name that enters a key: without folders, with the hash."""
     return name.rstrip("/").rpartition("/")[2]
 
 
 def title(name: str) -> str:
-    """Return a data set's name for people: of a path, the folder's own name."""
+    """Return a data set's display name: of a path, the base name."""
     return identity(split_hash(name)[0])
 
 
@@ -55,10 +54,10 @@ def split_hash(name: str) -> tuple[str, str | None]:
 
 
 def check_index_file(name: str) -> None:
-    """Check the name of an index file: a plain name, so that it stays in the data set's ``indexes`` folder.
+    """Check that an index file's name is a plain name, within the data set's ``indexes`` folder.
 
     Raises:
-        UserError: It is a path.
+        UserError: It is not.
     """
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise UserError(

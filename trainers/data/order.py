@@ -1,4 +1,4 @@
-"""The order in which a run sees its samples: a function of (seed, epoch), alike for any number of workers."""
+"""The order of samples: a function of (seed, epoch), the same for any number of workers."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from torch import Tensor
 from eman.trainers.data.splits import AnySplit
 from eman.trainers.data.stored import StoredSplit
 
-#: Steps in whose batches the rows of a few row groups of shards are mixed, and which are read together.
+#: Steps per window. Rows of shards are read and shuffled window by window.
 WINDOW = 8
 
 Array = np.ndarray[Any, Any]
 
 
 def epoch_order(samples: int, seed: int, stream: int, epoch: int) -> Tensor:
-    """Return an epoch's permutation of the samples; it depends on (seed, stream, epoch) alone."""
+    """Return an epoch's permutation of the samples, a function of (seed, stream, epoch): int64, ``(samples,)``."""
     words = np.random.SeedSequence((seed, stream, epoch)).generate_state(1, np.uint64)
     return torch.randperm(samples, generator=torch.Generator().manual_seed(int(words[0] >> np.uint64(1))))
 
@@ -24,20 +24,22 @@ def epoch_order(samples: int, seed: int, stream: int, epoch: int) -> Tensor:
 def grouped_order(
     group_N: Array, generator: np.random.Generator, *, first: int, devices: int, batch: int, steps: int
 ) -> Array:
-    """Return an epoch's permutation of the rows of shards that keeps reading local.
+    """Return an epoch's permutation of the rows of shards in which few row groups are read at a time.
 
-    Groups come in random order, and rows are shuffled within windows. A window is what the batches of some steps hold;
-    in it each device takes rows of its own run of groups, so that a worker that hosts some of the devices reads only
-    their groups. The window and the device of a place follow from its global position, so that the order depends on
-    nothing but the arguments.
+    Row groups come in random order, and rows are shuffled within windows of ``steps`` batches. Within a window each
+    device takes rows of consecutive groups, so a worker only reads the groups of its devices. Window and device follow
+    from a row's global position, so the order depends on the arguments only.
 
     Args:
-        group_N: Number of each row's group.
+        group_N: Row group of each row.
         generator: Source of randomness.
-        first: Global position of the epoch's first place.
-        devices: Devices in all.
-        batch: Images of a global batch.
-        steps: Steps of a window.
+        first: Global position of the epoch's first row.
+        devices: Number of devices.
+        batch: Rows of a global batch.
+        steps: Steps per window.
+
+    Returns:
+        int64, ``(N,)``.
     """
     count = len(group_N)
     ranks = generator.permutation(int(group_N.max()) + 1)
@@ -45,7 +47,7 @@ def grouped_order(
     rows = shuffled[np.argsort(ranks[group_N[shuffled]], kind="stable")]
     position = first + np.arange(count)
     window, device = position // (steps * batch), position % devices
-    # Places of a window device by device; rows go to them in their order, then mix within (window, device).
+    # Positions sorted by window and device, in random order within both; rows fill them group by group.
     places = np.lexsort((generator.random(count), device, window))
     order = np.empty(count, np.int64)
     order[places] = rows
@@ -53,17 +55,17 @@ def grouped_order(
 
 
 class Stream:
-    """An endless sequence of global batches over a split, in an order that depends on (seed, epoch) alone.
+    """An endless sequence of global batches over a split, in an order that is a function of (seed, epoch).
 
-    Each epoch is a permutation; samples left over at its end open the next one, so no sample is ever skipped. Rows of
-    shards are permuted by :func:`grouped_order`.
+    Each epoch is a permutation. A batch may span two epochs, so no sample is skipped. Rows of shards are permuted by
+    :func:`grouped_order`.
 
     Args:
         split: The samples.
         batch: Images in a global batch.
         seed: The run's seed.
-        number: Which of the run's streams this is.
-        devices: Devices in all.
+        number: Number of the stream within the run.
+        devices: Number of devices.
     """
 
     def __init__(self, split: AnySplit, batch: int, seed: int, number: int, devices: int = 1) -> None:
@@ -72,7 +74,7 @@ class Stream:
         self._order: dict[int, Tensor] = {}
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return places in the split, and the epoch of each, for the batch of a step; both int64, ``(batch,)``."""
+        """Return the indices in the split and the epochs of a step's batch, both int64, ``(batch,)``."""
         first = step * self.batch
         position = torch.arange(first, first + self.batch)
         epoch, place = position // len(self.split), position % len(self.split)

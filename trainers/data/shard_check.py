@@ -1,4 +1,4 @@
-"""Say what shards hold, and verify them."""
+"""Describe and verify shards."""
 
 import hashlib
 import io
@@ -11,10 +11,10 @@ from eman.trainers.data import shards
 
 
 def info(place: Place) -> Iterator[str]:
-    """Describe shards, in lines.
+    """Yield lines that describe a folder of shards.
 
     Raises:
-        UserError: There are none.
+        UserError: It holds no shards.
     """
     content = shards.manifest(place)
     yield f"{place}: {content['name']}, {len(content['classes']):,} classes, hash {content['hash']}"
@@ -31,17 +31,17 @@ def info(place: Place) -> Iterator[str]:
 
 
 def verify(place: Place, *, decode: bool = False) -> Iterator[str]:
-    """Read every row of every shard and compare counts and checksums with the manifest's.
+    """Compare the number of rows and the checksum of every shard with the manifest.
 
     Args:
-        place: The shards.
-        decode: Decode every image, too.
+        place: Folder of shards.
+        decode: Also decode every image.
 
     Yields:
-        A line a shard.
+        One line per shard.
 
     Raises:
-        UserError: Something differs; the first difference.
+        UserError: A shard differs, or images cannot be decoded.
     """
     content = shards.manifest(place)
     corrupt: list[str] = []

@@ -1,4 +1,4 @@
-"""Write a data set as Parquet shards; an interrupted call goes on where it stopped."""
+"""Write a data set as Parquet shards; a second call resumes an interrupted one."""
 
 import hashlib
 import io
@@ -23,13 +23,13 @@ from eman.trainers.data.names import is_path
 from eman.trainers.data.shards import LAYOUT, add_to_digest, manifest
 from eman.trainers.data.splits import AnySplit, DataSet, Split
 
-#: A row group ends when it has that many bytes or rows; a shard has about that many bytes.
+#: Bytes or rows at which a row group ends; approximate bytes of a shard.
 GROUP_BYTES, GROUP_ROWS, SHARD_BYTES = 4 << 20, 1024, 256 << 20
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image to write: its place in the set, its class or classes, a name for messages, and its bytes."""
+    """An image to write: its index in the split, its class or classes, a name for messages, and its encoded bytes."""
 
     index: int
     label: int | list[int]
@@ -38,7 +38,7 @@ class Item:
 
 
 class Items:
-    """A split's images, as the writer wants them."""
+    """A split's images as items to write."""
 
     def __init__(self, split: AnySplit) -> None:
         self.split = split
@@ -47,7 +47,7 @@ class Items:
         return len(self.split)
 
     def at(self, place: int) -> Item:
-        """Read the image at a place; images in memory become PNG."""
+        """Read the image at index ``place``; encode images in memory as PNG."""
         split, row = self.split, self.split.labels[place]
         label: int | list[int] = int(row) if row.dim() == 0 else row.nonzero()[:, 0].tolist()
         if isinstance(split, Split):
@@ -72,19 +72,18 @@ def shard(
     *,
     rows: int | None = None,
 ) -> dict[str, Any]:
-    """Write a data set as shards, keep finished ones, and return the manifest.
+    """Write a data set as shards, except finished ones, and return the manifest.
 
     Args:
-        name: Name of the set, by which runs ask for it.
-        workspace: Where data sets lie.
-        source: A folder, by path or URI, or the name of a set that is held in memory. ``None``: the set of that name.
-        out: Folder to write to, by path or URI; ``None``: the folder of that name in the data folder.
+        name: Name of the data set, by which runs refer to it.
+        workspace: Location of data sets.
+        source: Folder of images, by path or URI, or the name of a data set in memory; ``None`` for that of ``name``.
+        out: Folder to write to, by path or URI; ``None`` for the folder of that name in the data folder.
         say: Called with a line about progress.
-        rows: Images a shard; ``None``: as many as give about 256 MiB.
+        rows: Images per shard; ``None`` for about 256 MiB per shard.
 
     Raises:
-        UserError: The source is not laid out as a data set, the target cannot be written, or too many images cannot be
-            read.
+        UserError: The source is not a data set, the target cannot be written, or too many images are unreadable.
     """
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise UserError(f"the data set's name is {name!r}; give a plain name, and the folder of images by --source.")
@@ -103,7 +102,7 @@ def shard(
 
 
 def _source_folder(source: str, workspace: Workspace) -> Place:
-    """A folder by path or URI, or by its name in the data folder or the current one."""
+    """Return a folder, given by path or URI, or by its name in the data folder or the current folder."""
     here = Path(source)
     in_data = source in catalog.DATASETS or catalog.place_of(source, workspace).is_there()
     if not is_path(source) and here.is_dir() and not in_data:
@@ -133,10 +132,10 @@ def write(
     rows: int | None = None,
     most_corrupt: int = 20,
 ) -> dict[str, Any]:
-    """Write the shards that are not there yet, then the manifest, which is returned.
+    """Write the missing shards, then the manifest, and return it.
 
     Raises:
-        UserError: Another set's shards are there, the target cannot be written, or too many images cannot be read.
+        UserError: The target holds other shards or cannot be written, or too many images are unreadable.
     """
     if (out / MANIFEST).exists():
         content = manifest(out, name)
@@ -201,7 +200,7 @@ def _write_split(
 
 
 def _finished(place: Place, identity: str) -> dict[str, Any] | None:
-    """What a shard that is already there says of itself, if it is the one that would be written."""
+    """Return the record of an existing shard; ``None`` unless it is the one to write."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -217,13 +216,13 @@ def _finished(place: Place, identity: str) -> dict[str, Any] | None:
 
 @dataclass
 class CorruptImages:
-    """Images that cannot be read, and how many may be."""
+    """Names of unreadable images, and the largest number allowed."""
 
     most: int
     names: list[str] = field(default_factory=list)
 
     def add(self, name: str) -> None:
-        """Add one.
+        """Add an image.
 
         Raises:
             UserError: There are too many.
@@ -237,7 +236,7 @@ class CorruptImages:
 
 
 def _shard(items: Iterator[Item], several: bool, identity: str, corrupt: CorruptImages) -> tuple[bytes, dict[str, Any]]:
-    """Return a shard's bytes, and what the manifest says of it."""
+    """Return a shard's bytes and its record in the manifest."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -285,7 +284,7 @@ def _schema(several: bool) -> Any:
 
 
 def _groups(items: Iterator[Item]) -> Iterator[list[Item]]:
-    """Cut images into row groups."""
+    """Split images into row groups."""
     group: list[Item] = []
     size = 0
     for item in items:
@@ -299,7 +298,7 @@ def _groups(items: Iterator[Item]) -> Iterator[list[Item]]:
 
 
 def _shape(item: Item, corrupt: CorruptImages) -> tuple[int, int]:
-    """Height and width of an image; 0 and 0 of one that cannot be read."""
+    """Return an image's height and width in pixels; (0, 0) if it is unreadable."""
     from PIL import Image
 
     try:

@@ -1,14 +1,13 @@
 """Read images from Parquet shards.
 
 A folder holds ``train/part-00000.parquet`` and so on, ``test/...``, and ``manifest.json``, which is written last:
-shards without it are half-written. A row is an image as it was given: its place in the set (``index``, in
-ImageFolder's order), its ``label`` (a list where an image shows several classes), the encoded bytes (``image``) and
-their number (``size``), ``height`` and ``width``.
+without it shards are incomplete. A row holds an image's ``index`` in ImageFolder's order, its ``label`` (a list if
+images have several classes), its encoded bytes (``image``), their number (``size``), ``height`` and ``width``.
 
-Rows stand in an order drawn once, so that any row group is a sample of all classes: an epoch's order then only needs to
-shuffle groups, and rows among the few groups that are open together (:func:`eman.trainers.data.order.grouped_order`).
-A group's images are one uncompressed page, so that the place of each follows from their sizes: a few rows cost no more
-to read than a few files, and neighbours are read together.
+Rows are in random order, so any row group is a sample of all classes. An epoch's order then only needs to shuffle row
+groups, and rows among a few groups (:func:`eman.trainers.data.order.grouped_order`). The images of a group are one
+uncompressed page, so their positions follow from their sizes: single rows can be read like files, and neighbours
+together.
 """
 
 import json
@@ -22,10 +21,10 @@ from eman.platform.errors import UserError
 from eman.platform.storage import Place
 from eman.trainers.data.layout import MANIFEST
 
-#: Raised when the layout changes; other versions are refused.
+#: Version of the layout; raise it when the layout changes. Other versions are not read.
 LAYOUT = 1
 
-#: The image's column, and bytes between two images that are read along rather than skipped.
+#: Column of the image; largest gap in bytes to read through rather than to skip.
 _IMAGE, _GAP = 2, 1 << 16
 
 Array = np.ndarray[Any, Any]
@@ -34,8 +33,12 @@ Array = np.ndarray[Any, Any]
 def manifest(place: Place, name: str | None = None) -> dict[str, Any]:
     """Return the manifest of a folder of shards.
 
+    Args:
+        place: The folder.
+        name: Expected name of the data set; ``None`` skips the check.
+
     Raises:
-        UserError: There is none, or it is of another layout or another set.
+        UserError: It is missing or damaged, or has another layout or name.
     """
     if not (place / MANIFEST).exists():
         if any(path.endswith(".parquet") for path, _ in place.files()):
@@ -46,28 +49,28 @@ def manifest(place: Place, name: str | None = None) -> dict[str, Any]:
         raise UserError(f"{place} holds no shards (there is no {MANIFEST}); `eman data shard` writes some.")
     try:
         content: dict[str, Any] = json.loads((place / MANIFEST).read())
-        layout, found = content["layout"], content["name"]
+        layout, actual = content["layout"], content["name"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{place / MANIFEST} is damaged; delete it and run `eman data shard` again.") from error
     if layout != LAYOUT:
         raise UserError(
-            f"{place} has shards of layout {layout}, and this version reads {LAYOUT}; write them anew with "
+            f"{place} has shards of layout {layout}, and this version reads {LAYOUT}; write them again with "
             f"`eman data shard`, or install the version that wrote them."
         )
-    if name is not None and found != name:
-        raise UserError(f"{place} holds shards of {found!r}, not of {name!r}; name that set, or another folder.")
+    if name is not None and actual != name:
+        raise UserError(f"{place} holds shards of {actual!r}, not of {name!r}; name that set, or another folder.")
     return content
 
 
 @dataclass(frozen=True)
 class Index:
-    """Of every row of a split, N in all: its place in the set, its label, its group, and where its image lies.
+    """Index of the N rows of a split.
 
     Attributes:
-        index_N: int64.
-        labels: A number each, or a list of them.
-        group_N: int64, numbered over all shards.
-        where_N3: int64: shard, first byte, bytes.
+        index_N: int64, index in ImageFolder's order.
+        labels: A class each, or a list of classes.
+        group_N: int64, row group, numbered over all shards.
+        where_N3: int64, location of the image: shard, first byte, number of bytes.
     """
 
     index_N: Array
@@ -77,10 +80,15 @@ class Index:
 
 
 def index_of(content: dict[str, Any], place: Place, split: str) -> Index:
-    """Return where the rows of a split lie.
+    """Return the index of a split's rows.
+
+    Args:
+        content: The manifest.
+        place: The folder of shards.
+        split: ``train`` or ``test``.
 
     Raises:
-        UserError: A shard is missing or shorter than the manifest says.
+        UserError: A shard is missing or damaged, or its length differs from the manifest's.
     """
     parts, labels, groups = [], list[Any](), 0
     for number, record in enumerate(content["splits"][split]["shards"]):
@@ -97,7 +105,7 @@ def index_of(content: dict[str, Any], place: Place, split: str) -> Index:
 
 
 def _read_shard(place: Place) -> tuple[Any, list[int], Array]:
-    """Return a shard's columns but for the images, the rows of each group, and the first byte of each image."""
+    """Return a shard's columns except the images, the number of rows of each group, and each image's first byte."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -113,20 +121,20 @@ def _read_shard(place: Place) -> tuple[Any, list[int], Array]:
     for group, count in enumerate(counts):
         rows = slice(row, row + count)
         column = about.row_group(group).column(_IMAGE)
-        ends = np.cumsum(sizes[rows] + 4)  # each image follows its length, four bytes
-        start = column.data_page_offset + column.total_compressed_size - ends[-1]  # what precedes is the header
+        ends = np.cumsum(sizes[rows] + 4)  # each image follows its length, in four bytes
+        start = column.data_page_offset + column.total_compressed_size - ends[-1]  # after the page's header
         first[rows] = start + ends - sizes[rows]
         row = rows.stop
     return table, counts, first
 
 
 def damaged(place: Place, what: str) -> str:
-    """Return the message for a shard that has to be written anew."""
+    """Return the error message for a damaged shard."""
     return f"{place} {what}; delete it and its folder's {MANIFEST}, and run `eman data shard` again."
 
 
 def encoded(place: Place, files: Sequence[str], where_N3: Array) -> list[bytes]:
-    """Return the encoded images that lie there; neighbours are read together."""
+    """Return the encoded images at locations ``where_N3``; read neighbours together."""
     out = [b""] * len(where_N3)
     order = np.lexsort((where_N3[:, 1], where_N3[:, 0]))
     shard_N = where_N3[order, 0]
@@ -142,12 +150,12 @@ def encoded(place: Place, files: Sequence[str], where_N3: Array) -> list[bytes]:
 
 
 def _neighbours(rows: Array, where_N3: Array) -> list[Array]:
-    """Split rows of one shard, sorted by their first byte, where the gap between two is too wide to read along."""
+    """Split rows of a shard, sorted by first byte, at gaps larger than ``_GAP``."""
     first, end = where_N3[rows, 1], where_N3[rows, 1:].sum(1)
     return np.split(rows, np.flatnonzero(first[1:] > end[:-1] + _GAP) + 1)
 
 
 def add_to_digest(digest: Any, index: int, label: int | list[int], raw: bytes) -> None:
-    """Add a row to a shard's digest."""
+    """Add a row to a shard's checksum."""
     digest.update(f"{index} {label} {len(raw)} ".encode())
     digest.update(raw)

@@ -1,4 +1,4 @@
-"""What a data set is: images with labels in two splits, in memory or where they are stored.
+"""Data sets: two splits of images with labels, in memory or stored.
 
 Shapes: N images of a split, A channels, H by W pixels.
 """
@@ -15,12 +15,12 @@ from eman.trainers.data.stored import Files, StoredSplit
 
 @dataclass(frozen=True)
 class Split:
-    """Images and their labels.
+    """Images in memory, and their labels.
 
     Attributes:
         images: uint8, ``(N, A, H, W)``.
         labels: int64, ``(N,)``.
-        ids: int64, ``(N,)``: a sample's number in the whole split, which seeds its augmentations.
+        ids: int64, ``(N,)``, index of each sample in the whole split, which seeds its augmentations.
     """
 
     images: Tensor
@@ -37,24 +37,24 @@ class Split:
         return channels, height, width
 
     def take(self, index: Tensor) -> "Split":
-        """The samples at these places."""
+        """Return the samples at the given indices."""
         return Split(self.images[index], self.labels[index], self.ids[index])
 
     def sized(self, _size: int | None) -> "Split":
-        """The same images: in memory they have one size."""
+        """Return this split: images in memory have one size."""
         return self
 
     @property
     def cropped(self) -> bool:
-        """Whether random crops are made where the images are decoded: never, here."""
+        """Whether random crops are made when images are decoded: never in memory."""
         return False
 
     def read(self, index_n: Tensor) -> Tensor:
-        """Images, uint8, ``(n, A, H, W)``."""
+        """Return the images at the given indices, uint8, ``(n, A, H, W)``."""
         return self.images[index_n]
 
     def batches(self, count: int) -> Iterator[Tensor]:
-        """All images in order, ``count`` at a time: uint8, ``(n, A, H, W)``."""
+        """Return all images in order, ``count`` at a time: uint8, ``(n, A, H, W)``."""
         return iter(self.images.split(count))
 
 
@@ -66,12 +66,12 @@ class DataSet:
     """A data set.
 
     Attributes:
-        name: Its name.
+        name: Name of the data set.
         train, test: Images with labels.
         classes: Names of the classes.
-        mean, std: Of the training pixels in [0, 1], one a channel.
-        hash: Of all images, or of names and sizes of all files.
-        unlabelled: Further training images, without labels (STL-10).
+        mean, std: Statistics of the training pixels in [0, 1], one per channel.
+        hash: Hash of all images, or of the names and sizes of all files.
+        unlabelled: Further training images without labels (STL-10).
     """
 
     name: str
@@ -84,15 +84,19 @@ class DataSet:
     unlabelled: Split | None = None
 
     def must_be(self, hash_: str | None, run: str) -> None:
-        """Raise :class:`UserError` unless these are the images that a run was trained on; ``None`` skips the check."""
+        """Check that a run was trained on these images; ``None`` skips the check.
+
+        Raises:
+            UserError: The hashes differ.
+        """
         if hash_ not in (None, self.hash):
             raise UserError(
                 f"run {run} was trained on other images: {self.name} had hash {hash_} then, and has {self.hash} now; "
-                f"put the images back, or give the new ones a name of their own."
+                f"restore the images, or give the new ones another name."
             )
 
     def describe(self) -> str:
-        """Return numbers and sizes, in words."""
+        """Return a line about the number, size and kind of images."""
         split = self.train
         if isinstance(split, StoredSplit):
             of_files = isinstance(split.source, Files)
@@ -105,7 +109,7 @@ class DataSet:
 
 
 def joined(first: AnySplit, second: Split | None) -> AnySplit:
-    """Both splits' images as one."""
+    """Concatenate two splits; return the first if there is no second."""
     if second is None:
         return first
     assert isinstance(first, Split)

@@ -1,4 +1,4 @@
-"""A split whose images stay in files or in shards, on disk or in an object store.
+"""Splits whose images stay in files or in shards, on disk or in an object store.
 
 Shapes: N images of a split, n of a batch, K classes, A channels, S by S pixels.
 """
@@ -28,17 +28,17 @@ log = logging.getLogger("eman")
 
 
 class Source(Protocol):
-    """Where encoded images are kept."""
+    """A source of encoded images."""
 
     @property
     def root(self) -> Place:
         """The folder."""
 
     def label(self, place: int) -> str:
-        """Return what to call an image in a message."""
+        """Return an image's name for messages."""
 
     def encoded(self, places: Array) -> list[bytes]:
-        """Return the encoded images at these places, empty where one cannot be read."""
+        """Return the encoded images at the given indices; empty bytes for an unreadable one."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Files:
     """Images as files below a folder, by name."""
 
     root: Place
-    names: Any  # an Arrow array of strings: it travels between processes without a copy of each
+    names: Any  # an Arrow array of strings, cheap to send to other processes
 
     def label(self, place: int) -> str:
         return f"{self.root / str(self.names[place])}"
@@ -58,12 +58,12 @@ class Files:
         try:
             return (self.root / str(self.names[place])).read()
         except UserError:
-            return b""  # reported by name as an image that cannot be read
+            return b""  # reported as unreadable by the caller
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Images as rows of shards: by shard, first byte and number of bytes, ``(N, 3)``, and by row group, ``(N,)``."""
+    """Images as rows of shards: shard, first byte and number of bytes, ``(N, 3)``, and row group, ``(N,)``."""
 
     root: Place
     files: tuple[str, ...]
@@ -80,16 +80,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class StoredSplit:
-    """The counterpart of :class:`~eman.trainers.data.splits.Split` for images that are not in memory.
+    """Images that are not in memory, with the interface of :class:`~eman.trainers.data.splits.Split`.
 
     Attributes:
-        source: Where they are.
-        places: int64, ``(N,)``: which of the source's images.
-        labels: int64, ``(N,)``, or ``(N, K)`` with ones and zeros where an image shows several classes.
-        ids: int64, ``(N,)``: a sample's number in the whole split, which seeds its augmentations.
+        source: Source of the images.
+        places: int64, ``(N,)``, indices of the images in the source.
+        labels: int64, ``(N,)``; or ``(N, K)``, one or zero, if an image may have several classes.
+        ids: int64, ``(N,)``, index of each sample in the whole split, which seeds its augmentations.
         channels: A.
-        native: Height and width, where all images are known to have the same.
-        size: S, to which images are cropped when they are decoded; ``None``: they come as they are.
+        native: Height and width in pixels if all images are known to have the same; else ``None``.
+        size: S, to which images are cropped when they are decoded; ``None`` for no crop.
     """
 
     source: Source
@@ -105,10 +105,10 @@ class StoredSplit:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images that are read.
+        """Channels, height and width of the images as they are read.
 
         Raises:
-            UserError: Neither is known; see :meth:`sized`.
+            UserError: The images have no common size; see :meth:`sized`.
         """
         if self.size is not None:
             return self.channels, self.size, self.size
@@ -117,14 +117,14 @@ class StoredSplit:
         return self.channels, *self.native
 
     def take(self, index: Tensor) -> "StoredSplit":
-        """The samples at these places."""
+        """Return the samples at the given indices."""
         return replace(self, places=self.places[index.numpy()], labels=self.labels[index], ids=self.ids[index])
 
     def sized(self, size: int | None) -> "StoredSplit":
-        """The same images at S pixels.
+        """Return the split with images of ``size`` pixels.
 
         Raises:
-            UserError: No size is asked for, and the images have no common one.
+            UserError: ``size`` is ``None``, and the images have no common size.
         """
         if size is None and self.native is None:
             raise self._no_size()
@@ -139,16 +139,17 @@ class StoredSplit:
 
     @property
     def cropped(self) -> bool:
-        """Whether random crops are made where the images are decoded."""
+        """Whether random crops are made when images are decoded."""
         return self.size is not None
 
     def decode(self, index_n: Array) -> tuple[list[Any], list[int]]:
-        """Return Pillow images, and which of them could not be read."""
+        """Return Pillow images, and the indices of unreadable ones, which are black."""
         return decode(self.source.encoded(self.places[index_n]), self.channels, None if self.size else self.native)
 
     def read(self, index_n: Tensor) -> Tensor:
-        """Return images as evaluations see them, uint8, ``(n, A, S, S)``: the shorter side scaled to 8/7 of S, and the
-        middle of that. An unreadable image is black, and logged.
+        """Return images for evaluation, uint8, ``(n, A, S, S)``.
+
+        The shorter side is scaled to 8/7 of S, then the center is cropped. Unreadable images are black, and logged.
         """
         pictures, bad = self.decode(index_n.numpy())
         self._warn(index_n[bad])
@@ -157,11 +158,17 @@ class StoredSplit:
         return torch.from_numpy(np.stack([to_array(picture) for picture in pictures]))
 
     def batches(self, count: int) -> Iterator[Tensor]:
-        """Return all images in order, ``count`` at a time, as :meth:`read` gives them."""
+        """Return all images in order, ``count`` at a time, as :meth:`read` returns them."""
         return in_threads(partial(self.read, part) for part in torch.arange(len(self)).split(count))
 
     def crops(self, index_n: Tensor, draws: Draws, crop_min: float) -> Tensor:
-        """Return random resized crops, uint8, ``(n, A, S, S)``, by the draws of the views."""
+        """Return random resized crops, uint8, ``(n, A, S, S)``.
+
+        Args:
+            index_n: Indices of the images.
+            draws: Random draws of a view of these images.
+            crop_min: Smallest area of a crop, as a fraction of the image's.
+        """
 
         def crop(part: Tensor) -> Tensor:
             pictures, bad = self.decode(index_n[part].numpy())
@@ -173,17 +180,17 @@ class StoredSplit:
 
     def _warn(self, index_n: Tensor) -> None:
         for place in self.places[index_n.numpy()].tolist():
-            log.warning("%s cannot be read; a black image stands for it", self.source.label(place))
+            log.warning("%s cannot be read; a black image replaces it", self.source.label(place))
 
     def groups(self) -> Array | None:
-        """A number for each row's group, ``(N,)``, where the source is read by groups."""
+        """Return each image's row group, ``(N,)``, numbered from 0; ``None`` for files."""
         if not isinstance(self.source, Rows):
             return None
         return np.unique(self.source.group_N[self.places], return_inverse=True)[1]
 
 
 def in_threads(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
-    """Yield the calls' results in order; threads make them a few calls ahead."""
+    """Yield the results of calls in order, computed ahead in threads."""
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[T]] = deque()
