@@ -69,7 +69,10 @@ class Place:
         system, path = self._opened
         with _explained(self):
             entries = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
-        return sorted(entry.base_name for entry in entries if entry.type == fs.FileType.Directory)
+        names = {entry.base_name for entry in entries if entry.type == fs.FileType.Directory}
+        if not names and self.local is None:  # some object stores list objects only
+            names = {name.partition("/")[0] for name, _ in self.files() if "/" in name}
+        return sorted(names)
 
     def is_there(self) -> bool:
         """Return whether a file or folder exists; raise :class:`UserError` if the storage cannot be reached."""

@@ -65,7 +65,7 @@ def test_a_batch_in_parts_is_the_whole_batch(method: str, scheme: str) -> None:
 
 
 def test_what_cannot_be_accumulated_is_refused() -> None:
-    with pytest.raises(UserError, match="accumulate is 3, and each of 1 workers hosts 4 devices"):
+    with pytest.raises(UserError, match="accumulate is 3, which does not divide the run's 4 devices"):
         Training.fresh(exact("moco", "eman", accumulate=3), Workspace.from_environment())
     for scheme, fields in (("syncbn", {}), ("eman", {"device_statistics": "mean"})):
         with pytest.raises(UserError, match="needs all devices at once; give student_norm bn"):

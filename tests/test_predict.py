@@ -164,7 +164,7 @@ def test_mistakes_are_one_line(runs: dict[str, Record], tmp_path: Path, capsys: 
         ([key, str(tmp_path / "text.png")], "text.png cannot be read as an image"),
         ([key, str(tmp_path)], "give images"),
         (["zzzz", str(path)], "there is no such run; nearest"),
-        ([key, str(path), "--k", "99999"], "k is 99999, and there are"),
+        ([key, str(path), "--k", "9999"], "k is 9999, and there are"),
         ([key, str(path), "--network", "both"], "both"),
     ):
         assert main(["predict", *arguments]) == 2

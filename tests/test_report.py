@@ -89,6 +89,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep, list
         patch.setenv("EMAN_HOME", str(folder / "home"))
         sweep = plan(SweepRequest(tables=["table1"], profile="smoke"))
         fill(Store(Workspace.from_environment()), sweep)
+        (folder / "page").mkdir()
         assert main(["report", "--out", str(folder / "page" / "report.html")]) == 0
         found = values_of(sweep.tables[0], Results.read(Store(Workspace.from_environment()), sweep.tables))
     return folder / "page" / "report.html", sweep, found

@@ -179,7 +179,7 @@ def test_a_name_that_is_written_down_is_answered_to(grid: Path) -> None:
     ("arguments", "message"),
     [
         (["--host", "0.0.0.0"], "--host 0.0.0.0 opens the store to the network"),
-        (["--host", "192.168.1.5"], "there is no login. If that is meant"),
+        (["--host", "192.168.1.5"], "there is no login. If you mean it"),
         (["--host", "0.0.0.0", "--allowed-host", "*"], "--allowed-host *: give a host's name"),
     ],
 )

@@ -126,10 +126,11 @@ class Training:
 
         In short runs the initial values, 0 and 1, would not fade. The same for every scheme.
         """
-        with plain_averages(self.student), self._autocast():
+        with plain_averages(self.student):
             for step in range(passes):
                 inputs = self._inputs(self.batches.at(step)[0], self.method.student)
-                self._passes(*(self._split(x)[0] for x in inputs))  # the part of device 0, whose statistics are kept
+                with self._autocast():
+                    self._passes(*(self._split(x)[0] for x in inputs))  # of device 0, whose statistics are kept
         if self.teacher is not None and self.teacher.network is not None:
             self.teacher.network.load_state_dict(self.followed.state_dict())
 
