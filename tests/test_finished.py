@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from eman.cli import main
 from eman.platform.store.records import EVALUATION, TRAINING
@@ -27,7 +28,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> P
     """The home folder of one trained run, and of a sweep `pair` that wants it and another."""
     home = tmp_path_factory.mktemp("trained")
     shutil.copy(empty_database, home / "mlflow.db")
-    assert main(["--home", str(home), "train", "moco", *GRID[5:], "--scheme", "eman"]) == 0
+    torch.set_num_threads(1)  # as for every test; this comes before the first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMAN_HOME", str(home))
+        assert main(["train", "moco", *GRID[5:], "--scheme", "eman"]) == 0
     request = SweepRequest(
         profile="smoke", methods=["moco"], schemes=["bn", "eman"], overrides={"epochs": 1}, name="pair"
     )
