@@ -1,4 +1,4 @@
-"""Frozen features: the backbone's output in evaluation mode, computed once a network and kept by the run's key.
+"""Frozen features: the backbone's output in evaluation mode, computed once per network and stored with the run.
 
 Shapes: N images, D features, K classes.
 """
@@ -18,13 +18,13 @@ from eman.trainers.data.splits import AnySplit, DataSet
 from eman.trainers.precision import autocast
 from eman.trainers.views import transforms
 
-#: Images in one forward pass: activations that fit a core's cache. It changes no result.
+#: Images per forward pass, so that activations fit a core's cache. It does not change results.
 CHUNK = 256
 
 
 @contextmanager
 def evaluating(network: nn.Module, precision: str) -> Iterator[torch.device]:
-    """Evaluation mode, without gradient, at a run's precision; the modes are restored. Gives the network's device."""
+    """Set evaluation mode without gradient, at a run's precision, and restore the modes; yield the network's device."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     device = next(network.parameters()).device
@@ -37,7 +37,7 @@ def evaluating(network: nn.Module, precision: str) -> Iterator[torch.device]:
 
 
 def outputs(network: nn.Module, split: AnySplit, dataset: DataSet, precision: str) -> Tensor:
-    """A network's output in evaluation mode for a whole split, float32, ``(N, D)``."""
+    """Return a network's output in evaluation mode for a whole split: float32, ``(N, D)``, on the CPU."""
     dtype = next(network.parameters()).dtype
     with evaluating(network, precision) as device:
         parts = []
@@ -48,12 +48,12 @@ def outputs(network: nn.Module, split: AnySplit, dataset: DataSet, precision: st
 
 
 def logits(classifier: nn.Sequential, features_ND: Tensor, precision: str) -> Tensor:
-    """What a classifier makes of its own backbone's features, float32, ``(N, K)``: no second pass over the images.
+    """Return a classifier's logits for features of its own backbone: float32, ``(N, K)``, on the CPU.
 
     Args:
-        classifier: ``backbone`` and what follows it.
-        features_ND: The backbone's output, as :func:`outputs` gives it.
-        precision: The run's.
+        classifier: The backbone, followed by its heads.
+        features_ND: The backbone's output, from :func:`outputs`.
+        precision: The run's precision.
     """
     with evaluating(classifier, precision) as device:
         dtype = next(classifier.parameters()).dtype
@@ -63,8 +63,12 @@ def logits(classifier: nn.Sequential, features_ND: Tensor, precision: str) -> Te
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run is evaluated on: its training images, those put aside (the test images where there are none), and its
-    data set with the test images.
+    """The images that a run is evaluated on.
+
+    Attributes:
+        dataset: The data set, with the test images.
+        train: The training images that the run uses.
+        held_out: The held-out images; the test images if there are none.
     """
 
     dataset: DataSet
@@ -74,7 +78,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Features:
-    """Features and labels of a run's splits. ``held_out`` is the test split where the run puts nothing aside."""
+    """Features, float32, and labels of a run's splits; ``held_out`` is the test split if the run holds out none."""
 
     train_ND: Tensor
     train_labels_N: Tensor
@@ -85,7 +89,7 @@ class Features:
 
 
 def compute(backbone: nn.Module, splits: Splits, precision: str) -> Features:
-    """Features of all splits.
+    """Compute the features of all splits.
 
     Raises:
         RunFailed: They are not finite.
@@ -100,22 +104,26 @@ def compute(backbone: nn.Module, splits: Splits, precision: str) -> Features:
 
 
 def spread(features_ND: Tensor) -> float:
-    """How far features lie from their mean, as a share of how far they lie from 0: 0 when all images give the same."""
+    """Return the RMS distance of features from their mean, relative to that from 0; 0 if all features are equal."""
     x = features_ND.double()
     return float((x - x.mean(0)).square().mean().sqrt() / x.square().mean().sqrt().clamp(min=1e-30))
 
 
 def path(folder: Path, network: str, selection: str, dataset: str | None = None) -> Path:
-    """Where a run keeps the features of a network and a selection, on another data set than its own if one is named."""
+    """Return the file of a network's features; ``dataset`` is ``None`` for the run's own data set."""
     return folder / f"features-{network}-{selection}{f'-{identity(dataset)}' if dataset else ''}.pt"
 
 
 def store(features: Features, where: Path, key: str) -> None:
-    """Writes features for later evaluations."""
+    """Write features for later evaluations."""
     checkpoint.save(where, dict(features.__dict__), key)
 
 
 def read(where: Path, key: str) -> Features:
-    """Reads what :func:`store` wrote; raises :class:`~eman.platform.errors.UserError` if it is missing or damaged."""
+    """Read features that :func:`store` wrote.
+
+    Raises:
+        UserError: The file is missing or damaged, or belongs to another run.
+    """
     content = checkpoint.load(where, key, fields=Features.__dataclass_fields__)
     return Features(**{name: content[name] for name in Features.__dataclass_fields__})

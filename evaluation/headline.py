@@ -1,4 +1,4 @@
-"""The metric by which a training is watched and its best epoch chosen; always measured on held-out images."""
+"""The metric that monitors a training and selects its best epoch, measured on held-out images."""
 
 from typing import Any
 
@@ -8,5 +8,5 @@ CLASSIFIER, NEIGHBOURS = "accuracy/top1", "knn/top1"
 
 
 def headline(method: Method[Any]) -> str:
-    """Return the metric that :func:`eman.evaluation.measure.monitor` puts first."""
+    """Return the name of the first metric of :func:`eman.evaluation.measure.monitor`."""
     return CLASSIFIER if method.classifier else NEIGHBOURS

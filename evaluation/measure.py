@@ -1,6 +1,6 @@
-"""What is measured of a training: during it, to watch it, and at its end, for the tables.
+"""Measure a training: during it, to monitor it, and at its end, for the tables.
 
-Neither changes the training: the monitor restores modes, and the final measurements are made on copies.
+Measuring does not change the training: the monitor restores modes, and final measurements use copies.
 """
 
 import copy
@@ -19,14 +19,14 @@ from eman.trainers.data.splits import AnySplit
 from eman.trainers.loop import Metrics
 from eman.trainers.training import Training
 
-#: Shares of the training images (bank) and of the held-out ones (queries) that the monitor uses (Section 5.1).
+#: Shares of the training images (bank) and the held-out images (queries) that the monitor uses (Section 5.1).
 MONITOR_BANK, MONITOR_QUERIES = 0.1, 0.5
 
 
 def monitor(training: Training) -> Metrics:
-    """Return the student's accuracy on held-out images in percent: its classifier's if it has one, and kNN's.
+    """Return the student's accuracy on held-out images in percent: that of its classifier, if any, and of kNN.
 
-    The first value chooses the best epoch.
+    The first value selects the best epoch.
     """
     dataset, precision = training.dataset, training.spec.network.precision
     bank, queries = _share(training.train, MONITOR_BANK), _share(training.held_out, MONITOR_QUERIES)
@@ -43,12 +43,12 @@ def monitor(training: Training) -> Metrics:
 
 @dataclass(frozen=True)
 class _Networks:
-    """Copies of a training's networks, to be evaluated.
+    """Copies of a training's networks.
 
     Attributes:
         student: Backbone and heads.
-        teacher: The same; ``None`` where the method has no teacher network of its own.
-        classifies: Whether they end in class logits.
+        teacher: The teacher network; ``None`` if there is none.
+        classifies: Whether the networks output class logits.
     """
 
     student: nn.Sequential
@@ -61,7 +61,7 @@ class _Networks:
         return cls(copy.deepcopy(training.student), copy.deepcopy(teacher), training.method.classifier)
 
     def load(self, path: Path, key: str) -> None:
-        """Take the weights of a checkpoint."""
+        """Load the weights of a checkpoint."""
         saved = checkpoint.load(path, key)
         self.student.load_state_dict(saved["student"])
         if self.teacher is not None:
@@ -81,9 +81,9 @@ class _Networks:
 
 
 def final(training: Training, folder: Path, best_epoch: int) -> Metrics:
-    """Return the test accuracies of the networks after the last and after the best epoch, in percent.
+    """Return the test accuracies of the networks of the last and the best epoch, in percent.
 
-    The student's features of both are stored in ``folder`` for later evaluations.
+    Store the student's features of both epochs in ``folder`` for later evaluations.
 
     Raises:
         RunFailed: The features are not finite.

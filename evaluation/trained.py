@@ -1,4 +1,4 @@
-"""A finished run as evaluations see it: one of its networks after one of its epochs, and its features."""
+"""A finished run to evaluate: one of its networks at one of its epochs, and its features."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -23,13 +23,13 @@ from eman.trainers.data import label_sets
 from eman.trainers.norm.convert import convert_norm
 from eman.trainers.spec.run import RunSpec
 
-#: Least :func:`~eman.evaluation.features.spread` of features that carry anything: bfloat16 rounds to about this.
+#: Features have collapsed below this :func:`~eman.evaluation.features.spread`; bfloat16 rounds to about this.
 COLLAPSED = 1e-3
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's network, read at first use and kept.
+    """A run's network, loaded at first use.
 
     Attributes:
         run: Key of the training.
@@ -47,7 +47,7 @@ class Trained:
 
     @property
     def folder(self) -> Path:
-        """Where the run keeps its files."""
+        """Folder of the run's files."""
         return self.workspace.run_folder(self.run)
 
     @property
@@ -109,7 +109,7 @@ class Trained:
 
     @cached_property
     def features(self) -> Features:
-        """Its features: read if they are stored, else computed and stored.
+        """Its features, computed and stored at first use.
 
         Raises:
             UserError: See :meth:`backbone`.
@@ -117,16 +117,16 @@ class Trained:
         """
         where = features.path(self.folder, self.network, self.selection, self.dataset)
         if where.exists():
-            found = features.read(where, self.run)
+            result = features.read(where, self.run)
         else:
-            found = features.compute(self.backbone(), self.splits, self.spec.network.precision)
-            features.store(found, where, self.run)
-        share = features.spread(found.train_ND)
+            result = features.compute(self.backbone(), self.splits, self.spec.network.precision)
+            features.store(result, where, self.run)
+        share = features.spread(result.train_ND)
         if share < COLLAPSED:
             raise RunFailed(
                 f"collapsed: all images give the same features, but for {100 * share:.2g} % of their length"
             )
-        return found
+        return result
 
 
 def splits_of(run: RunSpec, dataset: str | None, workspace: Workspace) -> Splits:
@@ -159,7 +159,7 @@ def splits_of(run: RunSpec, dataset: str | None, workspace: Workspace) -> Splits
 
 
 def sizes_of(splits: Splits) -> EvalSizes:
-    """Return what checks of an evaluation must know of the images."""
+    """Return the sizes that checks of an evaluation need."""
     labels, classes = splits.train.labels, len(splits.dataset.classes)
     several = labels.dim() == 2
     counts = labels.sum(0) if several else torch.bincount(labels, minlength=classes)

@@ -1,4 +1,4 @@
-"""Random views of training images: cropped and flipped, different in every epoch."""
+"""Random crops and flips of training images, different in every epoch."""
 
 import torch
 from torch import Tensor
@@ -15,12 +15,12 @@ def cropped(splits: Splits, index_N: Tensor, epoch: int, *, seed: int, crop_min:
     """Return training images, randomly cropped and flipped, normalized, ``(N, A, H, W)``.
 
     Args:
-        splits: Whose training images.
-        index_N: Places of the images.
-        epoch: Number of the epoch.
-        seed: Seed of the draws.
-        crop_min: Smallest share of the image that a crop takes.
-        like: Device and type of the result.
+        splits: The splits of a run.
+        index_N: Indices in the training split.
+        epoch: Number of the epoch, counted from 0.
+        seed: Seed of crops and flips.
+        crop_min: Smallest area of a crop, as a fraction of the image's.
+        like: Tensor whose device and type the result has.
     """
     split, options = splits.train, ViewOptions(crop_min, cropped=splits.train.cropped)
 

@@ -1,9 +1,9 @@
-"""Finetuning of a whole network on a share of the labels (Section 5.2), over several label sets.
+"""Finetuning of the whole network on a fraction of the labels (Section 5.2), over several label sets.
 
-The backbone starts from the run's weights, a linear classifier on it from N(0, 0.01); the two have learning rates of
-their own. SGD with momentum 0.9, weight decay 1e-4, batch 256, 50 epochs, rates divided by 10 at epochs 30 and 40;
-batch norms in train mode, over the whole batch; random resized crops and flips. The network after the last epoch is
-measured (the official code takes the best epoch on the test images).
+The backbone starts from the run's weights, a linear classifier from N(0, 0.01), each with its own learning rate. SGD
+with momentum 0.9, weight decay 1e-4, batch 256, 50 epochs, rates divided by 10 at epochs 30 and 40; batch norms in
+training mode, over the whole batch; random resized crops and flips. The result is that of the last epoch (the official
+code reports the best epoch on the test images).
 
 Shapes: N images of a batch, A channels, H by W pixels, K classes.
 """
@@ -30,13 +30,13 @@ SGD_MOMENTUM = 0.9
 
 
 def train(trained: Trained, index_n: Tensor, spec: FinetuneSpec, seed: int = 0) -> nn.Module:
-    """Finetunes a copy of the run's backbone with a new classifier on some training images.
+    """Finetune a copy of the run's backbone with a new classifier.
 
     Args:
         trained: The run.
-        index_n: Places of the images in the run's training split.
-        spec: Rates and schedule.
-        seed: Seed of the classifier's first weights, of the order and of the views.
+        index_n: int64, ``(n,)``, indices of the labelled images in the run's training split.
+        spec: Learning rates and schedule.
+        seed: Seed of the classifier's initial weights, sample order and augmentations.
 
     Returns:
         ``nn.Sequential`` of backbone and classifier.
@@ -73,18 +73,18 @@ def train(trained: Trained, index_n: Tensor, spec: FinetuneSpec, seed: int = 0) 
 
 
 def evaluate(specs: Sequence[FinetuneSpec], trained: Trained, seed: int = 0) -> list[EvalOutcome]:
-    """The results of several encoder rates of one evaluation.
+    """Evaluate specifications that differ in the backbone's learning rate.
 
     Returns:
-        For each rate ``finetune/1pct_top1`` and ``finetune/1pct_top5`` (of 1 % of the labels) on the test images and
-        ``finetune/1pct_held_out_top1``, by which a rate is chosen; each the mean over label sets, in percent;
-        ``finetune/1pct_top1_set0`` and so on for the single sets. Or why there is none.
+        For each rate, in percent and for example at 1 % of the labels: ``finetune/1pct_top1`` and
+        ``finetune/1pct_top5`` on the test images and ``finetune/1pct_held_out_top1``, which selects the rate, as means
+        over label sets; and ``finetune/1pct_top1_set0`` and so on for single sets. An error for a rate that diverges.
 
     Raises:
         RunFailed: The run has collapsed.
-        UserError: A label set would leave a class with no sample.
+        UserError: A label set has no sample of some class.
     """
-    sets_Sn = linear.label_sets(trained, specs[0])  # asking for features finds a collapse
+    sets_Sn = linear.label_sets(trained, specs[0])  # raises if the run has collapsed
     out: list[EvalOutcome] = []
     for spec in specs:
         try:
@@ -97,14 +97,14 @@ def evaluate(specs: Sequence[FinetuneSpec], trained: Trained, seed: int = 0) -> 
 
 
 def _measured(trained: Trained, network: nn.Module) -> tuple[Any, ...]:
-    """Top-1 and top-5 on the test images, top-1 on those put aside."""
+    """Return top-1 and top-5 accuracy on the test images, and top-1 on the held-out images, in percent."""
     splits, precision = trained.splits, trained.spec.network.precision
 
     def logits(split: AnySplit) -> Tensor:
-        found = features.outputs(network, split, splits.dataset, precision)
-        if not torch.isfinite(found).all():
+        logits_MK = features.outputs(network, split, splits.dataset, precision)
+        if not torch.isfinite(logits_MK).all():
             raise RunFailed("the finetuned network diverged")
-        return found.unsqueeze(0)
+        return logits_MK.unsqueeze(0)
 
     test_1MK = logits(splits.dataset.test)
     held_out_1MK = test_1MK if splits.held_out is splits.dataset.test else logits(splits.held_out)

@@ -14,15 +14,15 @@ from eman.evaluation.protocols.protocol import EvalOutcome, Measured
 from eman.evaluation.trained import Trained
 from eman.platform.errors import UserError
 
-#: Queries compared with the bank at once: memory is CHUNK x N similarities, whatever M is.
+#: Queries compared with the bank at once; bounds memory to CHUNK x N similarities.
 CHUNK = 1024
 
-#: Similarities of which the largest is looked up first.
+#: Columns per group in :func:`largest`.
 _GROUP = 64
 
 
 def evaluate(specs: Sequence[KnnSpec], trained: Trained, _seed: int) -> list[EvalOutcome]:
-    """Return ``knn/test_top1``, the accuracy on the test images in percent, for each specification."""
+    """Return ``knn/test_top1``, accuracy on the test images in percent, for each specification."""
     f = trained.features
     outcomes: list[EvalOutcome] = []
     for spec in specs:
@@ -34,17 +34,17 @@ def evaluate(specs: Sequence[KnnSpec], trained: Trained, _seed: int) -> list[Eva
 def predict(
     bank_ND: Tensor, labels_N: Tensor, queries_MD: Tensor, k: int = 20, temperature: float | None = None
 ) -> Tensor:
-    """Classes by a vote of the ``k`` nearest bank features; a tie goes to the smallest class.
+    """Classify queries by a vote of the ``k`` nearest bank features; ties go to the smallest class.
 
-    Features are scaled to length 1, where the cosine and the Euclidean distance give the same neighbours.
+    Neighbours are those with the largest cosine similarity.
 
     Args:
         bank_ND: Features of the bank.
-        labels_N: Their classes.
-        queries_MD: What is to be classified.
-        k: Neighbours that vote.
-        temperature: ``None``: one vote each (the paper's); a number: a neighbour's vote weighs ``exp(cosine /
-            temperature)``, as instance discrimination and its successors do (k = 200, 0.07 or 0.1).
+        labels_N: int64, classes of the bank.
+        queries_MD: Features to classify.
+        k: Number of neighbours.
+        temperature: ``None`` for equal votes (the paper). Otherwise votes are weighted by ``exp(cosine /
+            temperature)``, as in instance discrimination (k = 200, temperature 0.07 or 0.1).
 
     Returns:
         int64, ``(M,)``.
@@ -59,7 +59,7 @@ def predict(
     parts = []
     for cosine_MN in cosines(bank_ND, queries_MD, CHUNK):
         cosine_Mk, place_Mk = largest(cosine_MN, k)
-        # The largest weight is 1: a vote's winner does not change, and small temperatures do not overflow.
+        # Scale the largest weight to 1, so that small temperatures do not overflow; the winner stays the same.
         weight_Mk = (
             torch.ones_like(cosine_Mk)
             if temperature is None
@@ -71,8 +71,9 @@ def predict(
 
 
 def cosines(bank_ND: Tensor, queries_MD: Tensor, chunk: int) -> Iterator[Tensor]:
-    """Cosines of the next ``chunk`` queries and the whole bank, ``(chunk, N)``, in the memory of those before: to ask
-    the system for so much anew would take as long as the product.
+    """Yield the cosine similarities of ``chunk`` queries at a time to the whole bank, ``(chunk, N)``.
+
+    Each overwrites the last, since allocating the memory again would take as long as the product.
     """
     bank_DN = F.normalize(bank_ND, dim=1).T.contiguous()
     memory = bank_DN.new_empty(min(chunk, len(queries_MD)), len(bank_ND))
@@ -81,31 +82,31 @@ def cosines(bank_ND: Tensor, queries_MD: Tensor, chunk: int) -> Iterator[Tensor]
 
 
 def largest(x_MN: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` largest numbers of each row, in no order, and their columns: ``topk``, for long rows and few numbers.
+    """Return the ``k`` largest values of each row, unordered, and their columns, both ``(M, k)``.
 
-    They lie in the ``k`` groups of columns whose maxima are largest, so that only those groups are searched: the rest
-    of a row is read once.
+    Faster than ``topk`` for long rows and small ``k``: the values are in the ``k`` groups of columns with the largest
+    maxima, so only these groups are searched.
     """
     groups = x_MN.shape[1] // _GROUP
     if groups < 4 * k:
-        found = x_MN.topk(k, dim=1, sorted=False)
-        return found.values, found.indices
+        top = x_MN.topk(k, dim=1, sorted=False)
+        return top.values, top.indices
     cut, taken = groups * _GROUP, k * _GROUP
     whole_MGS = x_MN[:, :cut].unflatten(1, (groups, _GROUP))
     best_Mk = whole_MGS.amax(2).topk(k, dim=1, sorted=False).indices
     row_M1 = torch.arange(len(x_MN), device=x_MN.device).unsqueeze(1)
-    found = torch.cat([whole_MGS[row_M1, best_Mk].flatten(1), x_MN[:, cut:]], 1).topk(k, dim=1, sorted=False)
-    group_Mk = best_Mk.gather(1, found.indices.clamp(max=taken - 1) // _GROUP)
-    in_group_Mk = found.indices < taken
-    column_Mk = torch.where(in_group_Mk, group_Mk * _GROUP + found.indices % _GROUP, cut + found.indices - taken)
-    return found.values, column_Mk
+    top = torch.cat([whole_MGS[row_M1, best_Mk].flatten(1), x_MN[:, cut:]], 1).topk(k, dim=1, sorted=False)
+    group_Mk = best_Mk.gather(1, top.indices.clamp(max=taken - 1) // _GROUP)
+    in_group_Mk = top.indices < taken
+    column_Mk = torch.where(in_group_Mk, group_Mk * _GROUP + top.indices % _GROUP, cut + top.indices - taken)
+    return top.values, column_Mk
 
 
 def neighbours(bank_ND: Tensor, queries_MD: Tensor, k: int = 20) -> tuple[Tensor, Tensor]:
-    """The ``k`` nearest bank features of each query, the nearest first.
+    """Return the ``k`` nearest bank features of each query, nearest first.
 
     Returns:
-        Cosines, and places in the bank, both ``(M, k)``.
+        Cosine similarities and indices in the bank, both ``(M, k)``.
 
     Raises:
         UserError: ``k`` is larger than the bank.
@@ -121,10 +122,10 @@ def _check(k: int, bank_ND: Tensor) -> None:
 
 
 def top1(bank_ND: Tensor, labels_N: Tensor, queries_MD: Tensor, query_labels_M: Tensor, k: int = 20) -> float:
-    """Accuracy of :func:`predict` in percent."""
+    """Return the accuracy of :func:`predict` in percent."""
     return percent(predict(bank_ND, labels_N, queries_MD, k), query_labels_M)
 
 
 def percent(predicted_M: Tensor, labels_M: Tensor) -> float:
-    """Share of right predictions in percent."""
+    """Return the share of correct predictions in percent."""
     return 100 * float((predicted_M == labels_M).double().mean())

@@ -1,9 +1,9 @@
-"""Linear evaluation of a frozen backbone (Section 5.2): a classifier on a share of the labels, over several label sets.
+"""Linear evaluation of a frozen backbone (Section 5.2): a classifier on a fraction of the labels, over label sets.
 
-SGD with momentum 0.9, no weight decay, batch 256, 50 epochs, rate divided by 10 at epochs 30 and 40, weights drawn from
-N(0, 0.01), biases 0, no normalization of the features. ``views`` says what is classified: ``augmented`` images (random
-resized crop and flip, as in the official code) or the ``cached`` features of the images as they are, which costs one
-pass over the data in all. The classifiers of all learning rates and label sets train side by side on the same features.
+SGD with momentum 0.9, no weight decay, batch 256, 50 epochs, rate divided by 10 at epochs 30 and 40, initial weights
+from N(0, 0.01), biases 0, no normalization of the features. With ``views`` ``augmented`` the classifier sees random
+resized crops and flips, as in the official code; with ``cached``, features of the original images, computed once. The
+classifiers of all learning rates and label sets train together on the same features.
 
 Shapes: S label sets, L learning rates, n samples of a set, B samples of a batch, D features, K classes, M test samples.
 """
@@ -25,7 +25,7 @@ from eman.trainers.data.order import epoch_order
 
 SGD_MOMENTUM = 0.9
 
-#: Features of samples, ``(S, B) -> (S, B, D)``, in an epoch.
+#: From indices of samples, ``(S, B)``, and an epoch to their features, ``(S, B, D)``.
 FeaturesOf = Callable[[Tensor, int], Tensor]
 
 
@@ -39,20 +39,21 @@ def train(
     rates: Sequence[float],
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Trains one classifier a label set and learning rate with the plain cross-entropy gradient.
+    """Train one classifier per learning rate and label set, on cross-entropy.
 
     Args:
-        features_of: Gives the features of a batch of samples.
+        features_of: Returns the features of a batch of samples.
         features: D.
-        labels_N: Classes of all samples.
-        sets_Sn: The samples of each label set.
+        labels_N: int64, classes of all samples.
+        sets_Sn: int64, indices of each label set's samples.
         classes: K.
-        spec: What the classifiers have in common.
-        rates: Their learning rates.
-        seed: Seed of the first weights and of the order of the samples.
+        spec: Schedule and batch, common to all classifiers.
+        rates: L learning rates.
+        seed: Seed of initial weights and sample order.
 
     Returns:
-        Weights ``(L, S, D, K)`` and biases ``(L, S, 1, K)``. A classifier that diverges is not finite, alone.
+        Weights ``(L, S, D, K)`` and biases ``(L, S, 1, K)``. Those of a classifier that diverges are not finite; the
+        others are not affected.
     """
     sets, samples = sets_Sn.shape
     generator = torch.Generator().manual_seed(seed)
@@ -83,12 +84,12 @@ def train(
 
 
 def rows(x_ND: Tensor, index_SB: Tensor) -> Tensor:
-    """``x_ND[index_SB]``, in half the time."""
+    """Return ``x_ND[index_SB]``, in half the time of indexing."""
     return x_ND.index_select(0, index_SB.flatten()).view(*index_SB.shape, -1)
 
 
 def accuracy(features_MD: Tensor, labels_M: Tensor, weight: Tensor, bias: Tensor, top: int) -> Tensor:
-    """Top-``top`` accuracy of each label set's classifier in percent, ``(S,)``.
+    """Return the top-``top`` accuracy of each label set's classifier in percent, ``(S,)``.
 
     Raises:
         RunFailed: The classifier diverged.
@@ -100,18 +101,18 @@ def accuracy(features_MD: Tensor, labels_M: Tensor, weight: Tensor, bias: Tensor
 
 
 def top_accuracy(logits_SMK: Tensor, labels_M: Tensor, top: int) -> Tensor:
-    """Share of samples whose class is among the ``top`` best, in percent, ``(S,)``."""
+    """Return the share of samples whose class is among the ``top`` largest logits, in percent, ``(S,)``."""
     best = logits_SMK.topk(min(top, logits_SMK.shape[-1]), dim=-1).indices
     return 100 * (best == labels_M.view(1, -1, 1)).any(2).double().mean(1)
 
 
 def label_sets(trained: Trained, spec: LabelledSpec) -> Tensor:
-    """The samples of each label set, ``(S, n)``: stratified, or those of ``label_index``'s files, with commas between.
+    """Return the samples of each label set, ``(S, n)``: class-balanced, or those of the index files in ``label_index``.
 
     Raises:
-        UserError: A class would get no sample, or a file is not there.
+        UserError: A class would get no sample, or an index file is missing.
     """
-    labels_N = trained.features.train_labels_N  # asking for features finds a collapse
+    labels_N = trained.features.train_labels_N  # raises if the run has collapsed
     if spec.label_index is not None:
         splits = trained.splits
         name, files = splits.dataset.name, spec.label_index.split(",")
@@ -122,7 +123,7 @@ def label_sets(trained: Trained, spec: LabelledSpec) -> Tensor:
 
 
 def results(spec: LabelledSpec, top1_S: Tensor, top5_S: Tensor, held_out_S: Tensor) -> Measured:
-    """Return the metrics of classifiers on single label sets: means, and the single sets."""
+    """Return the metrics of an evaluation, from accuracies by label set: means, and top-1 of single sets."""
     name = spec.prefix
     metrics = {
         f"{name}top1": float(top1_S.mean()),
@@ -134,7 +135,7 @@ def results(spec: LabelledSpec, top1_S: Tensor, top5_S: Tensor, held_out_S: Tens
 
 
 def augmented(trained: Trained, spec: LinearSpec, seed: int) -> FeaturesOf:
-    """Return the features of randomly cropped and flipped training images, another view in every epoch."""
+    """Return a function that computes features of random crops and flips of training images, new in every epoch."""
     backbone, precision = trained.backbone(), trained.spec.network.precision
     parameter = next(backbone.parameters())
 
@@ -148,33 +149,33 @@ def augmented(trained: Trained, spec: LinearSpec, seed: int) -> FeaturesOf:
 
 
 def cached(x_ND: Tensor) -> FeaturesOf:
-    """Return the features of the images as they are."""
+    """Return a function that looks up features of the original images."""
     return lambda index_SB, epoch: rows(x_ND, index_SB)
 
 
 def evaluate(specs: Sequence[LinearSpec], trained: Trained, seed: int = 0) -> list[EvalOutcome]:
-    """The results of several learning rates of one evaluation.
+    """Evaluate specifications that differ in the learning rate.
 
     Returns:
-        For each rate ``linear/10pct_top1`` and ``linear/10pct_top5`` (of 10 % of the labels) on the test images, and
-        ``linear/10pct_held_out_top1``, by which a rate is chosen; each the mean over label sets, in percent;
-        ``linear/10pct_top1_set0`` and so on for the single sets. Or why there is none.
+        For each rate, in percent and for example at 10 % of the labels: ``linear/10pct_top1`` and
+        ``linear/10pct_top5`` on the test images and ``linear/10pct_held_out_top1``, which selects the rate, as means
+        over label sets; and ``linear/10pct_top1_set0`` and so on for single sets. An error for a rate that diverges.
 
     Raises:
         RunFailed: The run has collapsed.
-        UserError: A label set would leave a class with no sample.
+        UserError: A label set has no sample of some class.
     """
-    spec, found = specs[0], trained.features
-    features_of = augmented(trained, spec, seed) if spec.views == "augmented" else cached(found.train_ND)
-    labels_N = found.train_labels_N
+    spec, f = specs[0], trained.features
+    features_of = augmented(trained, spec, seed) if spec.views == "augmented" else cached(f.train_ND)
+    labels_N = f.train_labels_N
     sets_Sn = label_sets(trained, spec)
-    classes, features = int(labels_N.max()) + 1, found.train_ND.shape[1]
+    classes, features = int(labels_N.max()) + 1, f.train_ND.shape[1]
     weights, biases = train(features_of, features, labels_N, sets_Sn, classes, spec, [s.lr for s in specs], seed)
     out: list[EvalOutcome] = []
     for one, weight, bias in zip(specs, weights, biases, strict=True):
         try:
-            held_out_S = accuracy(found.held_out_ND, found.held_out_labels_N, weight, bias, 1)
-            top1_S, top5_S = (accuracy(found.test_ND, found.test_labels_N, weight, bias, top) for top in (1, 5))
+            held_out_S = accuracy(f.held_out_ND, f.held_out_labels_N, weight, bias, 1)
+            top1_S, top5_S = (accuracy(f.test_ND, f.test_labels_N, weight, bias, top) for top in (1, 5))
             out.append(results(one, top1_S, top5_S, held_out_S))
         except RunFailed as error:
             out.append(error)

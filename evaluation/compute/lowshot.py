@@ -1,11 +1,11 @@
-"""Low-shot classification on frozen features (Section 5.2, Table 5): linear SVMs on k images a class.
+"""Low-shot classification on frozen features (Section 5.2, Table 5): linear SVMs on k images per class.
 
-Five sets of k images a class; scikit-learn's linear SVM with the cost C from 2^-5 to 2^5. The C whose mean over the
-sets is best on the held-out images gives the result (on the test images where nothing is held out, as in the paper).
-Features are scaled to length 1, as is usual for this protocol, so that one grid of C suits every network.
+Five sets of k images per class; scikit-learn's linear SVM with cost C from 2^-5 to 2^5. The result is that of the C
+with the best mean over sets on the held-out images (the test images if none are held out, as in the paper). Features
+are scaled to length 1, as is usual for this protocol, so that one grid of C suits every network.
 
-Where an image may have several classes (VOC2007), each class has an SVM of its own, trained on k images that show it
-and (K - 1) k that do not, as in Goyal et al. (2019), and mean average precision over classes replaces accuracy.
+If images may have several classes (VOC2007), each class has its own SVM, trained on k images with the class and
+(K - 1) k without, as in Goyal et al. (2019), and mean average precision over classes replaces accuracy.
 
 Shapes: N training samples, M samples of another split, D features, S sets, K classes, C costs.
 """
@@ -26,33 +26,36 @@ from eman.evaluation.trained import Trained
 from eman.platform.errors import UserError
 from eman.trainers.data import label_sets
 
-#: C of the grid.
+#: Grid of C.
 COSTS = tuple(2.0**power for power in range(-5, 6))
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-#: From the number of a label set and a cost to the scores on the held-out and on the test images, in percent.
+#: From the number of a label set and C to the scores on held-out and test images, in percent.
 Score = Callable[[int, float], tuple[float, float]]
 
 
 def evaluate(specs: Sequence[LowShotSpec], trained: Trained, _seed: int) -> list[EvalOutcome]:
-    """Return the results of a run; see :func:`classify`."""
+    """Return the outcome of each specification; see :func:`classify`."""
     return [classify(spec, trained.features) for spec in specs]
 
 
 def classify(spec: LowShotSpec, features: Features, costs: tuple[float, ...] = COSTS) -> Measured:
-    """Return the result at ``spec.shots`` images a class, over ``spec.label_sets`` sets.
+    """Train and test SVMs on ``spec.shots`` images per class, over ``spec.label_sets`` sets.
 
-    Labels are ``(N,)``, one class an image, or ``(N, K)``, 1 for each class that an image shows and 0 for the others.
+    Args:
+        spec: Number of shots and sets.
+        features: Features with labels ``(N,)``, one class per image, or ``(N, K)``, one or zero for each class.
+        costs: Grid of C.
 
     Returns:
-        ``lowshot/k4_top1`` (of 4 shots) on the test images in percent, mean over sets; ``lowshot/k4_std``, its sample
-        standard deviation over them; ``lowshot/k4_cost``, the chosen C; ``lowshot/k4_held_out_top1``, by which it was
-        chosen. With several classes an image ``map`` replaces ``top1``.
+        For example at 4 shots: ``lowshot/k4_top1``, accuracy on the test images in percent, mean over sets;
+        ``lowshot/k4_std``, its sample standard deviation over sets; ``lowshot/k4_cost``, the selected C; and
+        ``lowshot/k4_held_out_top1``, by which C was selected. For labels ``(N, K)`` ``map`` replaces ``top1``.
 
     Raises:
-        UserError: A class has fewer images.
+        UserError: A class has fewer images than shots.
     """
     several = features.train_labels_N.dim() == 2
     score = _multi_label(features, spec.shots) if several else _single_label(features, spec.shots)
@@ -76,8 +79,8 @@ def _grid(score: Score, costs: tuple[float, ...], sets: int) -> Floats:
 
     jobs = [(number, cost) for cost in costs for number in range(sets)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # large C on few samples; the accuracy stands
-        # liblinear releases the interpreter's lock, so threads use all the cores that this process may use.
+        warnings.simplefilter("ignore", ConvergenceWarning)  # happens for large C on few samples
+        # liblinear releases the GIL, so threads can use all cores of this process.
         run = Parallel(n_jobs=torch.get_num_threads(), prefer="threads")
         results = run(delayed(score)(*job) for job in jobs)
     return np.array(results).reshape(len(costs), sets, 2)
@@ -87,12 +90,12 @@ def _single_label(features: Features, shots: int) -> Score:
     from sklearn.svm import LinearSVC
 
     train_ND, labels_N = _unit(features.train_ND), features.train_labels_N.numpy()
-    others = _others(features)
+    evaluated = _held_out_and_test(features)
 
     def score(number: int, cost: float) -> tuple[float, float]:
         index = label_sets.shots(features.train_labels_N, shots, number).numpy()
         classifier = LinearSVC(C=cost, random_state=number).fit(train_ND[index], labels_N[index])
-        held_out, test = (100 * float((classifier.predict(x) == y).mean()) for x, y in others)
+        held_out, test = (100 * float((classifier.predict(x) == y).mean()) for x, y in evaluated)
         return held_out, test
 
     return score
@@ -102,24 +105,24 @@ def _multi_label(features: Features, shots: int) -> Score:
     from sklearn.svm import LinearSVC
 
     train_ND, labels_NK = _unit(features.train_ND), features.train_labels_N.numpy()
-    others = _others(features)
+    evaluated = _held_out_and_test(features)
 
     def score(number: int, cost: float) -> tuple[float, float]:
         scores = []
         for label, index in enumerate(shots_of_several(features.train_labels_N, shots, number)):
             classifier = LinearSVC(C=cost, random_state=number).fit(train_ND[index], labels_NK[index, label])
-            scores.append([classifier.decision_function(x) for x, _ in others])
+            scores.append([classifier.decision_function(x) for x, _ in evaluated])
         held_out, test = (
             mean_average_precision(np.stack(part, axis=1), y)
-            for part, (_, y) in zip(zip(*scores, strict=True), others, strict=True)
+            for part, (_, y) in zip(zip(*scores, strict=True), evaluated, strict=True)
         )
         return held_out, test
 
     return score
 
 
-def _others(features: Features) -> tuple[tuple[Floats, Integers], ...]:
-    """Return features and labels of the held-out and of the test images."""
+def _held_out_and_test(features: Features) -> tuple[tuple[Floats, Integers], ...]:
+    """Return features and labels of the held-out and the test images."""
     return (
         (_unit(features.held_out_ND), features.held_out_labels_N.numpy()),
         (_unit(features.test_ND), features.test_labels_N.numpy()),
@@ -131,10 +134,10 @@ def _unit(x_ND: Tensor) -> Floats:
 
 
 def shots_of_several(labels_NK: Tensor, shots: int, number: int) -> list[Integers]:
-    """Return for each class the places of ``shots`` images that show it and ``(K - 1) shots`` that do not.
+    """Return for each class the indices of ``shots`` images with the class and ``(K - 1) shots`` without.
 
     Raises:
-        UserError: Too few images show a class.
+        UserError: Too few images have a class.
     """
     classes = labels_NK.shape[1]
     generator = torch.Generator().manual_seed(3_000 + number)
@@ -151,7 +154,7 @@ def shots_of_several(labels_NK: Tensor, shots: int, number: int) -> list[Integer
 
 
 def mean_average_precision(scores_MK: Floats, labels_MK: Integers) -> float:
-    """Return the mean over classes of the area under the precision-recall steps, in percent."""
+    """Return the mean over classes of average precision, in percent."""
     from sklearn.metrics import average_precision_score
 
     return 100 * float(np.mean([average_precision_score(y, s) for y, s in zip(labels_MK.T, scores_MK.T, strict=True)]))

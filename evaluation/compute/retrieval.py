@@ -1,14 +1,14 @@
-r"""Image retrieval on frozen features (Section 5.2, Table 4): the training images are searched with the test images.
+r"""Image retrieval on frozen features (Section 5.2, Table 4): test images query the training images.
 
-For a query q, the T = 1,000 most similar database images are ranked; rel(r) is 1 where the image at rank r is of the
-query's class, H the number of such hits, R the number of database images of that class. With precision
+For a query q, the T = 1,000 most similar database images are ranked. rel(r) is 1 if the image at rank r has the
+query's class, H is the number of such hits, R the number of database images of that class. With precision
 :math:`P(r) = \frac{1}{r} \sum_{s \le r} rel(s)`,
 
 .. math:: AP(q) = \frac{1}{H} \sum_{r \le T} P(r)\,rel(r), \qquad recall(q) = \frac{H}{R}
 
-and AP is 0 where nothing is hit; both are averaged over queries. Dividing by H is what the hashing literature does,
-which the paper follows, and what its numbers ask for: a recall of 18.5 % (MoCo) is 237 of 1,281 images in 1,000 ranks,
-so that dividing by min(R, T) would bound mAP by 23.7 %, and the paper has 32.4 %.
+and AP is 0 without hits; both are averaged over queries. The paper must divide by H, as the hashing literature does:
+its recall of 18.5 % (MoCo) means 237 of 1,281 images in 1,000 ranks, so dividing by min(R, T) would bound mAP by
+23.7 %, but it reports 32.4 %.
 
 Shapes: N database features, M queries, D features, T ranks.
 """
@@ -23,12 +23,12 @@ from eman.evaluation.protocols.protocol import EvalOutcome, Measured
 from eman.evaluation.protocols.retrieval import RetrievalSpec
 from eman.evaluation.trained import Trained
 
-#: Queries compared with the database at once: memory is CHUNK x N similarities, whatever M is.
+#: Queries compared with the database at once; bounds memory to CHUNK x N similarities.
 CHUNK = 512
 
 
 def evaluate(specs: Sequence[RetrievalSpec], trained: Trained, _seed: int) -> list[EvalOutcome]:
-    """Search a run's training images with its test images; see :func:`map_and_recall`."""
+    """Return the outcome of each specification; see :func:`map_and_recall`."""
     f = trained.features
     return [
         Measured(map_and_recall(f.train_ND, f.train_labels_N, f.test_ND, f.test_labels_N, spec.top)) for spec in specs
@@ -38,14 +38,14 @@ def evaluate(specs: Sequence[RetrievalSpec], trained: Trained, _seed: int) -> li
 def map_and_recall(
     bank_ND: Tensor, labels_N: Tensor, queries_MD: Tensor, query_labels_M: Tensor, top: int = 1000
 ) -> dict[str, float]:
-    """Retrieval by cosine similarity.
+    """Retrieve by cosine similarity.
 
     Args:
         bank_ND: Features of the database.
-        labels_N: Their classes.
+        labels_N: int64, classes of the database.
         queries_MD: Features of the queries.
-        query_labels_M: Their classes; a class that the database lacks has recall 0.
-        top: T; the whole database where that is smaller.
+        query_labels_M: int64, classes of the queries; a class without database images has recall 0.
+        top: T; at most the size of the database is used.
 
     Returns:
         ``retrieval/map`` and ``retrieval/recall`` in percent.

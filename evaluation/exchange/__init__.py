@@ -1,4 +1,4 @@
-"""Networks from elsewhere, ours for elsewhere, and predictions.
+"""Import and export networks, and predict with them.
 
 - `layouts`: how official checkpoints and torchvision's name their tensors.
 - `importing`: a checkpoint as a finished run of the store.

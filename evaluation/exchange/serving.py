@@ -34,18 +34,18 @@ class _FromBytes(nn.Module):
 
 
 def write(trained: Trained, out: Path, title: str) -> str:
-    """Writes the folder, and says what the model gives.
+    """Write the folder, and return a description of the model's output.
 
-    The model takes the bytes that images are kept as, so that nobody has to know how to scale them. It computes in
-    float32 on the CPU, whatever the run's precision and device.
+    The model takes uint8 images and scales them itself. It computes in float32 on the CPU, whatever the run's precision
+    and device.
 
     Args:
-        trained: Which network.
-        out: The folder; it must not be there yet.
+        trained: The network.
+        out: The folder, which must not exist.
         title: The run's name, for the model's metadata.
 
     Raises:
-        UserError: The run has no such network, or the folder is there already.
+        UserError: The run has no such network, or the folder exists.
     """
     dataset, spec = trained.splits.dataset, trained.spec
     classifier = trained.classifier()

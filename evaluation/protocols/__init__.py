@@ -1,9 +1,9 @@
-"""What can be asked of a trained network, without torch.
+"""Declarations of evaluation protocols, without torch.
 
-- `protocol`: what a protocol declares: its fields, its checks, what computes it.
-- `sizes`: what a check must know of the data.
+- `protocol`: the declaration of a protocol: fields, checks, and the module that computes it.
+- `sizes`: sizes of a data set, for checks.
 - `linear`, `finetune`, `knn`, `retrieval`, `lowshot`: one declaration each.
 - `registry`: all of them by name, and how to add one.
 - `spec`: `EvalSpec`, the specification of one evaluation, and its key.
-- `groups`: evaluations that are carried out together, and their titles.
+- `groups`: evaluations that are computed together, and their titles.
 """

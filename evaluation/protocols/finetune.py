@@ -1,4 +1,4 @@
-"""Finetuning of the whole network on a share of the labels (Section 5.2)."""
+"""Finetuning of the whole network on a fraction of the labels (Section 5.2)."""
 
 from typing import Annotated, ClassVar
 
@@ -13,9 +13,9 @@ class FinetuneSpec(LabelledSpec):
     """Fields of finetuning."""
 
     name: ClassVar[str] = "finetune"
-    lr: Annotated[Rate, Field(description="Learning rate of the backbone.")] = 0.001
-    head_lr: Annotated[Rate, Field(description="Learning rate of the new classifier.")] = 0.1  # 1.0 at 1 %
-    weight_decay: Annotated[float, Field(ge=0, le=1, description="Weight decay.")] = 1e-4
+    lr: Annotated[Rate, Field(description="Initial learning rate of the backbone.")] = 0.001
+    head_lr: Annotated[Rate, Field(description="Initial learning rate of the new classifier.")] = 0.1  # 1.0 at 1 %
+    weight_decay: Annotated[float, Field(ge=0, le=1, description="Coefficient of weight decay (L2).")] = 1e-4
 
 
 PROTOCOL = Protocol(

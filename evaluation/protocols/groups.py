@@ -1,4 +1,4 @@
-"""Evaluations that one process computes together, and readable names."""
+"""Group evaluations that are computed together; titles of evaluations and groups."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def eval_title(spec: EvalSpec) -> str:
-    """Return a readable name, for example ``linear · 10 % · lr 0.5``."""
+    """Return an evaluation's title, for example ``linear · 10 % · lr 0.5``."""
     return _title(spec, spec.entry.shown)
 
 
@@ -33,13 +33,13 @@ def _shown(name: str, value: Any) -> str:
 
 
 def group_key(spec: EvalSpec) -> str:
-    """Return the same key for evaluations that are computed together: of one run, different in the grid alone."""
+    """Return a key shared by evaluations of a run that differ only in the grid field, which are computed together."""
     default = spec.entry.spec.model_fields[spec.entry.grid].default if spec.entry.grid else None
     return spec.key if default is None else spec.replace(**{spec.entry.grid: default}).key
 
 
 def together(specs: Sequence[EvalSpec]) -> list[tuple[EvalSpec, ...]]:
-    """Return the evaluations grouped by :func:`group_key`, in the order in which the groups occur."""
+    """Group evaluations by :func:`group_key`, in order of first occurrence."""
     groups: dict[str, list[EvalSpec]] = {}
     for spec in specs:
         groups.setdefault(group_key(spec), []).append(spec)
@@ -47,7 +47,7 @@ def together(specs: Sequence[EvalSpec]) -> list[tuple[EvalSpec, ...]]:
 
 
 def group_title(specs: Sequence[EvalSpec]) -> str:
-    """Return a readable name for such a group, for example ``linear · 10 % · 3 of lr``."""
+    """Return a group's title, for example ``linear · 10 % · 3 of lr``."""
     first, grid = specs[0], specs[0].entry.grid
     if len(specs) == 1 or not grid:
         return eval_title(first)
@@ -55,10 +55,10 @@ def group_title(specs: Sequence[EvalSpec]) -> str:
 
 
 def evaluate(specs: Sequence[EvalSpec], trained: "Trained") -> list[EvalOutcome]:
-    """Compute evaluations of one group.
+    """Compute the evaluations of one group.
 
     Raises:
-        UserError: The run cannot be evaluated so.
+        UserError: The run cannot be evaluated with this protocol.
         RunFailed: The run has collapsed.
     """
     first = specs[0]

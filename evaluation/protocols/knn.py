@@ -13,15 +13,15 @@ class KnnSpec(ProtocolSpec):
     """Fields of kNN."""
 
     name: ClassVar[str] = "knn"
-    k: Annotated[int, Field(ge=1, le=1_000_000, description="Neighbours that vote.")] = 20
+    k: Annotated[int, Field(ge=1, le=1_000_000, description="Number of nearest neighbours that vote.")] = 20
     temperature: Annotated[
         Annotated[float, Field(ge=1e-3, le=1e3)] | None,
-        Field(description="A neighbour's vote weighs exp(cosine / temperature); none: every vote weighs the same."),
+        Field(description="Weight each vote by exp(cosine / temperature); none: equal weights, as in the paper."),
     ] = None
 
 
 def check(spec: KnnSpec, sizes: EvalSizes) -> None:
-    """Refuse more neighbours than there are training images; raises :class:`UserError`."""
+    """Raise :class:`UserError` if ``k`` exceeds the number of training images."""
     if spec.k > sizes.train:
         raise UserError(
             f"k is {spec.k}, and there are {sizes.train} features to choose neighbours from; give a smaller k."

@@ -1,4 +1,4 @@
-"""Fields that the protocols which train on a share of the labels have in common."""
+"""Fields of the protocols that train on a fraction of the labels."""
 
 from collections.abc import Sequence
 from typing import Annotated, Self
@@ -14,23 +14,26 @@ IndexFiles = Annotated[str, Field(pattern=r"^\w[\w.-]*(,\w[\w.-]*)*$")]
 
 
 class LabelledSpec(ProtocolSpec):
-    """A training on a share of the labels, repeated over several label sets."""
+    """Training on a fraction of the labels, repeated over several label sets."""
 
     lr: Rate
-    epochs: Annotated[Count, Field(description="Epochs over the labelled images.")] = 50
+    epochs: Annotated[Count, Field(description="Number of epochs over the labelled images.")] = 50
     milestones: Annotated[
-        tuple[Milestone, ...], Field(description="Shares of the epochs after which the rates fall tenfold.")
+        tuple[Milestone, ...],
+        Field(description="Fractions of the epochs, increasing, at which learning rates are divided by 10."),
     ] = (0.6, 0.8)  # 30 and 40 of 50 epochs
-    batch: Annotated[int, Field(ge=1, le=1_000_000, description="Images a step.")] = 256
-    label_fraction: Annotated[Share, Field(description="Share of the training images whose labels are used.")] = 0.1
-    label_sets: Annotated[int, Field(ge=1, le=1000, description="Label sets, over which results are averaged.")] = (
-        3  # five at 1 %, three at 10 % (Section 5.2)
-    )
+    batch: Annotated[int, Field(ge=1, le=1_000_000, description="Images per step.")] = 256
+    label_fraction: Annotated[Share, Field(description="Fraction of the training images whose labels are used.")] = 0.1
+    label_sets: Annotated[
+        int, Field(ge=1, le=1000, description="Number of label sets over which results are averaged.")
+    ] = 3  # five at 1 %, three at 10 % (Section 5.2)
     label_index: Annotated[
         IndexFiles | None,
         Field(description="Index files of the labelled images, in place of the label sets."),
     ] = None
-    crop_min: Annotated[Share, Field(description="Smallest share of the image that a random crop takes.")] = 0.08
+    crop_min: Annotated[Share, Field(description="Smallest area of a random crop, as a fraction of the image's.")] = (
+        0.08
+    )
 
     @model_validator(mode="after")
     def _check_milestones(self) -> Self:
@@ -41,29 +44,29 @@ class LabelledSpec(ProtocolSpec):
 
     @property
     def prefix(self) -> str:
-        """What the names of its results begin with, for example ``linear/10pct_``."""
+        """Prefix of the names of its metrics, for example ``linear/10pct_``."""
         return prefix(self.name, self.label_fraction)
 
     @property
     def held_out_metric(self) -> str:
-        """Name of the accuracy on the held-out images, by which a learning rate is chosen."""
+        """Name of the accuracy on the held-out images, which selects a learning rate."""
         return f"{self.prefix}held_out_top1"
 
     def passes(self, images: int) -> int:
-        """Return the number of images that it trains on, given the run's training images."""
+        """Return the number of images in all steps, from the number of the run's training images."""
         return round(self.label_fraction * images) * self.label_sets * self.epochs
 
 
 def prefix(protocol: str, fraction: float) -> str:
-    """Return what the names of results at a share of the labels begin with, for example ``linear/10pct_``."""
+    """Return the prefix of metrics at a fraction of the labels, for example ``linear/10pct_``."""
     return f"{protocol}/{100 * fraction:g}pct_"
 
 
 def check(spec: LabelledSpec, sizes: EvalSizes) -> None:
-    """Refuse a share of the labels that leaves a class without a labelled image.
+    """Check that a fraction of the labels includes every class.
 
     Raises:
-        UserError: The share is too small.
+        UserError: It is too small.
     """
     labelled = round(spec.label_fraction * sizes.train)
     if spec.label_index is None and sizes.classes is not None and labelled < sizes.classes:
@@ -74,5 +77,5 @@ def check(spec: LabelledSpec, sizes: EvalSizes) -> None:
 
 
 def images(specs: Sequence[LabelledSpec], training_images: int) -> int:
-    """Return how many images go through the network where each specification trains by itself."""
+    """Return the number of images that pass through the network if each specification trains separately."""
     return sum(spec.passes(training_images) for spec in specs)

@@ -14,10 +14,13 @@ class LinearSpec(LabelledSpec):
     """Fields of the linear evaluation."""
 
     name: ClassVar[str] = "linear"
-    lr: Annotated[Rate, Field(description="Learning rate of the classifier.")] = 30.0
+    lr: Annotated[Rate, Field(description="Initial learning rate of the classifier.")] = 30.0
     views: Annotated[
         Literal["cached", "augmented"],
-        Field(description="What is classified: features of the images as they are, or of random crops."),
+        Field(
+            description="Inputs of the classifier: cached features of the original images, or those of random crops "
+            "and flips (augmented), as in the official code."
+        ),
     ] = "augmented"
 
     @model_validator(mode="after")
@@ -27,7 +30,7 @@ class LinearSpec(LabelledSpec):
         return self
 
     def flat(self) -> dict[str, object]:
-        """Return the fields that decide the result: of cached features nothing is cropped."""
+        """Return the fields that can change the result; cached features do not depend on ``crop_min``."""
         fields = super().flat()
         if self.views == "cached":
             del fields["crop_min"]

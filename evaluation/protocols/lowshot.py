@@ -1,4 +1,4 @@
-"""Low-shot classification on frozen features: linear SVMs on k images a class (Section 5.2, Table 5)."""
+"""Low-shot classification on frozen features: linear SVMs on k images per class (Section 5.2, Table 5)."""
 
 from typing import Annotated, ClassVar
 
@@ -13,12 +13,14 @@ class LowShotSpec(ProtocolSpec):
     """Fields of low-shot classification."""
 
     name: ClassVar[str] = "lowshot"
-    shots: Annotated[int, Field(ge=1, le=100_000, description="Labelled images a class.")] = 1
-    label_sets: Annotated[int, Field(ge=1, le=1000, description="Label sets, over which results are averaged.")] = 5
+    shots: Annotated[int, Field(ge=1, le=100_000, description="Labelled images per class, k.")] = 1
+    label_sets: Annotated[
+        int, Field(ge=1, le=1000, description="Number of label sets over which results are averaged.")
+    ] = 5
 
 
 def check(spec: LowShotSpec, sizes: EvalSizes) -> None:
-    """Refuse more images a class than the smallest class has; raises :class:`UserError`."""
+    """Raise :class:`UserError` if ``shots`` exceeds the size of the smallest class."""
     if sizes.smallest_class is not None and spec.shots > sizes.smallest_class:
         raise UserError(
             f"shots is {spec.shots}, and the smallest class of {sizes.dataset} has {sizes.smallest_class} images; give "

@@ -1,4 +1,4 @@
-"""What a protocol declares, and what evaluating by it returns."""
+"""The declaration of a protocol, and the outcome of an evaluation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ Milestone = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ProtocolSpec(Section):
-    """The fields of one protocol; their defaults are the paper's values. Each protocol derives a class from it."""
+    """Base class of a protocol's fields; defaults are the paper's values."""
 
     name: ClassVar[str]
 
     def flat(self) -> dict[str, object]:
-        """Return the fields that decide the result, as plain values; those that are ``None`` do not count."""
+        """Return the fields that can change the result as plain values, except those that are ``None``."""
         return {name: getattr(self, name) for name in type(self).model_fields if getattr(self, name) is not None}
 
 
@@ -40,8 +40,7 @@ class Measured:
 
     Attributes:
         metrics: Values by name; accuracies in percent. The first is the test result.
-        held_out: Name of the metric that was measured on the held-out images, by which choices are made; empty where
-            the protocol has none.
+        held_out: Name of the metric on the held-out images, used for selection; empty if there is none.
     """
 
     metrics: Mapping[str, float]
@@ -49,11 +48,11 @@ class Measured:
 
     @property
     def headline(self) -> tuple[str, float] | None:
-        """Name and value of the held-out metric: all that may be shown, or chosen by, before the table is printed."""
+        """Name and value of the held-out metric, the only one to show or select by before a table is printed."""
         return (self.held_out, self.metrics[self.held_out]) if self.held_out else None
 
 
-#: The outcome of one evaluation: its metrics, or why it has none.
+#: The outcome of one evaluation: its metrics, or the reason why it failed.
 EvalOutcome = Measured | RunFailed
 
 
@@ -62,17 +61,16 @@ class Protocol(Generic[S]):
     """A way to evaluate a run.
 
     Attributes:
-        title: For people.
-        spec: Its fields.
-        shown: Fields that tell one evaluation of a run from another, in its title.
-        grid: The field that is searched, if any; evaluations that differ in it alone are computed together.
-        multi_label: Whether it can evaluate images that have several classes.
-        compute: Name of the module that computes it; imported when an evaluation runs, since it imports torch. It has
-            ``evaluate(specs, trained, seed)``: from specifications that differ in ``grid`` alone, a run and a seed to
-            one :data:`EvalOutcome` each.
-        images: How many images go through the network for such specifications, given the run's training images, beyond
-            the one pass for the features that all protocols share.
-        check: Raises :class:`UserError` for a specification that the data cannot serve.
+        title: Display name.
+        spec: Class of its fields.
+        shown: Fields to show in the title of an evaluation.
+        grid: Field that is searched, if any; evaluations that differ only in it are computed together.
+        multi_label: Whether it supports images with several classes.
+        compute: Module that computes it, imported when an evaluation runs. Its ``evaluate(specs, trained, seed)`` takes
+            specifications that differ only in ``grid``, and returns an :data:`EvalOutcome` for each.
+        images: From such specifications and the number of training images to the number of images that pass through the
+            network, besides the pass for features that all protocols share.
+        check: Raises :class:`UserError` if the data set is too small for a specification.
     """
 
     title: str
@@ -93,7 +91,7 @@ class Protocol(Generic[S]):
         """Compute the outcome of each specification.
 
         Raises:
-            UserError: The run cannot be evaluated so.
+            UserError: The run cannot be evaluated with this protocol.
             RunFailed: The run has collapsed.
         """
         outcomes: list[EvalOutcome] = import_module(self.compute).evaluate(specs, trained, seed)

@@ -9,7 +9,7 @@ from eman.platform.errors import UserError, named
 #: Every protocol by name. Add one with :func:`register_protocol`.
 PROTOCOLS: dict[str, Protocol[Any]] = {}
 
-#: Names that fields of a protocol cannot have, since every evaluation has them.
+#: Names of shared fields, which a protocol's fields cannot have.
 RESERVED = ("run", "dataset", "network", "selection", "seed", "protocol", "name")
 
 

@@ -13,11 +13,13 @@ class RetrievalSpec(ProtocolSpec):
     """Fields of retrieval."""
 
     name: ClassVar[str] = "retrieval"
-    top: Annotated[int, Field(ge=1, le=10_000_000, description="Database images that are ranked a query.")] = 1000
+    top: Annotated[int, Field(ge=1, le=10_000_000, description="Number of database images to rank per query, T.")] = (
+        1000
+    )
 
 
 def check(spec: RetrievalSpec, sizes: EvalSizes) -> None:
-    """Refuse more ranks than the database has images; raises :class:`UserError`."""
+    """Raise :class:`UserError` if ``top`` exceeds the size of the database."""
     if spec.top > sizes.train:
         raise UserError(f"top is {spec.top}, and the database has {sizes.train} images; give at most {sizes.train}.")
 

@@ -1,17 +1,17 @@
-"""What a check of an evaluation must know of the data."""
+"""Sizes of a data set, for checks of evaluations."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class EvalSizes:
-    """What a check must know of the data that a run is evaluated on; ``None`` skips a check.
+    """Sizes of the data that a run is evaluated on; ``None`` skips the check that needs a value.
 
     Attributes:
         dataset: Name of the data set.
-        train: Training images that are used: kNN's bank, retrieval's database.
+        train: Number of training images: kNN's bank, retrieval's database.
         classes: Number of classes.
-        smallest_class: Images of the class that has fewest.
+        smallest_class: Number of images of the smallest class.
         multi_label: Whether an image may have several classes.
     """
 

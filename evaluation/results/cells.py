@@ -1,7 +1,7 @@
-"""Tables as data: which results stand behind each cell, how they are chosen, and what the paper has.
+"""Tables as data: the results behind each cell, how they are selected, and the paper's values.
 
-The same cells are walked twice: when a sweep is planned, to find its distinct runs; when a table is printed, to find
-their results in the store. Nothing else feeds a table.
+Planning a sweep and printing a table use the same cells: to find the distinct runs, and to find their results in the
+store.
 """
 
 from collections import Counter

@@ -52,7 +52,7 @@ class Line:
 
 
 def points(line: Line, store: Store, known: Mapping[str, Record]) -> tuple[list[int], list[float]]:
-    """Epochs and means over the runs that have logged them.
+    """Return epochs, and means over the runs that have logged them.
 
     Args:
         line: The line.
@@ -69,7 +69,7 @@ def points(line: Line, store: Store, known: Mapping[str, Record]) -> tuple[list[
 
 
 def draw(lines: Sequence[Line], store: Store, out: Path, caption: str) -> None:
-    """Writes the figure.
+    """Write the figure.
 
     Args:
         lines: In the order of the legend; panels in the order in which they first occur, a panel's metrics below each
@@ -88,7 +88,7 @@ def draw(lines: Sequence[Line], store: Store, out: Path, caption: str) -> None:
 
 
 def inline_svg(lines: Sequence[Line], store: Store, name: str, caption: str = "") -> str:
-    """The figure for a page: an ``svg`` element without a background, whose text has the page's colour.
+    """Return the figure for a web page: an ``svg`` element without background, with text in the page's colour.
 
     Args:
         lines: See :func:`draw`.

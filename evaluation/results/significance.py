@@ -1,4 +1,4 @@
-"""What several seeds allow one to say: intervals, paired differences between schemes, agreement with the paper's order.
+"""Statistics over seeds: intervals, paired differences between schemes, agreement with the paper's order.
 
 Runs are paired by seed: two schemes share a seed's initial weights, label set, batches and views, so that the
 difference within a seed varies less than either value.
@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 
 def half_width(values: Sequence[float]) -> float | None:
-    """Half the width of Student's 95 % interval for the mean, ``t s / sqrt(n)``; ``None`` for fewer than two values."""
+    """Return half the width of the mean's 95 % interval, ``t s / sqrt(n)``; ``None`` for fewer than two values."""
     if len(values) < 2:
         return None
     from scipy import stats
@@ -48,7 +48,7 @@ class Difference:
 
 
 def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
-    """``first`` minus ``second``, both by seed; ``None`` with fewer than two seeds in common.
+    """Return ``first`` minus ``second``, both by seed; ``None`` with fewer than two common seeds.
 
     Where all differences are equal, p is 1 if they are 0 and 0 otherwise.
     """
@@ -65,7 +65,7 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
 
 
 def kendall(ours: Sequence[float], papers: Sequence[float]) -> float | None:
-    """Kendall's tau-b between two columns, row by row; ``None`` where one has fewer than two distinct values."""
+    """Return Kendall's tau-b of two columns; ``None`` if either has fewer than two distinct values."""
     if len(set(ours)) < 2 or len(set(papers)) < 2:
         return None
     from scipy import stats

@@ -62,7 +62,7 @@ class Results:
 
     @classmethod
     def read(cls, store: "Store", tables: Iterable[Table]) -> "Results":
-        """Read what some tables need; what it costs does not grow with the number of other runs in the store."""
+        """Read the results of some tables only, at a cost independent of other runs in the store."""
         wanted = wanted_by(tables)
         runs = {wanted.run.key: wanted.run for wanted in wanted}
         trainings = {run.key for start in runs.values() for run in start.lineage}
