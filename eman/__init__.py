@@ -1,6 +1,6 @@
-"""Exponential moving average normalization (EMAN) in student-teacher training, and the platform to study it.
+"""Exponential moving average normalization (EMAN) in student-teacher training, and a platform to study it.
 
-The pieces that serve outside this project::
+Parts for use in other projects::
 
     from eman.trainers.norm.teacher import Teacher          # a teacher for any torch.nn.Module
     from eman.trainers.norm.convert import convert_norm

@@ -1,4 +1,4 @@
-"""``python -m eman`` is the command ``eman``."""
+"""Run the command line by ``python -m eman``."""
 
 import sys
 

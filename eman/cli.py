@@ -1,4 +1,4 @@
-"""The command line. Errors are one line on standard error and exit code 2."""
+"""The command line. Errors are printed as one line on standard error, with exit code 2."""
 
 import sys
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ app.add_typer(data.app, rich_help_panel="Data")
 app.add_typer(store.app, rich_help_panel="Data")
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(__version__)
         raise typer.Exit()
 
@@ -40,7 +40,7 @@ def _common(
         str | None,
         typer.Option(
             envvar="EMAN_HOME",
-            help="Work folder: results, checkpoints, features. Default: .eman in the current folder.",
+            help="Work folder for results, checkpoints and features. Default: .eman in the current folder.",
         ),
     ] = None,
     data: Annotated[
@@ -58,9 +58,9 @@ def _common(
 
     - `eman sweep 1 8 --profile quick` fills Tables 1 and 8 in minutes
     - `eman table 1 8` prints them again, `eman report` writes a page, `eman ui` opens MLflow
-    - `eman sweep grid --method moco --scheme bn,eman --grid lr=0.03,0.1` compares what you like
+    - `eman sweep grid --method moco --scheme bn,eman --grid lr=0.03,0.1` compares any configurations
     """
-    context.enter(home, data, store)
+    context.set_workspace(home, data, store)
 
 
 @cache
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = list(sys.argv[1:] if arguments is None else arguments)
         code = command()(args=words, prog_name="eman", standalone_mode=False)
     except UserError as error:
-        return _refuse(str(error))
+        return _fail(str(error))
     except TyperException as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         if not message:  # no command: the help has been printed
@@ -83,17 +83,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         option = getattr(error, "option_name", None)
         if option in {f"--{name}" for name in signature(_common).parameters}:
             message = f"{option} stands before the command: eman {option} ... COMMAND"
-        return _refuse(f"{message} (see `eman --help`)")
+        return _fail(f"{message} (see `eman --help`)")
     except OSError as error:
-        return _refuse(f"{str(error.filename or 'this')[:100]}: {error.strerror or error}.")
+        return _fail(f"{str(error.filename or 'this')[:100]}: {error.strerror or error}.")
     except typer.Abort:
-        return _refuse("stopped; nothing was changed.")
+        return _fail("stopped; nothing was changed.")
     except KeyboardInterrupt:
-        return _refuse("interrupted; what was finished is kept, and the same command continues.")
+        return _fail("interrupted; finished work is kept, and the same command continues.")
     return code if isinstance(code, int) else 0
 
 
-def _refuse(message: str) -> int:
+def _fail(message: str) -> int:
     print(f"eman: {' '.join(message.split())}", file=sys.stderr)
     return 2
 

@@ -1,4 +1,4 @@
-"""What the options before the command say: the workspace that every command works in."""
+"""The workspace of a command, from the options before it."""
 
 from contextvars import ContextVar
 
@@ -8,18 +8,18 @@ _workspace: ContextVar[Workspace] = ContextVar("workspace")
 _given: ContextVar[dict[str, str]] = ContextVar("given")
 
 
-def enter(home: str | None, data: str | None, store: str | None) -> None:
-    """Set the workspace of the command that follows; ``None`` stands for the default."""
+def set_workspace(home: str | None, data: str | None, store: str | None) -> None:
+    """Set the command's workspace; ``None`` means the default."""
     given = {"EMAN_HOME": home, "EMAN_DATA": data, "MLFLOW_TRACKING_URI": store}
     _given.set({name: value for name, value in given.items() if value})
     _workspace.set(Workspace.from_environment(home, data, store))
 
 
 def workspace() -> Workspace:
-    """Return the workspace of the command that is running."""
+    """Return the command's workspace."""
     return _workspace.get()
 
 
 def given_variables() -> dict[str, str]:
-    """Return what was given of home, data and store, as environment variables for a job that runs elsewhere."""
+    """Return the given home, data and store as environment variables for a remote job."""
     return _given.get()

@@ -1,4 +1,4 @@
-"""Options that several commands share: a dataclass whose fields are options."""
+"""Groups of options that several commands share: dataclasses whose fields are options."""
 
 import inspect
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from typing import Any, TypeVar, get_type_hints
 T = TypeVar("T")
 
 
-def spread(function: Callable[..., T]) -> Callable[..., T]:
-    """Give a command one option for each field of those of its parameters that are dataclasses."""
+def expand_groups(function: Callable[..., T]) -> Callable[..., T]:
+    """Replace each dataclass parameter of a command by one option per field."""
     parameters: list[inspect.Parameter] = []
     groups: dict[str, type[Any]] = {}
     for parameter in inspect.signature(function, eval_str=True).parameters.values():

@@ -1,4 +1,4 @@
-"""The options of the command line, declared once."""
+"""Options that several commands share."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -48,8 +48,8 @@ WorkersOption = Annotated[
     str | None,
     typer.Option(
         metavar="N|MIN-MAX|auto",
-        help="Processes for each run: a number, a range within which Ray may change it, or auto for as many as fit. "
-        "Changes speed, never results.",
+        help="Processes per run: a number, a range within which Ray may vary it, or auto for as many as fit. Does not "
+        "affect results.",
         rich_help_panel=LAUNCH_PANEL,
     ),
 ]
@@ -67,7 +67,7 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Key of a finish
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """The runs of a sweep: scale, seeds, overrides."""
+    """Options for the runs of a sweep: scale, seeds, overrides."""
 
     profile: Annotated[
         str | None,
@@ -85,7 +85,7 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """The networks to evaluate."""
+    """Options for the evaluated networks."""
 
     network: Annotated[
         Network | None,
@@ -99,7 +99,7 @@ class Evaluated:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The axes of a grid."""
+    """Options for the axes of a grid."""
 
     method: Annotated[
         str | None, typer.Option(metavar="LIST", help="Methods, for example moco,byol.", rich_help_panel=GRID_PANEL)
@@ -138,20 +138,20 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Where and with what a sweep runs."""
+    """Options for the resources of a sweep's runs."""
 
     workers: WorkersOption = None
     cpus: Annotated[
         float | None,
         typer.Option(
-            help="CPUs of each process of a run; with 0.5, two processes share one. Default: 1.",
+            help="CPUs per process; with 0.5, two processes share one. Default: 1.",
             rich_help_panel=LAUNCH_PANEL,
         ),
     ] = None
     gpus: Annotated[
         float | None,
         typer.Option(
-            help="GPUs of each process of a run; with 0.25, four processes share one. Default: 1 if there are GPUs.",
+            help="GPUs per process; with 0.25, four processes share one. Default: 1 if there are GPUs.",
             rich_help_panel=LAUNCH_PANEL,
         ),
     ] = None
@@ -168,13 +168,13 @@ class Resources:
 
     @property
     def parsed_workers(self) -> Workers:
-        """Workers as a number, a pair or a word."""
+        """The workers as a number, a range or `auto`."""
         return parse_workers(self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The cluster that a sweep runs on."""
+    """Options for the cluster of a sweep."""
 
     address: Annotated[
         str | None,
@@ -187,7 +187,7 @@ class Cluster:
     wait: Annotated[
         float | None,
         typer.Option(
-            help="With --address: seconds to wait until the cluster has room for one run. Default: 0.",
+            help="With --address: seconds to wait for the cluster to fit one run. Default: 0.",
             rich_help_panel=LAUNCH_PANEL,
         ),
     ] = None
@@ -195,6 +195,6 @@ class Cluster:
     def __post_init__(self) -> None:
         check_number("--wait", self.wait, 0, 7 * 86_400)
         if self.wait is not None and self.address is None:
-            raise UserError("--wait has no effect without --address: this machine does not grow; leave it out.")
+            raise UserError("--wait has no effect without --address; leave it out.")
         if self.address is not None and not self.address.strip():
             raise UserError("--address is empty; give HOST:PORT, auto, or leave it out.")

@@ -1,4 +1,4 @@
-"""From what is typed on the command line to typed values."""
+"""Parse command-line arguments."""
 
 import math
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from eman.platform.errors import UserError
 if TYPE_CHECKING:
     from eman.trainers.spec.kinds import Value
 
-#: A number of workers, two numbers between which Ray may choose, or `auto`.
+#: A number of workers, a range within which Ray may vary it, or `auto`.
 Workers = int | tuple[int, int] | str | None
 
 MAX_WORKERS = 4096
 
 
 def parse_list(flag: str, text: str | None) -> list[str]:
-    """Return the parts of `a,b,c`; none if the option is absent."""
+    """Return the parts of `a,b,c`; none without the option."""
     if text is None:
         return []
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
-        raise UserError(f"{flag} {text!r}: give names with commas between them, for example {flag} a,b.")
+        raise UserError(f"{flag} {text!r}: give names separated by commas, for example {flag} a,b.")
     return parts
 
 
@@ -32,7 +32,7 @@ def parse_rates(flag: str, text: str | None) -> list[float]:
     except ValueError:
         rates = [math.nan]
     if not all(math.isfinite(rate) and rate > 0 for rate in rates):
-        raise UserError(f"{flag} {text}: give positive numbers with commas between them, for example {flag} 15,30,60.")
+        raise UserError(f"{flag} {text}: give positive numbers separated by commas, for example {flag} 15,30,60.")
     return rates
 
 
@@ -71,7 +71,7 @@ def parse_grid(axes: Sequence[str] | None) -> "dict[str, tuple[Value, ...]]":
 
 
 def parse_workers(text: str | None) -> Workers:
-    """Return `4`, `1-4` or `auto` as a number, a pair, or the word."""
+    """Return `4`, `1-4` or `auto` as a number, a pair or the word."""
     if text is None or text == "auto":
         return text
     parts = text.split("-")
@@ -85,7 +85,7 @@ def parse_workers(text: str | None) -> Workers:
 
 
 def check_number(flag: str, value: float | None, least: float, most: float, *, above: bool = False) -> None:
-    """Raise `UserError` unless a number, if given, is within bounds; `above` excludes the lower one."""
+    """Raise `UserError` unless a number, if given, is within bounds. `above` excludes the lower bound."""
     if value is None or (least <= value <= most and not (above and value == least)):
         return
     raise UserError(f"{flag} {value:g}: give a number {'above' if above else 'from'} {least:g} to {most:g}.")

@@ -1,4 +1,4 @@
-"""From the words and options of a command to a sweep's request."""
+"""Make a sweep's request from the arguments of a command."""
 
 import re
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def new_request(
         scale: Scale, seeds, overrides.
         evaluated: Network and epoch.
         grid: Axes of a grid.
-        profile: The profile if none is given.
+        profile: Default profile.
         name: Name of the sweep.
 
     Raises:
@@ -35,7 +35,7 @@ def new_request(
 
     words = list(dict.fromkeys(words))
     if GRID in words and len(words) > 1:
-        raise UserError(f"grid stands alone; it was given with {', '.join(word for word in words if word != GRID)}.")
+        raise UserError(f"grid cannot be combined with {', '.join(word for word in words if word != GRID)}.")
     if GRID not in words and grid.given:
         raise UserError(f"{', '.join(grid.given)} belongs to `eman sweep grid`; tables define their own runs.")
     axes = {
@@ -44,19 +44,17 @@ def new_request(
         "grid": parse_grid(grid.grid),
         "linear_lr": parse_rates("--linear-lr", grid.linear_lr),
     }
-    asked = {"profile": profile} | _given(scale, evaluated) | {"name": name}
-    return SweepRequest(**asked, **axes) if words == [GRID] else SweepRequest(**asked, tables=words)
+    common = {"profile": profile} | _given(scale, evaluated) | {"name": name}
+    return SweepRequest(**common, **axes) if words == [GRID] else SweepRequest(**common, tables=words)
 
 
 def known_request(
     words: Sequence[str], scale: Scale, evaluated: Evaluated, grid: Grid, *, profile: str = "quick"
 ) -> "SweepRequest":
-    """Return the request for tables or a grid, or that of a sweep in the store by its name or key.
-
-    Options replace what the stored sweep was asked for.
+    """Return the request for tables or a grid, or a stored sweep's by name or key, with options replacing its values.
 
     Raises:
-        UserError: See `new_request`; or the store holds no such sweep.
+        UserError: See `new_request`; or the store has no such sweep.
     """
     from eman.sweeps.request import SweepRequest
 
@@ -64,7 +62,7 @@ def known_request(
     if not is_sweep or (words == [GRID] and grid.given):
         return new_request(words, scale, evaluated, grid, profile=profile)
     if grid.given:
-        raise UserError(f"{', '.join(grid.given)} belongs to `grid`, and sweep {words[0]!r} has its own runs.")
+        raise UserError(f"{', '.join(grid.given)} belongs to `grid`; sweep {words[0]!r} defines its own runs.")
     stored = _stored_request(words[0])
     given = _given(scale, evaluated)
     kept = {name: getattr(stored, name) for name in SweepRequest.model_fields}
@@ -87,12 +85,12 @@ def _stored_request(name: str) -> "SweepRequest":
         near = unknown("table or sweep", name, [*(f"table{number}" for number in range(1, 9)), GRID])
         raise UserError(f"{near} `eman status` lists the sweeps in the store.") from None
     if "eman.request" not in record.tags:
-        raise UserError(f"sweep {record.key[:8]} ({record.name}) does not say what was asked for; launch it again.")
+        raise UserError(f"sweep {record.key[:8]} ({record.name}) has no stored request; launch it again.")
     return SweepRequest.from_json(record.tags["eman.request"])
 
 
 def _given(scale: Scale, evaluated: Evaluated) -> dict[str, Any]:
-    """Return the fields of a request that options set."""
+    """Return the fields of a request that are set by options."""
     overrides = parse_overrides(scale.set_)
     fields: dict[str, Any] = {}
     if "seed" in overrides:

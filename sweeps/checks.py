@@ -1,4 +1,4 @@
-"""What can be checked before anything runs: data sets, index files, and workers."""
+"""Checks of data sets, index files and workers before anything runs."""
 
 from collections.abc import Iterable
 
@@ -13,10 +13,10 @@ from eman.trainers.spec.method import LabelledSection
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.spec.sections import DataSpec
 
-#: Evaluations, each with the training that it evaluates.
+#: Evaluations with the trainings that they evaluate.
 Pairs = Iterable[tuple[EvalSpec, RunSpec]]
 
-#: A number of workers, the fewest and the most, or `auto`.
+#: A number of workers, a range, or `auto`.
 Workers = int | tuple[int, int] | str | None
 
 
@@ -44,19 +44,19 @@ def check_sizes(evaluations: Pairs) -> None:
 
 
 def check_names(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Iterable[EvalSpec] = ()) -> None:
-    """Raise `UserError` unless every data set is built in, or a folder of images or shards."""
+    """Raise `UserError` unless every data set is built in or a folder of images or shards."""
     for name in sorted(_datasets(runs) | {spec.dataset for spec in evaluations if spec.dataset is not None}):
         catalog.check_dataset(name, workspace)
 
 
 def check_present(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pairs = ()) -> None:
-    """Raise `UserError` unless every data set is there or can be downloaded; reads no image."""
+    """Raise `UserError` unless every data set exists or can be downloaded, without reading images."""
     for name in sorted(_datasets(runs) | {spec.dataset or run.data.dataset for spec, run in evaluations}):
         catalog.check_present(name, workspace)
 
 
 def check_index_files(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pairs = ()) -> None:
-    """Raise `UserError` unless every index file can be read. Those of a set that is not here yet are passed over."""
+    """Raise `UserError` unless every index file can be read. Files of data sets to be downloaded are skipped."""
     wanted = {
         *((run.data.dataset, run.method.label_index) for run in runs if isinstance(run.method, LabelledSection)),
         *(
@@ -76,7 +76,7 @@ def _datasets(runs: Iterable[RunSpec]) -> set[str]:
 
 
 def check_data(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pairs = ()) -> None:
-    """Raise `UserError` unless the data sets of these runs can be read here, and serve these evaluations of runs."""
+    """Raise `UserError` unless the data sets can be read on this machine and fit the evaluations."""
     runs, evaluations = tuple(runs), tuple(evaluations)
     check_present(runs, workspace, evaluations)
     check_index_files(runs, workspace, evaluations)
@@ -87,7 +87,7 @@ def check_data(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pairs
         catalog.load(name, workspace, size)
     known: dict[tuple[DataSpec, str | None], EvalSizes] = {}
     for spec, run in evaluations:
-        place = run.data, spec.dataset
-        if place not in known:
-            known[place] = sizes_of(splits_of(run, spec.dataset, workspace))
-        check(spec, known[place])
+        source = run.data, spec.dataset
+        if source not in known:
+            known[source] = sizes_of(splits_of(run, spec.dataset, workspace))
+        check(spec, known[source])

@@ -1,4 +1,4 @@
-"""What a sweep costs, before it runs: trainings, evaluations, epochs, images, storage, hours."""
+"""Estimate the cost of a sweep: trainings, evaluations, epochs, images, storage, hours."""
 
 import math
 import statistics
@@ -28,10 +28,10 @@ class Part:
 
     Attributes:
         name: Method, backbone.
-        runs: How many.
-        epochs, images: Over all of them; images of a step count once, however many views are made of them.
+        runs: Number of runs.
+        epochs, images: Totals over the runs. An image counts once per step, regardless of its number of views.
         storage: Bytes of networks and features.
-        speed: Images a second in one process; ``None``: unknown.
+        speed: Images per second in one process; ``None`` if unknown.
     """
 
     name: str
@@ -43,20 +43,20 @@ class Part:
 
     @property
     def hours(self) -> float | None:
-        """On one GPU, or in one process."""
+        """Hours on one GPU, or in one process; ``None`` if unknown."""
         return None if self.speed is None else self.images / self.speed / 3600
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a sweep costs."""
+    """The estimated cost of a sweep."""
 
     sweep: Sweep
     trainings: tuple[Part, ...]
     evaluations: tuple[Part, ...]
 
     def summary(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the totals as plain values."""
         parts = (*self.trainings, *self.evaluations)
         hours = [part.hours for part in parts]
         return {
@@ -71,12 +71,12 @@ class Cost:
         }
 
     def lines(self) -> list[str]:
-        """For a person."""
-        found = self.summary()
+        """Return the estimate as lines of text."""
+        totals = self.summary()
         width = max(len(part.name) for part in (*self.trainings, *self.evaluations))
         lines = [
-            f"{self.sweep.name} at profile {found['profile']}: {found['cells']} cells, {found['runs']} trainings, "
-            f"{found['evaluations']} evaluations"
+            f"{self.sweep.name} at profile {totals['profile']}: {totals['cells']} cells, {totals['runs']} trainings, "
+            f"{totals['evaluations']} evaluations"
         ]
         for title, parts in (("trainings", self.trainings), ("evaluations", self.evaluations)):
             if parts:
@@ -92,27 +92,27 @@ class Cost:
                 lines.append(
                     f"  {part.name:{width}}  {part.runs:>4} x  {epochs}{_short(part.images / 1e6)} M images, {hours}"
                 )
-        total = "unknown" if found["hours"] is None else f"{_short(found['hours'])} on one GPU (or in one process)"
-        storage = f"{_short(found['storage_bytes'] / 2**30)} GiB of networks and features"
-        lines.append(f"in all {_short(found['images'] / 1e6)} M images, {storage}, hours: {total}")
-        if found["hours"] is None:
-            lines.append("Give --images-per-second METHOD=N,..., or train a run of the kind: its speed is then known.")
+        total = "unknown" if totals["hours"] is None else f"{_short(totals['hours'])} on one GPU (or in one process)"
+        storage = f"{_short(totals['storage_bytes'] / 2**30)} GiB of networks and features"
+        lines.append(f"in all {_short(totals['images'] / 1e6)} M images, {storage}, hours: {total}")
+        if totals["hours"] is None:
+            lines.append("For hours, give --images-per-second METHOD=N,..., or train such a run first.")
         if any(part.images for part in self.evaluations):
-            lines.append("Evaluations that send images through a network count at the speed of its pretraining.")
+            lines.append("Evaluations that run a network are estimated at the speed of its training.")
         return lines
 
 
 def _short(value: float) -> str:
-    """Three figures, without an exponent."""
+    """Return a number with three significant digits and no exponent."""
     places = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
     return f"{value:,.{places}f}"
 
 
 def parse_throughput(text: str) -> dict[str, float]:
-    """``1340`` for all methods, or ``moco=1340,byol=900``.
+    """Return speeds by method from ``1340`` (all methods) or ``moco=1340,byol=900``.
 
     Raises:
-        UserError: It is neither.
+        UserError: The text has neither form.
     """
     try:
         if "=" not in text:
@@ -131,17 +131,17 @@ def _positive(text: str) -> float:
 
 
 def measured(store: Store, sweep: Sweep) -> dict[str, float]:
-    """Median images a second of the store's finished runs, by method and backbone, as :func:`cost_of` wants them."""
+    """Return the median images per second of finished runs, by method and backbone, for :func:`cost_of`."""
     alike = {
         _kind(spec): {name: str(spec.flat()[name]) for name in ("method", "backbone", "dataset", "precision")}
         for spec in sweep.trainings.values()
     }
-    found = defaultdict(list)
+    speeds = defaultdict(list)
     for record in store.records(TRAINING):
         for kind, fields in alike.items():
             if record.status == "done" and fields.items() <= record.params.items():
-                found[kind].append(record.metrics.get("train/images_per_second", 0.0))
-    return {kind: speed for kind, values in found.items() if (speed := statistics.median(values))}
+                speeds[kind].append(record.metrics.get("train/images_per_second", 0.0))
+    return {kind: speed for kind, values in speeds.items() if (speed := statistics.median(values))}
 
 
 def _kind(spec: RunSpec) -> str:
@@ -149,11 +149,11 @@ def _kind(spec: RunSpec) -> str:
 
 
 def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
-    """The cost of a sweep.
+    """Return the cost of a sweep.
 
     Args:
-        sweep: What would run.
-        speeds: Images a second, by method or by "method's title, backbone".
+        sweep: The sweep.
+        speeds: Images per second, by method's name or by "method's title, backbone".
     """
 
     def speed(spec: RunSpec) -> float | None:
@@ -177,14 +177,14 @@ def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
     runs = {}
     for group in together(list(sweep.evaluations.values())):
         run, entry = sweep.trainings[group[0].run], group[0].entry
-        place = f"{entry.title} of {_kind(run)}", _kind(run)
-        runs[place] = run
+        part = f"{entry.title} of {_kind(run)}", _kind(run)
+        runs[part] = run
         images = entry.images([spec.protocol for spec in group], training_images(run))
-        evaluations[place].append((len(group), images))
+        evaluations[part].append((len(group), images))
     parts = []
-    for place, found in sorted(evaluations.items()):
-        count, images = (sum(numbers) for numbers in zip(*found, strict=True))
-        parts.append(Part(place[0], count, 0, images, 0, speed(runs[place]) if images else math.inf))
+    for part, counts in sorted(evaluations.items()):
+        count, images = (sum(numbers) for numbers in zip(*counts, strict=True))
+        parts.append(Part(part[0], count, 0, images, 0, speed(runs[part]) if images else math.inf))
     return Cost(sweep, trainings, tuple(parts))
 
 

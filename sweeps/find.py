@@ -1,4 +1,4 @@
-"""Finding runs by what a person types: a key, or its beginning."""
+"""Find runs by key or key prefix."""
 
 from difflib import get_close_matches
 
@@ -11,12 +11,12 @@ def find_run(prefix: str, store: Store) -> Record:
     """Return the training whose key begins with `prefix`.
 
     Raises:
-        UserError: There is none, or more than one.
+        UserError: No run matches, or several do.
     """
     matching = list(store.by_prefix(TRAINING, prefix).values())
     if len(matching) == 1:
         return matching[0]
-    problem, nearby = "several runs begin so", matching[:3]
+    problem, nearby = "several runs match", matching[:3]
     if not matching:
         records = store.by_key(TRAINING)
         problem, nearby = (
@@ -34,7 +34,5 @@ def find_finished_run(prefix: str, store: Store) -> Record:
     record = find_run(prefix, store)
     if record.status != "done":
         reason = f" ({record.reason})" if record.reason else ""
-        raise UserError(
-            f"run {record.key} ({record.name}) is {record.status}{reason}; only finished runs are evaluated."
-        )
+        raise UserError(f"run {record.key} ({record.name}) is {record.status}{reason}; only finished runs can be used.")
     return record

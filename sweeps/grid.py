@@ -1,4 +1,4 @@
-"""A grid as a table: methods across, and a row for each scheme and each combination of further fields."""
+"""A grid as a table: a column per method, a row per scheme and combination of further fields."""
 
 import itertools
 from collections import defaultdict
@@ -18,13 +18,13 @@ from eman.trainers.spec.run import RunSpec
 
 Fields = Mapping[str, Value]
 
-#: Fields that a scheme sets, and that its title names.
+#: Fields that a scheme sets and its title names.
 NORM_FIELDS = ("student_norm", "teacher_norm", "student_proxy_momentum", "teacher_proxy_momentum", "eman_momentum")
 
 
 @dataclass(frozen=True)
 class _Point:
-    """A combination of the grid, with its runs over the seeds."""
+    """A point of the grid, with one run per seed."""
 
     method: str
     fields: Fields
@@ -32,18 +32,18 @@ class _Point:
 
     @property
     def row(self) -> str:
-        """The scheme's title and the fields that vary beside it."""
-        beside = {name: value for name, value in self.fields.items() if name not in NORM_FIELDS}
-        return _label(self.runs[0], beside)
+        """The scheme's title and the other fields that vary."""
+        others = {name: value for name, value in self.fields.items() if name not in NORM_FIELDS}
+        return _label(self.runs[0], others)
 
     @property
     def full_row(self) -> str:
-        """The same with all fields that vary."""
+        """The scheme's title and all fields that vary."""
         return _label(self.runs[0], self.fields)
 
 
 def grid_table(request: SweepRequest, scope: Scope) -> Table:
-    """Return a grid as a table. Over several seeds, its rows are compared with the first.
+    """Return a grid as a table whose rows are compared with the first.
 
     Raises:
         UserError: A name is unknown, a value is not allowed, or an axis has no effect.
@@ -75,7 +75,7 @@ def _points(method: str, scheme: str, request: SweepRequest, scope: Scope) -> It
 
 
 def _applies(axis: str, method: str, scheme: str) -> bool:
-    """Return whether an axis has a meaning for a method and a scheme."""
+    """Return whether an axis has an effect on a method and a scheme."""
     owner, dot, name = axis.rpartition(".")
     if dot:
         method_named(owner)
@@ -95,10 +95,10 @@ def _check_axes_used(request: SweepRequest, points: Sequence[_Point]) -> None:
 
 
 def _labelled(points: Sequence[_Point]) -> Iterator[tuple[str, _Point]]:
-    """Yield each distinct run with its row. Runs that would share a cell get rows of their own.
+    """Yield each distinct point with its row. Points that would share a cell get separate rows.
 
     Raises:
-        UserError: Two different runs cannot be told apart.
+        UserError: Different runs have the same row.
     """
     distinct = {(point.method, point.runs[0].key): point for point in reversed(points)}
     kept = [point for point in points if distinct[point.method, point.runs[0].key] is point]

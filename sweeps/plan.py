@@ -1,4 +1,4 @@
-"""Planning: from a request to the distinct trainings and evaluations behind its tables."""
+"""Plan the distinct trainings and evaluations behind a request."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from eman.trainers.spec.kinds import Value
 from eman.trainers.spec.labels import run_titles
 from eman.trainers.spec.run import RunSpec
 
-#: The paper's tables by name: each file turns a scope into cells.
+#: The paper's tables by name.
 TABLES: Mapping[str, Callable[[Scope], Table]] = {
     "table1": table1.table,
     "table2": table2.table,
@@ -37,7 +37,7 @@ class Sweep:
     """Tables, and the runs that fill them.
 
     Attributes:
-        request: What was asked for. A profile's automatic precision is resolved in it.
+        request: The request, with a profile's automatic precision resolved.
         scope: Scale, seeds and evaluated networks.
         tables: The tables.
     """
@@ -48,7 +48,7 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        """A name for people."""
+        """Display name."""
         return self.request.title
 
     @property
@@ -58,7 +58,7 @@ class Sweep:
 
     @cached_property
     def wanted(self) -> tuple[Wanted, ...]:
-        """All results, cell by cell, with repetitions."""
+        """All results by cell, with repetitions."""
         return tuple(item for table in self.tables for cell in table.cells for item in cell.wanted)
 
     @cached_property
@@ -68,7 +68,7 @@ class Sweep:
 
     @cached_property
     def trainings(self) -> dict[str, RunSpec]:
-        """The distinct trainings by key, each after the one that it starts from."""
+        """The distinct trainings by key, each after the one it is initialized from."""
         return {run.key: run for item in self.wanted for run in item.run.lineage}
 
     @cached_property
@@ -83,15 +83,15 @@ class Sweep:
 
     @cached_property
     def key(self) -> str:
-        """A hash of the set of runs, by which a repeated sweep is recognized."""
+        """Hash of the set of runs, which identifies a repeated sweep."""
         return hashlib.sha256("".join(sorted([*self.trainings, *self.evaluations])).encode()).hexdigest()[:16]
 
 
 def plan(request: SweepRequest) -> Sweep:
-    """Return the sweep behind a request. Everything that does not need the data itself is checked.
+    """Return the sweep behind a request, with all checks that do not need the data.
 
     Raises:
-        UserError: A name is unknown, a value is not allowed, values contradict each other, or one has no effect.
+        UserError: A name is unknown, a value is not allowed or has no effect, or values contradict each other.
     """
     for name in request.tables:
         if name not in TABLES:
@@ -126,7 +126,7 @@ def _planned(request: SweepRequest, profile: Profile) -> Sweep:
 
 
 def _check_overrides(request: SweepRequest) -> None:
-    """Refuse overrides that contradict what is asked for by name."""
+    """Raise `UserError` for overrides that contradict a table's schemes."""
     for name in request.overrides:
         field = name.rpartition(".")[2]
         if request.tables and field in NORM_FIELDS:
@@ -137,7 +137,7 @@ def _check_overrides(request: SweepRequest) -> None:
 
 
 def _check_effect(request: SweepRequest, sweep: Sweep) -> None:
-    """Refuse an override that no run of the sweep shows: the tables set that field themselves."""
+    """Raise `UserError` for an override without effect, because the tables set that field."""
     for name, value in request.overrides.items():
         field = name.rpartition(".")[2]
         if any(_equal(run.flat().get(field), value) for run in sweep.trainings.values()):
@@ -145,9 +145,9 @@ def _check_effect(request: SweepRequest, sweep: Sweep) -> None:
         others = {other: kept for other, kept in request.overrides.items() if other != name}
         without = _planned(request.model_copy(update={"overrides": others}), sweep.profile)
         if without.trainings.keys() == sweep.trainings.keys():
-            raise UserError(f"{name} has no effect in {sweep.name}, which sets it itself; leave it out.")
+            raise UserError(f"{name} has no effect in {sweep.name}, which sets this field; leave it out.")
 
 
 def _equal(given: object, value: Value) -> bool:
-    """Return whether a flat value, which is absent where it is none or false, is the one that was given."""
+    """Return whether a flat value equals a given one. Flat values that are none or false are absent."""
     return given == (None if value is False else value)

@@ -1,4 +1,4 @@
-"""Removing runs: from the store and from the work folder."""
+"""Remove runs from the store and the work folder."""
 
 import shutil
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ class Removal:
 
     @property
     def size(self) -> int:
-        """Bytes in the folders."""
+        """Total size of the folders in bytes."""
         return sum(file.stat().st_size for folder in self.folders for file in folder.rglob("*") if file.is_file())
 
     def lines(self) -> list[str]:
-        """Describe the removal, one line a run or folder."""
+        """Return a line for each run and folder, and the totals."""
         known = {record.key for record in self.records}
         runs = [f"{record.key}  {record.status:8}  {record.name}" for record in self.records]
         stray = [str(folder) for folder in self.folders if folder.name not in known]
@@ -46,7 +46,7 @@ def removal_of(trainings: Sequence[Record], store: Store) -> Removal:
     """Return the removal of trainings with their evaluations and folders.
 
     Raises:
-        UserError: One is running.
+        UserError: A training is running.
     """
     for record in trainings:
         if record.status == "running":

@@ -1,4 +1,4 @@
-"""What a user asks for: tables or a grid, at a scale, over seeds. Kept with a sweep, so that it can be asked again."""
+"""The request behind a sweep: tables or a grid, a profile, seeds. It is stored with the sweep, which it can repeat."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from eman.platform.errors import UserError, unknown
 from eman.trainers.spec.kinds import Value
 
-#: Bounds that keep a slip of the keyboard from planning millions of runs.
+#: Bounds that keep a typing error from planning millions of runs.
 MAX_SEEDS = 100
 MAX_GRID = 10_000
 MAX_NAME = 100
@@ -21,7 +21,7 @@ SELECTIONS = ("last", "best")
 
 
 def _seeds(value: object) -> object:
-    """Turn a number of seeds into the seeds from 0."""
+    """Turn a number of seeds `n` into the seeds 0 to `n - 1`."""
     if isinstance(value, int) and not isinstance(value, bool):
         if not 1 <= value <= MAX_SEEDS:
             raise UserError(f"seeds is {value}; give a number of seeds from 1 to {MAX_SEEDS}, or a list such as 0,1,5.")
@@ -42,20 +42,20 @@ class SweepRequest(BaseModel):
 
     Attributes:
         tables: Tables by name or number.
-        methods, schemes: Those of a grid.
-        grid: Further axes of a grid: a run's field and its values.
-        linear_lr: Learning rates of linear evaluation in a grid; empty: the profile's.
+        methods, schemes: Methods and schemes of a grid.
+        grid: Further axes of a grid: values by field of a run.
+        linear_lr: Learning rates of linear evaluation in a grid; empty for the profile's.
         profile: Name of the scale.
         seeds: Seeds of every cell. A number `n` means 0 to `n - 1`.
         network: The network to evaluate.
         selection: The epoch to evaluate.
         overrides: Fields for every run. `METHOD.FIELD` applies to the runs of one method.
-        name: What to call the sweep; empty: after its tables.
-        precision: What a profile's automatic precision was on the machine that planned the sweep. `None`: this machine
-            decides.
+        name: Name of the sweep; empty to name it after its tables.
+        precision: A profile's automatic precision, as resolved on the machine that planned the sweep. `None` to resolve
+            it on this machine.
 
     Raises:
-        UserError: A field is unknown or its value is not allowed. Names are looked up by `plan`.
+        UserError: A field is unknown or its value is not allowed. `plan` checks the names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,7 +94,7 @@ class SweepRequest(BaseModel):
 
     @property
     def is_grid(self) -> bool:
-        """Whether it asks for a grid."""
+        """Whether the request is for a grid."""
         return not self.tables
 
     @property
@@ -137,7 +137,7 @@ class SweepRequest(BaseModel):
 
 
 def _check_name(name: str) -> None:
-    """Refuse names that cannot be told from a table, the word `grid`, or that would not fit on a line."""
+    """Raise `UserError` for a name that could be a table or `grid`, or that does not fit on a line."""
     if name == "grid" or re.fullmatch(r"(table)?\d+", name) or len(name) > MAX_NAME or name != name.strip():
         raise UserError(
             f"--name {name!r}: give up to {MAX_NAME} characters that are neither a table's name nor 'grid'."
@@ -147,7 +147,7 @@ def _check_name(name: str) -> None:
 
 
 def _explained(error: ValidationError) -> UserError:
-    """Return the first fault in one line."""
+    """Return the first validation error in one line."""
     fault = error.errors(include_url=False)[0]
     place = [str(part) for part in fault["loc"]] or ["request"]
     if fault["type"] == "extra_forbidden":
@@ -158,12 +158,12 @@ def _explained(error: ValidationError) -> UserError:
 
 
 def command(request: SweepRequest) -> str:
-    """Return the command line that asks for a sweep."""
+    """Return the command line that repeats a request."""
     return shlex.join(["eman", "sweep", *arguments(request)])
 
 
 def arguments(request: SweepRequest) -> list[str]:
-    """Return the arguments of `eman sweep` that ask for a sweep."""
+    """Return the arguments of `eman sweep` that repeat a request."""
     words = [*(request.tables or ("grid",))]
     axes = (("--method", request.methods), ("--scheme", request.schemes), ("--linear-lr", request.linear_lr))
     for flag, names in axes:
@@ -174,12 +174,12 @@ def arguments(request: SweepRequest) -> list[str]:
     if request.seeds != (0,):
         counted = request.seeds == tuple(range(len(request.seeds)))
         words += ["--seeds", str(len(request.seeds)) if counted else _joined(request.seeds, least=2)]
-    for flag, value, usual in (
+    for flag, value, default in (
         ("--network", request.network, "student"),
         ("--selection", request.selection, "last"),
         ("--name", request.name, ""),
     ):
-        words += [flag, value] if value != usual else []
+        words += [flag, value] if value != default else []
     for name, override in request.overrides.items():
         words += ["--set", f"{name}={shown(override)}"]
     return words
@@ -195,6 +195,6 @@ def shown(value: Value) -> str:
 
 
 def _joined(values: Iterable[Value], least: int = 1) -> str:
-    """Join values by commas; a single one among `least` two ends in a comma, which makes it a list."""
+    """Join values by commas; fewer than `least` end in a comma, which marks a list."""
     words = [shown(value) for value in values]
     return ",".join(words) + ("," if len(words) < least else "")

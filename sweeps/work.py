@@ -1,4 +1,4 @@
-"""The relative cost of trainings and evaluations, for scheduling and for estimates."""
+"""Relative cost of trainings and evaluations, for scheduling and estimates."""
 
 from collections.abc import Sequence
 
@@ -7,17 +7,17 @@ from eman.trainers.data import catalog
 from eman.trainers.spec.method import LabelledSection
 from eman.trainers.spec.run import RunSpec
 
-#: Assumed size of a data set that is not in the catalog.
+#: Assumed number of images of a data set that is not in the catalog.
 UNKNOWN_IMAGES = 100_000
 
 
 def training_images(spec: RunSpec) -> int:
-    """Return the number of images that a run trains on, labelled or not."""
+    """Return the number of training images of a run, labelled or not."""
     return spec.data.images or catalog.TRAINING_IMAGES.get(spec.data.dataset, UNKNOWN_IMAGES) - spec.data.held_out
 
 
 def epoch_images(spec: RunSpec) -> int:
-    """Return the approximate number of images of an epoch: the labelled ones if the method sees no others."""
+    """Return the approximate number of images per epoch; without unlabelled images, only the labelled ones count."""
     images = training_images(spec)
     if "unlabelled" not in spec.entry.streams and isinstance(spec.method, LabelledSection):
         return round(images * spec.method.label_fraction)
@@ -30,9 +30,7 @@ def steps(spec: RunSpec) -> int:
 
 
 def work(spec: RunSpec) -> float:
-    """Return the relative cost of a run. An image costs three through the student (forward, backward), one through the
-    teacher.
-    """
+    """Return the relative cost of a run: an image costs 3 in the student (forward, backward) and 1 in the teacher."""
     method, batches = spec.entry, spec.method.batches()
 
     def images(passes: tuple[tuple[str, ...], ...]) -> int:
@@ -42,7 +40,7 @@ def work(spec: RunSpec) -> float:
 
 
 def evaluation_work(group: Sequence[EvalSpec], run: RunSpec) -> float:
-    """Return the relative cost of evaluations that run together, in the same unit as `work`: the images through the
-    network, and a thousand for the rest.
+    """Return the relative cost of evaluations that run together, in the unit of `work`: images through the network, and
+    1,000 for the rest.
     """
     return 1000.0 + group[0].entry.images([spec.protocol for spec in group], training_images(run))

@@ -102,7 +102,7 @@ def test_frozen_options(capsys: pytest.CaptureFixture[str]) -> None:
         (["sweep", "table1", "--profile", "imagenet"], "imagenet must hold train/CLASS"),
         (["sweep", "table1", "--method", "moco"], "belongs to `eman sweep grid`"),
         (["sweep", "grid"], "a grid needs methods and schemes"),
-        (["sweep", "grid", "table1"], "grid stands alone"),
+        (["sweep", "grid", "table1"], "grid cannot be combined with table1"),
         (
             ["sweep", "grid", "--method", "moco", "--scheme", "eman", "--grid", "eman_momentum=high"],
             "eman_momentum is 'high'",
@@ -212,8 +212,8 @@ def test_a_finished_run_is_evaluated_in_the_foreground(capsys: pytest.CaptureFix
     assert out.splitlines()[1:] == again.splitlines()[1:]
     for arguments, message in (
         ([key[:-1] + "-"], f"nearest: {key}"),
-        ([""], f"several runs begin so; nearest: {listed[0].split()[0]}"),
-        ([failed], "is failed (the loss is not finite in epoch 1); only finished runs are evaluated"),
+        ([""], f"several runs match; nearest: {listed[0].split()[0]}"),
+        ([failed], "is failed (the loss is not finite in epoch 1); only finished runs can be used"),
         ([key, "--set", "k=9999"], "k is 9999, and there are"),
         ([key, "--protocol", "linear", "--set", "k=5"], "unknown field of linear 'k'"),
         ([key, "--protocol", "liner"], "did you mean 'linear'"),

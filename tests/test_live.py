@@ -200,7 +200,7 @@ def test_the_store_gives_the_same_state_as_the_events() -> None:
     spec = next(iter(sweep.evaluations.values()))
     store.begin(EVALUATION, spec.key, "knn of something", params={}, tags={})
     state = SweepState(sweep, launched)
-    for event in state.news(Results.read(store, state.sweep.tables)):
+    for event in state.changes(Results.read(store, state.sweep.tables)):
         state.apply(event)
     assert state.count() == {"reused": 1, "running": 1, "failed": 1, "waiting": 1}
     assert state.count(trainings=False)["running"] == 1
@@ -208,7 +208,7 @@ def test_the_store_gives_the_same_state_as_the_events() -> None:
     assert state.warning.endswith("the loss is not finite in epoch 1")
     assert [(b.method, b.value) for b in state.best()] == [("MoCo", 15.0)]
     assert not [
-        event for event in state.news(Results.read(store, state.sweep.tables)) if not isinstance(event, Progress)
+        event for event in state.changes(Results.read(store, state.sweep.tables)) if not isinstance(event, Progress)
     ]
 
 

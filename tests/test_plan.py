@@ -8,6 +8,10 @@ import pytest
 
 from eman.cli import main
 from eman.platform.errors import UserError
+from eman.platform.store.records import TRAINING
+from eman.platform.store.store import Store
+from eman.platform.workspace import Workspace
+from eman.sweeps.cost import measured
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.profiles.cifar10 import CIFAR10
 from eman.sweeps.profiles.imagenet import IMAGENET
@@ -20,6 +24,7 @@ from eman.sweeps.request import SweepRequest, command
 from eman.sweeps.tables.figure3 import lines
 from eman.sweeps.work import work
 from eman.trainers.data.catalog import TRAINING_IMAGES
+from eman.trainers.spec.record import record_params
 
 
 def of_tables(*names: str, profile: str = "smoke", **fields: Any) -> Sweep:
@@ -111,7 +116,7 @@ def test_profiles_of_published_numbers_count_labels_and_vote_as_those_do() -> No
             (e.flat()["k"], e.flat()["temperature"]) for e in sweep.evaluations.values() if e.protocol.name == "knn"
         }
         assert votes == {(200, 0.1)}
-        assert "kNN: k = 200, votes weighed by exp(cosine / 0.1)." in " ".join(sweep.tables[0].notes)
+        assert "kNN: k = 200, votes weighted by exp(cosine / 0.1)." in " ".join(sweep.tables[0].notes)
     assert "kNN: k = 20, one vote each." in " ".join(of_tables("table4").tables[0].notes)
 
 
@@ -184,6 +189,20 @@ def test_equal_points_of_a_grid_are_one_row() -> None:
     # The profile's momentum is 0.95: an EMAN momentum of 0.95 is the scheme "eman" by another name.
     sweep = of_grid(["moco", "moco"], ["eman", "eman"], grid={"eman_momentum": [0.9, 0.95, 0.9]})
     assert sweep.tables[0].rows == ("BN / EMAN (m=0.9)", "BN / EMAN")
+
+
+@pytest.mark.usefixtures("store_file")
+def test_speeds_are_medians_of_finished_runs_of_the_same_kind() -> None:
+    sweep, other = (
+        of_grid(["moco"], ["bn", "eman", "gn"]),
+        of_grid(["moco"], ["bn"], overrides={"backbone": "resnet18"}),
+    )
+    store = Store(Workspace.from_environment())
+    trainings = {**sweep.trainings, **other.trainings}
+    for speed, (key, spec) in zip((100.0, 500.0, 300.0, 1.0), trainings.items(), strict=True):
+        log = store.begin(TRAINING, key, key, params=record_params(spec), tags={})
+        log.finish({"train/images_per_second": speed})
+    assert list(measured(store, sweep).values()) == [300.0]
 
 
 def test_a_field_of_one_method_applies_to_that_method_alone() -> None:

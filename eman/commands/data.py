@@ -13,7 +13,7 @@ Shards = Annotated[str, typer.Argument(help="A data set's name, or a folder of s
 
 @app.command("list")
 def data_list() -> None:
-    """List data sets, and say which are on this machine."""
+    """List data sets and whether they are on this machine."""
     from eman.sweeps.view.doctor import data_lines
 
     for line in data_lines(workspace()):
@@ -22,7 +22,7 @@ def data_list() -> None:
 
 @app.command("fetch")
 def data_fetch(name: Annotated[str, typer.Argument(help="A data set's name, or a folder by path or URI.")]) -> None:
-    """Download a data set where it is missing, and check it."""
+    """Download a data set if it is missing, and check it."""
     from eman.trainers.data.catalog import read
 
     dataset = read(name, workspace())
@@ -31,7 +31,7 @@ def data_fetch(name: Annotated[str, typer.Argument(help="A data set's name, or a
 
 @app.command("shard")
 def data_shard(
-    name: Annotated[str, typer.Argument(help="The name by which runs ask for the shards.")],
+    name: Annotated[str, typer.Argument(help="Name of the data set for `--set dataset=NAME`.")],
     source: Annotated[
         str | None,
         typer.Option(help="Folder of images, by path or URI, or the name of a data set. Default: NAME."),
@@ -40,10 +40,10 @@ def data_shard(
         str | None, typer.Option(help="Folder to write to, by path or URI. Default: NAME in the data folder.")
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help="Images a shard. Default: about 256 MiB of them.")
+        int | None, typer.Option(min=1, max=1_000_000, help="Images per shard. Default: about 256 MiB.")
     ] = None,
 ) -> None:
-    """Write a data set as Parquet shards, from which training streams. Run again, it goes on where it stopped.
+    """Write a data set as Parquet shards for streaming. A second run resumes an interrupted one.
 
     - `eman data shard imagenet --source /data/imagenet --out s3://bucket/data/imagenet`
     - `EMAN_DATA=s3://bucket/data eman sweep table1 --profile imagenet` then reads them
@@ -61,20 +61,20 @@ def data_shard(
 @app.command("verify")
 def data_verify(
     where: Shards,
-    decode: Annotated[bool, typer.Option("--decode", help="Decode every image, too.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Also decode every image.")] = False,
 ) -> None:
-    """Read every shard, and compare counts and checksums with those of the manifest."""
+    """Check the counts and checksums of all shards against the manifest."""
     from eman.trainers.data.catalog import existing_folder
     from eman.trainers.data.shard_check import verify
 
     for line in verify(existing_folder(where, workspace()), decode=decode):
         print(line)
-    print("all shards are right")
+    print("all shards are intact")
 
 
 @app.command("info")
 def data_info(where: Shards) -> None:
-    """Say what shards hold."""
+    """Describe the content of shards."""
     from eman.trainers.data.catalog import existing_folder
     from eman.trainers.data.shard_check import info
 

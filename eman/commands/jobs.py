@@ -7,24 +7,24 @@ import typer
 
 from eman.commands.sweep import DryRunOption, NameOption, WhatArgument, checked_plan, print_plan
 from eman.context import given_variables
-from eman.groups import spread
+from eman.groups import expand_groups
 from eman.options import Evaluated, Grid, Resources, Scale
 from eman.parsing import check_number
 from eman.platform.errors import UserError
 
 app = typer.Typer()
 
-#: Ray's own variables for the address of a job server.
+#: Ray's environment variables for the address of a job server.
 _VARIABLES = ["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"]
 
 JobServer = Annotated[
     str, typer.Option("--address", envvar=_VARIABLES, help="The cluster's job server, for example http://HOST:8265.")
 ]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job, as in `eman jobs`.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job, as listed by `eman jobs`.")]
 
 
 @app.command(rich_help_panel="Cluster")
-@spread
+@expand_groups
 def submit(
     what: WhatArgument,
     address: JobServer,
@@ -32,20 +32,20 @@ def submit(
     evaluated: Evaluated,
     name: NameOption = None,
     dry_run: DryRunOption = False,
-    detach: Annotated[bool, typer.Option("--detach", help="Return at once instead of following the output.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return without following the output.")] = False,
     python: Annotated[str | None, typer.Option(help="Python on the cluster. Default: python.")] = None,
     wait: Annotated[
-        float | None, typer.Option(help="Seconds to wait until the cluster has room for one run. Default: 0.")
+        float | None, typer.Option(help="Seconds to wait for the cluster to fit one run. Default: 0.")
     ] = None,
     *,
     grid: Grid,
     resources: Resources,
 ) -> int:
-    """Run a sweep on a cluster as a Ray job and follow it. Ends with the sweep's exit code.
+    """Run a sweep on a cluster as a Ray job and follow it. The exit code is the sweep's.
 
     - `eman submit 1 8 --profile mini --address http://HOST:8265`
 
-    The project travels along. The same command continues an interrupted sweep.
+    The project's source is sent with the job. The same command continues an interrupted sweep.
     """
     if dry_run and (detach or python is not None):
         raise UserError(f"{'--detach' if detach else '--python'} has no effect with --dry-run; leave it out.")
@@ -62,7 +62,7 @@ def submit(
     words = [*arguments(planned.request), *_resource_words(resources, wait)]
     connected = jobs.client(address)
     job = jobs.submit(connected, address, words, python, given_variables())
-    print(f"submitted {job}; `eman logs {job} --address {address}` follows it", file=sys.stderr)
+    print(f"submitted {job}; follow it with `eman logs {job} --address {address}`", file=sys.stderr)
     if detach:
         return 0
     for text in jobs.logs(connected, job):

@@ -18,10 +18,10 @@ app = typer.Typer()
 def import_(
     file: Annotated[Path, typer.Argument(help="A checkpoint: a PyTorch file of tensors.")],
     layout: Annotated[
-        str, typer.Option("--as", help="Layout: moco, byol or fixmatch (the official code's), or torchvision.")
+        str, typer.Option("--as", help="Layout: moco, byol or fixmatch (of the official code), or torchvision.")
     ],
-    scheme: Annotated[str, typer.Option(help="Scheme that it was trained with.")] = "default",
-    dataset: Annotated[str, typer.Option(help="Data set that it was trained on.")] = "imagenet",
+    scheme: Annotated[str, typer.Option(help="Scheme of its training.")] = "default",
+    dataset: Annotated[str, typer.Option(help="Data set of its training.")] = "imagenet",
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not list the tensors.")] = False,
 ) -> None:
     """Import a checkpoint for evaluation or initialization.
@@ -44,14 +44,14 @@ def export(
     network: NetworkOption = Network.student,
     selection: SelectionOption = Selection.last,
 ) -> None:
-    """Write a run's backbone for other programs, or its whole network as a model that MLflow serves.
+    """Export a run's backbone for other programs, or its network as an MLflow model.
 
     - `eman export 3f2a --format torchvision --out resnet50.pth`
     - `eman export 3f2a --format mlflow --out model`, then
       `mlflow models predict -m model -i model/serving_input_example.json --env-manager local`
 
-    The served model takes images (N, channels, height, width) as uint8 from 0 to 255 and scales them itself. It returns
-    class probabilities for a classifier (FixMatch, supervised), else features.
+    The MLflow model takes uint8 images of shape (N, channels, height, width). It returns class probabilities for a
+    classifier (FixMatch, supervised), else features.
     """
     from eman.platform.store.store import Store
     from eman.sweeps.find import find_finished_run
@@ -80,8 +80,8 @@ def predict(
 
     - `eman predict 3f2a shoe.png shirt.jpg --network teacher --top 3`
 
-    A run that ends in a classifier (FixMatch, supervised) gives probabilities. A self-supervised one shows the nearest
-    training images, and how they vote.
+    A classifier (FixMatch, supervised) gives probabilities. A self-supervised run shows the nearest training images and
+    their votes.
     """
     from eman.platform.store.store import Store
     from eman.sweeps.find import find_finished_run

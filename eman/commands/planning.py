@@ -1,4 +1,4 @@
-"""Commands that say what there is to run, and what it costs: plan, fields."""
+"""Commands for planning: plan, fields."""
 
 import json
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from eman.context import workspace
-from eman.groups import spread
+from eman.groups import expand_groups
 from eman.options import Evaluated, Grid, JsonOption, Scale
 from eman.requests import known_request
 
@@ -14,7 +14,7 @@ app = typer.Typer()
 
 
 @app.command(name="plan", rich_help_panel="Look")
-@spread
+@expand_groups
 def plan_(
     what: Annotated[
         list[str],
@@ -56,10 +56,10 @@ def plan_(
 @app.command(rich_help_panel="Look")
 def fields(
     method: Annotated[str | None, typer.Argument(help="fixmatch, moco, byol or supervised. Default: all.")] = None,
-    profile: Annotated[str, typer.Option(help="Scale whose values are the defaults.")] = "quick",
+    profile: Annotated[str, typer.Option(help="Scale that gives the defaults.")] = "quick",
     as_json: JsonOption = False,
 ) -> None:
-    """List the fields that `--set` and `--grid` take: meaning, default, range.
+    """List the fields for `--set` and `--grid`, with description, default and range.
 
     - `eman fields moco --profile mini`
     """

@@ -1,4 +1,4 @@
-"""Printing tables, or writing them to a file."""
+"""Print tables, or write them to a file."""
 
 import json
 from pathlib import Path
@@ -29,14 +29,14 @@ def print_tables(
     *,
     as_json: bool = False,
 ) -> None:
-    """Print a sweep's tables from what the store holds, or write them to `out`.
+    """Print a sweep's tables from the store, or write them to `out`.
 
     Args:
         planned: The sweep.
         store: The store.
         form: Format; `None` for text.
         out: File to write.
-        other: What stands beside each number: the paper's, or those of another store.
+        other: Reference values: `paper`, or another store.
         as_json: Print JSON instead.
     """
     from eman.evaluation.results.long import write_parquet
@@ -50,8 +50,8 @@ def print_tables(
         check_output(out)
     shown = planned.tables
     if other != PAPER:
-        theirs = Results.read(existing_store(other, workspace()), planned.tables)
-        shown = tuple(against(table, theirs, other) for table in shown)
+        reference = Results.read(existing_store(other, workspace()), planned.tables)
+        shown = tuple(against(table, reference, other) for table in shown)
     store.settle_lost()
     results = Results.read(store, planned.tables)
     valued = [(table, values_of(table, results)) for table in shown]

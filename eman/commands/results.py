@@ -1,4 +1,4 @@
-"""Commands that show what the store holds: table, figure, status, report, ui, doctor."""
+"""Commands that show results: table, figure, status, report, ui, doctor."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from eman.commands.printing import PAPER, print_tables
 from eman.context import workspace
-from eman.groups import spread
+from eman.groups import expand_groups
 from eman.options import Evaluated, Format, Grid, JsonOption, Scale
 from eman.parsing import check_number
 from eman.platform.errors import UserError, unknown
@@ -19,20 +19,20 @@ app = typer.Typer()
 
 
 @app.command(rich_help_panel="Look")
-@spread
+@expand_groups
 def table(
     what: Annotated[
         list[str],
         typer.Argument(
             metavar="TABLE... | grid | SWEEP",
-            help="Tables (1 to 8), the name of a sweep in the store, or grid: the newest grid, or the one that options "
-            "describe.",
+            help="Tables (1 to 8), the name of a sweep in the store, or grid: the newest grid, or the one given by "
+            "options.",
         ),
     ],
     scale: Scale,
     evaluated: Evaluated,
     against: Annotated[
-        str, typer.Option(metavar="paper|STORE", help="Numbers to print beside: the paper's, or another store's.")
+        str, typer.Option(metavar="paper|STORE", help="Reference values: the paper's, or another store's.")
     ] = PAPER,
     form: Annotated[Format | None, typer.Option("--format", help="Output format. Default: text.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
@@ -40,7 +40,7 @@ def table(
     *,
     grid: Grid,
 ) -> None:
-    """Print tables from what the store holds, each number beside the paper's or another store's.
+    """Print tables from the store, with the paper's or another store's values for comparison.
 
     - `eman table 1 8 --profile quick`
     - `eman table 2 --seeds 3 --network teacher --format latex --out table2.tex`
@@ -57,13 +57,13 @@ def table(
 
 
 @app.command(rich_help_panel="Look")
-@spread
+@expand_groups
 def figure(
     number: Annotated[str, typer.Argument(metavar="NUMBER", help="The figure: 3.")],
-    out: Annotated[Path, typer.Option(help="File to write. Its ending (.png, .svg, .pdf) is the format.")],
+    out: Annotated[Path, typer.Option(help="File to write, as .png, .svg or .pdf.")],
     scale: Scale,
 ) -> None:
-    """Draw Figure 3, accuracy during training, from what the store holds.
+    """Draw Figure 3, accuracy during training, from the store.
 
     - `eman figure 3 --out figure3.png --profile quick`
     """
@@ -83,14 +83,14 @@ def figure(
 @app.command(rich_help_panel="Look")
 def status(
     runs: Annotated[bool, typer.Option("--runs", help="List the trainings with their keys.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow the running sweep, wherever it runs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the running sweep, on any machine.")] = False,
     every: Annotated[float | None, typer.Option(help="With --watch: seconds between updates. Default: 5.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the sweeps in the store, and its runs by state, profile and method.
 
     - `eman status --runs`
-    - `eman status --watch`, in another terminal, or on another machine that reaches the store
+    - `eman status --watch`, in another terminal, or on another machine with access to the store
     """
     from eman.sweeps.view.status import run_lines, status_lines, status_summary
 
@@ -116,11 +116,13 @@ def status(
 def report(
     sweep: Annotated[
         str | None,
-        typer.Argument(help="A sweep's name, or the beginning of its key, as in `eman status`. Default: the newest."),
+        typer.Argument(
+            help="A sweep's name, or the beginning of its key, as listed by `eman status`. Default: the newest."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
 ) -> None:
-    """Write a sweep as one page: tables beside the paper's, curves, configuration, provenance.
+    """Write a sweep as one page: tables with the paper's values, curves, configuration, provenance.
 
     - `eman report --out report.html`
     - `eman report "table1 + table8" --out report.html`
@@ -138,26 +140,26 @@ def report(
 
 @app.command(rich_help_panel="Look")
 def ui(
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Any but this machine's own needs --allowed-host.")
+        str, typer.Option(help="Address to listen on. Other than this machine's own, it requires --allowed-host.")
     ] = "127.0.0.1",
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Admit others who address the server by this name. There is no login: whoever reaches it can read, "
+            help="Accept requests to this host name. There is no login: anyone who can reach the server can read, "
             "change and delete all runs. Repeatable.",
         ),
     ] = None,
     open_: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open a browser, where this machine has a screen.")
+        bool, typer.Option("--open/--no-open", help="Open a browser, if this machine has a display.")
     ] = True,
 ) -> None:
-    """Open MLflow's UI on the schemes of the newest sweep, on this machine only; Ctrl-C ends it.
+    """Open MLflow's UI on the schemes of the newest sweep, on this machine only. Ctrl-C stops it.
 
     - `eman ui --port 5001`
-    - `eman ui --host 0.0.0.0 --allowed-host lab.example.org`, for others too
+    - `eman ui --host 0.0.0.0 --allowed-host lab.example.org`, also for other machines
     """
     from eman.sweeps.view.ui import serve
 
@@ -170,8 +172,8 @@ def doctor() -> None:
     """Check the installation: versions, data, cores, GPUs, store."""
     from eman.sweeps.view.doctor import doctor_lines
 
-    lines, well = doctor_lines(workspace())
+    lines, complete = doctor_lines(workspace())
     for line in lines:
         print(line)
-    if not well:
+    if not complete:
         raise typer.Exit(1)

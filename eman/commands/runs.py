@@ -1,4 +1,4 @@
-"""Commands for the runs in the store: list, show, rm, prune."""
+"""Commands for runs in the store: list, show, rm, prune."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="runs", no_args_is_help=True, help="List, show and remove runs.")
 
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 @app.command("list")
 def list_runs(as_json: JsonOption = False) -> None:
-    """List the trainings in the store with key, state, name and profile."""
+    """List the trainings in the store: key, state, name, profile."""
     from eman.sweeps.view.status import run_lines, status_summary
 
     if as_json:
@@ -34,14 +34,14 @@ def show_run(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Key of a run, or its beginning.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show a run: fields, metrics, and evaluations.
+    """Show a run's fields, metrics and evaluations.
 
     - `eman runs show 3f2a`
     """
     from eman.platform.store.store import Store
-    from eman.sweeps.view.runs import described, description_lines
+    from eman.sweeps.view.runs import describe_run, description_lines
 
-    description = described(run, Store(workspace()))
+    description = describe_run(run, Store(workspace()))
     if as_json:
         print(json.dumps(description))
         return
@@ -54,7 +54,7 @@ def remove_runs(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Keys of runs, or their beginnings.")],
     yes: YesOption = False,
 ) -> None:
-    """Delete runs with their evaluations, checkpoints and features. Asks first.
+    """Delete runs with their evaluations, checkpoints and features, after confirmation.
 
     - `eman runs rm 3f2a 77c0`
     """
@@ -63,13 +63,13 @@ def remove_runs(
     from eman.sweeps.remove import removal_of
 
     store = Store(workspace())
-    found = {record.key: record for record in (find_run(run, store) for run in runs)}
-    _carry_out(removal_of(list(found.values()), store), store, yes=yes)
+    chosen = {record.key: record for record in (find_run(run, store) for run in runs)}
+    _remove(removal_of(list(chosen.values()), store), store, yes=yes)
 
 
 @app.command("prune")
 def prune_runs(yes: YesOption = False) -> None:
-    """Delete failed and interrupted runs, and folders whose run is not in the store. Asks first.
+    """Delete failed and interrupted runs, and folders of runs not in the store, after confirmation.
 
     - `eman runs prune --yes`
     """
@@ -77,16 +77,16 @@ def prune_runs(yes: YesOption = False) -> None:
     from eman.sweeps.remove import prunable
 
     store = Store(workspace())
-    _carry_out(prunable(store), store, yes=yes)
+    _remove(prunable(store), store, yes=yes)
 
 
-def _carry_out(removal: "Removal", store: "Store", *, yes: bool) -> None:
+def _remove(removal: "Removal", store: "Store", *, yes: bool) -> None:
     if not removal.records and not removal.folders:
         print("nothing to remove")
         return
     for line in removal.lines():
         print(line)
     if not yes:
-        typer.confirm("Delete these for good?", abort=True)
+        typer.confirm("Delete these permanently?", abort=True)
     removal.carry_out(store)
     print("removed")

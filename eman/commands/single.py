@@ -49,7 +49,7 @@ def train(
 
     check_number("--seed", seed, 0, 2**63 - 1)
     processes, chosen = parse_workers(workers) or 1, profile_named(profile)
-    overrides = _own(method, parse_overrides(set_))
+    overrides = _for_method(method, parse_overrides(set_))
     if "seed" in overrides:
         raise UserError("seed cannot be set; give --seed.")
     spec = chosen.run(method, scheme, seed, overrides)
@@ -66,8 +66,8 @@ def train(
         print(line)
 
 
-def _own(method: str, overrides: "Mapping[str, Value]") -> "dict[str, Value]":
-    """Return the overrides with those of this method by their plain names; refuse those of another."""
+def _for_method(method: str, overrides: "Mapping[str, Value]") -> "dict[str, Value]":
+    """Return the overrides without the method's prefix; raise `UserError` for those of another method."""
     for name in overrides:
         owner, dot, _ = name.rpartition(".")
         if dot and owner != method:
@@ -90,13 +90,13 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Evaluate one run in the foreground, print its numbers and keep them in the store.
+    """Evaluate one run in the foreground, print the results and store them.
 
     - `eman evaluate 3f2a --protocol linear`
     - `eman evaluate 3f2a --protocol knn --set k=200 --set temperature=0.07 --network teacher`
 
-    Values that are not set are those of the run's profile, so that the result fills its table's cell. Linear evaluation
-    and finetuning search the profile's learning rates unless `lr` is set.
+    The defaults are those of the run's profile, so the result fills its table's cell. Linear evaluation and finetuning
+    search the profile's learning rates unless `lr` is set.
     """
     from eman.evaluation.protocols.spec import parse_eval_fields
     from eman.platform.store.store import Store

@@ -1,4 +1,4 @@
-"""Commands for the MLflow store itself: migrate, export."""
+"""Commands for the MLflow store: migrate, export."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,20 +7,19 @@ import typer
 
 from eman.context import workspace
 
-app = typer.Typer(name="store", no_args_is_help=True, help="Copy the MLflow store, or write it as Parquet.")
+app = typer.Typer(name="store", no_args_is_help=True, help="Copy the MLflow store, or export it as Parquet.")
 
 
 @app.command()
 def migrate(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A work folder, a SQLite file or a server's address.")],
-    target: Annotated[str, typer.Argument(metavar="DST", help="Likewise; a folder or file is created if need be.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="Likewise; created if needed.")],
 ) -> None:
-    """Copy sweeps, trainings and evaluations to another store. Run again, it copies only what is missing.
+    """Copy sweeps, trainings and evaluations to another store. A second run copies only what is missing.
 
-    It copies what MLflow holds: parameters, all metrics with steps and times, tags, states, artifacts (tables,
-    figures). It does not copy checkpoints and features, which lie in the work folder. Tables need none of those, but to
-    evaluate a run further, or to start one from it, keep that folder, or copy its `runs`. Runs that are running are
-    skipped and listed.
+    Copied are parameters, all metrics with steps and times, tags, states and artifacts (tables, figures), but not the
+    checkpoints and features in the work folder. To evaluate a run further, or to start another from it, copy the
+    folder `runs` too. Running runs are skipped and listed.
 
     - `eman store migrate .eman http://HOST:5000`
     - `eman store migrate http://HOST:5000 copy/.eman`
@@ -33,9 +32,9 @@ def migrate(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="Folder to write to; a new one.")],
+    out: Annotated[Path, typer.Option(help="New folder to write.")],
 ) -> None:
-    """Write the store as Parquet: runs, params, metrics (a row for each value of each step) and tags.
+    """Export the store as Parquet: runs, params, metrics (one row per value and step) and tags.
 
     - `eman store export --out results`
     - `eman --store http://HOST:5000 store export --out results`

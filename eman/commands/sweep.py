@@ -1,4 +1,4 @@
-"""The command `sweep`, and what it shares with `submit`."""
+"""The command `sweep`, and parts shared with `submit`."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import typer
 
 from eman.commands.printing import print_tables
 from eman.context import workspace
-from eman.groups import spread
+from eman.groups import expand_groups
 from eman.options import Cluster, Evaluated, Format, Grid, Resources, Scale
 from eman.platform.errors import UserError
 from eman.requests import new_request
@@ -23,13 +23,16 @@ WhatArgument = Annotated[
     list[str], typer.Argument(metavar="TABLE... | grid", help="Tables to fill (1 to 8, or table1 to table8), or grid.")
 ]
 NameOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Name of the sweep, for `table NAME`. Default: after its tables.")
+    str | None,
+    typer.Option(metavar="NAME", help="Name of the sweep, for `table NAME`. Default: the names of its tables."),
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, list what would run, and stop.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything and list what would run, without running it.")
+]
 
 
 @app.command(rich_help_panel="Run")
-@spread
+@expand_groups
 def sweep(
     what: WhatArgument,
     scale: Scale,
@@ -78,7 +81,7 @@ def sweep(
 def checked_plan(
     what: list[str], scale: Scale, evaluated: Evaluated, grid: Grid, resources: Resources, name: str | None
 ) -> "Sweep":
-    """Return the sweep, with all checked that does not need the data or a cluster."""
+    """Plan a sweep, with all checks that need neither the data nor a cluster."""
     from eman.sweeps.checks import check_workers
     from eman.sweeps.plan import plan
 
@@ -123,6 +126,6 @@ def _launch(planned: "Sweep", options: "Options") -> None:
     for line in report.lines():
         print(line, file=sys.stderr)
     if report.interrupted:
-        raise UserError(f"interrupted: {report.trained} runs were finished and are kept; the same command continues.")
+        raise UserError(f"interrupted: {report.trained} finished runs are kept; the same command continues.")
     print_tables(planned, store, Format.text, None)
     print("\nSee the runs in MLflow: `eman ui`. Write a report: `eman report`.", file=sys.stderr)

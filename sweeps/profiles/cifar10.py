@@ -5,7 +5,7 @@ from eman.sweeps.profiles.shared import FIXMATCH_PEERS, FULLY_SUPERVISED_SMALL, 
 
 #: The self-supervised recipes behind the published numbers of ResNet-18 on CIFAR-10, for a GPU: MoCo's own notebook
 #: (kNN 82.6 after 200 epochs, 88.7 after 800), Lightly's benchmark for BYOL (86.9 after 200, batch 128). Both train on
-#: all 50,000 images; ``--set held_out=0`` does, too, and then chooses on the test images, as they do.
+#: all 50,000 images; ``--set held_out=0`` does so too, and then selects on the test images, as they do.
 CIFAR10 = Profile(
     name="cifar10",
     about="CIFAR-10, 45,000 training images, ResNet-18 for small images, 8 devices; FixMatch with 4,000 labels. The "
@@ -14,18 +14,18 @@ CIFAR10 = Profile(
         "dataset": "cifar10",
         "backbone": "resnet18-small",  # a 3x3 stem of stride 1 and no pooling, as all of them have it
         "precision": "auto",
-        "held_out": 5000,  # for choices; 500 a class
+        "held_out": 5000,  # for selection; 500 per class
         "devices": 8,  # the notebook's SplitBatchNorm of 8
         "schedule": "cosine",
         "epochs": 200,
-        "warmup_epochs": 0.0,  # none of them has one
+        "warmup_epochs": 0.0,  # none of them has a warm-up
         "monitor_every": 10,
     },
     methods={
-        # 2^15 steps, a thirty-second of the published numbers', of which a table's runs would take weeks; `eman train
-        # fixmatch --set epochs=11520` is as long as theirs.
+        # 2^15 steps, 1/32 of the published length, with which a table would take weeks; `eman train fixmatch --set
+        # epochs=11520` is as long as theirs.
         "fixmatch": {**FIXMATCH_PEERS, "label_fraction": 4_000 / 45_000, "epochs": 360},
-        # The notebook. Its head is one linear layer; ours is MoCo v2's, as wide within as the backbone's output.
+        # The notebook, whose head is one linear layer; ours is MoCo v2's, with the backbone's width as hidden width.
         "moco": {
             "batch": 512,
             "lr": 0.06,
@@ -38,7 +38,7 @@ CIFAR10 = Profile(
             "crop_min": 0.08,  # torchvision's default
             "blur_max": 0.0,
         },
-        # Lightly, whose m stays at 0.99; ours rises from there to 1, as BYOL's does. It solarizes nothing.
+        # Lightly, whose momentum stays at 0.99; ours rises from there to 1, as in BYOL. No solarization.
         "byol": {
             "batch": 128,
             "optimizer": "sgd",
@@ -52,10 +52,10 @@ CIFAR10 = Profile(
         },
         "supervised": {**SUPERVISED_SMALL, "label_fraction": 4_000 / 45_000},
     },
-    # MoCo: the paper's, as the notebook recommends 30. BYOL: no rate is published for a BYOL trained by SGD; from the
+    # MoCo: the paper's rates; the notebook recommends 30. BYOL: no rate is published for training by SGD, so from the
     # paper's lowest upwards.
     linear_lr={"moco": (15.0, 30.0, 60.0), "byol": (0.2, 1.0, 5.0)},
-    protocols={"knn": KNN_200, "finetune": {"batch": 64}},  # a batch that 1 % of the images fill
+    protocols={"knn": KNN_200, "finetune": {"batch": 64}},  # 1 % of the images fill a batch
     fully_supervised=FULLY_SUPERVISED_SMALL,
     from_pretrained={"lr": 0.003},  # the paper's tenth of the rate
 )

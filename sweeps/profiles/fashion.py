@@ -11,8 +11,8 @@ COMMON = {
 }
 
 METHODS: dict[str, dict[str, Any]] = {
-    # 1 % of the labels and the whole RandAugment pool: few labels and views that shift the statistics are what brings
-    # out the paper's order in small experiments.
+    # 1 % of the labels and the whole RandAugment pool: small experiments show the paper's order only with few labels
+    # and views that shift the statistics.
     "fixmatch": {
         "labelled_batch": 32,
         "batch": 160,

@@ -1,26 +1,26 @@
-"""Profile `imagenet`: the paper's own scale."""
+"""Profile `imagenet`: the paper's scale."""
 
 from eman.sweeps.profiles.profile import LowShot, Profile
 
-#: The paper's own scale: the defaults of RunSpec and of the methods' entries are its values.
+#: The paper's scale. Its values are the defaults of RunSpec and of the methods.
 IMAGENET = Profile(
     name="imagenet",
     about="ImageNet, ResNet-50, 8 devices: the paper's hyper-parameters.",
     common={"dataset": "imagenet", "image_size": 224},
     methods={
         "moco": {"warmup_epochs": 5.0},
-        "byol": {"lars_exclude": "official"},  # official code, main_byol.py: by name, heads' norms not among them
+        "byol": {"lars_exclude": "official"},  # official code, main_byol.py: by name, without the heads' norms
         "fixmatch": {},
         "supervised": {},
     },
     linear_lr={"moco": (15.0, 30.0, 60.0), "byol": (0.2, 0.4, 0.8)},
-    # torchvision's recipe for the ResNet-50 that the paper's supervised rows take: 90 epochs, 0.1, a tenth every 30.
+    # torchvision's recipe for the ResNet-50 of the paper's supervised rows: 90 epochs, 0.1, divided by 10 every 30.
     fully_supervised={"labelled_batch": 256, "epochs": 90, "lr": 0.1, "milestones": (1 / 3, 2 / 3)},
     # 200 epochs, and a warm-up of 10, as in the README of the official code.
     pretraining={method: {"epochs": 200, "warmup_epochs": 10.0} for method in ("moco", "byol")},
     # Section 5.3: 50 epochs at 1 %, 100 at 10 %.
     semi_supervised={0.01: {"epochs": 50}, 0.1: {"epochs": 100}},
-    # ImageNet's networks serve VOC2007; iNaturalist has networks of its own, of 1,000 and 200 epochs (Section 5.2).
+    # VOC2007 uses ImageNet's networks; iNaturalist has its own, of 1,000 and 200 epochs (Section 5.2).
     low_shot={
         "ImageNet": LowShot(),
         "VOC2007": LowShot(dataset="voc2007", several=True),

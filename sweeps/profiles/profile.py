@@ -1,4 +1,4 @@
-"""The type of a profile: the values that the paper's runs and evaluations take at some scale."""
+"""Profiles: the fields of the paper's runs and evaluations at some scale."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from eman.trainers.norm.schemes import Scheme
 from eman.trainers.spec.build import make_spec, resolve_scheme
 from eman.trainers.spec.run import RunSpec
 
-#: The precision of a profile that computes in bfloat16 where this machine is quick at it, else in float32.
+#: Precision that becomes bfloat16 where this machine computes it fast, else float32.
 AUTO = "auto"
 
 
@@ -22,10 +22,9 @@ class LowShot:
     """A block of Table 5.
 
     Attributes:
-        dataset: Its data set; `None` for the profile's.
+        dataset: Data set; `None` for the profile's.
         several: Whether an image can have several classes.
-        pretrained: Fields by method for networks that are pretrained on this data set. Empty: take the profile's
-            networks.
+        pretrained: Fields by method of networks pretrained on this data set; empty for the profile's networks.
     """
 
     dataset: str | None = None
@@ -39,10 +38,10 @@ class Profile:
 
     Attributes:
         name: Name on the command line.
-        about: One line for notes and help.
+        about: One-line description for notes and help.
         common: Fields for every method.
         methods: Fields for single methods.
-        linear_lr: Learning rates to search in linear evaluation, by method. The paper has {15, 30, 60} for MoCo and
+        linear_lr: Learning rates to search in linear evaluation, by method. The paper's are {15, 30, 60} for MoCo and
             {0.2, 0.4, 0.8} for BYOL.
         label_fraction: Share of labels for linear evaluation in Tables 1 and 8.
         label_sets: Number of label sets to average at a share of labels (Section 5.2: five at 1 %, three at 10 %).
@@ -51,12 +50,12 @@ class Profile:
             0.1 at 10 %, and gives none at 100 %.
         finetune_epochs: Epochs of finetuning, by share of labels.
         protocols: Evaluation fields by protocol that differ from the paper's.
-        stand_in: Momenta of the paper's rows (m of Eq. (9), alpha of Eq. (4)) and their replacement in shorter runs.
-            Other momenta stay as they are.
+        stand_in: Replacements, in shorter runs, of the momenta in the paper's rows (m of Eq. (9), alpha of Eq. (4)).
+            Other momenta are unchanged.
         fully_supervised: Fields of the supervised network with all labels (Tables 2, 4 and 5).
         pretraining: Fields by method for the pretrained networks of Tables 2 to 6, where they differ from Table 1's.
         semi_supervised: Fields of Table 6's FixMatch, by share of labels.
-        low_shot: Blocks of Table 5 by the paper's name. The first is the data set of pretraining, whichever it is.
+        low_shot: Blocks of Table 5 by the paper's name. The first stands for the data set of pretraining.
         from_pretrained: Fields of a FixMatch that starts from a pretrained network (Section 5.3).
         workers: Number of workers by (method, scheme), unless `--workers` is given.
     """
@@ -108,13 +107,13 @@ class Profile:
         return make_spec(method, self._scaled(resolve_scheme(method, scheme)), fields, overrides)
 
     def with_precision(self, precision: str) -> "Profile":
-        """Return this profile with its automatic precision resolved, as on the machine that planned a sweep."""
+        """Return this profile with its automatic precision replaced by that of the machine that planned the sweep."""
         if self.common.get("precision") != AUTO:
             return self
         return replace(self, common={**self.common, "precision": precision})
 
     def linear_rates(self, method: str) -> tuple[float, ...]:
-        """Return the learning rates to search; for a method without published ones, all rates of the others."""
+        """Return the learning rates to search; for a method without its own, all rates of the others."""
         known = sorted({rate for rates in self.linear_lr.values() for rate in rates})
         return self.linear_lr.get(method, tuple(known))
 
@@ -130,15 +129,15 @@ class Profile:
         )
 
     def notes(self) -> tuple[str, ...]:
-        """Return what a reader of any table at this scale must know."""
+        """Return the notes under every table at this scale."""
         notes = [f"Profile {self.name}: {self.about}"]
         if self.stand_in:
             pairs = ", ".join(f"{ours:g} for the paper's {paper:g}" for paper, ours in self.stand_in.items())
-            notes.append(f"Momenta m and α of the rows: {pairs}, as runs are that much shorter.")
+            notes.append(f"Momenta m and α of the rows: {pairs}, because runs are shorter.")
         return tuple(notes)
 
     def results_note(self, methods: Sequence[str], held_out: int | None = None, rates: Sequence[float] = ()) -> str:
-        """Return how the result of each method is measured.
+        """Return a note on how each method's result is measured.
 
         Args:
             methods: Methods of the table.

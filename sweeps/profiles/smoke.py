@@ -3,8 +3,8 @@
 from eman.sweeps.profiles.profile import Profile
 from eman.sweeps.profiles.shared import CACHED, FROM_PRETRAINED, SMALL_IMAGES
 
-#: The tests' profile: every line of code of a sweep, in seconds, on data that scikit-learn ships. Its numbers mean
-#: nothing beyond "it ran", except that they are real.
+#: The tests' profile: the whole code path of a sweep in seconds, on data that scikit-learn ships. Its numbers are real
+#: but compare nothing.
 SMOKE = Profile(
     name="smoke",
     about="digits (16 px), 2 short epochs, 4 devices: a test that everything runs, not a comparison.",

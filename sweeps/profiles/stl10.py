@@ -13,11 +13,11 @@ STL10 = Profile(
         "dataset": "stl10",
         "backbone": "resnet18",  # the published network; the small stem's maps would be 16 times as large at 96 px
         "precision": "auto",
-        "held_out": 500,  # of the 5,000 labelled, for choices
+        "held_out": 500,  # of the 5,000 labelled, for selection
         "devices": 8,
         "schedule": "cosine",
         "epochs": 320,
-        "warmup_epochs": 0.0,  # its MoCo has none
+        "warmup_epochs": 0.0,  # its MoCo has no warm-up
         "monitor_every": 10,
     },
     methods={
@@ -31,7 +31,7 @@ STL10 = Profile(
             "temperature": 0.2,
             "projection_dim": 128,
             "hidden_dim": 512,
-            "blur_max": 0.86,  # the official 2 at 224 px, at 96
+            "blur_max": 0.86,  # the official 2 at 224 px, scaled to 96
         },
         "byol": {
             "batch": 256,
@@ -47,8 +47,8 @@ STL10 = Profile(
         "supervised": {**SUPERVISED_SMALL, "label_fraction": 1_000 / 4_500, "epochs": 200},
     },
     linear_lr={"moco": (15.0, 30.0, 60.0), "byol": (0.2, 1.0, 5.0)},  # as at profile cifar10
-    label_fraction=1.0,  # the published number's
-    protocols={"knn": KNN_200, "finetune": {"batch": 32}},  # a batch that 1 % of the labels fill
+    label_fraction=1.0,  # as in the published number
+    protocols={"knn": KNN_200, "finetune": {"batch": 32}},  # 1 % of the labels fill a batch
     fully_supervised=FULLY_SUPERVISED_SMALL,
     from_pretrained={"lr": 0.003},
 )

@@ -1,8 +1,8 @@
-"""Carrying out sweeps.
+"""Run sweeps.
 
-`jobs` and `events` travel between the process that launches and Ray's processes; `state` turns events into the state
-of a sweep. `sweep` runs a sweep: `launch` decides what is run next (`todo`) with which resources (`options`),
-`tuning` and `follow` hand it to Ray Tune, `publish` writes tables to the store. `trials` is what runs in Ray's
-processes; it calls `train` and `evaluate`. `foreground` runs one training or evaluation here, `submit` a sweep as a Ray
-job.
+- `sweep`: run a whole sweep. `launch`: run what is missing (`todo`) with the right resources (`options`).
+- `tuning`, `follow`: jobs as trials of Ray Tune. `trials`: their functions in Ray's processes.
+- `train`, `evaluate`: carry out one job. `jobs`, `events`, `state`: jobs, their events, and the state of a sweep.
+- `publish`: tables and figures in the store. `failures`: reasons of failures. `interrupt`: signals.
+- `foreground`: one run in this process. `submit`: a sweep as a Ray job.
 """

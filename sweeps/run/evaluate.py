@@ -1,4 +1,4 @@
-"""Evaluations of one run, from their job to their entries in the store."""
+"""Carry out an evaluation job: claim, evaluate, record in the store."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from eman.sweeps.run.jobs import EvalJob
 
 
 def evaluate(job: EvalJob, report: Report) -> None:
-    """Carry out the evaluations of a job and report the outcome of each."""
+    """Carry out a job's evaluations and report the outcome of each."""
     with _claim(job, report) as logs:
         specs = [spec for spec in job.specs if spec.key in logs]
         if not specs:
@@ -39,12 +39,12 @@ def evaluate(job: EvalJob, report: Report) -> None:
 
 @contextlib.contextmanager
 def _claim(job: EvalJob, report: Report) -> Iterator[dict[str, RunLog]]:
-    """Hold the evaluations that no other process has; report the others as lost. Yield the entries by key."""
+    """Claim the evaluations and yield their logs by key; report those that another process has as lost."""
     first, logs = job.specs[0], dict[str, RunLog]()
-    with locked(job.workspace.run_folder(first.run) / f"{protocols.group_key(first)}.lock") as mine:
+    with locked(job.workspace.run_folder(first.run) / f"{protocols.group_key(first)}.lock") as acquired:
         for spec in job.specs:
-            if not mine:
-                report(Lost(spec.key, "another process of this machine is running it"))
+            if not acquired:
+                report(Lost(spec.key, "another process on this machine is running it"))
                 continue
             try:
                 logs[spec.key] = _begin(spec, job)
@@ -66,12 +66,12 @@ def _begin(spec: EvalSpec, job: EvalJob) -> RunLog:
 
 @lru_cache(maxsize=2)
 def _trained(run: str, workspace: Workspace, network: str, selection: str, dataset: str | None) -> Trained:
-    """Return the evaluated run; its features serve the jobs that follow."""
+    """Return the run to evaluate, cached so that later jobs share its features."""
     return Trained(run, workspace, network, selection, dataset)
 
 
 def _results(specs: Sequence[EvalSpec], workspace: Workspace) -> Sequence[Measured | Exception]:
-    """Return the result of each evaluation, or why it has none."""
+    """Return each evaluation's result, or its error."""
     first = specs[0]
     try:
         return protocols.evaluate(specs, _trained(first.run, workspace, first.network, first.selection, first.dataset))

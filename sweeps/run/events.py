@@ -1,6 +1,6 @@
-"""Events: everything that happens to the runs of a sweep, as one stream.
+"""Events: changes in the state of a sweep's runs.
 
-Trials send them to the process that drives the sweep; `eman status --watch` derives the same ones from the store.
+Trials send them to the process that launched the sweep; `eman status --watch` derives the same events from the store.
 :class:`~eman.sweeps.run.state.SweepState` turns them into the state of the sweep.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Started:
-    """A process begins the run with this key."""
+    """A process has started the run with this key."""
 
     key: str
     at: float = field(default_factory=time.time, kw_only=True)
@@ -19,11 +19,11 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """A training has come this far.
+    """Progress of a training.
 
     Attributes:
         key: The run.
-        share: Part that is done, from 0 to 1.
+        share: Completed share, from 0 to 1.
         metrics: Values of the last epoch; empty in the middle of an epoch.
     """
 
@@ -35,11 +35,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Done:
-    """The run has its result.
+    """The run is finished.
 
     Attributes:
         key: The run.
-        seconds: Spent in the training loop.
+        seconds: Time in the training loop.
         metrics: Final values.
     """
 
@@ -51,7 +51,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """The run gives no result, for this reason."""
+    """The run failed for this reason."""
 
     key: str
     reason: str
@@ -60,11 +60,11 @@ class Failed:
 
 @dataclass(frozen=True)
 class Lost:
-    """The run ended without an outcome: its process died, it was interrupted, or another launch is running it.
+    """The run ended without an outcome: its process died, it was interrupted, or another process is running it.
 
     Attributes:
         key: The run.
-        reason: Why, if anybody needs to know.
+        reason: Why, if a user should see it.
     """
 
     key: str
@@ -74,12 +74,12 @@ class Lost:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The sweep as a whole waits for something, for example ``starting Ray``."""
+    """The whole sweep is waiting, for example for ``starting Ray``."""
 
     reason: str
 
 
-#: How a run ends.
+#: The end of a run.
 Outcome = Done | Failed | Lost
 Event = Started | Progress | Outcome | Waiting
 Report = Callable[[Event], None]

@@ -1,4 +1,4 @@
-"""From exceptions to the reasons that records and table cells show."""
+"""Turn exceptions into the reasons that records and table cells show."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ def reason_of(error: Exception) -> str:
 
 
 def attempt(key: str, work: Callable[[], Outcome]) -> Outcome:
-    """Return the outcome of a run, whatever happens."""
+    """Return the outcome of a run; an exception becomes `Failed`."""
     try:
         return work()
     except Exception as error:
@@ -31,7 +31,7 @@ def attempt(key: str, work: Callable[[], Outcome]) -> Outcome:
 
 @contextlib.contextmanager
 def failure_recorded(log: RunLog | None) -> Iterator[None]:
-    """Write to the store why a run failed, with the traceback of what nobody expected."""
+    """Record an exception in the store as the run's failure, with a traceback if it was unexpected."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""One run in the foreground: `eman train` and `eman evaluate`."""
+"""Train or evaluate one run in the foreground: `eman train` and `eman evaluate`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,8 +19,8 @@ from eman.sweeps.profiles.registry import PROFILES
 from eman.sweeps.run.evaluate import evaluate
 from eman.sweeps.run.events import Done, Event, Failed, Lost, Outcome, Progress
 from eman.sweeps.run.failures import attempt
-from eman.sweeps.run.jobs import EvalJob, TrainJob, Workers, most
-from eman.sweeps.run.launch import settle
+from eman.sweeps.run.jobs import EvalJob, TrainJob, Workers, max_workers
+from eman.sweeps.run.launch import resolve_lost
 from eman.sweeps.run.options import largest_divisor
 from eman.sweeps.run.train import train
 from eman.sweeps.run.trials import train_on_workers
@@ -33,10 +33,10 @@ _SHOWN = ("train/loss", "train/images_per_second", "accuracy/top1", "knn/top1", 
 
 
 def train_in_foreground(spec: RunSpec, store: Store, *, profile: str, workers: Workers | str) -> Iterator[str]:
-    """Train one run and yield lines for a person; epochs are shown where this process trains it.
+    """Train one run and yield lines to print. With one worker, epochs are shown on standard error.
 
     Raises:
-        UserError: The data or the number of workers does not do, or the run failed.
+        UserError: The data or the number of workers is unsuitable, or the run failed.
     """
     title = run_title(spec)
     check_workers(workers, spec.norm.devices)
@@ -72,28 +72,28 @@ def _train_here(job: TrainJob) -> Outcome:
 
 
 def _train_on_workers(job: TrainJob, store: Store) -> Outcome:
-    with cluster(cpus=max(most(job.workers), cores())):
+    with cluster(cpus=max(max_workers(job.workers), cores())):
         try:
             return train_on_workers(job)
         except Exception as error:
-            return settle(store, TRAINING, Lost(job.spec.key, first_line(error)), job.launch)
+            return resolve_lost(store, TRAINING, Lost(job.spec.key, first_line(error)), job.launch)
 
 
 def evaluate_in_foreground(
     prefix: str, store: Store, protocol: str, network: str, selection: str, fields: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Evaluate one finished run, and yield lines for a person.
+    """Evaluate one finished run and yield lines to print.
 
     Args:
         prefix: Key of the run, or its beginning.
-        store: Where the run is, and where the evaluation goes.
+        store: Store of the run and its evaluations.
         protocol: A protocol's name.
         network: The network to evaluate.
-        selection: After which epoch.
+        selection: The epoch to evaluate.
         fields: Evaluation fields that override those of the run's profile.
 
     Raises:
-        UserError: There is no such run, it is not done, or the evaluation failed.
+        UserError: No such run exists, it is not finished, or the evaluation failed.
     """
     record = find_finished_run(prefix, store)
     scope = Scope(profile=_profile_of(record), network=network, selection=selection)
@@ -121,12 +121,12 @@ def evaluate_in_foreground(
 
 
 def _profile_of(record: Record) -> Profile:
-    """Return the profile that a run was made at; the paper's for an imported network."""
+    """Return the profile of a run; `imagenet` for an imported network."""
     return PROFILES.get(record.tags.get("profile", ""), IMAGENET)
 
 
 def _evaluate_here(specs: tuple[EvalSpec, ...], record: Record, store: Store) -> dict[str, Event]:
-    """Carry out evaluations of one run in this process, and return their outcomes by key."""
+    """Carry out evaluations of one run in this process and return their outcomes by key."""
     job = EvalJob(
         specs=specs,
         title=record.name,
@@ -145,10 +145,10 @@ def _reason(outcome: Event) -> str:
 
 
 def starting_run(start: str, store: Store) -> RunSpec:
-    """Return the specification of the finished run to start from, given its key or the key's beginning.
+    """Return the specification of the finished run to start from, by its key or the beginning of it.
 
     Raises:
-        UserError: There is no such run, or its networks are gone.
+        UserError: No such run exists, or its networks are gone.
     """
     record = find_finished_run(start, store)
     return Trained(record.key, store.workspace).spec

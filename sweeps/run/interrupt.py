@@ -1,4 +1,4 @@
-"""Signals that stop a sweep: Ctrl-C, `kill`, and a terminal that is closed."""
+"""Signals that stop a sweep: Ctrl-C, `kill` and a closed terminal."""
 
 import signal
 import threading
@@ -9,10 +9,10 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP
 
 
 class Interruption:
-    """Turn the signals into `KeyboardInterrupt` while the block runs, and remember them.
+    """Raise `KeyboardInterrupt` on these signals within the block, and remember them.
 
-    The exception that a handler raises is lost where it strikes a C++ callback or a finalizer; :meth:`check` raises it
-    again. A second signal has its usual effect, so that a process that does not react can still be stopped.
+    An exception raised by a handler is lost in a C++ callback or a finalizer; :meth:`check` raises it again. A second
+    signal has its default effect, so that an unresponsive process can still be stopped.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def check(self) -> None:
-        """Raise `KeyboardInterrupt` if a signal came."""
+        """Raise `KeyboardInterrupt` if a signal was received."""
         if self.received:
             raise KeyboardInterrupt
 

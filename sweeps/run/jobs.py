@@ -1,4 +1,4 @@
-"""Jobs: what one trial of Ray Tune carries out."""
+"""Jobs: the work of one Ray Tune trial."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ from eman.evaluation.protocols.spec import EvalSpec
 from eman.platform.workspace import Workspace
 from eman.trainers.spec.run import RunSpec
 
-#: Processes of one run: a number, or the fewest and the most between which Ray Train may change it.
+#: Number of processes of one run, or a range within which Ray Train may change it.
 Workers = int | tuple[int, int]
 
 
-def most(workers: Workers) -> int:
+def max_workers(workers: Workers) -> int:
     """Return the largest number of workers that a run may have."""
     return workers[1] if isinstance(workers, tuple) else workers
 
@@ -23,14 +23,14 @@ class TrainJob:
 
     Attributes:
         spec: The run.
-        title: Its name, for people.
-        profile: Name of the profile that it was planned at.
-        workspace: Where it reads and writes.
-        launch: Identifier of the launch that carries it out.
+        title: Its display name.
+        profile: Name of its profile.
+        workspace: Workspace to read and write.
+        launch: Id of the launch.
         parent: MLflow run of the sweep; ``None`` for a run in the foreground.
-        workers: Processes that train it.
-        resources: What Ray reserves for each worker.
-        redo: Owner that has finished the run although its files are gone, so that it is trained again; else empty.
+        workers: Number of processes.
+        resources: Resources that Ray reserves for each worker.
+        redo: Owner of the finished run, if it is trained again because its files are gone; else empty.
     """
 
     spec: RunSpec
@@ -58,10 +58,10 @@ class EvalJob:
 
     Attributes:
         specs: The evaluations.
-        title: Name of the run that they evaluate, for people.
-        tags: The run's tags that its evaluations repeat: profile, method, scheme.
-        workspace: Where they read and write.
-        launch: Identifier of the launch that carries them out.
+        title: Display name of the evaluated run.
+        tags: Tags copied from the run: profile, method, scheme.
+        workspace: Workspace to read and write.
+        launch: Id of the launch.
         parent: MLflow run of the training.
     """
 

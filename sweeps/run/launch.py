@@ -1,4 +1,4 @@
-"""Launching: run on Ray what the store lacks of a sweep, and go on until nothing is missing."""
+"""Launch a sweep: run on Ray what is missing in the store until nothing is."""
 
 import time
 from collections import Counter
@@ -14,7 +14,7 @@ from eman.platform.store.writer import RunLog
 from eman.sweeps.run import trials
 from eman.sweeps.run.events import Done, Event, Failed, Lost, Outcome, Waiting
 from eman.sweeps.run.interrupt import Interruption
-from eman.sweeps.run.jobs import EvalJob, Job, TrainJob, most
+from eman.sweeps.run.jobs import EvalJob, Job, TrainJob, max_workers
 from eman.sweeps.run.options import Options, Report, worker_resources, workers_of
 from eman.sweeps.run.publish import publish_results
 from eman.sweeps.run.state import SweepState
@@ -24,10 +24,10 @@ from eman.sweeps.work import evaluation_work, work
 from eman.trainers.spec.labels import scheme_label
 from eman.trainers.spec.run import RunSpec
 
-#: After so many rounds without a new result the launch gives up.
+#: The launch gives up after this many rounds without a new result.
 ROUNDS = 20
 
-#: Seconds between two looks at runs that another launch is running.
+#: Seconds between checks for runs of another launch.
 _WAIT_SECONDS = 5.0
 
 
@@ -36,9 +36,9 @@ class Launch:
 
     Args:
         state: The sweep's state; every event is applied to it.
-        store: Where results are and go.
-        options: How to carry it out.
-        interruption: Signals to obey.
+        store: Store of the results.
+        options: Options of the launch.
+        interruption: Stops the sweep on a signal.
         listen: Called with every event.
     """
 
@@ -60,15 +60,15 @@ class Launch:
         self._jobs: dict[str, Job] = {}
         self._lost_workers = False
 
-    def tell(self, event: Event) -> None:
-        """Take in an event and pass it on."""
+    def emit(self, event: Event) -> None:
+        """Apply an event to the state and pass it to the listener."""
         self.state.apply(event)
         match event:
             case Done(key=key):
                 job = self._jobs.get(key)
                 if isinstance(job, TrainJob):
                     self.report.trained += 1
-                    self.report.training_seconds += event.seconds * most(job.workers)
+                    self.report.training_seconds += event.seconds * max_workers(job.workers)
                 else:
                     self.report.evaluated += 1
             case Failed(key=key):
@@ -76,22 +76,22 @@ class Launch:
         self._listen(self.state, event)
 
     def todo(self) -> Todo:
-        """Read the store and return what is to be done."""
+        """Read the store and return what is left to do."""
         results = Results.read(self.store, self.sweep.tables)
-        for event in self.state.news(results):
+        for event in self.state.changes(results):
             self.state.apply(event)
         todo = find_todo(self.sweep, results, self._failures, self.options.retries, self.store.workspace)
         for key in [*(spec.key for spec in todo.trainings), *(spec.key for spec in todo.evaluations)]:
-            self.state.apply(Lost(key))  # failed before, or without its files: it is waiting again
+            self.state.apply(Lost(key))  # failed earlier, or its files are gone
         return todo
 
     def carry_out(self, parent: str, resources: Resources) -> bool:
         """Run what is missing until nothing is, or nothing more can be done.
 
         Returns:
-            Whether that is so. If not, the cluster has to be joined anew: a Ray Train controller that dies while its
-            workers start leaves their placement group behind, which Ray's cleaner learns of only when they have
-            started; its CPUs are free again when the Ray job that made it ends.
+            Whether the launch is complete. If not, rejoin the cluster and call this again: a Ray Train controller that
+            dies while its workers start leaks their placement group, whose CPUs are released only when this Ray job
+            ends.
         """
         self._lost_workers = False
         while self._rounds:
@@ -110,25 +110,25 @@ class Launch:
         return True
 
     def release(self) -> None:
-        """Mark this launch's unfinished runs as interrupted, so that the next launch takes them up at once."""
+        """Mark this launch's unfinished runs as interrupted, so that the next launch can resume them at once."""
         for record in self.store.open_records():
             if record.launch == self.key:
                 RunLog(self.store, record.run_id, 0).interrupt()
 
     def _wait_for_others(self) -> bool:
-        """Wait while other launches run something of this sweep; return whether any did."""
+        """Wait while other launches run parts of this sweep; return whether any did."""
         waited = False
         while is_running_elsewhere(self.sweep, Results.read(self.store, self.sweep.tables)):
             if not waited:
-                self.tell(Waiting("waiting for runs of another launch"))
+                self.emit(Waiting("waiting for runs of another launch"))
             waited = True
             time.sleep(_WAIT_SECONDS)
             self.store.deliver()
         return waited
 
     def _train(self, todo: Todo, parent: str, resources: Resources) -> None:
-        """Train runs of several workers one by one, then all others side by side, the longest first."""
-        each = worker_resources(self.options, resources)
+        """Train runs with many workers first, then those with fewer; among equals, the longest first."""
+        per_worker = worker_resources(self.options, resources)
         jobs = [
             TrainJob(
                 spec=spec,
@@ -138,21 +138,22 @@ class Launch:
                 launch=self.key,
                 parent=parent,
                 workers=workers_of(spec, self.sweep, self.options, resources),
-                resources=each,
+                resources=per_worker,
                 redo=todo.gone.get(spec.key, ""),
             )
             for spec in sorted(todo.trainings, key=work, reverse=True)
         ]
-        for workers in sorted({job.workers for job in jobs}, key=most, reverse=True):
-            alike = [job for job in jobs if job.workers == workers]
-            room = _side_by_side({name: most(workers) * need for name, need in each.items()}, resources)
+        for workers in sorted({job.workers for job in jobs}, key=max_workers, reverse=True):
+            batch = [job for job in jobs if job.workers == workers]
+            per_run = {name: max_workers(workers) * amount for name, amount in per_worker.items()}
+            concurrent = _max_concurrent(per_run, resources)
             if workers == 1:
-                self._run(trials.train_trial, alike, each, room)
+                self._run(trials.train_trial, batch, per_worker, concurrent)
             else:
-                self._run(trials.train_on_workers_trial, alike, DRIVER_RESOURCES, room)
+                self._run(trials.train_on_workers_trial, batch, DRIVER_RESOURCES, concurrent)
 
     def _evaluate(self, specs: Sequence[EvalSpec], resources: Resources) -> None:
-        """Carry out evaluations, those that share their computation as one job, the longest first."""
+        """Carry out evaluations, one job per group that shares its computation, the longest first."""
         results = Results.read(self.store, self.sweep.tables)
         groups = sorted(
             together(specs), key=lambda group: evaluation_work(group, self.sweep.trainings[group[0].run]), reverse=True
@@ -168,8 +169,8 @@ class Launch:
             )
             for group in groups
         ]
-        each = {"CPU": 1.0}
-        self._run(trials.evaluate_trial, jobs, each, _side_by_side(each, resources))
+        per_trial = {"CPU": 1.0}
+        self._run(trials.evaluate_trial, jobs, per_trial, _max_concurrent(per_trial, resources))
         publish_results(self.sweep, self.store, {spec.key for spec in specs})
 
     def _tags(self, run: RunSpec) -> dict[str, str]:
@@ -183,32 +184,32 @@ class Launch:
         self,
         trainable: Callable[[dict[str, JobT]], None],
         jobs: Sequence[JobT],
-        each: Mapping[str, float],
+        per_trial: Mapping[str, float],
         concurrent: int,
     ) -> None:
         self._jobs = {key: job for job in jobs for key in job.keys}
-        self.tell(Waiting("waiting for a free core"))
+        self.emit(Waiting("waiting for a free core"))
         run_jobs(
             trainable,
             jobs,
-            resources=each,
+            resources=per_trial,
             concurrent=concurrent,
             workspace=self.store.workspace,
             interruption=self._interruption,
-            tell=self.tell,
-            settle=self._settle,
+            emit=self.emit,
+            resolve_lost=self._resolve_lost,
         )
 
-    def _settle(self, lost: Lost) -> Outcome:
-        """Find out from the store what became of a run of ours that ended without an outcome."""
+    def _resolve_lost(self, lost: Lost) -> Outcome:
+        """Look up the outcome of this launch's run whose trial ended without one."""
         job = self._jobs[lost.key]
         self._lost_workers |= isinstance(job, TrainJob) and job.workers != 1
         kind = TRAINING if isinstance(job, TrainJob) else EVALUATION
-        return settle(self.store, kind, lost, self.key)
+        return resolve_lost(self.store, kind, lost, self.key)
 
 
-def settle(store: Store, kind: str, lost: Lost, launch: str) -> Outcome:
-    """Return the outcome that the store has of a lost run; release the run if the store says that it is running."""
+def resolve_lost(store: Store, kind: str, lost: Lost, launch: str) -> Outcome:
+    """Return the recorded outcome of a lost run; mark the run as interrupted if it is recorded as running."""
     for record in store.records(kind, lost.key):
         if record.launch != launch:
             continue
@@ -221,7 +222,7 @@ def settle(store: Store, kind: str, lost: Lost, launch: str) -> Outcome:
     return lost
 
 
-def _side_by_side(each: Mapping[str, float], resources: Resources) -> int:
-    """Return how many trials the cluster can hold at once."""
-    has = {"CPU": resources.cpus, "GPU": resources.gpus}
-    return max(1, min(int(has[name] / need + 1e-6) for name, need in each.items() if need))
+def _max_concurrent(per_trial: Mapping[str, float], resources: Resources) -> int:
+    """Return how many trials fit the cluster at once."""
+    total = {"CPU": resources.cpus, "GPU": resources.gpus}
+    return max(1, min(int(total[name] / amount + 1e-6) for name, amount in per_trial.items() if amount))

@@ -1,4 +1,4 @@
-"""How a sweep is carried out, what it did, and the resources of its runs."""
+"""Options and report of a launch, and the resources of its runs."""
 
 import math
 import time
@@ -11,22 +11,22 @@ from eman.sweeps.run.jobs import Workers
 from eman.trainers.spec.labels import scheme_of
 from eman.trainers.spec.run import RunSpec
 
-#: Seconds between two looks at a cluster that grows.
+#: Seconds between checks of a growing cluster.
 _GROWTH_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a sweep is carried out. None of it changes a result.
+    """Options of a launch. None of them changes a result.
 
     Attributes:
-        workers: Workers of each training: a number, the fewest and the most, ``"auto"`` for as many as the cluster has
-            CPUs and the devices can be divided by, or ``None`` for the profile's choice, else one.
-        cpus: CPUs of each worker; fractions let several runs share one. Default: 1.
-        gpus: GPUs of each worker, likewise. Default: 1 where the cluster has any.
-        retries: How often this launch tries a failed run again.
-        address: A running Ray cluster; ``None`` for one of this machine's cores.
-        wait: Seconds to wait for a cluster that grows to have room for one run.
+        workers: Workers per training: a number, a range, ``"auto"`` for the largest divisor of the devices that fits
+            the cluster, or ``None`` for the profile's number, else one.
+        cpus: CPUs per worker; with a fraction, several runs share one. Default: 1.
+        gpus: GPUs per worker, likewise. Default: 1 if the cluster has any.
+        retries: Retries of a failed run in this launch.
+        address: Address of a Ray cluster; ``None`` to start one on this machine.
+        wait: Seconds to wait for a growing cluster to fit one run.
     """
 
     workers: Workers | str | None = None
@@ -39,16 +39,16 @@ class Options:
 
 @dataclass
 class Report:
-    """What a launch did.
+    """Report of a launch.
 
     Attributes:
-        trained, evaluated: Runs that were carried out.
-        reused: Trainings that were done before.
-        failed: Names of runs without a result, with the reason.
+        trained, evaluated: Numbers of runs carried out.
+        reused: Number of trainings that were done already.
+        failed: Names and reasons of failed runs.
         seconds: Wall time.
-        training_seconds: Seconds spent in training loops, over all workers.
-        cores: Cores of the cluster; 0 if nothing had to run.
-        interrupted: Whether it was stopped before its end.
+        training_seconds: Time in training loops, summed over workers.
+        cores: Cores of the cluster; 0 if nothing was run.
+        interrupted: Whether the launch was interrupted.
     """
 
     trained: int = 0
@@ -66,7 +66,7 @@ class Report:
         return self.training_seconds / (self.seconds * self.cores) if self.seconds and self.cores else 0.0
 
     def lines(self) -> list[str]:
-        """Return the report for a person."""
+        """Return the report as lines of text."""
         out = [
             f"{self.trained} trained, {self.reused} reused, {self.evaluated} evaluations, "
             f"{len(self.failed)} failed, {self.seconds:.0f} s"
@@ -80,12 +80,12 @@ class Report:
 
 
 def largest_divisor(devices: int, most: int) -> int:
-    """Return the largest number of workers, at most ``most``, that divides the devices."""
+    """Return the largest divisor of the devices that is at most ``most``."""
     return max(number for number in range(1, max(most, 1) + 1) if devices % number == 0)
 
 
 def workers_of(spec: RunSpec, sweep: Sweep, options: Options, resources: Resources) -> Workers:
-    """Return the workers of a run: what the options say, else the profile, as far as the cluster has room."""
+    """Return a run's workers: the options', else the profile's, limited by the cluster's CPUs."""
     if isinstance(options.workers, int | tuple):
         return options.workers
     room = max(1, math.floor(resources.cpus / (options.cpus or 1.0)))
@@ -99,16 +99,16 @@ def workers_of(spec: RunSpec, sweep: Sweep, options: Options, resources: Resourc
 
 
 def worker_resources(options: Options, resources: Resources) -> dict[str, float]:
-    """Return what Ray reserves for one worker."""
+    """Return the resources that Ray reserves for one worker."""
     gpus = options.gpus if options.gpus is not None else float(resources.gpus > 0)
     return {"CPU": 1.0 if options.cpus is None else options.cpus} | ({"GPU": gpus} if gpus else {})
 
 
 def wait_for_room(options: Options, resources: Resources) -> Resources:
-    """Wait until one run fits the cluster, for at most ``options.wait`` seconds.
+    """Wait until one run fits the cluster, for at most ``options.wait`` seconds; return its resources.
 
     Raises:
-        UserError: It does not fit.
+        UserError: The run does not fit.
     """
     fewest = options.workers[0] if isinstance(options.workers, tuple) else options.workers
     workers = fewest if isinstance(fewest, int) else 1
@@ -118,10 +118,10 @@ def wait_for_room(options: Options, resources: Resources) -> Resources:
         if needs.get("CPU", 0) <= resources.cpus and needs.get("GPU", 0) <= resources.gpus:
             return resources
         if time.monotonic() >= deadline:
-            asked = ", ".join(f"{value:g} {name}" for name, value in needs.items())
+            needed = ", ".join(f"{value:g} {name}" for name, value in needs.items())
             waited = f" after {options.wait:.0f} s" if options.wait else ""
             raise UserError(
-                f"one run needs {asked} ({workers} workers), and the cluster has {resources.cpus:g} CPU, "
+                f"one run needs {needed} ({workers} workers), and the cluster has {resources.cpus:g} CPU, "
                 f"{resources.gpus:g} GPU{waited}; give fewer --workers, less --cpus or --gpus, a larger cluster with "
                 f"--address, or --wait SECONDS for one that grows."
             )

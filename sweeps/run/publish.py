@@ -1,4 +1,4 @@
-"""What a launch leaves in the store beside its runs: tables, Figure 3, and the numbers of tables on their trainings."""
+"""Publish a launch in the store: tables and Figure 3 on the sweep's run, results on the trainings' runs."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ from eman.sweeps.view import links
 
 
 def begin_sweep(sweep: Sweep, store: Store, launched: float) -> RunLog:
-    """Make or take up the sweep's run in the store."""
+    """Create or resume the sweep's run in the store."""
     return store.begin(
         SWEEP,
         sweep.key,
@@ -38,26 +38,26 @@ def begin_sweep(sweep: Sweep, store: Store, launched: float) -> RunLog:
 
 
 def publish_results(sweep: Sweep, store: Store, evaluated: Set[str]) -> None:
-    """Write the results that tables print, where these evaluations give them, to the trainings' own runs."""
+    """Write the tables' results from these evaluations to the trainings' runs."""
     results = Results.read(store, sweep.tables)
     for wanted in dict.fromkeys(sweep.wanted):
         if evaluated.isdisjoint(spec.key for spec in wanted.evaluations):
             continue
         if any((s.network, s.selection, s.dataset) != ("student", "last", None) for s in wanted.evaluations):
-            continue  # metrics of the same names; they stay on the evaluations' runs
+            continue  # their metrics have the same names, so they stay on the evaluations' runs
         value, status, _ = results.one(wanted)
         if status != "done" or value is None:
             continue
         chosen = results.chosen(wanted)
         grid = wanted.evaluations[0].entry.grid
-        # The rate that the held-out images chose, for example linear/10pct_lr.
+        # The learning rate selected on held-out images, for example linear/10pct_lr.
         tags = {wanted.select_by.replace("held_out_top1", grid): chosen.params[grid]} if grid and chosen else {}
         log = RunLog(store, results.trainings[wanted.run.key].run_id, wanted.run.optim.epochs)
         log.write({wanted.metric: value}, wanted.run.optim.epochs, tags=tags)
 
 
 def list_failures(sweep: Sweep, results: Results, report: Report) -> None:
-    """Add to the report what failed, with the reasons."""
+    """Add the failed runs and their reasons to the report."""
     for key, spec in sweep.trainings.items():
         status, reason = results.state(spec)
         if status == "failed":
@@ -69,12 +69,12 @@ def list_failures(sweep: Sweep, results: Results, report: Report) -> None:
 
 
 def publish_sweep(sweep: Sweep, store: Store, parent: RunLog, report: Report) -> None:
-    """Write tables, figures and the report to the sweep's run, and end it."""
+    """Write tables, figures and the report to the sweep's run and finish it."""
     results = Results.read(store, sweep.tables)
     list_failures(sweep, results, report)
     values = [(table, values_of(table, results)) for table in sweep.tables]
-    shown = [markdown(table, found) for table, found in values]
-    artifacts = {f"table{table.number}.md": text for table, text in zip(sweep.tables, shown, strict=True)}
+    texts = [markdown(table, cells) for table, cells in values]
+    artifacts = {f"table{table.number}.md": text for table, text in zip(sweep.tables, texts, strict=True)}
     artifacts["tables.csv"] = render(values, "csv")
     # Written whole: `log_table` would append to the table of an earlier, interrupted launch.
     artifacts["tables.json"] = frame(values).to_json(orient="split", index=False)
@@ -92,5 +92,5 @@ def publish_sweep(sweep: Sweep, store: Store, parent: RunLog, report: Report) ->
         "sweep/efficiency": report.efficiency,
     }
     logged = json.dumps([{"path": "tables.json", "type": "table"}])
-    described = {"mlflow.loggedArtifacts": logged, **links.describe(sweep, store, shown)}
-    parent.write(metrics, tags=described, status="KILLED" if report.interrupted else "FINISHED")
+    tags = {"mlflow.loggedArtifacts": logged, **links.description_tags(sweep, store, texts)}
+    parent.write(metrics, tags=tags, status="KILLED" if report.interrupted else "FINISHED")

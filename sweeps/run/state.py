@@ -1,4 +1,4 @@
-"""The state of a sweep: a reducer of events, and the only estimate of the time left."""
+"""The state of a sweep: a reducer of events, with the estimate of the time left."""
 
 import threading
 import time
@@ -19,23 +19,23 @@ from eman.trainers.methods.registry import method_named
 
 Status = Literal["waiting", "running", "done", "failed", "reused"]
 
-#: In the order in which views list them. Reused: done before the sweep was launched.
+#: In the order of the views. Reused runs were done before the launch.
 STATUSES: tuple[Status, ...] = ("done", "running", "waiting", "failed", "reused")
 
-#: Before this many seconds of work the time left is not estimated: start-up would count as work.
+#: Seconds before the time left is estimated, so that start-up does not count as work.
 _SETTLING_SECONDS = 8.0
 
 
 @dataclass
 class RunState:
-    """What is known of one run.
+    """The state of one run.
 
     Attributes:
         status: See :data:`STATUSES`.
-        share: Part that is done.
+        share: Completed share.
         metrics: Latest values.
-        trains: Whether a training has begun its first step, rather than loading data.
-        seconds: Spent in the training loop.
+        trains: Whether a training has started its first step, after loading data.
+        seconds: Time in the training loop.
         reason: Why it failed or was lost.
     """
 
@@ -45,20 +45,20 @@ class RunState:
     trains: bool = False
     seconds: float = 0.0
     reason: str = ""
-    _news: float = 0.0
+    _updated: float = 0.0
     _rate: float = 0.0
 
     def apply(self, event: Started | Progress | Done | Failed | Lost, launched: float) -> None:
-        """Take in what happened to the run."""
+        """Apply an event of the run."""
         match event:
             case Started():
                 self.status, self.share, self.trains, self._rate = "running", 0.0, False, 0.0
-                self._news = event.at
+                self._updated = event.at
             case Progress():
-                if event.share > self.share and event.at > self._news:
-                    self._rate = (event.share - self.share) / (event.at - self._news)
+                if event.share > self.share and event.at > self._updated:
+                    self._rate = (event.share - self.share) / (event.at - self._updated)
                 self.status, self.trains = "running", True
-                self.share, self._news = max(self.share, event.share), event.at
+                self.share, self._updated = max(self.share, event.share), event.at
                 self.metrics.update(event.metrics)
             case Done():
                 self.status, self.share, self.seconds = "done", 1.0, event.seconds
@@ -71,15 +71,15 @@ class RunState:
                 self.status, self.share, self.reason = "waiting", 0.0, event.reason
 
     def share_at(self, now: float) -> float:
-        """Return the part that is done by now, from the pace since the last report."""
+        """Return the completed share, extrapolated at the current rate since the last report."""
         if self.status != "running":
             return self.share
-        return max(self.share, min(self.share + self._rate * (now - self._news), 0.99))
+        return max(self.share, min(self.share + self._rate * (now - self._updated), 0.99))
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best result of a method so far, on held-out images."""
+    """The best result so far of a method on held-out images."""
 
     method: str
     metric: str
@@ -88,7 +88,7 @@ class Best:
 
 
 class SweepState:
-    """What every run of a sweep is doing. One thread applies events; others may read.
+    """The state of every run of a sweep. One thread applies events; others may read.
 
     Args:
         sweep: The sweep.
@@ -114,7 +114,7 @@ class SweepState:
                 self._shown[spec.key] = f"{sweep.titles[spec.run]} · {group_title(group)}"
 
     def apply(self, event: Event) -> None:
-        """Take in one event."""
+        """Apply an event."""
         with self.lock:
             if isinstance(event, Waiting):
                 self.waiting_for = event.reason
@@ -125,8 +125,8 @@ class SweepState:
             elif isinstance(event, Failed | Lost) and event.reason and event.at >= self.launched:
                 self.warning = f"{self.titles[event.key]}: {event.reason}"
 
-    def news(self, results: Results) -> Iterator[Event]:
-        """Yield the events by which a store's results differ from this state."""
+    def changes(self, results: Results) -> Iterator[Event]:
+        """Yield the events that lead from this state to the store's results."""
         for key, run in self.runs.items():
             record = results.trainings.get(key) or results.evaluations.get(key)
             yield from _events(key, run, record)
@@ -137,17 +137,17 @@ class SweepState:
         return Counter(self.runs[key].status for key in keys)
 
     def running(self) -> dict[str, str]:
-        """Return the name and the key of what is running; evaluations that share their computation are one."""
+        """Return running runs as keys by name; evaluations that share their computation count as one."""
         return {self._shown[key]: key for key, run in self.runs.items() if run.status == "running"}
 
     def share(self, now: float | None = None) -> float:
-        """Return the part of the sweep's work that is done."""
+        """Return the completed share of the sweep's work."""
         now = now or time.time()
         total = sum(self._work.values())
         return sum(self._work[key] * run.share_at(now) for key, run in self.runs.items()) / total if total else 1.0
 
     def seconds_left(self, now: float | None = None) -> float | None:
-        """Return the estimated seconds until the sweep ends; ``None`` while too little was done to tell."""
+        """Return the estimated seconds until the sweep ends; ``None`` if it is too early."""
         now = now or time.time()
         spent, total = now - self._began, sum(self._work.values())
         reused = sum(self._work[key] for key, run in self.runs.items() if run.status == "reused")
@@ -157,23 +157,23 @@ class SweepState:
         return spent * (total - done) / (done - reused)
 
     def best(self) -> Iterator[Best]:
-        """Yield the best result of each method on held-out images, of the evaluation that its tables want if there is
-        one, else of the monitor. Runs without held-out images have none: nothing is chosen on test images.
+        """Yield each method's best result on held-out images, from its tables' evaluations if any are done, else from
+        the monitor. Runs without held-out images are skipped, because nothing is selected on test images.
         """
         for name in dict.fromkeys(spec.method.name for spec in self.sweep.trainings.values()):
             method = method_named(name)
-            found = self._evaluated(name) or self._monitored(name, method)
-            if found:
-                value, metric, key = max(found)
+            results = self._evaluated(name) or self._monitored(name, method)
+            if results:
+                value, metric, key = max(results)
                 yield Best(method.title, metric, value, self.sweep.titles[key].partition(" · ")[2])
 
     def _evaluated(self, method: str) -> list[tuple[float, str, str]]:
-        """Values of the first selection metric that has any."""
-        found: dict[str, list[tuple[float, str, str]]] = {}
+        """Return the values of the first selection metric that has any."""
+        results: dict[str, list[tuple[float, str, str]]] = {}
         for wanted in dict.fromkeys(self.sweep.wanted):
             if wanted.run.method.name == method and wanted.select_by and wanted.run.data.held_out:
-                found.setdefault(wanted.select_by, []).extend(self._selections(wanted))
-        return next(filter(None, found.values()), [])
+                results.setdefault(wanted.select_by, []).extend(self._selections(wanted))
+        return next(filter(None, results.values()), [])
 
     def _selections(self, wanted: Wanted) -> Iterator[tuple[float, str, str]]:
         for spec in wanted.evaluations:
@@ -191,7 +191,7 @@ class SweepState:
 
 
 def _events(key: str, run: RunState, record: Record | None) -> Iterator[Event]:
-    """Yield the events by which a run's record differs from what is known of it."""
+    """Yield the events that lead from a run's state to its record."""
     status = "missing" if record is None else record.status
     if record is None or status == "missing":
         if run.status != "waiting":

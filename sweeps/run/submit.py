@@ -1,7 +1,7 @@
-"""Sweeps on a cluster as Ray jobs: submit, list, follow, stop.
+"""Sweeps as Ray jobs on a cluster: submit, list, follow, stop.
 
-The job server needs a token. Ray reads it from ``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH`` or ``~/.ray/auth_token``; it
-is never printed.
+The job server requires a token, which Ray reads from ``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH`` or
+``~/.ray/auth_token``. It is never printed.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ from eman.sweeps.view.text import duration
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-#: What a job does not need from the project's folder.
+#: Parts of the project's folder that a job does not need.
 _EXCLUDED = [".git", ".venv", ".eman", "tests", "docs", "build", "*.egg-info", ".mypy_cache", ".ruff_cache"]
 
 
 def client(address: str) -> "JobSubmissionClient":
-    """Return a connection to a cluster's job server.
+    """Connect to a cluster's job server.
 
     Raises:
-        UserError: Nothing answers there, or it refuses the token.
+        UserError: The server cannot be reached or refuses the token.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.job_submission import JobSubmissionClient
@@ -42,7 +42,7 @@ def client(address: str) -> "JobSubmissionClient":
         raise UserError(f"--address {address}: give the job server's address, such as http://127.0.0.1:8265.")
     try:
         connected = JobSubmissionClient(address)
-        connected.list_jobs()  # the first call that needs the token
+        connected.list_jobs()  # checks the token
     except Exception as error:
         raise UserError(_connection_error(address, error)) from error
     return connected
@@ -53,8 +53,8 @@ def _connection_error(address: str, error: Exception) -> str:
 
 
 def source_for_job(root: Path) -> dict[str, Any]:
-    """Return the part of Ray's runtime environment that carries the project: the checkout at ``root``, or the package
-    alone if it was installed from a wheel, without what lies beside it.
+    """Return the part of Ray's runtime environment that ships the project: the checkout at ``root``, or only the
+    package if it was installed from a wheel.
     """
     if (root / "pyproject.toml").is_file():
         return {"working_dir": str(root), "excludes": _EXCLUDED}
@@ -71,7 +71,7 @@ def submit(
     """Submit ``eman sweep ARGUMENTS`` to run on the cluster; return the job's id.
 
     Raises:
-        UserError: The cluster does not take it.
+        UserError: The cluster rejects the job.
     """
     if python is None:
         local = urlparse(address).hostname in ("127.0.0.1", "localhost", "::1")
@@ -92,7 +92,7 @@ def submit(
 
 
 def logs(connected: "JobSubmissionClient", job: str, *, follow: bool = True) -> Iterator[str]:
-    """Yield a job's output as it comes."""
+    """Yield a job's output as it is written."""
     _info(connected, job)
     if not follow:
         yield connected.get_job_logs(job)
@@ -107,7 +107,7 @@ def logs(connected: "JobSubmissionClient", job: str, *, follow: bool = True) -> 
 
 
 def exit_code(connected: "JobSubmissionClient", job: str) -> int:
-    """Return the exit code of the sweep that a job ran."""
+    """Return the exit code of a job's sweep."""
     info = _info(connected, job)
     if info.driver_exit_code is not None:
         return int(info.driver_exit_code)
@@ -115,7 +115,7 @@ def exit_code(connected: "JobSubmissionClient", job: str) -> int:
 
 
 def listing(connected: "JobSubmissionClient") -> Iterator[str]:
-    """Yield one line a job, the newest first: id, status, start, duration, sweep."""
+    """Yield one line per job, newest first: id, status, start, duration, sweep."""
     jobs = [job for job in connected.list_jobs() if (job.metadata or {}).get("eman")]
     for job in sorted(jobs, key=lambda job: job.start_time or 0, reverse=True):
         began = (job.start_time or 0) / 1000
@@ -125,16 +125,16 @@ def listing(connected: "JobSubmissionClient") -> Iterator[str]:
         sweep = (job.metadata or {}).get("sweep", "")
         yield f"{job.submission_id}  {job.status.value:<10}{start:<18}{took:<8}{sweep}"
     if not jobs:
-        yield "no sweeps were submitted to this cluster"
+        yield "no sweeps have been submitted to this cluster"
 
 
 def stop(connected: "JobSubmissionClient", job: str) -> str:
-    """Stop a job and return a line for a person. What its sweep has finished is kept."""
+    """Stop a job and return a line to print. Finished runs are kept."""
     info = _info(connected, job)
     if info.status.is_terminal():
         return f"{job} had already ended ({info.status.value})"
     connected.stop_job(job)
-    return f"stopped {job}; what its sweep has finished is kept, and the same submission continues it"
+    return f"stopped {job}; finished runs are kept, and the same submission continues"
 
 
 def _info(connected: "JobSubmissionClient", job: str) -> Any:

@@ -1,4 +1,4 @@
-"""Run a sweep: from its plan to tables in the store."""
+"""Run a sweep and publish its tables in the store."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ from eman.sweeps.run.publish import begin_sweep, publish_sweep
 from eman.sweeps.run.state import SweepState
 from eman.trainers.spec.run import RunSpec
 
-#: Seconds between two signs of life of a sweep.
+#: Seconds between a sweep's heartbeats.
 _BEAT_SECONDS = 5.0
 
 Listener = Callable[[SweepState, Event], None]
@@ -33,18 +33,18 @@ log = logging.getLogger("eman")
 def run_sweep(
     sweep: Sweep, store: Store, *, options: Options | None = None, listen: Listener = lambda state, event: None
 ) -> Report:
-    """Run what the store lacks of a sweep, then store the sweep's tables on its own run.
+    """Run the missing parts of a sweep, then store its tables on the sweep's run.
 
-    Nothing is written to the store before the data were checked and the cluster was joined.
+    Nothing is written to the store until the data have been checked and the cluster joined.
 
     Args:
         sweep: The sweep.
-        store: Where results are and go.
-        options: How to carry it out.
+        store: Store of the results.
+        options: Options of the launch.
         listen: Called with the sweep's state and every event, in this thread.
 
     Raises:
-        UserError: The data, the cluster or the number of workers does not do.
+        UserError: The data, the cluster or the number of workers is unsuitable.
     """
     started, options = time.monotonic(), options or Options()
     for spec in sweep.trainings.values():
@@ -52,7 +52,7 @@ def run_sweep(
     with Interruption() as interruption:
         launch = Launch(SweepState(sweep), store, options, interruption, listen)
         try:
-            launch.tell(Waiting("reading the store"))
+            launch.emit(Waiting("reading the store"))
             store.deliver()
             store.settle_lost()
             todo = launch.todo()
@@ -67,27 +67,27 @@ def run_sweep(
 
 
 def _carry_out(launch: Launch, started: float) -> None:
-    """Join the cluster, as often as needed, and run what is missing. End the sweep's run in the store in any case."""
+    """Join the cluster, more than once if needed, and run what is missing. Always end the sweep's run in the store."""
     options, report, parent = launch.options, launch.report, None
     trainings, evaluations = _missing(launch)
     check_present(trainings, launch.store.workspace, evaluations)
     check_index_files(trainings, launch.store.workspace, evaluations)
     try:
         with ThreadPoolExecutor(max_workers=1) as pool:
-            # While Ray starts, which is mostly waiting.
+            # Read the data while Ray starts.
             data = pool.submit(check_data, trainings, launch.store.workspace, evaluations)
-            through = False
-            while not through:
-                where = options.address
-                launch.tell(Waiting(f"joining Ray at {where}" if where else "starting Ray"))
-                with cluster(where) as found:
-                    launch.tell(Waiting("loading the data"))
+            complete = False
+            while not complete:
+                address = options.address
+                launch.emit(Waiting(f"joining Ray at {address}" if address else "starting Ray"))
+                with cluster(address) as available:
+                    launch.emit(Waiting("loading the data"))
                     data.result()
-                    resources = wait_for_room(options, found)
+                    resources = wait_for_room(options, available)
                     report.cores = resources.cpus
                     parent = parent or begin_sweep(launch.sweep, launch.store, launch.state.launched)
                     with _heartbeat(parent):
-                        through = launch.carry_out(parent.run_id, resources)
+                        complete = launch.carry_out(parent.run_id, resources)
     except KeyboardInterrupt:
         report.interrupted = True
         if parent is not None:
@@ -99,10 +99,10 @@ def _carry_out(launch: Launch, started: float) -> None:
         raise
     if parent is not None:
         report.seconds = time.monotonic() - started
-        launch.tell(Waiting("writing tables to the store"))
+        launch.emit(Waiting("writing tables to the store"))
         launch.store.deliver()
         publish_sweep(launch.sweep, launch.store, parent, report)
-        launch.tell(Waiting(""))
+        launch.emit(Waiting(""))
 
 
 def _missing(launch: Launch) -> tuple[list[RunSpec], list[tuple[EvalSpec, RunSpec]]]:
@@ -116,14 +116,14 @@ def _missing(launch: Launch) -> tuple[list[RunSpec], list[tuple[EvalSpec, RunSpe
 
 @contextlib.contextmanager
 def _heartbeat(parent: RunLog) -> Iterator[None]:
-    """Tell the store every few seconds that the sweep is alive, while Ray Tune has the main thread."""
+    """Send the sweep's heartbeats from a thread, while Ray Tune blocks the main thread."""
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(_BEAT_SECONDS):
             try:
                 parent.beat()
-            except Exception as error:  # whoever needs the store says so, and waits
+            except Exception as error:  # calls that need the store report and retry
                 log.warning("the sweep's heartbeat was not stored: %s", error)
 
     thread = threading.Thread(target=beat, name="eman-heartbeat", daemon=True)

@@ -1,4 +1,4 @@
-"""What a launch still has to do."""
+"""What a launch has left to do."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from eman.trainers.spec.run import RunSpec
 
 @dataclass(frozen=True)
 class Todo:
-    """Runs to carry out now, and those that must wait for them.
+    """Runs that are ready, and the number of all runs that are left.
 
     Attributes:
-        trainings: Trainings whose starting point, if any, is there.
-        evaluations: Evaluations whose training is done and has its networks.
-        gone: Owners of finished trainings whose files are gone, by key: they are trained again.
+        trainings: Trainings whose initial network, if any, exists.
+        evaluations: Evaluations whose training is done and whose networks exist.
+        gone: Owners, by key, of finished trainings whose files are gone and that are trained again.
         open: Number of trainings and evaluations without a result, ready or not.
     """
 
@@ -32,14 +32,14 @@ class Todo:
 
 
 def find_todo(sweep: Sweep, results: Results, failures: Mapping[str, int], retries: int, workspace: Workspace) -> Todo:
-    """Return what the store lacks of a sweep and no other process is running.
+    """Return the runs of a sweep that are missing in the store and not running.
 
     Args:
         sweep: The sweep.
-        results: What the store holds.
-        failures: How often runs have failed in this launch. One that failed in an earlier launch is tried again.
-        retries: How often a failed run is tried again.
-        workspace: Where the runs keep their networks.
+        results: Results in the store.
+        failures: Failures in this launch, by key. Runs that failed in an earlier launch are tried again.
+        retries: Retries of a failed run.
+        workspace: Workspace of the networks.
     """
 
     def is_open(key: str, record: Record | None) -> bool:

@@ -1,4 +1,4 @@
-"""One training, from its job to its entry in the store."""
+"""Carry out a training job: claim, train, record in the store."""
 
 import contextlib
 import time
@@ -20,22 +20,22 @@ from eman.trainers.data import label_sets
 from eman.trainers.loop import fit
 from eman.trainers.spec.record import record_params, record_tags
 
-#: Seconds between two reports in the middle of an epoch.
+#: Seconds between reports within an epoch.
 _REPORT_SECONDS = 2.0
 
 
 def train(job: TrainJob, report: Report) -> Outcome:
-    """Train one run, in this process or as one of several workers. Worker 0 alone writes to the store.
+    """Train one run, in this process or as one of several workers. Only worker 0 writes to the store.
 
     Args:
         job: The training.
-        report: Called with every epoch's progress, on every worker.
+        report: Called with the progress, on every worker.
 
     Returns:
-        ``Done``, or ``Lost`` if another process has the run.
+        ``Done``, or ``Lost`` if another process has claimed the run.
 
     Raises:
-        Exception: The run failed; the store has the reason.
+        Exception: The run failed; the reason is in the store.
     """
     key = job.spec.key
     first = distributed.rank() == 0
@@ -54,15 +54,15 @@ def train(job: TrainJob, report: Report) -> Outcome:
 
 @contextlib.contextmanager
 def _claim(job: TrainJob) -> Iterator[RunLog]:
-    """Hold the run, so that no other process trains it meanwhile."""
-    with locked(job.workspace.run_folder(job.spec.key) / "lock") as mine:
-        if not mine:
-            raise BusyError("another process of this machine is running it")
+    """Claim the run, so that no other process trains it."""
+    with locked(job.workspace.run_folder(job.spec.key) / "lock") as acquired:
+        if not acquired:
+            raise BusyError("another process on this machine is running it")
         yield begin_training(job, Store(job.workspace, patient=True))
 
 
 def begin_training(job: TrainJob, store: Store) -> RunLog:
-    """Make or take up the training's entry in the store; raise :class:`BusyError` if another process has it."""
+    """Create or resume the training's run in the store; raise :class:`BusyError` if another process has claimed it."""
     spec = job.spec
     return store.begin(
         TRAINING,
@@ -80,10 +80,10 @@ def begin_training(job: TrainJob, store: Store) -> RunLog:
 
 
 def _train(job: TrainJob, log: RunLog | None, report: Report) -> Done:
-    """Fit, and on worker 0 (which has a ``log``) measure the final networks."""
+    """Train; on worker 0, which has a ``log``, also measure the final networks."""
     spec, folder = job.spec, job.workspace.run_folder(job.spec.key)
     usage = Usage() if log is not None else None
-    alone = distributed.workers() == 1  # several workers must report equally often: at epochs
+    alone = distributed.workers() == 1  # several workers must make the same reports, so only at epochs
     reported = 0.0
     if not alone:
         report(Progress(spec.key, 0.0))

@@ -1,8 +1,8 @@
-"""What runs in Ray's processes: the functions of Tune's trials, and Ray Train's workers.
+"""Functions that run in Ray's processes: Tune's trials and Ray Train's workers.
 
-A run of one worker trains inside its trial's process, which then takes the next run. A run of several workers is one
-Ray Train ``TorchTrainer``, which its trial drives. The process that launches imports this module, so that it imports
-torch only inside functions.
+A run with one worker trains in its trial's process, which is then reused for the next run. For several workers, the
+trial drives a Ray Train ``TorchTrainer``. The launching process imports this module too, so torch is imported only
+inside functions.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from eman.sweeps.run.events import Event, Failed, Lost, Outcome
 from eman.sweeps.run.failures import attempt
 from eman.sweeps.run.jobs import EvalJob, TrainJob
 
-#: How often Ray Train starts a run's workers again after one of them died or failed.
+#: How often Ray Train restarts a run's workers after one of them died or failed.
 _RESTARTS = 2
 
 
@@ -29,7 +29,7 @@ def train_trial(config: dict[str, TrainJob]) -> None:
 
 
 def train_on_workers_trial(config: dict[str, TrainJob]) -> None:
-    """Train one run on several workers; their reports become this trial's."""
+    """Train one run on several workers and pass on their reports."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
     job = config["job"]
@@ -60,14 +60,14 @@ def _use_one_thread() -> None:
 
 
 def train_on_workers(job: TrainJob, callbacks: Sequence[Any] = ()) -> Outcome:
-    """Train one run by a Ray Train ``TorchTrainer``: DDP over gloo or NCCL.
+    """Train one run with a Ray Train ``TorchTrainer``: DDP over gloo or NCCL.
 
-    A worker that dies is replaced, and the run goes on from its own checkpoint. If ``job.workers`` is a range, Ray
-    Train may change their number meanwhile.
+    A worker that dies is replaced, and the run resumes from its checkpoint. If ``job.workers`` is a range, Ray Train
+    may change their number during the run.
 
     Args:
         job: The training.
-        callbacks: Ray Train's callbacks.
+        callbacks: Callbacks for Ray Train.
 
     Raises:
         Exception: Workers died or failed too often.
@@ -75,8 +75,8 @@ def train_on_workers(job: TrainJob, callbacks: Sequence[Any] = ()) -> Outcome:
     from ray import train as ray_train
     from ray.train.torch import TorchTrainer
 
-    v2: Any = ray_train  # the classes of Train V2, which its type hints do not show
-    # Ray Train resumes a run of a name that it knows; ours resume from their own checkpoints.
+    v2: Any = ray_train  # its type hints lack the classes of Train V2
+    # A unique name keeps Ray Train from resuming an earlier run; runs resume from their own checkpoints.
     name = f"train-{new_id()}"
     folder = job.workspace.ray_folder
     trainer: Any = TorchTrainer(
@@ -103,7 +103,7 @@ def train_on_workers(job: TrainJob, callbacks: Sequence[Any] = ()) -> Outcome:
 
 
 def _worker(config: dict[str, TrainJob]) -> Outcome:
-    """Train as one of several workers. All of them make the same reports; Ray Train takes worker 0's."""
+    """Train as one of several workers. All make the same reports; Ray Train uses worker 0's."""
     from ray import train as ray_train
 
     from eman.sweeps.run.train import train
@@ -115,8 +115,8 @@ def _worker(config: dict[str, TrainJob]) -> Outcome:
     job = config["job"]
     try:
         outcome = train(job, report)
-    except RunFailed as error:  # a loss that is not finite is so on every worker
+    except RunFailed as error:  # every worker fails alike, for example on a loss that is not finite
         outcome = Failed(job.spec.key, str(error))
-    # Anything else is raised: the other workers wait for this one, and Ray Train starts them all again.
+    # Other errors propagate: the other workers wait for this one, and Ray Train restarts them all.
     report(outcome)
     return outcome

@@ -1,4 +1,4 @@
-"""Jobs as trials of Ray Tune, and the events that their trials report."""
+"""Run jobs as trials of Ray Tune."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -21,23 +21,23 @@ def run_jobs(
     concurrent: int,
     workspace: Workspace,
     interruption: Interruption,
-    tell: Callable[[Event], None],
-    settle: Callable[[Lost], Outcome],
+    emit: Callable[[Event], None],
+    resolve_lost: Callable[[Lost], Outcome],
 ) -> None:
-    """Run each job as a trial of Ray Tune; the process of a finished trial takes the next job.
+    """Run each job as a trial of Ray Tune, reusing the processes of finished trials.
 
     Args:
-        trainable: What a trial runs: it finds its job in ``config["job"]`` and reports events.
-        jobs: In the order in which they start.
-        resources: What Ray reserves for a trial.
-        concurrent: Trials at a time.
-        workspace: Where Tune may write.
-        interruption: Signals to obey.
-        tell: Called with every event, in this thread.
-        settle: Finds out what became of a run whose trial ended without an outcome.
+        trainable: Function of a trial; it reads its job from ``config["job"]`` and reports events.
+        jobs: Jobs in the order of their start.
+        resources: Resources that Ray reserves for a trial.
+        concurrent: Largest number of trials at a time.
+        workspace: Workspace for Tune's files.
+        interruption: Stops the sweep on a signal.
+        emit: Called with every event, in this thread.
+        resolve_lost: Looks up the outcome of a run whose trial ended without one.
 
     Raises:
-        KeyboardInterrupt: A signal came.
+        KeyboardInterrupt: A signal was received.
     """
     from ray import tune
 
@@ -49,11 +49,14 @@ def run_jobs(
         param_space={"job": tune.grid_search(list(jobs))},
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=concurrent),
         run_config=tune.RunConfig(
-            name=name, storage_path=str(workspace.ray_folder), verbose=0, callbacks=[Follow(interruption, tell, settle)]
+            name=name,
+            storage_path=str(workspace.ray_folder),
+            verbose=0,
+            callbacks=[Follow(interruption, emit, resolve_lost)],
         ),
     )
     try:
         tuner.fit()
         interruption.check()
-    finally:  # results are in the store; Tune's own files would only pile up
+    finally:  # results are in the store; Tune's files are not needed
         shutil.rmtree(workspace.ray_folder / name, ignore_errors=True)

@@ -10,13 +10,13 @@ from eman.trainers.norm.schemes import SCHEMES
 
 
 def lines(scope: Scope) -> tuple[Line, ...]:
-    """One line for each cell of Table 1. A scheme that is the method's default under another name is drawn once."""
-    made: dict[tuple[str, str], Line] = {}
+    """Return a line for each cell of Table 1. The method's default scheme is drawn once if it has two names."""
+    curves: dict[tuple[str, str], Line] = {}
     for method in METHODS:
         entry = method_named(method)
         for scheme in table1.ROWS:
             runs = tuple(scope.run(method, scheme, seed) for seed in scope.seeds)
-            made.setdefault(
+            curves.setdefault(
                 (method, runs[0].key),
                 Line(
                     entry.title,
@@ -26,11 +26,11 @@ def lines(scope: Scope) -> tuple[Line, ...]:
                     scheme == "eman",
                 ),
             )
-    return tuple(made.values())
+    return tuple(curves.values())
 
 
 def caption(scope: Scope) -> str:
-    """What stands beneath the figure."""
+    """Return the figure's caption."""
     first, last = scope.seeds[0], scope.seeds[-1]
     seeds = f"seed {first}" if first == last else f"mean of seeds {first} to {last}"
     return f"profile {scope.profile.name}, {seeds}, held-out images"

@@ -1,4 +1,4 @@
-"""What the tables of pretrained networks have in common: networks down the side, by the paper's names for them."""
+"""Pretrained networks and rows that Tables 2 to 7 share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from eman.trainers.spec.run import RunSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A pretraining.
+    """A pretrained network.
 
     Attributes:
         title: The paper's name.
-        method, scheme: What it is trained by.
-        times: Its length in units of the profile's pretraining; the paper's 800 epochs are four times 200.
-        wide: Twice the channels in every layer.
-        labelled: Supervised by this share of the labels.
+        method, scheme: Method and scheme of its training.
+        times: Length in units of the profile's pretraining; the paper's 800 epochs are four times 200.
+        wide: Whether every layer has twice the channels.
+        labelled: Share of labels of a supervised training.
     """
 
     title: str
@@ -28,7 +28,7 @@ class Network:
     labelled: float | None = None
 
     def run(self, scope: Scope, seed: int) -> RunSpec:
-        """Its training."""
+        """Return its training."""
         profile = scope.profile
         fields = dict(profile.fully_supervised if self.labelled == 1 else profile.pretraining.get(self.method, {}))
         spec = scope.run(self.method, self.scheme, seed, **fields)
@@ -38,7 +38,7 @@ class Network:
         return spec if self.labelled is None else spec.replace(label_fraction=self.labelled)
 
     def baseline(self, others: Sequence["Network"]) -> "Network | None":
-        """The same pretraining without EMAN, if this one has it."""
+        """Return the same pretraining without EMAN, or ``None`` if this one has no EMAN."""
         for other in others:
             alike = (other.method, other.times, other.wide) == (self.method, self.times, self.wide)
             if alike and (self.scheme, other.scheme) == ("eman", "default"):
@@ -59,7 +59,7 @@ BYOL_EMAN = Network(title="BYOL-EMAN", method="byol", scheme="eman")
 
 @dataclass(frozen=True)
 class Row:
-    """A row: the paper's title, and its network (``None``: others' work, quoted)."""
+    """A row: the paper's title, and its network; ``None`` for results that are only quoted."""
 
     title: str
     network: Network | None = None
@@ -80,18 +80,18 @@ QUOTED = "Rows with - are others' work, as the paper quotes it."
 
 
 def lengths(scope: Scope, rows: Sequence[Row]) -> str:
-    """A note: how long the pretrainings are here."""
+    """Return a note on the length of the pretrainings."""
     epochs = {row.network.title: row.network.run(scope, scope.seeds[0]).optim.epochs for row in rows if row.network}
     return f"Epochs here: {', '.join(f'{title} {count}' for title, count in epochs.items())}."
 
 
 def contrasts(rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
-    """Each EMAN row against its baseline, within one kind of evaluation: what a title has in brackets."""
-    found = []
+    """Return each EMAN row with its baseline, within one kind of evaluation (the title's brackets)."""
+    pairs = []
     for row in rows:
         kind = row.title.partition("[")[2]
         peers = {r.network: r.title for r in rows if r.network and r.title.partition("[")[2] == kind}
         base = row.network.baseline(list(peers)) if row.network else None
         if base is not None:
-            found.append((row.title, peers[base]))
-    return tuple(found)
+            pairs.append((row.title, peers[base]))
+    return tuple(pairs)

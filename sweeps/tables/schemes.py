@@ -1,4 +1,4 @@
-"""What Tables 1 and 8 have in common: schemes down the side, methods across."""
+"""Tables 1 and 8: a row per scheme, a column per method."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from eman.sweeps.tables.scope import Scope
 from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import SCHEMES
 
-#: Methods of the columns.
+#: Methods, in the order of the columns.
 METHODS = ("fixmatch", "moco", "byol")
 
 
 def scheme_table(number: int, title: str, schemes: Sequence[str], scope: Scope) -> Table:
-    """A table of schemes by methods. Cells that the paper leaves empty are not trained."""
+    """Return a table of schemes by methods. Cells that are empty in the paper are not trained."""
     cells = []
     for scheme in schemes:
         row = SCHEMES[scheme].title

@@ -1,4 +1,4 @@
-"""What is asked of a table: the scale, the seeds, and the networks to evaluate."""
+"""Scope of a table: profile, seeds, overrides, and the networks to evaluate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,18 +14,18 @@ from eman.trainers.spec.run import RunSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """What a table's file turns into cells.
+    """The scope from which a table makes its cells.
 
     Attributes:
         profile: The scale.
         seeds: Seeds of every cell.
-        overrides: Run fields for every run. `METHOD.FIELD` applies to the runs of one method.
+        overrides: Fields for every run. `METHOD.FIELD` applies to the runs of one method.
         network: The network to evaluate: `student` (as in the paper) or `teacher`. Runs without a separate teacher
             network are evaluated by their student.
         selection: The epoch to evaluate: `last`, or the `best` on held-out images.
 
     Raises:
-        UserError: A name is unknown.
+        UserError: The network or selection is unknown.
     """
 
     profile: Profile
@@ -44,7 +44,7 @@ class Scope:
         return self.profile.run(method, scheme, seed, {**fields, **self.overrides})
 
     def evaluation(self, run: RunSpec, protocol: str, **fields: Any) -> EvalSpec:
-        """Return an evaluation of a run with the paper's values, then the profile's, then `fields`."""
+        """Return an evaluation of a run: `fields` override the profile's values, which override the paper's."""
         chosen = {**self.profile.protocols.get(protocol, {}), **fields}
         return make_eval(protocol, run.key, network=self._network(run), selection=self.selection, **chosen)
 
@@ -55,14 +55,15 @@ class Scope:
     def labelled(
         self, run: RunSpec, protocol: str, fraction: float, top: int = 1, rates: Sequence[float] | None = None
     ) -> Wanted:
-        """Return linear evaluation or finetuning on a share of the labels, at the rate that is best on held-out images.
+        """Return the result of linear evaluation or finetuning on a share of the labels, at the rate that is best on
+        held-out images.
 
         Args:
             run: The training.
             protocol: `linear` or `finetune`.
             fraction: Share of labels.
             top: 1 or 5, for top-1 or top-5 accuracy.
-            rates: Learning rates to search, if they are not the profile's.
+            rates: Learning rates to search. Default: the profile's.
         """
         profile = self.profile
         fields: dict[str, Any] = {"label_fraction": fraction, "label_sets": profile.label_sets[fraction]}
@@ -76,9 +77,9 @@ class Scope:
         return Wanted(run, evaluations, f"{name}top{top}", f"{name}held_out_top1")
 
     def evaluations(self, run: RunSpec, protocol: str, fields: Mapping[str, Any]) -> tuple[EvalSpec, ...]:
-        """Return the evaluations of a run by one protocol as the tables have them, but for `fields`.
+        """Return the evaluations of a run by one protocol as in the tables, except for `fields`.
 
-        Where tables search a learning rate, there is one evaluation for each, unless `fields` has `lr`.
+        A protocol with a learning-rate search has one evaluation per rate, unless `fields` sets `lr`.
         """
         if protocol not in ("linear", "finetune"):
             return (self.evaluation(run, protocol, **fields),)
@@ -90,16 +91,16 @@ class Scope:
             known |= {"head_lr": profile.head_lr, "epochs": profile.finetune_epochs}
         chosen |= {name: values[fraction] for name, values in known.items() if fraction in values}
         rates = profile.finetune_lr if protocol == "finetune" else profile.linear_rates(run.method.name)
-        tried = (fields["lr"],) if "lr" in fields else rates
-        return tuple(self.evaluation(run, protocol, **{**chosen, **fields, "lr": rate}) for rate in tried)
+        searched = (fields["lr"],) if "lr" in fields else rates
+        return tuple(self.evaluation(run, protocol, **{**chosen, **fields, "lr": rate}) for rate in searched)
 
     def classified(self, run: RunSpec, top: int = 1) -> Wanted:
-        """Return the test accuracy of a run whose network is a classifier."""
+        """Return the test accuracy of a classifier."""
         name = "test/" + ("teacher_" if self._network(run) == "teacher" else "") + f"top{top}"
         return Wanted(run, (), name + ("_best" if self.selection == "best" else ""))
 
     def standard(self, run: RunSpec, rates: Sequence[float] | None = None) -> Wanted:
-        """Return the result of Tables 1 and 8: a classifier's own accuracy, else that of linear evaluation."""
+        """Return the result of Tables 1 and 8: a classifier's test accuracy, else linear evaluation."""
         if run.entry.classifier:
             return self.classified(run)
         return self.labelled(run, "linear", self.profile.label_fraction, rates=rates)
@@ -110,7 +111,7 @@ class Scope:
         return (*self.profile.notes(), measured, *self.notes())
 
     def notes(self) -> tuple[str, ...]:
-        """Return which networks and seeds the numbers come from, and which values are not the profile's."""
+        """Return notes on the overrides, the evaluated network and the seeds."""
         seeds = ", ".join(map(str, self.seeds))
         other = [f"{name}={value}" for name, value in self.overrides.items()]
         return (

@@ -23,22 +23,22 @@ NETWORKS = (
 FRACTIONS = (0.01, 0.1, 1.0)
 TOPS = (1, 5)
 
-#: A kind of row: its result for a network at a share of the labels.
+#: A kind of row: returns the result of a network at a share of the labels.
 Kind = Callable[[Scope, Network, int, float, int], Wanted]
 
 
 def supervised(scope: Scope, network: Network, seed: int, fraction: float, top: int) -> Wanted:
-    """A network that was trained on the labels from the start."""
+    """Return the result of a network trained from scratch on the labels."""
     return scope.classified(replace(network, labelled=fraction).run(scope, seed), top)
 
 
 def linear(scope: Scope, network: Network, seed: int, fraction: float, top: int) -> Wanted:
-    """A linear classifier on the frozen network."""
+    """Return the result of a linear classifier on the frozen network."""
     return scope.labelled(network.run(scope, seed), "linear", fraction, top)
 
 
 def finetune(scope: Scope, network: Network, seed: int, fraction: float, top: int) -> Wanted:
-    """The network and a classifier, trained together."""
+    """Return the result of finetuning the network and a classifier."""
     return scope.labelled(network.run(scope, seed), "finetune", fraction, top)
 
 
@@ -51,12 +51,12 @@ ROWS = (
 
 
 def labels(fraction: float, top: int) -> str:
-    """A column's title."""
+    """Return a column's title."""
     return f"{100 * fraction:g}% labels top-{top}"
 
 
 def table(scope: Scope) -> Table:
-    """The table at a scale."""
+    """Return the table at a scale."""
     cells = []
     for row in ROWS:
         kind = KINDS[row.title.partition("[")[2].rstrip("]")]
@@ -69,7 +69,7 @@ def table(scope: Scope) -> Table:
     notes = (
         *scope.profile.notes(),
         *about(scope),
-        "The paper's supervised rows at 1 % and 10 % are quoted from others; ours are trained here.",
+        "The paper's supervised rows at 1 % and 10 % are quoted from other papers; ours are trained here.",
         pretrained.lengths(scope, ROWS),
         *scope.notes(),
     )
@@ -78,14 +78,14 @@ def table(scope: Scope) -> Table:
 
 
 def about(scope: Scope) -> tuple[str, ...]:
-    """How the two protocols were carried out."""
+    """Return notes on the two protocols."""
     profile = scope.profile
     sets = _by_fraction(profile.label_sets)
     run = pretrained.MOCO.run(scope, scope.seeds[0])
     linear, finetune = (scope.labelled(run, kind, 0.1).evaluations[0].flat() for kind in ("linear", "finetune"))
     grids = "; ".join(f"{method} {{{_listed(rates)}}}" for method, rates in profile.linear_lr.items())
     views = "cached features" if linear["views"] == "cached" else "randomly cropped images"
-    chosen = "images put aside" if profile.common.get("held_out") else "the test images, as in the paper"
+    chosen = "held-out images" if profile.common.get("held_out") else "the test images, as in the paper"
     return (
         f"Linear: on {views}, {linear['epochs']} epochs, batch {linear['batch']}, rate from {grids}.",
         f"Finetuning: {_by_fraction(profile.finetune_epochs)} epochs, batch {finetune['batch']}, encoder's rate from "

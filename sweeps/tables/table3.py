@@ -1,4 +1,4 @@
-"""Table 3: self-supervised networks beside the published others."""
+"""Table 3: comparison with other self-supervised models."""
 
 from eman.evaluation.results import paper
 from eman.evaluation.results.cells import Cell, Table, Wanted
@@ -6,7 +6,7 @@ from eman.sweeps.tables import pretrained, table2
 from eman.sweeps.tables.pretrained import QUOTED, Row
 from eman.sweeps.tables.scope import Scope
 
-#: Each published method, and ours with the kind of result that the paper prints at 1 % and at 10 %.
+#: Our rows: network, and the kinds of result that the paper prints at 1 % and at 10 % of the labels.
 OURS: dict[str, tuple[pretrained.Network, table2.Kind, table2.Kind]] = {
     "MoCo-EMAN": (pretrained.MOCO_EMAN_800, table2.finetune, table2.finetune),
     "BYOL-EMAN": (pretrained.BYOL_EMAN, table2.linear, table2.finetune),
@@ -16,7 +16,7 @@ OTHERS = ("Supervised", "InstDisc", "PIRL", "CPC v2", "MoCo-v2", "SimCLR", "PCL"
 
 
 def table(scope: Scope) -> Table:
-    """The table at a scale."""
+    """Return the table at a scale."""
     cells = []
     for name in (*OTHERS, *OURS):
         arch, epochs = (paper.value(3, name, column) for column in ("arch", "pretraining epochs"))
@@ -33,8 +33,8 @@ def table(scope: Scope) -> Table:
     notes = (
         *scope.profile.notes(),
         *table2.about(scope),
-        "MoCo-EMAN is finetuned; BYOL-EMAN has a linear classifier at 1 % and is finetuned at 10 %: the cells of Table "
-        "2 that the paper's numbers are.",
+        "As in the paper, MoCo-EMAN is finetuned; BYOL-EMAN has a linear classifier at 1 % and is finetuned at 10 % "
+        "(cells of Table 2).",
         pretrained.lengths(scope, rows),
         *scope.notes(),
         QUOTED,

@@ -17,10 +17,10 @@ COLUMNS = {
 
 
 def about(scope: Scope) -> str:
-    """How the two protocols were carried out."""
+    """Return a note on the two protocols."""
     run = pretrained.MOCO.run(scope, scope.seeds[0])
     knn, retrieval = (scope.evaluation(run, protocol).flat() for protocol in ("knn", "retrieval"))
-    votes = f"votes weighed by exp(cosine / {knn['temperature']:g})" if "temperature" in knn else "one vote each"
+    votes = f"votes weighted by exp(cosine / {knn['temperature']:g})" if "temperature" in knn else "one vote each"
     return (
         f"kNN: k = {knn['k']}, {votes}. Retrieval: mean average precision and recall of the {retrieval['top']:,} "
         "nearest. "
@@ -29,7 +29,7 @@ def about(scope: Scope) -> str:
 
 
 def table(scope: Scope) -> Table:
-    """The table at a scale."""
+    """Return the table at a scale."""
     cells = []
     for row in ROWS:
         runs = [row.network.run(scope, seed) for seed in scope.seeds] if row.network else []

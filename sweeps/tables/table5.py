@@ -1,4 +1,4 @@
-"""Table 5: low-shot classification, on the data set of the pretraining (ImageNet in the paper) and on others."""
+"""Table 5: low-shot classification on the pretraining data set (ImageNet in the paper) and on others."""
 
 from dataclasses import replace
 from functools import partial
@@ -12,7 +12,7 @@ from eman.sweeps.tables.scope import Scope
 
 SHOTS = (1, 2, 4, 8, 16)
 
-#: The paper's rows of each block, in its order.
+#: The paper's rows of each block.
 BLOCKS = {
     "ImageNet": (OURS[0], Row("PCL (200 epochs)"), Row("SwAV (800 epochs)"), *OURS[1:]),
     "VOC2007": (OURS[0], Row("PCL (200 epochs)"), *OURS[1:3], *OURS[5:]),
@@ -24,13 +24,13 @@ BLOCKS = {
 }
 
 ABOUT = (
-    "Linear SVMs on k images a class, mean of 5 sets, C from 2^-5 to 2^5 chosen on images put aside (the test images "
-    "where there are none); top-1, on VOC2007 mean average precision."
+    "Linear SVMs on k images per class, mean of 5 sets, C from 2^-5 to 2^5 chosen on held-out images (the test images "
+    "if there are none); top-1, on VOC2007 mean average precision."
 )
 
 
 def result(block: LowShot, shots: int, scope: Scope, network: Network, seed: int) -> Wanted:
-    """A cell's result."""
+    """Return a cell's result."""
     run = network.run(scope, seed)
     if block.pretrained:
         run = run.replace(dataset=block.dataset, **block.pretrained.get(run.method.name, {}))
@@ -40,7 +40,7 @@ def result(block: LowShot, shots: int, scope: Scope, network: Network, seed: int
 
 
 def table(scope: Scope) -> Table:
-    """The table at a scale, with the blocks that the profile has data for."""
+    """Return the table at a scale, with the blocks of the profile's data sets."""
     cells, contrasts = [], list[tuple[str, str]]()
     blocks = scope.profile.low_shot
     for name, block in blocks.items():
@@ -54,8 +54,8 @@ def table(scope: Scope) -> Table:
                     wanted = tuple(make(seed) for seed in scope.seeds)
                 published = paper.value(5, f"{name}: {original.title}", f"k={shots}")
                 cells.append(Cell(5, row.title, f"k={shots}", published, wanted))
-    left = [name for name in BLOCKS if name not in blocks]
-    missing = (f"The paper's numbers are its ImageNet rows; {' and '.join(left)} need other data.",) if left else ()
+    omitted = [name for name in BLOCKS if name not in blocks]
+    missing = (f"The paper's numbers are its ImageNet rows; {' and '.join(omitted)} are omitted.",) if omitted else ()
     lengths = pretrained.lengths(scope, BLOCKS["ImageNet"])
     notes = (*scope.profile.notes(), ABOUT, *missing, QUOTED, lengths, *scope.notes())
     return Table(5, "Low-shot classification", tuple(cells), notes, tuple(contrasts), "network")

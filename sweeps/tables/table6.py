@@ -1,4 +1,4 @@
-"""Table 6: FixMatch from nothing, from MoCo and from MoCo-EMAN, and trained three times as long."""
+"""Table 6: FixMatch from scratch, from MoCo and from MoCo-EMAN, also trained three times as long."""
 
 from eman.evaluation.results import paper
 from eman.evaluation.results.cells import Cell, Table, Wanted
@@ -7,7 +7,7 @@ from eman.sweeps.tables.pretrained import Network
 from eman.sweeps.tables.scope import Scope
 from eman.trainers.spec.run import RunSpec
 
-#: The paper's names for the schemes, and for what the backbone starts from.
+#: The paper's names of the schemes and of the initial backbones.
 SCHEMES = {"baseline": "default", "EMAN": "eman"}
 STARTS: dict[str, Network | None] = {"None": None, "MoCo": pretrained.MOCO, "MoCo-EMAN": pretrained.MOCO_EMAN}
 
@@ -27,7 +27,7 @@ FRACTIONS = (0.01, 0.1)
 
 
 def run(scope: Scope, seed: int, scheme: str, start: str, times: int, fraction: float) -> RunSpec:
-    """A cell's training. Longer ones follow a cosine (Section 5.3)."""
+    """Return a cell's training. Longer ones use a cosine schedule (Section 5.3)."""
     profile, network = scope.profile, STARTS[start]
     fields = dict(profile.semi_supervised.get(fraction, {}))
     if times > 1:
@@ -43,12 +43,12 @@ def run(scope: Scope, seed: int, scheme: str, start: str, times: int, fraction: 
 
 
 def title(scheme: str, start: str, times: int) -> str:
-    """A row's title."""
+    """Return a row's title."""
     return f"{scheme} from {start}, {times}×"
 
 
 def table(scope: Scope) -> Table:
-    """The table at a scale. Cells that the paper leaves empty are not trained."""
+    """Return the table at a scale. Cells that are empty in the paper are not trained."""
     cells = []
     for row in ROWS:
         for fraction in FRACTIONS:
@@ -63,7 +63,7 @@ def table(scope: Scope) -> Table:
 
 
 def contrasts() -> tuple[tuple[str, str], ...]:
-    """EMAN against the baseline, and a start from MoCo-EMAN against one from MoCo, alike in all else."""
+    """Return the pairs of rows that differ only in EMAN, or only in starting from MoCo-EMAN instead of MoCo."""
     return tuple(
         (title(*first), title(*second))
         for first in ROWS
@@ -77,7 +77,7 @@ def contrasts() -> tuple[tuple[str, str], ...]:
 
 
 def notes(scope: Scope) -> tuple[str, ...]:
-    """What a reader must know."""
+    """Return the notes under the table."""
     seed = scope.seeds[0]
     short, long = run(scope, seed, *ROWS[4], 0.1), run(scope, seed, *ROWS[8], 0.1)
     assert short.network.init is not None
@@ -85,6 +85,6 @@ def notes(scope: Scope) -> tuple[str, ...]:
         *scope.profile.notes(),
         f"Test top-1 and top-5 of FixMatch. 1×: {short.optim.epochs} epochs at 10 % of the labels; "
         f"3×: {long.optim.epochs}, with a cosine schedule. From a pretrained network: "
-        f"{short.network.init.optim.epochs} epochs of pretraining, learning rate {short.optim.lr:g}, classifier new.",
+        f"{short.network.init.optim.epochs} epochs of pretraining, learning rate {short.optim.lr:g}, new classifier.",
         *scope.notes(),
     )

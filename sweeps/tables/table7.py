@@ -1,4 +1,4 @@
-"""Table 7: FixMatch-EMAN beside the published others."""
+"""Table 7: comparison with other semi-supervised models."""
 
 from eman.evaluation.results import paper
 from eman.evaluation.results.cells import Cell, Table, Wanted
@@ -9,12 +9,12 @@ from eman.sweeps.tables.scope import Scope
 OTHERS = ("Supervised", "Pseudo-label", "S4L Rotation", "UDA", "FixMatch", "SimCLR-v2")
 OURS = "FixMatch-EMAN"
 
-#: The row of Table 6 that the paper's numbers are.
+#: The row of Table 6 with the paper's numbers.
 ROW = ("EMAN", "MoCo-EMAN", 3)
 
 
 def table(scope: Scope) -> Table:
-    """The table at a scale."""
+    """Return the table at a scale."""
     cells = []
     for name in (*OTHERS, OURS):
         for fraction in table6.FRACTIONS:

@@ -18,5 +18,5 @@ ROWS = (
 
 
 def table(scope: Scope) -> Table:
-    """The table at a scale."""
+    """Return the table at a scale."""
     return scheme_table(8, "Ablations: EMAN momentum and proxy norms (PN)", ROWS, scope)

@@ -1,6 +1,7 @@
-"""Looking at sweeps.
+"""Views of sweeps and runs.
 
-`terminal` shows one while it runs, `watch` one that another process runs. `status`, `runs` and `doctor` list what there
-is, `fields` what `--set` takes. `report` writes a sweep as a page (`configuration`, `provenance`); `ui` starts MLflow's
-server, `links` are its pages; `bar` is that of `eman train`.
+- `terminal`: a running sweep. `watch`: a sweep that another process runs. `bar`: the progress of `eman train`.
+- `status`, `runs`, `doctor`, `fields`: the commands of the same names.
+- `report`: a sweep as a page, with its `configuration` and `provenance`.
+- `ui`: MLflow's server. `links`: addresses of its pages.
 """

@@ -1,4 +1,4 @@
-"""The bar of `eman train`."""
+"""The progress bar of `eman train`."""
 
 import sys
 from types import TracebackType
@@ -25,7 +25,7 @@ class TrainingBar:
         self._progress.stop()
 
     def update(self, share: float) -> None:
-        """Show that this part of the run is done."""
+        """Show the completed share of the run."""
         self._progress.update(self._task, description="training", completed=share, total=1.0)
 
     def say(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The configuration of a sweep's runs: what they share, and in what they differ."""
+"""The configuration of a sweep's runs: common and varying fields."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -34,27 +34,27 @@ def _same(specs: Sequence[RunSpec], name: str) -> bool:
 
 
 def common(sweep: Sweep) -> list[tuple[str, str]]:
-    """Return the fields in which all runs agree."""
+    """Return the fields with the same value in all runs."""
     specs = list(sweep.trainings.values())
     return [(name, _shown(_fields(specs[0]).get(name))) for name in _names(specs) if _same(specs, name)]
 
 
 def _methods(sweep: Sweep) -> dict[str, list[RunSpec]]:
-    found: dict[str, list[RunSpec]] = {}
+    runs: dict[str, list[RunSpec]] = {}
     for spec in sweep.trainings.values():
-        found.setdefault(spec.method.name, []).append(spec)
-    return found
+        runs.setdefault(spec.method.name, []).append(spec)
+    return runs
 
 
 def varying(sweep: Sweep) -> list[str]:
-    """Return the fields, except the seed, in which runs of one method differ."""
+    """Return the fields, except the seed, that vary among runs of one method."""
     methods = _methods(sweep).values()
     names = _names(sweep.trainings.values())
     return [name for name in names if name != "seed" and not all(_same(specs, name) for specs in methods)]
 
 
 def by_method(sweep: Sweep, varying: Sequence[str]) -> dict[str, Any]:
-    """Return the fields in which methods differ and the runs of each method agree."""
+    """Return the fields that vary between methods but not within them."""
     methods, every = _methods(sweep), list(sweep.trainings.values())
     names = [n for n in _names(every) if n not in ("method", "seed", *varying) and not _same(every, n)]
     rows = [(name, [_shown(_fields(specs[0]).get(name)) for specs in methods.values()]) for name in names]
@@ -62,12 +62,12 @@ def by_method(sweep: Sweep, varying: Sequence[str]) -> dict[str, Any]:
 
 
 def schemes(sweep: Sweep, varying: Sequence[str]) -> list[tuple[str, str, list[str]]]:
-    """Return the runs by the varying fields: their label, their methods, and the values."""
-    found: dict[tuple[str, tuple[str, ...]], dict[str, None]] = {}
+    """Return label, methods and values of the runs, by the varying fields."""
+    rows: dict[tuple[str, tuple[str, ...]], dict[str, None]] = {}
     for spec in sweep.trainings.values():
         values = tuple(_shown(_fields(spec).get(name)) for name in varying)
-        found.setdefault((label(sweep, spec), values), {})[spec.entry.title] = None
+        rows.setdefault((label(sweep, spec), values), {})[spec.entry.title] = None
     order = [method_named(method).title for method in _methods(sweep)]
     return [
-        (label, ", ".join(sorted(methods, key=order.index)), list(values)) for (label, values), methods in found.items()
+        (label, ", ".join(sorted(methods, key=order.index)), list(values)) for (label, values), methods in rows.items()
     ]

@@ -10,12 +10,12 @@ from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.trainers.data import catalog as data
 
-#: The data sets behind the profiles that run anywhere.
+#: Data sets of the profiles that run without a GPU.
 NEEDED = ("digits", "fashion-mnist")
 
 
 def data_lines(workspace: Workspace) -> list[str]:
-    """Return one line a data set."""
+    """Return one line per data set."""
     lines = []
     for name in [*data.DATASETS, *data.own_sets(workspace)]:
         try:
@@ -26,17 +26,17 @@ def data_lines(workspace: Workspace) -> list[str]:
 
 
 def doctor_lines(workspace: Workspace) -> tuple[list[str], bool]:
-    """Return what the project needs of its surroundings, and whether nothing is missing."""
+    """Return the state of the installation as lines, and whether everything needed is present."""
     import torch
 
-    well = True
+    complete = True
     lines = [f"python         {sys.version.split()[0]}"]
     for package in ("eman", "torch", "torchvision", "ray", "mlflow", "pandas", "pyarrow"):
         try:
             lines.append(f"{package:<15}{version(package)}")
         except PackageNotFoundError:
             lines.append(f"{package:<15}missing: run `make install`")
-            well = False
+            complete = False
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     lines += [
         f"git            {git_revision()}",
@@ -48,12 +48,12 @@ def doctor_lines(workspace: Workspace) -> tuple[list[str], bool]:
     ]
     for line in data_lines(workspace):
         lines.append(f"data           {line}")
-        well &= "not here" not in line or not line.startswith(NEEDED)
+        complete &= "not here" not in line or not line.startswith(NEEDED)
     try:
         store = Store(workspace)
         lines.append(f"store          {store.uri}: {len(store.records())} runs")
     except UserError as error:
         lines.append(f"store          {error}")
-        well = False
-    lines.append("all is well" if well else "something is missing, see above")
-    return lines, well
+        complete = False
+    lines.append("all is well" if complete else "something is missing, see above")
+    return lines, complete

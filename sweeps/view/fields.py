@@ -1,4 +1,4 @@
-"""The fields of runs, as `eman fields` lists them."""
+"""The fields that `eman fields` lists."""
 
 import shutil
 import textwrap
@@ -15,14 +15,14 @@ from eman.trainers.spec.kinds import Value
 
 @dataclass(frozen=True)
 class ListedField:
-    """A field, and its default in each of some methods."""
+    """A field, and its default by method."""
 
     field: Field
     defaults: dict[str, Value]
 
     @property
     def default(self) -> str:
-        """The default, or those of the methods where they differ."""
+        """The default; if methods differ, the default of each."""
         texts = {method: shown(value) for method, value in self.defaults.items()}
         if len(set(texts.values())) == 1:
             return next(iter(texts.values()))
@@ -30,7 +30,7 @@ class ListedField:
 
 
 def listed_fields(method: str | None, profile: str) -> list[ListedField]:
-    """Return the fields of a method, or of all methods, with the defaults of a profile.
+    """Return the fields of one or all methods, with the defaults of a profile.
 
     Raises:
         UserError: A name is unknown.
@@ -39,13 +39,13 @@ def listed_fields(method: str | None, profile: str) -> list[ListedField]:
     if method is not None:
         method_named(method)
         methods = [method]
-    found: dict[tuple[str, str], ListedField] = {}
+    listed: dict[tuple[str, str], ListedField] = {}
     for name in methods:
         for field in fields_of(scale.run(name, "default")):
-            place = field.name, field.section if field.section not in METHODS else "method"
-            known = found.get(place, ListedField(field, {}))
-            found[place] = ListedField(known.field, {**known.defaults, name: field.default})
-    return sorted(found.values(), key=lambda listed: _section(listed) in METHODS)
+            identity = field.name, field.section if field.section not in METHODS else "method"
+            known = listed.get(identity, ListedField(field, {}))
+            listed[identity] = ListedField(known.field, {**known.defaults, name: field.default})
+    return sorted(listed.values(), key=lambda item: _section(item) in METHODS)
 
 
 def _section(listed: ListedField) -> str:
@@ -67,7 +67,7 @@ def field_values(listed: ListedField) -> dict[str, Any]:
 
 
 def field_lines(fields: Sequence[ListedField]) -> list[str]:
-    """Return fields as lines: by section, each with its default, range and meaning."""
+    """Return fields as lines by section, each with default, range and description."""
     width, lines, section = max(60, shutil.get_terminal_size().columns), list[str](), ""
     for listed in fields:
         if _section(listed) != section:

@@ -1,4 +1,4 @@
-"""Addresses of MLflow's pages that show a sweep, and the description on its run."""
+"""Addresses of MLflow's pages for a sweep, and the description of its run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,21 +9,21 @@ from eman.platform.store.store import Store
 from eman.sweeps.plan import Sweep
 from eman.sweeps.request import command
 
-#: Tag of a sweep's run: the keys of its trainings, some of which may be another sweep's children.
+#: Tag of a sweep's run with the keys of its trainings, some of which may be children of another sweep.
 MEMBERS = "eman.trainings"
 
-#: MLflow cuts longer tags.
-_LONGEST_TAG = 8000
+#: MLflow truncates longer tags.
+_MAX_TAG = 8000
 
-#: Metrics by which a comparison orders runs, the first that they have: what tables print, or what the run measures.
+#: Prefixes of the metrics by which comparisons sort runs, in order of preference.
 _HEADLINES = ("linear/", "finetune/", "test/top1", "test/knn_top1")
 
-#: Links that are longer, because of many run ids, stay out of descriptions.
-_LONGEST_LINK = 1500
+#: Longer links, with many run ids, are left out of descriptions.
+_MAX_LINK = 1500
 
 
 def runs_page(experiment: str) -> str:
-    """Return the address of all runs, below the server's own, without the filter that a browser remembers."""
+    """Return the path of the page of all runs, with the browser's remembered filter cleared."""
     return f"{_runs(experiment)}&searchFilter=&orderByKey=attributes.start_time&orderByAsc=false"
 
 
@@ -32,15 +32,15 @@ def _runs(experiment: str) -> str:
 
 
 def sweep_page(experiment: str, sweep: Record) -> str:
-    """Return the address of a sweep's run: description, tables, children."""
+    """Return the path of the page of a sweep's run: description, tables, children."""
     return f"/#/experiments/{experiment}/runs/{sweep.run_id}?workflowType=machine_learning"
 
 
 def comparisons(experiment: str, sweep: Record, trainings: Mapping[str, Record]) -> dict[str, str]:
-    """Return the addresses of charts that compare the schemes of a sweep, by method; the best run comes first in each.
+    """Return, by method, the paths of charts that compare a sweep's schemes, best run first.
 
     Args:
-        experiment: Its id.
+        experiment: Id of the experiment.
         sweep: The sweep's run.
         trainings: All trainings by key.
     """
@@ -51,13 +51,13 @@ def comparisons(experiment: str, sweep: Record, trainings: Mapping[str, Record])
     for method in dict.fromkeys(record.tags["method"] for record in members):
         chosen = [record for record in members if record.tags["method"] == method]
         if all(record in children for record in chosen):
-            which = f"tags.mlflow.parentRunId = '{sweep.run_id}' AND tags.method = '{method}'"
+            condition = f"tags.mlflow.parentRunId = '{sweep.run_id}' AND tags.method = '{method}'"
         else:
-            which = f"attributes.run_id IN ({','.join(repr(record.run_id) for record in chosen)})"
-        # Sorted by anything but the date, the UI lists runs side by side instead of under their parent.
+            condition = f"attributes.run_id IN ({','.join(repr(record.run_id) for record in chosen)})"
+        # Unless sorted by date, the UI lists runs individually instead of under their parent.
         order = f"metrics.`{_headline(chosen)}`"
         pages[method] = (
-            f"{_runs(experiment)}&compareRunsMode=CHART&searchFilter={quote(which, safe='(),.')}"
+            f"{_runs(experiment)}&compareRunsMode=CHART&searchFilter={quote(condition, safe='(),.')}"
             f"&orderByKey={quote(order, safe='.')}&orderByAsc=false"
         )
     return pages
@@ -73,49 +73,47 @@ def _headline(records: Sequence[Record]) -> str:
 
 
 def description(
-    sweep: Sweep, record: Record, experiment: str, trainings: Mapping[str, Record], shown: Sequence[str]
+    sweep: Sweep, record: Record, experiment: str, trainings: Mapping[str, Record], tables: Sequence[str]
 ) -> str:
-    """Return Markdown for a sweep's run: its tables, comparisons of its schemes, and the command that repeats it.
+    """Return a sweep's description in Markdown: tables, comparisons of its schemes, and the command that repeats it.
 
     Args:
         sweep: The sweep.
         record: Its run.
         experiment: Id of the experiment.
         trainings: All trainings by key.
-        shown: Its tables as Markdown; those that do not fit into a tag are left to the artifacts.
+        tables: Its tables in Markdown; those that do not fit into a tag are only artifacts.
     """
-    pages = {
-        name: page for name, page in comparisons(experiment, record, trainings).items() if len(page) < _LONGEST_LINK
-    }
+    pages = {name: page for name, page in comparisons(experiment, record, trainings).items() if len(page) < _MAX_LINK}
     links = ", ".join(f"[{name}](.{page})" for name, page in pages.items())
     revision = record.tags.get("eman.git", "unknown")
     above = f"Schemes compared: {links}. Figures and tables are under Artifacts.\n\n"
     below = f"\n\nMade by git revision `{revision}`. This command repeats or continues it:\n\n"
     below += f"    {command(sweep.request)}\n"
     text = ""
-    for one in shown:
-        if len(above) + len(text) + len(one) + len(below) > _LONGEST_TAG - 100:
+    for table in tables:
+        if len(above) + len(text) + len(table) + len(below) > _MAX_TAG - 100:
             text += "\n\n(the other tables are under Artifacts)"
             break
-        text += f"\n\n{one}"
+        text += f"\n\n{table}"
     return above + text.strip() + below
 
 
-def describe(sweep: Sweep, store: Store, shown: Sequence[str]) -> dict[str, str]:
-    """Return the tags with which the UI and :func:`comparisons` show a sweep that has ended."""
+def description_tags(sweep: Sweep, store: Store, tables: Sequence[str]) -> dict[str, str]:
+    """Return the tags from which the UI and :func:`comparisons` show a finished sweep."""
     members = ",".join(sweep.trainings)
-    own = {MEMBERS: members} if len(members) <= _LONGEST_TAG else {}
+    own = {MEMBERS: members} if len(members) <= _MAX_TAG else {}
     record = store.by_key(SWEEP)[sweep.key]
     record = replace(record, tags={**record.tags, **own})
-    note = description(sweep, record, store.experiment_id, store.by_key(TRAINING), shown)
+    note = description(sweep, record, store.experiment_id, store.by_key(TRAINING), tables)
     return own | {"mlflow.note.content": note}
 
 
 def link_lines(store: Store, server: str) -> list[str]:
-    """Return where the UI shows the runs and compares the schemes of the newest sweep; the best to open comes first.
+    """Return lines with the UI's addresses for the newest sweep and for all runs, the most useful first.
 
     Args:
-        store: What it shows.
+        store: The store.
         server: Address of the server.
     """
     lines = []

@@ -1,4 +1,4 @@
-"""Where a sweep's numbers come from, and how to make them again."""
+"""Provenance of a sweep's results, and the commands that reproduce them."""
 
 import time
 from collections import Counter
@@ -9,7 +9,7 @@ from eman.platform.store.records import Record
 from eman.sweeps.plan import Sweep
 from eman.sweeps.request import SweepRequest, command
 
-#: Tags of a run that are its provenance, with their names for people.
+#: Provenance tags of a run, with their display names.
 _PROVENANCE = {
     "eman.git": "Source, git",
     "eman.python": "Python",
@@ -24,8 +24,8 @@ _PROVENANCE = {
 
 
 def provenance(sweep: Sweep, record: Record, runs: Sequence[Record]) -> list[tuple[str, str]]:
-    """Return where the numbers come from: versions, hashes, machines, dates."""
-    found = [("Sweep", record.key), ("Data set", ", ".join(sorted({s.data.dataset for s in sweep.trainings.values()})))]
+    """Return the provenance of the results: versions, hashes, dates."""
+    rows = [("Sweep", record.key), ("Data set", ", ".join(sorted({s.data.dataset for s in sweep.trainings.values()})))]
     for tag, name in _PROVENANCE.items():
         counts = Counter(run.tags[tag] for run in runs if run.tags.get(tag))
         several = len(counts) > 1
@@ -33,13 +33,13 @@ def provenance(sweep: Sweep, record: Record, runs: Sequence[Record]) -> list[tup
         if len(counts) > len(values):
             values.append(f"and {len(counts) - len(values)} more")
         if values:
-            found.append((name, ", ".join(values)))
+            rows.append((name, ", ".join(values)))
     if runs:
-        found.append(("First run began", moment(min(run.start for run in runs))))
+        rows.append(("First run began", moment(min(run.start for run in runs))))
     ended = [run.end for run in [*runs, record] if run.end]
     if ended:
-        found.append(("Last run ended", moment(max(ended))))
-    return found
+        rows.append(("Last run ended", moment(max(ended))))
+    return rows
 
 
 def moment(seconds: float) -> str:
@@ -48,7 +48,7 @@ def moment(seconds: float) -> str:
 
 
 def commands(record: Record, runs: Sequence[Record]) -> dict[str, Any]:
-    """Return the commands that repeat the sweep, and why they might not give the same last digit."""
+    """Return the commands that repeat the sweep, and the revisions if there is no single clean one."""
     revisions = {run.tags.get("eman.git", "unknown") for run in runs} or {record.tags.get("eman.git", "unknown")}
     [revision] = revisions if len(revisions) == 1 else [""]
     clean = bool(revision) and revision != "unknown" and "+" not in revision

@@ -28,16 +28,16 @@ from eman.trainers.norm.schemes import SCHEMES
 from eman.trainers.spec.labels import scheme_label
 from eman.trainers.spec.run import RunSpec
 
-#: Curves of each method: how it learns, and whether it collapses.
+#: Metrics of each method's training curves.
 _CURVES = ("train/loss", "knn/top1", "train/feature_std")
 
 
 def write(record: Record, store: Store, out: Path) -> None:
-    """Write the page.
+    """Write a sweep's page.
 
     Args:
         record: The sweep's run.
-        store: Where it is.
+        store: Its store.
         out: The file.
 
     Raises:
@@ -86,9 +86,9 @@ def page(record: Record, store: Store) -> str:
 def _facts(
     sweep: Sweep, record: Record, runs: Sequence[Record], evaluations: Sequence[Record]
 ) -> list[tuple[str, str]]:
-    """Return the sweep in numbers."""
+    """Return a sweep's key figures."""
 
-    def of(records: Sequence[Record], count: int) -> str:
+    def completed(records: Sequence[Record], count: int) -> str:
         done = sum(r.status == "done" for r in records)
         return f"{done:,}" if done == count else f"{done:,} of {count:,}"
 
@@ -96,25 +96,25 @@ def _facts(
     wall = record.metrics.get("sweep/seconds")
     seeds = sorted({spec.seed for spec in sweep.trainings.values()})
     return [
-        ("trainings", of(runs, len(sweep.trainings))),
-        ("evaluations", of(evaluations, len(sweep.evaluations))),
+        ("trainings", completed(runs, len(sweep.trainings))),
+        ("evaluations", completed(evaluations, len(sweep.evaluations))),
         (f"{'seeds' if len(seeds) > 1 else 'seed'} ({', '.join(map(str, seeds))})", str(len(seeds))),
         ("in training loops", duration(trained) if trained else "–"),
         ("last launch", duration(wall) if wall else "–"),
     ]
 
 
-def _table(table: Table, found: Sequence[Value]) -> dict[str, Any]:
-    """Return a table's cells, each with its reference; the best of a column is marked if seeds allow comparison."""
-    by_place = {(value.cell.row, value.cell.column): value for value in found}
-    comparable = max((value.n for value in found), default=0) > 1  # one seed says nothing about differences
+def _table(table: Table, values: Sequence[Value]) -> dict[str, Any]:
+    """Return a table's cells with their references. With several seeds, the best of each column is marked."""
+    by_position = {(value.cell.row, value.cell.column): value for value in values}
+    comparable = max((value.n for value in values), default=0) > 1  # one seed cannot show differences
     best = {
-        column: max((v.value for v in found if v.cell.column == column and v.value is not None), default=None)
+        column: max((v.value for v in values if v.cell.column == column and v.value is not None), default=None)
         for column in table.columns
     }
 
     def cell(row: str, column: str) -> dict[str, Any]:
-        value = by_place.get((row, column))
+        value = by_position.get((row, column))
         if value is None or not value.cell.wanted:
             return {"ours": "–", "spread": "", "state": "", "paper": value.cell.paper if value else "–", "best": False}
         ours, spread = "", ""
@@ -133,9 +133,9 @@ def _table(table: Table, found: Sequence[Value]) -> dict[str, Any]:
         "beside": table.beside,
         "columns": table.columns,
         "rows": [(row, [cell(row, column) for column in table.columns]) for row in table.rows],
-        "said": comparisons(table, found),
+        "remarks": comparisons(table, values),
         "notes": table.notes,
-        "failed": [f"{value.cell.row}, {value.cell.column}: {value.reason}" for value in found if value.reason],
+        "failed": [f"{value.cell.row}, {value.cell.column}: {value.reason}" for value in values if value.reason],
     }
 
 
@@ -144,13 +144,13 @@ def _pictures(sweep: Sweep, store: Store) -> list[tuple[str, str, str]]:
     seeds = "" if len(sweep.scope.seeds) == 1 else " Means over seeds."
     wanted = []
     if any(table.number == 1 for table in sweep.tables):
-        said = "Accuracy on held-out images along training: of the classifier in FixMatch, of kNN elsewhere."
-        wanted.append(("Figure 3", said + seeds, figure3.lines(sweep.scope)))
-    said = (
-        "Training loss, kNN accuracy on held-out images, and how far the features of a batch are spread: near 0, all "
-        "images look the same to the network."
+        caption = "Accuracy on held-out images during training: the classifier's in FixMatch, kNN otherwise."
+        wanted.append(("Figure 3", caption + seeds, figure3.lines(sweep.scope)))
+    caption = (
+        "Training loss, kNN accuracy on held-out images, and standard deviation of a batch's features, which "
+        "approaches 0 when they collapse."
     )
-    wanted.append(("Training curves", said + seeds, _curves(sweep)))
+    wanted.append(("Training curves", caption + seeds, _curves(sweep)))
     drawn = []
     for number, (title, caption, lines) in enumerate(wanted):
         try:
@@ -161,7 +161,7 @@ def _pictures(sweep: Sweep, store: Store) -> list[tuple[str, str, str]]:
 
 
 def _curves(sweep: Sweep) -> tuple[Line, ...]:
-    """Return one line for the seeds of each scheme, in one panel a method and metric."""
+    """Return one line per scheme, over its seeds, in one panel per method and metric."""
     seeds = defaultdict[tuple[str, str], list[RunSpec]](list)
     for spec in sweep.trainings.values():
         seeds[spec.method.name, configuration.label(sweep, spec)].append(spec)

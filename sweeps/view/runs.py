@@ -1,4 +1,4 @@
-"""One run, as `eman runs show` prints it."""
+"""The description of a run that `eman runs show` prints."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from eman.platform.store.store import Store
 from eman.sweeps.find import find_run
 
 
-def described(prefix: str, store: Store) -> dict[str, Any]:
-    """Return what the store knows of a training and its evaluations, in plain values."""
+def describe_run(prefix: str, store: Store) -> dict[str, Any]:
+    """Return a training and its evaluations as plain values."""
     record = find_run(prefix, store)
     folder = store.workspace.run_folder(record.key)
-    evaluations = [found for found in store.records(EVALUATION) if found.tags.get("eman.run") == record.key]
+    evaluations = [other for other in store.records(EVALUATION) if other.tags.get("eman.run") == record.key]
     return {
         "key": record.key,
         "name": record.name,
@@ -22,8 +22,8 @@ def described(prefix: str, store: Store) -> dict[str, Any]:
         "fields": dict(record.params),
         "metrics": dict(record.metrics),
         "evaluations": [
-            {"key": found.key, "name": found.name, "status": found.status, "metrics": dict(found.metrics)}
-            for found in evaluations
+            {"key": other.key, "name": other.name, "status": other.status, "metrics": dict(other.metrics)}
+            for other in evaluations
         ],
     }
 

@@ -1,4 +1,4 @@
-"""`eman status`: what the store holds; and sweeps by name."""
+"""`eman status`: sweeps and runs in the store; and sweeps by name."""
 
 from collections import Counter
 from typing import Any
@@ -34,7 +34,7 @@ def status_lines(workspace: Workspace) -> list[str]:
 
 
 def status_summary(workspace: Workspace, *, runs: bool = False) -> dict[str, Any]:
-    """Return what `status_lines` tells, and the trainings if `runs`, in plain values."""
+    """Return the content of `status_lines` as plain values, with the trainings if `runs`."""
     store = Store(workspace)
     trainings = store.records(TRAINING)
     counts = Counter((r.tags.get("profile", ""), r.tags.get("method", ""), r.status) for r in trainings)
@@ -64,7 +64,7 @@ def status_summary(workspace: Workspace, *, runs: bool = False) -> dict[str, Any
 
 
 def run_lines(workspace: Workspace) -> list[str]:
-    """Return the trainings of the store, one a line: key, state, name, profile."""
+    """Return one line per training in the store: key, state, name, profile."""
     records = sorted(
         Store(workspace).records(TRAINING), key=lambda record: (record.tags.get("profile", ""), record.name)
     )
@@ -77,10 +77,10 @@ def run_lines(workspace: Workspace) -> list[str]:
 
 
 def find_sweep(start: str | None, store: Store) -> Record:
-    """Return the sweep of that name, or whose key begins so; of several, and for ``None``, the newest.
+    """Return the newest sweep with this name or key prefix; for ``None``, the newest of all.
 
     Raises:
-        UserError: There is none.
+        UserError: No sweep matches.
     """
     store.settle_lost()
     records = sorted(store.records(SWEEP), key=_launched, reverse=True)
@@ -94,18 +94,18 @@ def find_sweep(start: str | None, store: Store) -> Record:
 
 
 def planned_sweep(record: Record) -> Sweep:
-    """Return the sweep that a run in the store stands for.
+    """Return the plan of a sweep's run in the store.
 
     Raises:
-        UserError: Another version planned it, with other runs behind the same names.
+        UserError: Another version of this project planned it, with other runs.
     """
     request = record.tags.get("eman.request")
     sweep = plan(SweepRequest.from_json(request)) if request else None
     if sweep is None or sweep.key != record.key:
         raise UserError(
             f"sweep {record.key[:8]} ({record.name}) was made by another version of eman (git "
-            f"{record.tags.get('eman.git', 'unknown')}), whose runs are not this one's; use that version, or "
-            f"launch the sweep again with this one."
+            f"{record.tags.get('eman.git', 'unknown')}), whose runs differ; use that version, or launch the "
+            f"sweep again with this one."
         )
     return sweep
 

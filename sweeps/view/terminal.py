@@ -1,4 +1,4 @@
-"""A sweep on a terminal: a live picture at its lower edge, or plain lines where there is no terminal."""
+"""A running sweep on a terminal: a live display below the lines, or only lines without a terminal."""
 
 import logging
 import sys
@@ -17,15 +17,15 @@ from eman.sweeps.view.text import duration
 
 _COLOURS = {"done": "green", "running": "cyan", "failed": "red"}
 
-#: About so many lines tell of evaluations, which are many and short.
+#: Approximate number of lines printed for all evaluations, which are many and short.
 _EVALUATION_LINES = 12
 
 
 class Terminal:
-    """Show a sweep while it runs. Use it as a context manager and call :meth:`show` with every event.
+    """Shows a running sweep. Use it as a context manager and call :meth:`show` with every event.
 
     Args:
-        console: Where to; default: standard error, so that tables on standard output stay clean.
+        console: Output. Default: standard error, which keeps standard output for tables.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -44,7 +44,7 @@ class Terminal:
             self._live = None
 
     def show(self, state: SweepState, event: Event) -> None:
-        """Show an event that the state has taken in."""
+        """Show an event after it has been applied to the state."""
         try:
             if self._live is None and self.console.is_terminal:
                 self._live = Live(
@@ -55,21 +55,21 @@ class Terminal:
                 )
                 self._live.start()
             if isinstance(event, Waiting):
-                if event.reason in self._waits:  # the picture shows it again; lines need not
+                if event.reason in self._waits:  # print it only once
                     return
                 self._waits.add(event.reason)
             for line in lines(state, event):
                 self.say(line)
-        except OSError as error:  # the terminal was closed; the sweep goes on
-            logging.getLogger("eman").debug("nothing can be shown: %s", error)
+        except OSError as error:  # the terminal was closed; the sweep continues
+            logging.getLogger("eman").debug("cannot write to the terminal: %s", error)
 
     def say(self, text: str) -> None:
-        """Print a line; a terminal breaks it between words, a file gets it whole."""
+        """Print a line, wrapped at words on a terminal and whole in a file."""
         self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
 
 
 def lines(state: SweepState, event: Event) -> list[str]:
-    """Return what there is to say of an event in plain lines."""
+    """Return an event as plain lines."""
     if isinstance(event, Waiting):
         return [event.reason] if event.reason else []
     training = event.key in state.sweep.trainings
@@ -94,13 +94,13 @@ def lines(state: SweepState, event: Event) -> list[str]:
 def summary(state: SweepState) -> str:
     """Return a sweep's state in one line."""
     counts, left = state.count(), state.seconds_left()
-    told = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    counted = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     ending = f", about {duration(left)} left" if left is not None and counts["running"] else ""
-    return f"{told}, {100 * state.share():.0f} %{ending}"
+    return f"{counted}, {100 * state.share():.0f} %{ending}"
 
 
 def picture(state: SweepState, console: Console) -> RenderableType:
-    """Return a sweep as it is now, in the size of a terminal."""
+    """Return a sweep's current state, fitted to the size of a terminal."""
     with state.lock:
         now = time.time()
         parts: list[RenderableType] = [Text(), _overall(state, now), _counts(state)]
@@ -162,19 +162,19 @@ def _running(state: SweepState, running: dict[str, str], now: float, console: Co
     bars = Progress(
         TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         BarColumn(12),
-        TextColumn("{task.fields[told]}", justify="right", table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[detail]}", justify="right", table_column=Column(no_wrap=True)),
         expand=True,
         auto_refresh=False,
     )
     for title, key in list(running.items())[:rows]:
         spec, run = state.sweep.trainings.get(key), state.runs[key]
-        if spec is None:  # evaluations do not say how far they are
-            bars.add_task(title, total=None, told="")
+        if spec is None:  # evaluations do not report progress
+            bars.add_task(title, total=None, detail="")
             continue
         speed = run.metrics.get("train/images_per_second")
         epochs = spec.optim.epochs
-        told = f"epoch {min(int(run.share * epochs + 1e-3) + 1, epochs)}/{epochs}"
-        told = told + (f"  {speed:,.0f} images/s" if speed else "") if run.trains else "loading data"
-        bars.add_task(title, total=100, completed=round(100 * run.share_at(now)), told=told)
+        detail = f"epoch {min(int(run.share * epochs + 1e-3) + 1, epochs)}/{epochs}"
+        detail = detail + (f"  {speed:,.0f} images/s" if speed else "") if run.trains else "loading data"
+        bars.add_task(title, total=100, completed=round(100 * run.share_at(now)), detail=detail)
     more = [_line(f"and {len(running) - rows} more", "dim")] if len(running) > rows else []
     return Group(bars.get_renderable(), *more)

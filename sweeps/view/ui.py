@@ -1,4 +1,4 @@
-"""`eman ui`: MLflow's own server on the store, opened where it compares the newest sweep's schemes."""
+"""`eman ui`: MLflow's server, opened at the comparison of the newest sweep's schemes."""
 
 import ipaddress
 import os
@@ -17,18 +17,18 @@ from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.view.links import link_lines
 
-_NO_LOGIN = "whoever reaches it can read, change and delete all runs, and there is no login"
+_NO_LOGIN = "anyone who can reach it can read, change and delete all runs, and there is no login"
 _START_SECONDS = 120.0
 
 
 def serve(workspace: Workspace, port: int, host: str, allowed: Sequence[str], *, open_browser: bool) -> None:
-    """Run MLflow's server on the store until Ctrl-C. If the store is a server already, only print the addresses.
+    """Run MLflow's server on the store until Ctrl-C. If the store already is a server, only print the addresses.
 
     Args:
-        workspace: Whose store it is.
-        port: Port of this machine.
-        host: Address to listen at.
-        allowed: Names by which others may reach it; needed unless ``host`` is a loopback address.
+        workspace: Workspace of the store.
+        port: Port to listen on.
+        host: Address to listen on.
+        allowed: Host names by which others may reach it; required unless ``host`` is a loopback address.
         open_browser: Open a browser if this machine has a screen.
 
     Raises:
@@ -47,7 +47,7 @@ def serve(workspace: Workspace, port: int, host: str, allowed: Sequence[str], *,
         if _wait_for_server(process, host, port):
             if allowed:
                 print(f"{server} is open to others: {_NO_LOGIN}", flush=True)
-            _show([*link_lines(store, server), "Ctrl-C ends it"], open_browser)
+            _show([*link_lines(store, server), "Ctrl-C stops it"], open_browser)
         process.wait()
     except KeyboardInterrupt:
         process.terminate()
@@ -65,7 +65,7 @@ def _server_command(workspace: Workspace, port: int, host: str, allowed: Sequenc
             raise UserError(f"--allowed-host {name}: give a host's name or address, for example lab.example.org.")
     if _answers(host, port):
         raise UserError(f"--port {port} is taken; give another, for example --port {port + 1}.")
-    # Names and origins that the server accepts from a browser; without them another site could make it send requests.
+    # Hosts and origins that the server accepts from a browser, against requests forged by other sites.
     hosts = [name if ":" in name else f"{name}:{port}" for name in (*allowed, "localhost", "127.0.0.1")]
     origins = [f"{scheme}://{name}" for name in hosts for scheme in ("http", "https")]
     options = {
@@ -100,7 +100,7 @@ def _answers(host: str, port: int) -> bool:
 
 
 def _wait_for_server(process: "subprocess.Popen[bytes]", host: str, port: int) -> bool:
-    """Wait until the server takes connections; return whether it does."""
+    """Wait for the server to accept connections; return whether it does."""
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         if _answers(host, port):

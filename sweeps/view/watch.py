@@ -1,4 +1,4 @@
-"""`eman status --watch`: follow a sweep that another process runs, from what the store holds."""
+"""`eman status --watch`: follow a sweep that another process runs, by reading the store."""
 
 import sys
 import time
@@ -17,15 +17,15 @@ _ENDINGS = {"done": "has ended", "missing": "was interrupted; the same command c
 
 
 def watch(store: Store, every: float = 5.0, terminal: Terminal | None = None) -> None:
-    """Follow the sweeps that are running, the newest first, until none is.
+    """Follow the running sweeps, newest first, until none is running.
 
     Args:
-        store: Where they are.
-        every: Seconds between two looks at the store.
-        terminal: Where to show them.
+        store: Their store.
+        every: Seconds between reads of the store.
+        terminal: Output.
 
     Raises:
-        UserError: The store does not answer, or another version of this project runs the sweep.
+        UserError: The store cannot be reached, or another version of this project runs the sweep.
     """
     terminal = terminal or Terminal(Console(file=sys.stdout, highlight=False))
     followed: set[str] = set()
@@ -38,20 +38,20 @@ def watch(store: Store, every: float = 5.0, terminal: Terminal | None = None) ->
         with terminal:
             _follow(store, running[0], every, terminal)
     if not followed:
-        terminal.say("no sweep is running; `eman status` lists those of the past.")
+        terminal.say("no sweep is running; `eman status` lists past ones.")
 
 
 def _follow(store: Store, record: Record, every: float, terminal: Terminal) -> None:
     """Follow one sweep to its end."""
     state = SweepState(planned_sweep(record), number(record.tags.get("eman.launched")) or record.start)
     name = f"{record.name} ({record.key[:8]})"
-    for event in state.news(Results.read(store, state.sweep.tables)):
+    for event in state.changes(Results.read(store, state.sweep.tables)):
         state.apply(event)
     terminal.show(state, Waiting(""))
     terminal.say(f"{name}: {summary(state)}")
     while record.status == "running":
         time.sleep(every)
-        for event in state.news(Results.read(store, state.sweep.tables)):
+        for event in state.changes(Results.read(store, state.sweep.tables)):
             state.apply(event)
             terminal.show(state, event)
         [record] = [r for r in store.records(SWEEP, record.key) if r.run_id == record.run_id]
