@@ -3,6 +3,7 @@
 - ``names``, ``catalog``, ``layout``: names, built-in sets and their sizes, folder layouts. No torch.
 - ``splits``: the classes of data sets. ``memory``: sets in memory.
 - ``folders``, ``stored``, ``decode``: sets in files and shards.
-- ``label_sets``: subsets and label sets. ``order``: sample order. ``loader``: reading ahead for training.
+- ``index_files``: lists of labelled images; no torch. ``label_sets``: subsets and label sets.
+  ``order``: sample order. ``loader``: reading ahead for training.
 - ``shards``, ``shard_writer``, ``shard_check``: read, write and verify Parquet shards.
 """
