@@ -33,7 +33,7 @@ class Trained:
 
     Attributes:
         run: Key of the training.
-        workspace: Where it keeps its files, and where data sets lie.
+        workspace: Location of its files and of data sets.
         network: ``"student"`` or ``"teacher"``.
         selection: ``"last"`` or ``"best"``.
         dataset: Data set that it is evaluated on; ``None`` for the one it was trained on.
@@ -138,7 +138,7 @@ def splits_of(run: RunSpec, dataset: str | None, workspace: Workspace) -> Splits
     Args:
         run: The training.
         dataset: Name of the data set; ``None`` for the run's own.
-        workspace: Where data sets lie.
+        workspace: Location of data sets.
 
     Raises:
         UserError: The data set is missing, or its images have another number of channels.

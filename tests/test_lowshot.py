@@ -29,7 +29,7 @@ def test_shots_are_balanced_and_differ_between_sets() -> None:
     assert torch.bincount(labels[first]).tolist() == [3, 3, 3, 3]
     assert first.tolist() != second.tolist()
     assert first.tolist() == label_sets.shots(labels, 3, 0).tolist()
-    with pytest.raises(UserError, match="500 samples a class were asked for, and class"):
+    with pytest.raises(UserError, match="500 samples per class were asked for, and class"):
         label_sets.shots(labels, 500, 0)
 
 

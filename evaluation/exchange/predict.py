@@ -36,7 +36,7 @@ def predict(
 
     Args:
         record: The finished run.
-        workspace: Where its networks and data lie.
+        workspace: Location of its networks and data.
         paths: Files that Pillow reads, of any size and mode.
         network: Which of its networks.
         selection: After which epoch.
