@@ -172,7 +172,7 @@ def test_mlflow_serves_a_classifiers_probabilities(tmp_path: Path, capsys: pytes
 
     code, _, err = call(capsys, *given)
     assert (code, err.count("\n")) == (2, 1)
-    assert "is there already" in err
+    assert "exists, and a folder is never replaced" in err
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".db") == ["input.json", "model", "output.json"]
 
 

@@ -340,7 +340,7 @@ def test_a_folder_in_place_of_the_database_is_refused(home: Path, capfd: pytest.
 
 def test_a_file_that_is_no_database_is_refused(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (home / "mlflow.db").write_bytes(b"this is not a database" * 100)
-    assert "is no SQLite database" in refused(capfd, "status")
+    assert "is not a SQLite database" in refused(capfd, "status")
 
 
 def test_a_home_that_is_a_file_is_refused(home: Path, capfd: pytest.CaptureFixture[str]) -> None:

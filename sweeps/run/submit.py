@@ -24,6 +24,9 @@ from eman.sweeps.view.text import duration
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
+#: Seconds to wait for a cluster that has just started and cannot run jobs yet.
+_STARTING_SECONDS = 60.0
+
 #: Parts of the project's folder that a job does not need.
 _EXCLUDED = [".git", ".venv", ".eman", "tests", "docs", "build", "*.egg-info", ".mypy_cache", ".ruff_cache"]
 
@@ -80,15 +83,19 @@ def submit(
     variables |= {"RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]}
     command = [python, "-m", "eman", "sweep", *arguments, "--address", "auto"]
     root = Path(__file__).resolve().parents[2]
-    try:
-        return connected.submit_job(
-            entrypoint=shlex.join(command),
-            submission_id=f"eman-{new_id()}",
-            runtime_env={**source_for_job(root), "env_vars": variables},
-            metadata={"eman": __version__, "sweep": " ".join(arguments)},
-        )
-    except Exception as error:
-        raise UserError(_connection_error(address, error)) from error
+    deadline = time.monotonic() + _STARTING_SECONDS
+    while True:
+        try:
+            return connected.submit_job(
+                entrypoint=shlex.join(command),
+                submission_id=f"eman-{new_id()}",
+                runtime_env={**source_for_job(root), "env_vars": variables},
+                metadata={"eman": __version__, "sweep": " ".join(arguments)},
+            )
+        except Exception as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise UserError(_connection_error(address, error)) from error
+            time.sleep(1.0)
 
 
 def logs(connected: "JobSubmissionClient", job: str, *, follow: bool = True) -> Iterator[str]:

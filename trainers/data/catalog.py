@@ -91,7 +91,10 @@ def check_present(name: str, workspace: Workspace) -> None:
     check_dataset(name, workspace)
     if name == "voc2007":
         if not (place := place_of(name, workspace)).is_there():
-            raise UserError(f"{place} does not exist; unpack VOC2007 there, or put shards there.")
+            raise UserError(
+                f"{place} does not exist; unpack VOCtrainval_06-Nov-2007.tar and "
+                f"VOCtest_06-Nov-2007.tar there, or put shards there."
+            )
     elif name in STORED:
         check_layout(place_of(name, workspace))
 

@@ -12,7 +12,9 @@ from eman.trainers.data.splits import AnySplit, DataSet
 
 
 def indexed(name: str, file: str, split: AnySplit, workspace: Workspace) -> Tensor:
-    """Return the indices in ``split`` of the samples that an index file lists, ascending; see :func:`read_index`.
+    """Return the indices in ``split`` of the samples that an index file lists, ascending.
+
+    See :func:`~eman.trainers.data.index_files.read_index`.
 
     Raises:
         UserError: The file or its column is missing, or it lists an image that the run does not use.

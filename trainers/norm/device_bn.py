@@ -66,7 +66,7 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
             ValueError: In training, devices and passes do not divide N.
         """
         groups = self.passes if self.sync else self.passes * self.devices
-        samples = len(x)
+        samples = x.shape[0]  # len() would fix the batch size of an exported graph
         if self.training and samples % groups:
             raise ValueError(f"a batch of {samples} samples cannot be spread evenly over {groups} devices")
         if not self._kernels_apply(x, residual):
