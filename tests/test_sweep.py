@@ -188,7 +188,7 @@ def test_tables_2_and_6_whole_and_what_stands_on_them(swept: Path, tmp_path: Pat
     shutil.rmtree(home / "runs" / parent)  # FixMatch starts from it, and it is evaluated: it is trained again
     done = run("sweep", *names, "--profile", "smoke", home=home)
     assert (
-        f"{len(new) + 1} trained, {len(sweep.trainings) - len(new)} reused, {len(evaluations)} evaluations"
+        f"{len(new) + 1} trained, {len(sweep.trainings) - len(new) - 1} reused, {len(evaluations)} evaluations"
         in done.stderr
     )
     assert ", 0 failed" in done.stderr
