@@ -1,9 +1,8 @@
-"""A sweep disturbed on purpose: `make chaos`. It ends with the numbers of the undisturbed sweep, or says what differs.
+"""Fault injection for sweeps (`make chaos`): a sweep with faults must give the results of the same sweep without.
 
-A Ray cluster of several nodes and an MLflow server are started on this machine for it. While `eman sweep` runs on them,
-seeded faults strike: processes are killed (-9), a node is taken away, the store is stopped, disks are full, checkpoints
-are cut short. A sweep that has been killed is given again, as a person would. Only processes that descend from this one
-are ever touched.
+Start a Ray cluster of several nodes and an MLflow server on this machine and run `eman sweep` on them. Meanwhile,
+inject seeded faults: kill processes (-9), remove a node, stop the store, fill the disk, truncate checkpoints. Restart a
+killed sweep with the same command, as a user would. Only descendants of this process are ever killed.
 """
 
 import argparse
@@ -26,32 +25,31 @@ import psutil
 
 EMAN = [sys.executable, "-m", "eman"]
 
-#: The head of the cluster.
+#: Arguments of the cluster's head node.
 HEAD = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0, "dashboard_host": "127.0.0.1"}
 
-#: Titles of Ray's processes.
+#: Titles of Ray's worker processes: of a Ray Train worker, and of a Tune trial.
 WORKER, TRIAL = "ray::RayTrainWorker", "ray::ImplicitFunc"
 
-#: Faults, and how often each is drawn: cheap ones more often.
+#: Kinds of faults and their weights. Cheap faults weigh more.
 FAULTS = {"worker": 4, "trial": 4, "driver": 2, "node": 2, "store": 2, "disk": 4, "checkpoint": 3}
 
-#: Faults kept for the workers of a Ray Train run: few runs have several, they live for seconds, and the lottery would
-#: hardly ever strike them.
-KEPT = 2
+#: Faults reserved for Ray Train workers: they live for seconds, so a random choice would hardly ever hit one.
+RESERVED = 2
 
-#: What a fault needs a process of.
+#: The process that must be running for a fault to be possible.
 NEEDS = {"worker": WORKER, "trial": TRIAL, "disk": TRIAL, "checkpoint": TRIAL}
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Chaos:
-    """The machinery that is disturbed, and the faults."""
+    """A cluster, a store and a sweep, and the faults that can be injected into them."""
 
     def __init__(self, folder: Path, sweep: Sequence[str], seed: int, kinds: Sequence[str]) -> None:
         self.folder, self.sweep = folder, sweep
@@ -76,7 +74,7 @@ class Chaos:
         }
 
     def start(self) -> None:
-        """Server and cluster: a head without CPUs, and nodes of one CPU each."""
+        """Start the server and the cluster: a head node without CPUs and three nodes with one CPU each."""
         (self.folder / "home").mkdir(parents=True)
         self.start_server()
         os.environ.update(self.environment)  # before Ray reads it
@@ -86,7 +84,7 @@ class Chaos:
         self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(3)]
 
     def start_server(self) -> None:
-        """MLflow's server on a SQLite file; returns when it answers."""
+        """Start an MLflow server on a SQLite file and wait until it answers."""
         self.server = subprocess.Popen(
             [
                 *(str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1"),
@@ -108,7 +106,7 @@ class Chaos:
         raise RuntimeError("the MLflow server did not start")
 
     def start_driver(self) -> None:
-        """`eman sweep` on the cluster."""
+        """Start `eman sweep` on the cluster."""
         self.launches += 1
         log = (self.folder / f"driver{self.launches}.log").open("wb")
         self.driver = subprocess.Popen(
@@ -120,41 +118,41 @@ class Chaos:
         )
         log.close()
 
-    def left(self, faults: int) -> int:
-        """How many of that many faults may strike now: some are kept until there are workers."""
-        kept = max(0, KEPT - self.injected["worker"]) if "worker" in self.weights else 0
-        return faults - sum(self.injected.values()) - (0 if self._processes(WORKER) else kept)
+    def remaining(self, faults: int) -> int:
+        """Return how many of `faults` may be injected now. Some are reserved until workers run."""
+        reserved = max(0, RESERVED - self.injected["worker"]) if "worker" in self.weights else 0
+        return faults - sum(self.injected.values()) - (0 if self._processes(WORKER) else reserved)
 
-    def strike(self) -> None:
-        """One of the faults that can strike now."""
-        there = {title: bool(self._processes(title)) for title in (WORKER, TRIAL)}
-        weights = {name: weight for name, weight in self.weights.items() if there.get(NEEDS.get(name, ""), True)}
+    def inject(self) -> None:
+        """Inject one of the faults that are possible now."""
+        running = {title: bool(self._processes(title)) for title in (WORKER, TRIAL)}
+        weights = {name: weight for name, weight in self.weights.items() if running.get(NEEDS.get(name, ""), True)}
         if not weights:
             return
         name = self.random.choices(list(weights), list(weights.values()))[0]
-        if "worker" in weights and self.injected["worker"] < KEPT:
-            name = "worker"  # the chance may not come again
+        if "worker" in weights and self.injected["worker"] < RESERVED:
+            name = "worker"  # there may be no later chance
         started = time.monotonic()
         if getattr(self, f"_{name}")():
             self.injected[name] += 1
             print(f"  {sum(self.injected.values()):3}  {name} ({time.monotonic() - started:.0f} s)", flush=True)
 
     def _kill(self, title: str) -> bool:
-        """Kills one of Ray's processes of that title; returns whether there was one."""
-        found = self._processes(title)
-        for process in self.random.sample(found, min(1, len(found))):
+        """Kill one of Ray's processes with this title. Return whether there was one."""
+        processes = self._processes(title)
+        for process in self.random.sample(processes, min(1, len(processes))):
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        return bool(found)
+        return bool(processes)
 
     @staticmethod
     def _processes(title: str) -> list[psutil.Process]:
-        found = []
+        processes = []
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 if title in " ".join(process.cmdline()):
-                    found.append(process)
-        return sorted(found, key=lambda process: process.pid)
+                    processes.append(process)
+        return sorted(processes, key=lambda process: process.pid)
 
     def _worker(self) -> bool:
         return self._kill(WORKER)
@@ -184,22 +182,22 @@ class Chaos:
         return True
 
     def _disk(self) -> bool:
-        """A process finds no room for more than 8 KB of a file, for a few seconds."""
-        found = self._processes(TRIAL)
-        if not found:
+        """Limit the size of a trial's files to 8 KB for a few seconds."""
+        trials = self._processes(TRIAL)
+        if not trials:
             return False
-        process = self.random.choice(found)
+        process = self.random.choice(trials)
         try:
-            _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (8192, most))
+            _, limit = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (8192, limit))
             time.sleep(self.random.uniform(1, 3))
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
         except ProcessLookupError:
             return False
         return True
 
     def _checkpoint(self) -> bool:
-        """The newest checkpoint of a run is cut short just when its process dies."""
+        """Kill the trials and truncate their checkpoints to half their size."""
         files = [p for p in sorted((self.folder / "home" / "runs").glob("*/resume.pt")) if p.stat().st_size]
         trials = self._processes(TRIAL)
         if not files or not trials:
@@ -212,8 +210,8 @@ class Chaos:
                 os.truncate(path, path.stat().st_size // 2)
         return True
 
-    def watch(self) -> list[str]:
-        """Remembers when each run was finished; returns the keys of runs that were finished before and again."""
+    def find_repeated(self) -> list[str]:
+        """Record when each run finished. Return the keys of runs that finished a second time."""
         from eman.platform.store.records import EVALUATION, TRAINING
         from eman.platform.store.store import Store
 
@@ -227,33 +225,33 @@ class Chaos:
         return repeated
 
     def run(self, faults: int, minutes: float) -> set[str]:
-        """Strikes until there have been that many faults, then lets the sweep end. Returns what was repeated."""
+        """Inject `faults` faults, then let the sweep finish. Return the keys of repeated runs."""
         deadline, repeated = time.monotonic() + 60 * minutes, set[str]()
         self.start_driver()
         assert self.driver is not None
         while time.monotonic() < deadline:
             self._pause(self.random.uniform(3, 9))
-            if self.driver.poll() is None and self.left(faults) > 0:
-                self.strike()
+            if self.driver.poll() is None and self.remaining(faults) > 0:
+                self.inject()
             if self.driver.poll() is not None:
-                repeated.update(self.watch())
+                repeated.update(self.find_repeated())
                 if self.driver.returncode == 0:
                     return repeated
                 self.start_driver()
-        raise RuntimeError(f"not done after {minutes:g} minutes")
+        raise RuntimeError(f"the sweep did not finish within {minutes:g} minutes")
 
     def _pause(self, seconds: float) -> None:
-        """Waits, but not beyond the driver's end, and hardly when a worker is there that has to be struck."""
+        """Wait, but return early when the driver ends or a worker can get one of the reserved faults."""
         assert self.driver is not None
         deadline = time.monotonic() + seconds
         while self.driver.poll() is None and time.monotonic() < deadline:
-            if "worker" in self.weights and self.injected["worker"] < KEPT and self._processes(WORKER):
-                time.sleep(self.random.uniform(0, 3))  # while it joins, in its first epochs, in later ones
+            if "worker" in self.weights and self.injected["worker"] < RESERVED and self._processes(WORKER):
+                time.sleep(self.random.uniform(0, 3))  # anywhere from its start to its last epochs
                 return
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """Everything that was started, by its own process."""
+        """Stop every process that was started."""
         for process in (self.driver, self.server):
             if process is not None and process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -262,19 +260,20 @@ class Chaos:
             self.cluster.shutdown()
 
 
-def sweep_again(sweep: Sequence[str], environment: dict[str, str]) -> str:
-    """What the sweep prints when there is nothing left to do: its tables."""
+def read_tables(sweep: Sequence[str], environment: dict[str, str]) -> str:
+    """Run a finished sweep's command again and return the tables that it prints."""
     done = subprocess.run(
         [*EMAN, "sweep", *sweep], env=environment, check=True, capture_output=True, text=True, timeout=600
     )
     if "0 trained" not in done.stderr:
-        raise RuntimeError(f"there was something left to do:\n{done.stderr}")
+        raise RuntimeError(f"the sweep was not complete:\n{done.stderr}")
     return done.stdout
 
 
 def numbers(store_uri: str) -> dict[tuple[str, str], float]:
-    """Every result in a store to the last digit, by key and name; not times, and not the means over an epoch's steps,
-    which several workers add up in another order after an interruption.
+    """Return every result in a store by run key and metric name.
+
+    Leave out times, and means over an epoch's steps, whose order of summation changes after an interruption.
     """
     from eman.platform.store.records import EVALUATION, TRAINING
     from eman.platform.store.store import Store
@@ -289,36 +288,36 @@ def numbers(store_uri: str) -> dict[tuple[str, str], float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the report; the exit code says whether the sweep came through."""
+    """Run the sweep without and with faults, and print a report. Return 0 if the results are the same."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faults", type=int, default=20)
     parser.add_argument("--kinds", nargs="+", choices=list(FAULTS), default=list(FAULTS), metavar="KIND")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=20.0, help="bound on the disturbed sweep")
-    parser.add_argument("--sweep", default="table1 table8", help="what to sweep, at profile smoke")
+    parser.add_argument("--minutes", type=float, default=20.0, help="time limit of the sweep with faults")
+    parser.add_argument("--sweep", default="table1 table8", help="arguments of `eman sweep`")
     parser.add_argument("--epochs", type=int, default=8)
-    given = parser.parse_args(arguments)
-    sweep = [*given.sweep.split(), "--profile", "smoke", "--set", f"epochs={given.epochs}"]
+    options = parser.parse_args(arguments)
+    sweep = [*options.sweep.split(), "--profile", "smoke", "--set", f"epochs={options.epochs}"]
     folder = Path(tempfile.mkdtemp(prefix="chaos"))
-    calm = {**os.environ, "EMAN_HOME": str(folder / "calm")}
-    calm.pop("MLFLOW_TRACKING_URI", None)
-    print("undisturbed sweep", flush=True)
+    environment = {**os.environ, "EMAN_HOME": str(folder / "reference")}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    print("sweep without faults", flush=True)
     started = time.monotonic()
-    subprocess.run([*EMAN, "sweep", *sweep], env=calm, check=True, capture_output=True)
-    expected = sweep_again(sweep, calm), numbers(f"sqlite:///{folder / 'calm' / 'mlflow.db'}")
-    print(f"  {time.monotonic() - started:.0f} s\ndisturbed sweep, seed {given.seed}", flush=True)
-    chaos = Chaos(folder, sweep, given.seed, given.kinds)
+    subprocess.run([*EMAN, "sweep", *sweep], env=environment, check=True, capture_output=True)
+    expected = read_tables(sweep, environment), numbers(f"sqlite:///{folder / 'reference' / 'mlflow.db'}")
+    print(f"  {time.monotonic() - started:.0f} s\nsweep with faults, seed {options.seed}", flush=True)
+    chaos = Chaos(folder, sweep, options.seed, options.kinds)
     started = time.monotonic()
     try:
         chaos.start()
-        repeated = chaos.run(given.faults, given.minutes)
+        repeated = chaos.run(options.faults, options.minutes)
         seconds = time.monotonic() - started
-        found = sweep_again(sweep, chaos.environment), numbers(chaos.environment["MLFLOW_TRACKING_URI"])
-        code = report(chaos, given.faults, expected, found, repeated, seconds)
+        actual = read_tables(sweep, chaos.environment), numbers(chaos.environment["MLFLOW_TRACKING_URI"])
+        code = report(chaos, options.faults, expected, actual, repeated, seconds)
     except Exception:
         for log in sorted(folder.glob("driver*.log"))[-2:]:
             print(f"--- {log.name}\n{log.read_text(encoding='utf-8', errors='replace')[-3000:]}")
-        print(f"left for a look: {folder}")
+        print(f"logs and stores are in {folder}")
         raise
     finally:
         chaos.stop()
@@ -330,26 +329,27 @@ def report(
     chaos: Chaos,
     faults: int,
     expected: tuple[str, dict[tuple[str, str], float]],
-    found: tuple[str, dict[tuple[str, str], float]],
+    actual: tuple[str, dict[tuple[str, str], float]],
     repeated: set[str],
     seconds: float,
 ) -> int:
-    """Prints what happened; 0 if nothing was lost, repeated or changed."""
+    """Print what happened. Return 0 if nothing was lost, repeated or changed."""
     from eman.platform.store.records import EVALUATION, TRAINING
     from eman.platform.store.store import Store
 
     store = Store(chaos.environment["MLFLOW_TRACKING_URI"])
     records = [*store.records(TRAINING), *store.records(EVALUATION)]
-    lost = sum(record.status != "done" for record in records) + len({key for key, _ in expected[1].keys() - found[1]})
+    missing = {key for key, _ in expected[1].keys() - actual[1].keys()}
+    lost = sum(record.status != "done" for record in records) + len(missing)
     doubled = len(records) - len({record.key for record in records})
     steps = 0
     for record in records:
         history = [m.step for m in store.client.get_metric_history(record.run_id, "train/loss")]
         steps += len(history) - len(set(history))
-    changed = [name for name, value in expected[1].items() if found[1].get(name) != value]
+    changed = [name for name, value in expected[1].items() if actual[1].get(name) != value]
     total = sum(chaos.injected.values())
     kinds = ", ".join(f"{count} {name}" for name, count in sorted(chaos.injected.items()))
-    same = found[0] == expected[0]
+    same = actual[0] == expected[0]
     print(f"faults injected    {total} of {faults} ({kinds})")
     print(f"launches           {chaos.launches}, {seconds:.0f} s")
     print(f"runs lost          {lost}")
@@ -359,7 +359,7 @@ def report(
     print(f"tables identical   {'yes' if same else 'no'}")
     print(f"numbers identical  {len(expected[1]) - len(changed)} of {len(expected[1])}")
     for name in changed[:10]:
-        print(f"  {name[0]} {name[1]}: {expected[1][name]} undisturbed, {found[1].get(name)} disturbed")
+        print(f"  {name[0]} {name[1]}: {expected[1][name]} without faults, {actual[1].get(name)} with")
     return int(total < faults or bool(lost or repeated or doubled or steps or changed) or not same)
 
 
