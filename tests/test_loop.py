@@ -14,8 +14,7 @@ from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.workspace import Settings, Workspace
 from eman.sweeps.profiles.smoke import SMOKE
-from eman.trainers import training as training_module
-from eman.trainers.loop import fit
+from eman.trainers.loop import feature_std, fit
 from eman.trainers.methods.registry import METHODS
 from eman.trainers.norm.schemes import SCHEMES
 from eman.trainers.training import Training
@@ -155,8 +154,8 @@ def test_labelled_images_are_not_among_the_unlabelled() -> None:
 
 
 def test_feature_std_sees_a_collapse() -> None:
-    assert training_module.feature_std(torch.ones(8, 4)) == 0
-    assert training_module.feature_std(torch.randn(512, 64)) == pytest.approx(1, abs=0.05)
+    assert feature_std(torch.ones(8, 4)) == 0
+    assert feature_std(torch.randn(512, 64)) == pytest.approx(1, abs=0.05)
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(

@@ -1,5 +1,6 @@
 """Schedules of learning rate and momentum, and LARS."""
 
+import copy
 import math
 from collections import OrderedDict
 
@@ -12,7 +13,7 @@ from eman.trainers import optim
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.losses import byol
 from eman.trainers.methods import momentum
-from eman.trainers.sgd import SGD
+from eman.trainers.sgd import LARS, SGD
 from eman.trainers.spec.build import make_spec
 
 
@@ -102,3 +103,43 @@ def test_sgd_is_pytorchs_bit_for_bit(momentum: float, weight_decay: float) -> No
             fresh.load_state_dict(ours.state_dict())
             ours = fresh
     assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_lars_is_timms() -> None:
+    """Over several steps with momentum, weight decay, a zero weight and excluded vectors."""
+    from timm.optim.lars import Lars
+
+    torch.manual_seed(0)
+    mine = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).double()
+    nn.init.zeros_(mine[1].weight)
+    theirs = copy.deepcopy(mine)
+    ours = LARS([m.weight for m in mine], 0.7, 0.9, 0.01, [m.bias for m in mine])
+    groups = [{"params": [m.weight for m in theirs]}, {"params": [m.bias for m in theirs], "weight_decay": 0.0}]
+    stock = Lars(groups, lr=0.7, momentum=0.9, weight_decay=0.01, trust_coeff=0.001)
+    for _ in range(5):
+        for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        ours.step()
+        stock.step()
+        for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", [SGD, LARS])
+def test_a_learning_rate_may_be_a_tensor(kind: type[SGD]) -> None:
+    torch.manual_seed(0)
+    start = [torch.randn(4, 3, dtype=torch.float64), torch.randn(3, dtype=torch.float64)]
+    results = []
+    for rate in (0.1, torch.tensor(0.1, dtype=torch.float64)):
+        parameters = [nn.Parameter(x.clone()) for x in start]
+        optimizer = kind(parameters[:1], 0.0, 0.9, 0.01, parameters[1:])
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for step in range(3):
+            for parameter in parameters:
+                parameter.grad = torch.full_like(parameter, step + 1)
+            optimizer.step()
+        results.append([p.detach() for p in parameters])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-14, atol=1e-15)

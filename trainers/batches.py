@@ -3,7 +3,8 @@
 Shapes: N images of this worker's batch, P crops of each, A channels, H by W pixels.
 """
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +21,20 @@ from eman.trainers.spec.run import RunSpec
 from eman.trainers.views import transforms
 from eman.trainers.views.draws import Draws
 from eman.trainers.views.views import VIEWS
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A worker's samples of one stream's batch, on its device.
+
+    Attributes:
+        place_2N: int64, ``(2, N)``: the samples' indices in the split, and their epochs.
+        images_PNAHW: uint8, decoded images; ``None`` if the split is in memory. P is the number of views if the loader
+            crops, else 1.
+    """
+
+    place_2N: Tensor
+    images_PNAHW: Tensor | None
 
 
 class Batches:
@@ -63,6 +78,13 @@ class Batches:
         last = self.streams[self.method.streams[-1]]
         self.steps_per_epoch = max(1, len(last.split) // last.batch)
         self.feeds: dict[str, Loader] = {}
+        self._labels = {name: stream.split.labels.to(device) for name, stream in self.streams.items()}
+        self._ids = {name: stream.split.ids.to(device) for name, stream in self.streams.items()}
+        self._images = {
+            name: stream.split.images.to(device)
+            for name, stream in self.streams.items()
+            if isinstance(stream.split, Split) and _fits(stream.split.images, device)
+        }
 
     def _labelled(self) -> Tensor | None:
         method = self.spec.method
@@ -84,42 +106,74 @@ class Batches:
         }
 
     def at(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return a step's views by name, each ``(N, A, H, W)``, and the labels of each stream, ``(N,)``."""
-        options = self.spec.method.view_options()
-        batches, labels = {}, {}
-        for name, stream in self.streams.items():
-            images_PNAHW, index_N, epoch_N = self._images(name, step)
-            batches[name] = (images_PNAHW, epoch_N.to(self.device), stream.split.ids[index_N].to(self.device))
-            labels[name] = stream.split.labels[index_N].to(self.device)
-        views, used = {}, dict.fromkeys(self.streams, 0)
-        for number, (view, (name, change)) in enumerate(self.method.views.items()):
-            images_PNAHW, epoch_N, ids_N = batches[name]
-            cropped = self.streams[name].split.cropped
-            x_NAHW = images_PNAHW[used[name] if cropped else 0].to(self.device).float().div_(255)
-            used[name] += 1
-            draws = Draws(self.spec.seed, epoch_N, ids_N, number)
-            changed_NAHW = VIEWS[change](x_NAHW, draws, replace(options, cropped=cropped))
-            views[view] = transforms.normalize(changed_NAHW, self.dataset.mean, self.dataset.std).to(self.dtype)
-        return views, labels
+        """Return :meth:`views` of :meth:`samples`."""
+        return self.views(self.samples(step))
 
-    def _images(self, name: str, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return this worker's images of a stream's batch, uint8, ``(P, N, A, H, W)``; their indices in the split,
-        ``(N,)``; and their epochs, ``(N,)``. P is the number of views if the loader crops, else 1.
-        """
-        stream = self.streams[name]
-        mine = distributed.positions(stream.batch, self.spec.norm.devices)
+    def samples(self, step: int) -> dict[str, Samples]:
+        """Return this worker's samples of a step's batch by stream."""
+        return {name: self._samples(name, step) for name in self.streams}
+
+    def _samples(self, name: str, step: int) -> Samples:
+        stream, images_PNAHW = self.streams[name], None
         if isinstance(stream.split, Split):
-            index_N, epoch_N = (x[mine] for x in stream.at(step))
-            return stream.split.images[index_N].unsqueeze(0), index_N, epoch_N
+            place_2N = torch.stack(stream.at(step))[:, distributed.positions(stream.batch, self.spec.norm.devices)]
+            if name not in self._images:
+                images_PNAHW = stream.split.images[place_2N[0]].unsqueeze(0)
+        else:
+            images_PNAHW, *places = self._feed(name, stream).at(step)
+            place_2N = torch.stack(places)
+        return Samples(self._send(place_2N), None if images_PNAHW is None else self._send(images_PNAHW))
+
+    def _send(self, x: Tensor) -> Tensor:
+        """Copy a tensor to the device; to a GPU from pinned memory, so that the copy does not wait for it."""
+        return x if self.device.type == "cpu" else x.pin_memory().to(self.device, non_blocking=True)
+
+    def _feed(self, name: str, stream: Stream) -> Loader:
+        """Return the loader of a stream whose images are not in memory."""
         if name not in self.feeds:
             views = tuple(n for n, (source, _) in enumerate(self.method.views.values()) if source == name)
+            mine = distributed.positions(stream.batch, self.spec.norm.devices)
             recipe = Recipe(stream, mine, views, self.spec.seed, self.spec.method.crop_min)
             steps = max(self.steps_per_epoch * self.spec.optim.epochs, self.spec.norm.statistics_passes)
             settings = self.workspace.settings
             self.feeds[name] = Loader(recipe, steps, settings.most_corrupt, settings.loader_processes)
-        return self.feeds[name].at(step)
+        return self.feeds[name]
+
+    def views(self, samples: Mapping[str, Samples]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return views by name, each ``(N, A, H, W)``, and the labels of each stream, ``(N,)``.
+
+        A function of the samples only, computed on the device without waiting for it.
+        """
+        options = self.spec.method.view_options()
+        views, used = {}, dict.fromkeys(self.streams, 0)
+        images = {
+            name: self._images[name][of_stream.place_2N[0]].unsqueeze(0)
+            if of_stream.images_PNAHW is None
+            else of_stream.images_PNAHW
+            for name, of_stream in samples.items()
+        }
+        for number, (view, (name, change)) in enumerate(self.method.views.items()):
+            cropped = self.streams[name].split.cropped
+            x_NAHW = images[name][used[name] if cropped else 0].float().div_(255)
+            used[name] += 1
+            index_N, epoch_N = samples[name].place_2N
+            draws = Draws(self.spec.seed, epoch_N, self._ids[name][index_N], number)
+            changed_NAHW = VIEWS[change](x_NAHW, draws, replace(options, cropped=cropped))
+            views[view] = transforms.normalize(changed_NAHW, self.dataset.mean, self.dataset.std).to(self.dtype)
+        return views, {name: self._labels[name][of_stream.place_2N[0]] for name, of_stream in samples.items()}
 
     def close(self) -> None:
         """Stop the loaders."""
         for feed in self.feeds.values():
             feed.close()
+
+
+#: Largest share of a GPU's memory that the images of a stream may take to be kept there.
+_SHARE_OF_GPU = 1 / 16
+
+
+def _fits(images: Tensor, device: torch.device) -> bool:
+    """Return whether images in memory are kept on the device."""
+    if device.type == "cpu":
+        return True
+    return images.nbytes <= _SHARE_OF_GPU * torch.cuda.get_device_properties(device).total_memory

@@ -117,6 +117,7 @@ def exchange_rows(x_N: Tensor, source_G: Tensor, devices: int) -> Tensor:
     """
     if workers() == 1:
         return x_N.detach()[source_G.to(x_N.device)]
+    source_G = source_G.cpu()  # this waits for a GPU, once per ShuffleBN pass of several workers
     total, me = len(source_G), rank()
     owned = [positions(total, devices, worker) for worker in range(workers())]
     owner_G, row_G = torch.empty(total, dtype=torch.int64), torch.empty(total, dtype=torch.int64)

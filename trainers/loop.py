@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from eman.platform import checkpoint
@@ -15,7 +16,7 @@ from eman.platform.errors import RunFailed
 from eman.platform.workspace import Workspace
 from eman.trainers import distributed
 from eman.trainers.spec.run import RunSpec
-from eman.trainers.training import Training, feature_std
+from eman.trainers.training import Training
 
 #: Steps between the broadcasts by which several workers agree whether a checkpoint is due.
 _AGREE_EVERY = 20
@@ -129,8 +130,8 @@ class _Run:
         elapsed = time.monotonic() - self.epoch_started
         self.metrics = metrics | {
             "train/images_per_second": (training.step - self.epoch_from) * spec.method.images_per_step / elapsed,
-            "train/lr": training.optimizer.param_groups[0]["lr"],
-            "train/momentum": training.momentum(),
+            "train/lr": training.learning_rate_at(training.step - 1),
+            "train/momentum": training.momentum_at(training.step - 1),
             "train/feature_std": feature_std(output),
         }
         if self.first and (number % spec.monitor_every == 0 or number == spec.optim.epochs):
@@ -233,3 +234,12 @@ def fit(
         run.training.close()
     seconds = time.monotonic() - run.started
     return Outcome(run.training, run.metrics, run.best_epoch, run.best, seconds, run.resumed_from)
+
+
+def feature_std(output: Tensor) -> float:
+    """Return the standard deviation over images of the output, scaled to length 1, times the root of its width.
+
+    It detects collapse: near 1 for outputs spread evenly over the sphere, 0 if all outputs are equal.
+    """
+    unit = torch.nn.functional.normalize(output.float(), dim=1)
+    return float(unit.std(0).square().sum().sqrt()) if len(unit) > 1 else 0.0

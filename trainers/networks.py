@@ -17,6 +17,7 @@ from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.backbones.state import load_backbone, recompute_blocks
 from eman.trainers.norm.convert import convert_norm
 from eman.trainers.norm.device_bn import in_one_pass, prefers_channels_last
+from eman.trainers.precision import is_half
 from eman.trainers.spec.run import RunSpec
 
 
@@ -69,8 +70,12 @@ def build_student(spec: RunSpec, workspace: Workspace, channels: int, classes: i
 
 def memory_format(spec: RunSpec, student: nn.Module, device: torch.device) -> torch.memory_format:
     """Return the memory format for a run's networks: channels-last if asked for or faster."""
-    faster = device.type == "cpu" and not spec.execution.compile and prefers_channels_last(student)
-    return torch.channels_last if spec.execution.channels_last or faster else torch.preserve_format
+    chosen = spec.execution.channels_last
+    if chosen is None and device.type == "cpu":
+        chosen = not spec.execution.compile and prefers_channels_last(student)
+    elif chosen is None:
+        chosen = is_half(spec.network.precision)  # the format of a GPU's matrix units
+    return torch.channels_last if chosen else torch.preserve_format
 
 
 @torch.no_grad()

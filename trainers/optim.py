@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from eman.trainers.sgd import SGD, Optimizer
+from eman.trainers.sgd import LARS, SGD, Optimizer
 from eman.trainers.spec.sections import OptimSpec
 
 #: Parameters whose names contain one of these are excluded by the official code's LARS.
@@ -12,7 +12,7 @@ _OFFICIAL_EXCLUDES = ("bn", "downsample.1", "bias")
 
 
 def optimizer(spec: OptimSpec, network: nn.Module) -> Optimizer:
-    """Build SGD, or timm's LARS with trust coefficient 0.001.
+    """Build SGD or LARS.
 
     LARS updates some parameters without weight decay and trust ratio. ``spec.lars_exclude`` selects them: all vectors
     (biases, and weights of norms), or those that the official code selects by name (``_OFFICIAL_EXCLUDES``), which
@@ -20,17 +20,12 @@ def optimizer(spec: OptimSpec, network: nn.Module) -> Optimizer:
     """
     if spec.optimizer == "sgd":
         return SGD(network.parameters(), spec.lr, spec.sgd_momentum, spec.weight_decay)
-    from timm.optim.lars import Lars
-
     excluded = {
         name: any(part in name for part in _OFFICIAL_EXCLUDES) if spec.lars_exclude == "official" else p.ndim <= 1
         for name, p in network.named_parameters()
     }
-    groups = [
-        {"params": [p for name, p in network.named_parameters() if not excluded[name]]},
-        {"params": [p for name, p in network.named_parameters() if excluded[name]], "weight_decay": 0.0},
-    ]
-    return Lars(groups, lr=spec.lr, momentum=spec.sgd_momentum, weight_decay=spec.weight_decay, trust_coeff=0.001)
+    adapted, plain = ([p for name, p in network.named_parameters() if excluded[name] == out] for out in (False, True))
+    return LARS(adapted, spec.lr, spec.sgd_momentum, spec.weight_decay, plain)
 
 
 def learning_rate(spec: OptimSpec, step: int, steps_per_epoch: int) -> float:

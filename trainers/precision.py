@@ -1,4 +1,4 @@
-"""Autocast for a run's precision, in training and evaluation alike."""
+"""Arithmetic: autocast for a run's precision, in training and evaluation alike, and the algorithms of a GPU."""
 
 import torch
 
@@ -10,3 +10,21 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the autocast context of a precision, disabled for float32 and float64."""
     kind = _AUTOCAST.get(precision)
     return torch.autocast(device.type, kind, enabled=kind is not None)
+
+
+def is_half(precision: str) -> bool:
+    """Return whether a precision computes in 16 bits."""
+    return precision in _AUTOCAST
+
+
+def set_gpu_algorithms(*, deterministic: bool) -> None:
+    """Choose the algorithms of a process on a GPU.
+
+    float32 means float32: PyTorch would compute convolutions in TF32, whose products have 10 bits.
+
+    Args:
+        deterministic: Use algorithms whose results repeat bit for bit; otherwise cuDNN measures which are fastest.
+    """
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic

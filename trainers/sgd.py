@@ -1,10 +1,13 @@
-"""SGD without PyTorch's optimizers, whose import loads its compiler and takes seconds."""
+"""SGD and LARS without PyTorch's optimizers, whose import loads its compiler and takes seconds."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+#: Trust coefficient eta of LARS, and the number that keeps its denominator from 0.
+_TRUST, _EPS = 0.001, 1e-8
 
 
 class Optimizer(Protocol):
@@ -34,61 +37,102 @@ class SGD:
 
     Args:
         parameters: Parameters theta.
-        lr: Learning rate eta; change it in ``param_groups[0]["lr"]``.
+        lr: Learning rate eta. Change it in every group's ``"lr"``; it may be a scalar tensor on the parameters' device.
         momentum: Momentum mu.
         weight_decay: Weight decay lambda.
+        undecayed: Further parameters, updated without weight decay.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
-        self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), "lr": lr}]
-        self.momentum, self.weight_decay = momentum, weight_decay
-        self._buffers: list[Tensor | None] = [None] * len(self.param_groups[0]["params"])
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        undecayed: Iterable[Tensor] = (),
+    ) -> None:
+        self.param_groups: list[dict[str, Any]] = [
+            {"params": list(parameters), "lr": lr, "weight_decay": weight_decay},
+            {"params": list(undecayed), "lr": lr, "weight_decay": 0.0},
+        ]
+        self.momentum = momentum
+        self._buffers: list[list[Tensor | None]] = [[None] * len(group["params"]) for group in self.param_groups]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients."""
-        for parameter in self.param_groups[0]["params"]:
-            if set_to_none:
-                parameter.grad = None
-            elif parameter.grad is not None:
-                parameter.grad.zero_()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if set_to_none:
+                    parameter.grad = None
+                elif parameter.grad is not None:
+                    parameter.grad.zero_()
 
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        (group,) = self.param_groups
-        indices = [n for n, parameter in enumerate(group["params"]) if parameter.grad is not None]
-        parameters = [group["params"][n] for n in indices]
-        steps = [parameter.grad for parameter in parameters]
-        if self.weight_decay:
-            steps = list(torch._foreach_add(steps, parameters, alpha=self.weight_decay))
-        if self.momentum:
-            steps = self._accumulate(indices, steps)
-        torch._foreach_add_(parameters, steps, alpha=-group["lr"])
-
-    def _accumulate(self, indices: list[int], steps: list[Tensor]) -> list[Tensor]:
-        """Update and return the momentum buffers of the given parameters."""
-        buffers, added = [], []
-        for n, step in zip(indices, steps, strict=True):
-            buffer = self._buffers[n]
-            if buffer is None:
-                self._buffers[n] = step.clone()
+        for group, buffers in zip(self.param_groups, self._buffers, strict=True):
+            indices = [n for n, parameter in enumerate(group["params"]) if parameter.grad is not None]
+            parameters = [group["params"][n] for n in indices]
+            if not parameters:
+                continue
+            steps = self._directions(parameters, [p.grad for p in parameters], group)
+            if self.momentum:
+                steps = self._accumulate(buffers, indices, steps)
+            if isinstance(group["lr"], Tensor):
+                torch._foreach_add_(parameters, torch._foreach_mul(steps, -group["lr"]))
             else:
-                buffers.append(buffer)
+                torch._foreach_add_(parameters, steps, alpha=-group["lr"])
+
+    def _directions(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """Return the gradients with weight decay."""
+        weight_decay = group["weight_decay"]
+        return list(torch._foreach_add(gradients, parameters, alpha=weight_decay)) if weight_decay else gradients
+
+    def _accumulate(self, buffers: list[Tensor | None], indices: list[int], steps: list[Tensor]) -> list[Tensor]:
+        """Update and return the momentum buffers of the given parameters."""
+        old, added = [], []
+        for n, step in zip(indices, steps, strict=True):
+            buffer = buffers[n]
+            if buffer is None:
+                buffers[n] = step.clone()
+            else:
+                old.append(buffer)
                 added.append(step)
-        if buffers:
-            torch._foreach_mul_(buffers, self.momentum)
-            torch._foreach_add_(buffers, added)
-        return [buffer for n in indices if (buffer := self._buffers[n]) is not None]
+        if old:
+            torch._foreach_mul_(old, self.momentum)
+            torch._foreach_add_(old, added)
+        return [buffer for n in indices if (buffer := buffers[n]) is not None]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the learning rate and the momentum buffers."""
-        return {"lr": self.param_groups[0]["lr"], "buffers": list(self._buffers)}
+        """Return the momentum buffers."""
+        return {"buffers": [list(buffers) for buffers in self._buffers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
-        (group,) = self.param_groups
-        group["lr"] = state_dict["lr"]
         self._buffers = [
-            None if buffer is None else buffer.to(parameter.device, parameter.dtype).clone()
-            for buffer, parameter in zip(state_dict["buffers"], group["params"], strict=True)
+            [
+                None if buffer is None else buffer.to(parameter.device, parameter.dtype).clone()
+                for buffer, parameter in zip(buffers, group["params"], strict=True)
+            ]
+            for buffers, group in zip(state_dict["buffers"], self.param_groups, strict=True)
         ]
+
+
+class LARS(SGD):
+    r"""SGD whose step for a parameter is scaled to its norm (You et al., 2017), without a host's wait for the norms.
+
+    .. math:: b := \mu b + \eta_0 \frac{\|\theta\|}{\|g\| + \lambda \|\theta\|} (g + \lambda \theta)
+
+    with eta_0 = 0.001. The factor is 1 where either norm is 0. Parameters in ``undecayed`` are updated as by SGD.
+    """
+
+    def _directions(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        if group is self.param_groups[1]:
+            return gradients
+        weight_decay = group["weight_decay"]
+        size_P, slope_P = (torch.stack(torch._foreach_norm(tensors)) for tensors in (parameters, gradients))
+        trust_P = _TRUST * size_P / (slope_P + weight_decay * size_P + _EPS)
+        trust_P = torch.where((size_P > 0) & (slope_P > 0), trust_P, 1.0)
+        steps = list(torch._foreach_add(gradients, parameters, alpha=weight_decay))
+        torch._foreach_mul_(steps, trust_P.unbind())
+        return steps

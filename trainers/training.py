@@ -3,7 +3,7 @@
 Shapes: N images of this worker's batch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Self
 
@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
 from eman.trainers import distributed, optim
-from eman.trainers.batches import Batches
-from eman.trainers.data.splits import AnySplit, DataSet
+from eman.trainers.batches import Batches, Samples
+from eman.trainers.data.splits import AnySplit, DataSet, Split
+from eman.trainers.graph import GraphedStep, uses_graph
 from eman.trainers.networks import (
     OneForward,
     build_student,
@@ -26,10 +27,14 @@ from eman.trainers.networks import (
 from eman.trainers.norm.device_bn import device_norms, frozen_statistics
 from eman.trainers.norm.statistics import plain_averages, share_statistics
 from eman.trainers.norm.teacher import Teacher
-from eman.trainers.precision import autocast
+from eman.trainers.precision import autocast, set_gpu_algorithms
+from eman.trainers.rates import Rates
 from eman.trainers.spec.labels import scheme_of
 from eman.trainers.spec.method import TeacherSection
 from eman.trainers.spec.run import RunSpec
+
+#: Loss, other measures, and the student's first output.
+StepResult = tuple[Tensor, dict[str, Tensor], Tensor]
 
 
 class Training:
@@ -49,6 +54,8 @@ class Training:
         self.local, self.parts = _split_of_devices(spec)
         self.device = distributed.device()
         self.dtype = torch.float64 if spec.network.precision == "float64" else torch.float32
+        if self.device.type == "cuda":
+            set_gpu_algorithms(deterministic=spec.execution.deterministic)
         self.batches = Batches(spec, workspace, self.device, self.dtype)
         self.step, self.steps_per_epoch = 0, self.batches.steps_per_epoch
         self.steps = self.steps_per_epoch * spec.optim.epochs
@@ -74,6 +81,16 @@ class Training:
         self._ddp: nn.Module = self._passes
         if distributed.workers() > 1:
             self._ddp = DistributedDataParallel(self._passes, forward_sync_buffers=False)
+        self._rates = Rates(self.base_momentum, spec.optim.lr)
+        self._compute: Callable[[Mapping[str, Samples]], StepResult] = self._take_step
+        if self._uses_graph():
+            self._rates = Rates(*(torch.zeros((), dtype=self.dtype, device=self.device) for _ in range(2)))
+            self._compute = GraphedStep(self._take_step)
+
+    def _uses_graph(self) -> bool:
+        in_memory = all(isinstance(stream.split, Split) for stream in self.batches.streams.values())
+        side = max(self.train.shape[1:])
+        return uses_graph(self.spec, self.device, distributed.workers(), in_memory=in_memory, side=side)
 
     @classmethod
     def fresh(cls, spec: RunSpec, workspace: Workspace) -> Self:
@@ -154,12 +171,12 @@ class Training:
     def _split(self, x_N: Tensor) -> list[Tensor]:
         return distributed.split_devices(x_N, self.parts, self.local)
 
-    def _outputs(self, views: dict[str, Tensor], momentum: float) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    def _outputs(self, views: dict[str, Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         """Yield the outputs of student and teacher, part by part of the batch."""
 
         def between() -> None:
             if self.method.teacher_moves == "between":
-                self._move_teacher(momentum)
+                self._move_teacher()
 
         student_inputs = self._inputs(views, self.method.student)
         if self.teacher is not None:
@@ -187,32 +204,45 @@ class Training:
                 stack.enter_context(self._ddp.no_sync())
             yield
 
-    def train_step(self) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def train_step(self) -> StepResult:
         """Take one step.
 
         Returns:
             The loss and the method's other measures, scalars, for this worker's batch; and the student's first output,
-            first axis N.
+            first axis N. The next step may overwrite these tensors.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = optim.learning_rate(self.spec.optim, self.step, self.steps_per_epoch)
-        momentum = self.method.momentum(self.base_momentum, self.step, self.steps)
-        views, labels = self.batches.at(self.step)
+        self._rates = self._rates.at(self.momentum_at(self.step), self.learning_rate_at(self.step))
         self.student.train()
+        result = self._compute(self.batches.samples(self.step))
+        self.step += 1
+        return result
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        return optim.learning_rate(self.spec.optim, step, self.steps_per_epoch)
+
+    def momentum_at(self, step: int) -> float:
+        """Return the momentum m of Eq. (1) at a step, counted from 0."""
+        return self.method.momentum(self.base_momentum, step, self.steps)
+
+    def _take_step(self, samples: Mapping[str, Samples]) -> StepResult:
+        """Compute a step on the device, without waiting for it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rates.lr
+        views, labels = self.batches.views(samples)
         self.optimizer.zero_grad(set_to_none=True)
-        loss, measures, output, teachers = self._gradients(views, labels, momentum)
+        loss, measures, output, teachers = self._gradients(views, labels)
         self.criterion.after_step(teachers)
         measures = measures | self._move_student()
         if self.method.teacher_moves == "after":
-            self._move_teacher(momentum)
-        self.step += 1
+            self._move_teacher()
         return loss, measures, output
 
     def _gradients(
-        self, views: dict[str, Tensor], labels: dict[str, Tensor], momentum: float
+        self, views: dict[str, Tensor], labels: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor], Tensor, list[Tensor]]:
         """Accumulate gradients; return loss, measures, the student's first output and the teacher's outputs."""
-        outputs, parts = self._outputs(views, momentum), []
+        outputs, parts = self._outputs(views), []
         for number in range(self.parts):
             with self._part(number):
                 with self._autocast():
@@ -230,14 +260,14 @@ class Training:
             [distributed.join_devices(list(of_parts), self.local) for of_parts in zip(*teachers, strict=True)],
         )
 
-    def _move_teacher(self, momentum: float) -> None:
+    def _move_teacher(self) -> None:
         """Apply Eqs. (1) and (9), after sharing the student's running statistics among workers.
 
         Sharing here, right after the gradients' reduction in most methods, saves another wait within the step.
         """
         share_statistics(self.student)
         if self.teacher is not None:
-            self.teacher.update(self.followed, momentum)
+            self.teacher.update(self.followed, self._rates.momentum)
 
     def _move_student(self) -> dict[str, Tensor]:
         """Take the optimizer's step. Under fp16, skip and count steps with gradients that are not finite.
@@ -251,10 +281,6 @@ class Training:
         self.scaler.step(self.optimizer)  # type: ignore[arg-type]  # our SGD has all that it uses
         self.scaler.update()
         return {"skipped": torch.tensor(float(self.scaler.get_scale() < scale), device=self.device)}
-
-    def momentum(self) -> float:
-        """Return the momentum m of Eq. (1) at the latest step."""
-        return self.method.momentum(self.base_momentum, max(self.step - 1, 0), self.steps)
 
     def share_teacher_statistics(self) -> None:
         """Give all workers worker 0's running statistics of a teacher that normalizes with its own batches.
@@ -322,12 +348,3 @@ def _split_of_devices(spec: RunSpec) -> tuple[int, int]:
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean(0)
-
-
-def feature_std(output: Tensor) -> float:
-    """Return the standard deviation over images of the output, scaled to length 1, times the root of its width.
-
-    It detects collapse: near 1 for outputs spread evenly over the sphere, 0 if all outputs are equal.
-    """
-    unit = torch.nn.functional.normalize(output.float(), dim=1)
-    return float(unit.std(0).square().sum().sqrt()) if len(unit) > 1 else 0.0

@@ -1,5 +1,7 @@
-"""CPU kernels for batch norm, which make runs on a CPU 20 to 33 % faster.
+"""Kernels for batch norm over devices.
 
 - ``norms``: the interface. PyTorch's operations compute whatever :func:`norms.serves` declines.
-- ``kernels``: the code that Numba compiles. ``width``: the number of channels that it processes at once.
+- ``cpu``: for CPUs, where they make runs 20 to 33 % faster. ``kernels`` is the code that Numba compiles, ``width`` the
+  number of channels that it processes at once.
+- ``gpu``: kernels that Triton compiles.
 """

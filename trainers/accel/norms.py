@@ -1,38 +1,47 @@
-"""Batch normalization over devices on a CPU, Eqs. (2) and (3), fused with the shortcut's addition and ReLU.
+"""Batch normalization over devices, Eqs. (2) and (3), fused with the shortcut's addition and ReLU.
 
-With PyTorch's batch norm, separate statistics per device need a copy in its fast memory format, channels-last. The
-kernels work on that format directly, with few passes over memory, on one thread. Numba compiles them on first use, in
-seconds per data type, and keeps the machine code on disk.
+With PyTorch's batch norm, separate statistics per device need a copy in the fast memory format, channels-last, and
+addition and ReLU further passes over memory. Kernels for the CPU and for GPUs work on that format directly.
 
-Shapes: N samples, V devices, L pixels, C channels.
+Shapes: N samples, V devices, C channels.
 """
 
 from functools import cache
-from typing import Any
+from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from eman.trainers.accel.width import LANES
 
-_TYPES = (torch.bfloat16, torch.float32, torch.float64)
-
-Array = np.ndarray[Any, Any]
+_CPU_TYPES = (torch.bfloat16, torch.float32, torch.float64)
+_GPU_TYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
-    """Return whether the kernels support this input's device, data type, number of channels and memory format."""
+    """Return whether kernels support this input's device, data type, number of channels and memory format."""
+    if torch.compiler.is_compiling() or not x.is_contiguous(memory_format=_layout(x)):
+        return False
+    if x.device.type == "cuda":
+        return x.dim() == 4 and x.dtype in _GPU_TYPES and weight.dtype == torch.float32 and _has_triton()
     return (
-        not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
-        and x.dtype in _TYPES
-        and weight.dtype == (torch.float64 if x.dtype == torch.float64 else torch.float32)
+        x.device.type == "cpu"
         and x.dim() in (2, 4)
+        and x.dtype in _CPU_TYPES
+        and weight.dtype == (torch.float64 if x.dtype == torch.float64 else torch.float32)
         and x.shape[1] % LANES == 0
-        and x.is_contiguous(memory_format=_layout(x))
     )
+
+
+@cache
+def _has_triton() -> bool:
+    """Return whether Triton is installed; PyTorch's builds for some systems leave it out."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def batch_norm(
@@ -62,20 +71,16 @@ def affine(x: Tensor, scale_C: Tensor, shift_C: Tensor, residual: Tensor | None,
 
     Arguments and result are as in :func:`batch_norm`.
     """
-    y = torch.empty_like(x)
-    _kernels().affine(_array(x), _residual(residual, x), _array(y), _array(scale_C), _array(shift_C), relu)
+    y: Tensor = _backend(x).affine(x, scale_C, shift_C, _like(residual, x), relu)
     return y
 
 
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight_C, bias_C, devices, eps, residual, relu):  # type: ignore[no-untyped-def]
-        y = torch.empty_like(x)
-        mean_VC, var_VC, inverse_VC = weight_C.new_empty(3, devices, x.shape[1]).unbind()
-        vectors = (_array(v) for v in (weight_C, bias_C))
-        statistics = (v.numpy() for v in (mean_VC, var_VC, inverse_VC))
-        _kernels().forward(_array(x), _residual(residual, x), _array(y), *vectors, *statistics, eps, relu)
-        ctx.save_for_backward(x, y if relu else None, weight_C, mean_VC, inverse_VC)
+        y, statistics = _backend(x).forward(x, weight_C, bias_C, devices, eps, _like(residual, x), relu)
+        mean_VC, var_VC = statistics[:2]
+        ctx.save_for_backward(x, y if relu else None, weight_C, *statistics)
         ctx.residual = residual is not None
         ctx.mark_non_differentiable(mean_VC, var_VC)
         return y, mean_VC, var_VC
@@ -83,37 +88,27 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _mean, _var):  # type: ignore[no-untyped-def]
-        x, y, weight_C, mean_VC, inverse_VC = ctx.saved_tensors
-        grad = grad.to(x.dtype).contiguous(memory_format=_layout(x))
-        if ctx.residual and y is not None:  # the shortcut needs the gradient of the sum, before ReLU
-            grad, y = torch.ops.aten.threshold_backward(grad, y, 0), None
-        grad_x, sums_VC, products_VC = torch.empty_like(x), torch.empty_like(mean_VC), torch.empty_like(mean_VC)
-        vectors = (v.numpy() for v in (mean_VC, inverse_VC, sums_VC, products_VC))
-        images = (_array(t) for t in (x, x if y is None else y, grad, grad_x))
-        _kernels().backward(*images, _array(weight_C), *vectors, y is not None)
-        return grad_x, products_VC.sum(0), sums_VC.sum(0), None, None, grad if ctx.residual else None, None
+        x, y, weight_C, *statistics = ctx.saved_tensors
+        gradients = _backend(x).backward(_like(grad, x), x, y, weight_C, statistics, ctx.residual)
+        grad_x, grad_weight_C, grad_bias_C, grad_residual = gradients
+        return grad_x, grad_weight_C, grad_bias_C, None, None, grad_residual, None
 
 
 def _layout(x: Tensor) -> torch.memory_format:
     return torch.channels_last if x.dim() == 4 else torch.contiguous_format
 
 
-def _array(x: Tensor) -> Array:
-    """View a tensor's memory as ``(N, L, C)``, or ``(C,)``; bfloat16 as its bits."""
-    x = x.detach()
-    if x.dim() > 1:
-        x = x.unsqueeze(1) if x.dim() == 2 else x.permute(0, 2, 3, 1).flatten(1, 2)
-    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+def _like(other: Tensor | None, x: Tensor) -> Tensor | None:
+    """Return a tensor in the type and memory format of ``x``."""
+    return None if other is None else other.to(x.dtype).contiguous(memory_format=_layout(x))
 
 
-def _residual(residual: Tensor | None, x: Tensor) -> Array:
-    """View the residual in the layout of ``x``; without one, an array of no samples."""
-    return _array(x)[:0] if residual is None else _array(residual.to(x.dtype).contiguous(memory_format=_layout(x)))
+def _backend(x: Tensor) -> ModuleType:
+    """Import the kernels for a device on first use: Numba and Triton are slow to import, and one of them suffices."""
+    if x.device.type == "cuda":
+        from eman.trainers.accel import gpu
 
+        return gpu
+    from eman.trainers.accel import cpu
 
-@cache
-def _kernels() -> Any:
-    """Import the kernels on first use: importing Numba is slow, and a GPU does not need it."""
-    from eman.trainers.accel import kernels
-
-    return kernels
+    return cpu

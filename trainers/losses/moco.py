@@ -44,9 +44,10 @@ class MoCo(Criterion):
     def after_step(self, teacher: list[Tensor]) -> None:
         """Replace the oldest keys of the queue with the keys of all workers, ``teacher[0]``, ``(N, C)`` each."""
         key_GC = distributed.gather_rows(F.normalize(teacher[0], dim=1), self.devices)
-        start = int(self.pointer)
-        self.queue_KC[start : start + len(key_GC)] = key_GC
-        self.pointer.fill_((start + len(key_GC)) % len(self.queue_KC))
+        length = len(self.queue_KC)
+        row_G = (self.pointer + torch.arange(len(key_GC), device=key_GC.device)) % length
+        self.queue_KC.index_copy_(0, row_G, key_GC)
+        self.pointer.add_(len(key_GC)).remainder_(length)
 
 
 class _InfoNCE(torch.autograd.Function):

@@ -39,7 +39,7 @@ class Follower:
                 self._pairs[move].append(((mine._buffers, name), (theirs._buffers, name)))
 
     @torch.no_grad()
-    def update(self, momentum: float, eman_momentum: float) -> None:
+    def update(self, momentum: float | Tensor, eman_momentum: float | Tensor) -> None:
         """Average and copy, with one fused call per momentum and one for all copies.
 
         Args:
@@ -47,14 +47,24 @@ class Follower:
             eman_momentum: m of Eq. (9).
         """
         averaged = list(self._pairs[Move.AVERAGE])
-        if eman_momentum == momentum:
+        if eman_momentum is momentum:
             averaged += self._pairs[Move.AVERAGE_STATISTICS]
-        elif self._pairs[Move.AVERAGE_STATISTICS]:
-            torch._foreach_lerp_(*_tensors(self._pairs[Move.AVERAGE_STATISTICS]), 1 - eman_momentum)
-        if averaged:
-            torch._foreach_lerp_(*_tensors(averaged), 1 - momentum)
+        else:
+            _average(*_tensors(self._pairs[Move.AVERAGE_STATISTICS]), eman_momentum)
+        _average(*_tensors(averaged), momentum)
         if self._pairs[Move.COPY]:
             torch._foreach_copy_(*_tensors(self._pairs[Move.COPY]))
+
+
+def _average(mine: list[Tensor], theirs: list[Tensor], momentum: float | Tensor) -> None:
+    if not mine:
+        return
+    if isinstance(momentum, Tensor):  # a lerp would wait for the number
+        steps = torch._foreach_sub(theirs, mine)
+        torch._foreach_mul_(steps, 1 - momentum)
+        torch._foreach_add_(mine, steps)
+    else:
+        torch._foreach_lerp_(mine, theirs, 1 - momentum)
 
 
 def _tensors(pairs: list[tuple[Slot, Slot]]) -> tuple[list[Tensor], list[Tensor]]:

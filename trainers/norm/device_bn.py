@@ -21,8 +21,8 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalization, Eqs. (2)-(5), over the devices that this worker hosts.
 
     In training, sample ``j`` of the worker's batch belongs to device ``j mod V`` and is normalized with that device's
-    batch statistics; with ``sync``, with those of all devices of all workers. Channels-last batches on a CPU use the
-    kernels of :mod:`eman.trainers.accel`, others one PyTorch call on the view ``(N/V, V*C, ...)``.
+    batch statistics; with ``sync``, with those of all devices of all workers. Channels-last batches use the kernels of
+    :mod:`eman.trainers.accel`, others one PyTorch call on the view ``(N/V, V*C, ...)``.
 
     A batch may interleave the samples of P ``passes`` (:func:`in_one_pass`); each pass then has its own statistics, as
     in P separate calls.
@@ -80,7 +80,7 @@ class DeviceBatchNorm(nn.modules.batchnorm._BatchNorm):
         return y
 
     def _kernels_apply(self, x: Tensor, residual: Tensor | None) -> bool:
-        """Return whether the CPU kernels can be used: with one worker, and in evaluation without gradient."""
+        """Return whether the kernels can be used: with one worker, and in evaluation without gradient."""
         if self.training:
             possible = not self._spans_workers
         else:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eman.platform.errors import UserError
+from eman.trainers.hashing import permutation
 from eman.trainers.norm.averaging import Follower
 from eman.trainers.norm.policies import teacher_network, teacher_pass
 from eman.trainers.norm.schemes import TEACHER_NORMS, Scheme, check_names, scheme_named
@@ -106,16 +107,16 @@ class Teacher(nn.Module):
     def _permutation(self, rows: int) -> Tensor:
         """Return a permutation that depends on the seed and the number of passes, equal on all workers."""
         self.passes.add_(1)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.passes))
-        return torch.randperm(rows, generator=generator)
+        return permutation(rows, self.seed, self.passes)
 
     @torch.no_grad()
-    def update(self, student: nn.Module, momentum: float | None = None) -> None:
+    def update(self, student: nn.Module, momentum: float | Tensor | None = None) -> None:
         """Update the teacher from its student: Eq. (1), and Eq. (9) under EMAN.
 
         Args:
             student: The network given at construction (or its DDP wrapper), or another of the same structure.
-            momentum: Momentum m of this step, for schedules (BYOL); ``None`` for the one given at construction.
+            momentum: Momentum m of this step, for schedules (BYOL): a number, or a scalar tensor on the network's
+                device; ``None`` for the one given at construction.
         """
         if self.network is None or self._follower is None:
             return

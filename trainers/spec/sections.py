@@ -257,9 +257,9 @@ class ExecutionSpec(Section):
     """How a run is computed. These fields change results by rounding only, so they are not part of the key."""
 
     channels_last: Annotated[
-        bool,
-        Field(description="Use channels-last memory; on a CPU, runs use it anyway where it is faster."),
-    ] = False
+        bool | None,
+        Field(description="Use channels-last memory. None: where it is faster."),
+    ] = None
     compile: Annotated[bool, Field(description="Compile both networks with torch.compile.")] = False
     accumulate: Annotated[
         int | None,
@@ -270,6 +270,20 @@ class ExecutionSpec(Section):
             "divide the worker's devices. None: 1.",
         ),
     ] = None
+    cuda_graph: Annotated[
+        bool | None,
+        Field(
+            description="On a GPU, replay the operations of a step as one CUDA graph, which removes the time between "
+            "small operations. None: for images of at most 64 pixels in memory, with one worker a run."
+        ),
+    ] = None
+    deterministic: Annotated[
+        bool,
+        Field(
+            description="On a GPU, use algorithms whose results repeat bit for bit, as a resumed run needs; false "
+            "takes the fastest."
+        ),
+    ] = True
     recompute: Annotated[
         bool,
         Field(description="Recompute residual blocks in the backward pass to save memory (activation checkpointing)."),
@@ -277,6 +291,8 @@ class ExecutionSpec(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.compile and self.cuda_graph:
+            raise UserError("compile and cuda_graph are both true; leave one of them out.")
         if self.compile and self.recompute:
             raise UserError(
                 "compile and recompute are both true, and a compiled network decides by itself what to compute again; "

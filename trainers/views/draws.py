@@ -10,23 +10,10 @@ import copy
 import torch
 from torch import Tensor
 
-_MASK = (1 << 64) - 1
+from eman.trainers.hashing import GOLDEN, mix, signed
 
 #: Draws computed at once: enough for one self-supervised view.
 _BLOCK = 40
-
-
-def _signed(value: int) -> int:
-    """Return the int64 with the given 64-bit pattern."""
-    value &= _MASK
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _mix(x: Tensor) -> Tensor:
-    """Apply SplitMix64's finalizer: every input bit changes every output bit with probability about one half."""
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
-    return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
 class Draws:
@@ -40,15 +27,15 @@ class Draws:
     """
 
     def __init__(self, seed: int, epoch_B: Tensor, sample_B: Tensor, view: int) -> None:
-        golden = _signed(0x9E3779B97F4A7C15)
-        key_B = _mix(epoch_B * 64 + view + _signed(seed * golden))
-        self.key_B = _mix(key_B ^ (sample_B * golden))
+        golden = signed(GOLDEN)
+        key_B = mix(epoch_B * 64 + view + signed(seed * golden))
+        self.key_B = mix(key_B ^ (sample_B * golden))
         self.count = 0
         self._block_BD = self._draw(0, _BLOCK)
 
     def _draw(self, start: int, stop: int) -> Tensor:
         counter = torch.arange(start + 1, stop + 1, device=self.key_B.device)
-        bits = _mix(self.key_B.unsqueeze(1) + counter * _signed(0xD1B54A32D192ED03))
+        bits = mix(self.key_B.unsqueeze(1) + counter * signed(0xD1B54A32D192ED03))
         return ((bits >> 40) & 0xFFFFFF).float() / (1 << 24)
 
     def __call__(self, number: int = 1) -> Tensor:

@@ -108,13 +108,21 @@ def randaugment(x_BAHW: Tensor, draws: Draws, operations: int) -> Tensor:
         operation_B = torch.floor(choice_B * len(RANDAUGMENT_POOL)).long()
         level_B = (torch.floor(level_B * 9) + 1) / 10
         out = x_BAHW.clone()
+        signed_B = torch.where(sign_B < 0.5, -level_B, level_B)
+        shift_B = operation_B - len(_POINTWISE)
+        out = x_BAHW.clone()
         for number, apply in enumerate(_POINTWISE.values()):
-            chosen = (operation_B == number).nonzero()[:, 0]
-            if len(chosen):
-                out[chosen] = apply(x_BAHW[chosen], level_B[chosen])
-        chosen = (operation_B >= len(_POINTWISE)).nonzero()[:, 0]
-        if len(chosen):
-            signed = torch.where(sign_B < 0.5, -level_B, level_B)
-            out[chosen] = affine(x_BAHW[chosen], operation_B[chosen] - len(_POINTWISE), signed[chosen])
+            _replace(out, operation_B == number, apply, x_BAHW, level_B)
+        _replace(out, shift_B >= 0, affine, x_BAHW, shift_B, signed_B)
         x_BAHW = out
     return x_BAHW
+
+
+def _replace(out: Tensor, chosen_B: Tensor, apply: Callable[..., Tensor], *arguments_B: Tensor) -> None:
+    """Replace the chosen images with ``apply(*arguments)``."""
+    if out.device.type == "cuda":  # computing all is faster than waiting for the number of the chosen
+        out.copy_(torch.where(chosen_B.view(-1, 1, 1, 1), apply(*arguments_B), out))
+        return
+    index = chosen_B.nonzero()[:, 0]
+    if len(index):
+        out[index] = apply(*(x_B[index] for x_B in arguments_B))

@@ -65,10 +65,10 @@ def _from_both_sides(rows: Tensor, x_BAHW: Tensor, columns: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _distances(size: int, radius: int) -> tuple[Tensor, Tensor]:
+def _distances(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the source pixel of each tap of a blur with reflected borders, one-hot, and its squared distance."""
-    tap = torch.arange(-radius, radius + 1)
-    source = (torch.arange(size).unsqueeze(1) + tap).abs()
+    tap = torch.arange(-radius, radius + 1, device=device)
+    source = (torch.arange(size, device=device).unsqueeze(1) + tap).abs()
     source = torch.where(source >= size, 2 * (size - 1) - source, source)
     return F.one_hot(source, size).float(), tap.float().square()
 
@@ -84,7 +84,7 @@ def blur(x_BAHW: Tensor, sigma_B: Tensor, apply_B: Tensor) -> Tensor:
 
     def matrix(size: int) -> Tensor:
         radius = min(3, size - 1)
-        one_hot, squares = (t.to(x_BAHW.device) for t in _distances(size, radius))
+        one_hot, squares = _distances(size, radius, x_BAHW.device)
         weight = torch.softmax(-squares / (2 * sigma_B.clamp(min=1e-3).square().unsqueeze(1)), 1)
         weight = torch.where(apply_B.unsqueeze(1), weight, (squares == 0).float())
         return torch.einsum("bt,hts->bhs", weight, one_hot)
@@ -98,8 +98,8 @@ def gray(x_BAHW: Tensor) -> Tensor:
     """Apply torchvision's ``rgb_to_grayscale``; return ``(B, 1, H, W)``."""
     if x_BAHW.shape[1] == 1:
         return x_BAHW
-    weight = torch.tensor([0.2989, 0.587, 0.114], device=x_BAHW.device).view(1, 3, 1, 1)
-    return (x_BAHW * weight).sum(1, keepdim=True)
+    r, g, b = x_BAHW.unbind(1)
+    return r.mul(0.2989).add_(g, alpha=0.587).add_(b, alpha=0.114).unsqueeze(1)
 
 
 def blend(x_BAHW: Tensor, other: Tensor, factor_B: Tensor) -> Tensor:
@@ -144,6 +144,10 @@ def hue(x_BAHW: Tensor, turn_B: Tensor) -> Tensor:
 
 def normalize(x_BAHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Subtract the mean of each channel and divide by its standard deviation."""
-    shape = (1, -1, 1, 1)
-    mean_A, std_A = (torch.tensor(v, device=x_BAHW.device).view(shape) for v in (mean, std))
-    return (x_BAHW - mean_A).div_(std_A)
+    return (x_BAHW - _channels(mean, x_BAHW.device)).div_(_channels(std, x_BAHW.device))
+
+
+@lru_cache(maxsize=64)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return one value per channel, ``(1, A, 1, 1)``, copied to the device once."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)

@@ -36,7 +36,10 @@ def crop_boxes(draws: Draws, height: Tensor | int, width: Tensor | int, crop_min
         Top, left, height and width of the boxes in pixels, float32, ``(B,)`` each.
     """
     tries = draws(20).view(-1, 10, 2)
-    height_B, width_B = (torch.as_tensor(x, device=tries.device).float().expand(len(tries)) for x in (height, width))
+    height_B, width_B = (
+        x.float() if isinstance(x, Tensor) else torch.full((len(tries),), float(x), device=tries.device)
+        for x in (height, width)
+    )
     area = (height_B * width_B).unsqueeze(1) * (crop_min + (1 - crop_min) * tries[..., 0])
     ratio = torch.exp(math.log(3 / 4) + math.log(16 / 9) * tries[..., 1])
     w = torch.round(torch.sqrt(area * ratio))
