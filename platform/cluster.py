@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from eman.platform.errors import UserError
 
@@ -45,17 +46,17 @@ class Resources:
     gpus: float
     nodes: int
 
-    def now(self) -> "Resources":
+    @classmethod
+    def now(cls) -> "Resources":
         """Return the current resources of the connected cluster."""
-        return current_resources()
+        import ray
+
+        total = ray.cluster_resources()
+        return cls(total.get("CPU", 0), total.get("GPU", 0), len(ray.nodes()))
 
 
 @contextmanager
-def cluster(
-    address: str | None = None,
-    *,
-    cpus: int | None = None,
-) -> Iterator[Resources]:
+def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[Resources]:
     """Start or join a Ray cluster, and leave it at the end of the block.
 
     Args:
@@ -77,27 +78,17 @@ def cluster(
     if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):  # inside a submitted job, whose environment has them
         variables = {}
     try:
-        if address is None:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )  # no runtime_env: workers inherit the environment, and prestarted ones can be used
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address is None:  # no runtime_env: workers inherit the environment, and prestarted ones can be used
+            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
         else:
             check_port(address)
             with buffered_stderr():
-                ray.init(
-                    address=address,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    runtime_env={"env_vars": variables} if variables else None,
-                )
+                ray.init(address, runtime_env={"env_vars": variables} if variables else None, **quiet)
     except Exception as error:  # gRPC, authentication and version checks raise unrelated types
         raise UserError(connection_error(f"--address {address}" if address else "this machine's Ray", error)) from error
     try:
-        yield current_resources()
+        yield Resources.now()
     finally:
         ray.shutdown()
 
@@ -119,19 +110,14 @@ def buffered_stderr() -> Iterator[None]:
             os.close(kept)
 
 
-def check_port(address: str, patience: float = 10.0) -> None:
-    """Raise unless a cluster's port accepts connections: Ray itself retries for minutes before it fails.
+def check_port(address: str) -> None:
+    """Raise :class:`OSError` unless a cluster's port accepts connections: Ray itself retries for minutes.
 
-    Args:
-        address: ``HOST:PORT`` or ``ray://HOST:PORT``; anything else, such as ``auto``, is left to Ray.
-        patience: Timeout in seconds.
-
-    Raises:
-        OSError: The port does not accept connections.
+    ``address`` is ``HOST:PORT`` or ``ray://HOST:PORT``; anything else, such as ``auto``, is left to Ray.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=patience).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def connection_error(address: str, error: Exception, what: str = "Ray cluster") -> str:
@@ -152,11 +138,3 @@ def connection_error(address: str, error: Exception, what: str = "Ray cluster") 
         f"--address out to use this machine. To start a cluster that only this machine can reach: "
         f"`RAY_AUTH_MODE=token ray start --head --node-ip-address=127.0.0.1`; for others, see docs/clusters.md."
     )
-
-
-def current_resources() -> Resources:
-    """Return the current resources of the connected cluster."""
-    import ray
-
-    total = ray.cluster_resources()
-    return Resources(total.get("CPU", 0), total.get("GPU", 0), len(ray.nodes()))

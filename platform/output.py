@@ -11,15 +11,7 @@ from eman.platform.errors import UserError
 
 
 def check_output(path: Path, *, flag: str = "--out") -> None:
-    """Raise unless a file can be written to a path. Call this before an expensive computation.
-
-    Args:
-        path: The file to write.
-        flag: Option that the path came from, for the message.
-
-    Raises:
-        UserError: The path is empty or a folder, or its parent is missing or not writable.
-    """
+    """Raise :class:`UserError` unless a file can be written to the path that an option gave."""
     if not path.name:
         raise UserError(f"{flag} {str(path)!r} names no file; give a file's name.")
     if path.is_dir():
@@ -48,11 +40,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def output_file(path: Path, *, flag: str = "--out") -> Iterator[Path]:
-    """Yield a temporary path in the same folder, and rename it to ``path`` if the block succeeds.
-
-    Raises:
-        UserError: See :func:`check_output`; or writing fails, for example because the disk is full.
-    """
+    """Like :func:`atomic_path`; raise :class:`UserError` if the path is bad, or writing fails."""
     check_output(path, flag=flag)
     try:
         with atomic_path(path) as temporary:
@@ -66,8 +54,7 @@ def output_folder(path: Path, *, flag: str = "--out") -> Iterator[Path]:
     """Yield a temporary path for a folder, which the block creates, and rename it to ``path`` if the block succeeds.
 
     Raises:
-        UserError: The path is empty or exists (folders, unlike files, are never replaced), or its parent is missing or
-            not writable.
+        UserError: The path is bad, or exists: folders, unlike files, are never replaced.
     """
     if not path.name:
         raise UserError(f"{flag} {str(path)!r} names no folder; give a new folder's name.")

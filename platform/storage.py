@@ -15,8 +15,8 @@ from typing import Any
 from eman.platform.errors import UserError, first_line
 from eman.platform.output import atomic_path
 
-#: Timeout of a connection, in seconds.
-PATIENCE = 10.0
+#: Seconds during which requests to GCS are repeated.
+PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ class Place:
     def files(self) -> list[tuple[str, int]]:
         """Return the relative paths of all files below this folder with their sizes in bytes, sorted.
 
-        Raises:
-            UserError: The storage cannot be reached.
+        Like all methods, it raises :class:`UserError` if the storage cannot be reached.
         """
         from pyarrow import fs
 
@@ -59,11 +58,7 @@ class Place:
         return sorted((entry.path[base:], entry.size) for entry in entries if entry.is_file)
 
     def folders(self) -> list[str]:
-        """Return the names of the folders in this one, sorted.
-
-        Raises:
-            UserError: The storage cannot be reached.
-        """
+        """Return the names of the folders in this one, sorted."""
         from pyarrow import fs
 
         system, path = self._opened
@@ -74,22 +69,16 @@ class Place:
             names = {name.partition("/")[0] for name, _ in self.files() if "/" in name}
         return sorted(names)
 
-    def is_there(self) -> bool:
-        """Return whether a file or folder exists; raise :class:`UserError` if the storage cannot be reached."""
+    def exists(self) -> bool:
+        """Return whether a file or folder exists."""
         from pyarrow import fs
 
         system, path = self._opened
         with _explained(self):
             return bool(system.get_file_info(path).type != fs.FileType.NotFound)
 
-    def exists(self) -> bool:
-        """Return whether a file exists; raise :class:`UserError` if the storage cannot be reached."""
-        system, path = self._opened
-        with _explained(self):
-            return bool(system.get_file_info(path).is_file)
-
     def read(self) -> bytes:
-        """Return the whole file; raise :class:`UserError` if it cannot be read."""
+        """Return the whole file."""
         with _explained(self), self.open() as stream:
             return bytes(stream.read())
 
@@ -99,11 +88,7 @@ class Place:
         return system.open_input_file(path)
 
     def write(self, content: bytes) -> None:
-        """Write a file atomically.
-
-        Raises:
-            UserError: The storage cannot be reached, or the disk is full.
-        """
+        """Write a file atomically."""
         with _explained(self):
             system, path = self._opened
             if self.local is None:  # object stores publish a file when it is closed
@@ -132,33 +117,17 @@ def _explained(place: Place) -> Iterator[None]:
 def _filesystem(scheme: str, bucket: str) -> Any:
     from pyarrow import fs
 
-    if not scheme:
-        return fs.LocalFileSystem()
-    if scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL")
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if region is None and endpoint is None:
-            with _explained(Place(f"s3://{bucket}")):
-                region = fs.resolve_s3_region(bucket)
-        return fs.S3FileSystem(
-            region=region or "us-east-1",
-            endpoint_override=endpoint,
-            connect_timeout=PATIENCE,
-            request_timeout=3 * PATIENCE,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
-        )
-    if scheme in ("gs", "gcs"):
-        from datetime import timedelta
-
-        patience = timedelta(seconds=PATIENCE)
-        emulator = os.environ.get("STORAGE_EMULATOR_HOST")
-        if emulator:
-            protocol, _, host = emulator.rpartition("://")
-            return fs.GcsFileSystem(
-                anonymous=True, scheme=protocol or "http", endpoint_override=host, retry_time_limit=patience
+    with _explained(Place(f"{scheme}://{bucket}")):
+        if not scheme:
+            return fs.LocalFileSystem()
+        if scheme == "s3":
+            return fs.FileSystem.from_uri(f"s3://{bucket}")[0]
+        if scheme in ("gs", "gcs"):
+            protocol, _, host = os.environ.get("STORAGE_EMULATOR_HOST", "").rpartition("://")
+            user, emulator = (
+                ("anonymous@", f"&scheme={protocol or 'http'}&endpoint_override={host}") if host else ("", "")
             )
-        return fs.GcsFileSystem(retry_time_limit=patience)
-    import fsspec
+            return fs.FileSystem.from_uri(f"gs://{user}{bucket}?retry_limit_seconds={PATIENCE}{emulator}")[0]
+        import fsspec
 
-    with _explained(Place(f"{scheme}://")):
         return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))

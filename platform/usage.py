@@ -4,18 +4,19 @@ The values are logged with each epoch's metrics, which are kept while the store 
 would lose them.
 """
 
+import contextlib
 import time
 from collections import defaultdict
 from typing import Any
 
-#: Seconds between samples, and the least between logged values.
+#: Seconds between samples.
 _SAMPLE_SECONDS = 5.0
 
 _MEGABYTE = 1e6
 
 
 class Usage:
-    """Utilization of CPUs, memory, network and NVIDIA GPUs, sampled every few seconds.
+    """Utilization of CPUs, memory, network and NVIDIA GPUs.
 
     Values are means over the samples; network traffic is in megabytes since the start.
     """
@@ -27,14 +28,12 @@ class Usage:
         self._gpus = _nvidia_gpus()
         self._network_before = _network()
         self._samples: dict[str, list[float]] = defaultdict(list)
-        self._sampled = self._taken = time.monotonic()
+        self._sampled = time.monotonic()
 
-    def sample(self) -> None:
-        """Take a sample if the last one is old enough."""
-        if time.monotonic() - self._sampled > _SAMPLE_SECONDS:
-            self._measure()
-
-    def _measure(self) -> None:
+    def sample(self, *, now: bool = False) -> None:
+        """Take a sample if the last one is old enough, or ``now``."""
+        if not now and time.monotonic() - self._sampled < _SAMPLE_SECONDS:
+            return
         import psutil
 
         memory = psutil.virtual_memory()
@@ -50,11 +49,10 @@ class Usage:
         self._sampled = time.monotonic()
 
     def take(self, *, last: bool = False) -> dict[str, float]:
-        """Return the metrics since the last call; none if it was too recent and this is not the last call."""
-        if time.monotonic() - self._taken < _SAMPLE_SECONDS and not last:
+        """Return the metrics since the previous call; none without samples, but always some at the ``last`` call."""
+        self.sample(now=last)
+        if not self._samples:
             return {}
-        self._measure()
-        self._taken = time.monotonic()
         means = {name: round(sum(values) / len(values), 1) for name, values in self._samples.items()}
         network = {name: value - self._network_before[name] for name, value in _network().items()}
         self._samples.clear()
@@ -89,7 +87,7 @@ def _measure_gpu(gpu: Any) -> dict[str, float]:
     import pynvml
 
     values: dict[str, float] = {}
-    try:
+    with contextlib.suppress(pynvml.NVMLError):
         memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
         values["memory_usage_percentage"] = 100 * memory.used / memory.total
         values["memory_usage_megabytes"] = memory.used / _MEGABYTE
@@ -97,6 +95,4 @@ def _measure_gpu(gpu: Any) -> dict[str, float]:
         watts = pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000
         values["power_usage_watts"] = watts
         values["power_usage_percentage"] = 100 * watts / (pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000)
-    except pynvml.NVMLError:
-        pass
     return values

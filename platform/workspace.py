@@ -1,9 +1,9 @@
 """Folders, store and settings of a process, decided once and passed down."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from eman.platform.errors import UserError
 
@@ -30,27 +30,20 @@ class Settings:
     @classmethod
     def from_environment(cls) -> "Settings":
         """Read the variables; raise :class:`UserError` if one is not a number."""
-        values = os.environ
-        return cls(
-            _number(values, "EMAN_CHECKPOINT_SECONDS", cls.checkpoint_seconds),
-            _number(values, "EMAN_DISK_PATIENCE", cls.disk_patience),
-            _number(values, "EMAN_STORE_PATIENCE", cls.store_patience),
-            int(_number(values, "EMAN_MOST_CORRUPT", cls.most_corrupt)),
-            int(_number(values, "EMAN_LOADER_PROCESSES", 0)) if values.get("EMAN_LOADER_PROCESSES") else None,
-        )
-
-
-def _number(values: Mapping[str, str], name: str, default: float) -> float:
-    text = values.get(name)
-    if not text:
-        return default
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise UserError(f"{name} is {text!r}; give a number that is 0 or more, or unset it for {default:g}.")
-    return number
+        values: dict[str, Any] = {}
+        for setting in fields(cls):
+            name = f"EMAN_{setting.name.upper()}"
+            if text := os.environ.get(name):
+                kind = float if isinstance(setting.default, float) else int
+                try:
+                    number = float(text)
+                except ValueError:
+                    number = -1.0
+                if not 0 <= number < float("inf"):
+                    default = "the default" if setting.default is None else f"{setting.default:g}"
+                    raise UserError(f"{name} is {text!r}; give a number that is 0 or more, or unset it for {default}.")
+                values[setting.name] = kind(number)
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -109,16 +102,6 @@ class Workspace:
     def ray_folder(self) -> Path:
         """Folder of Ray Tune and Ray Train during a sweep."""
         return self.home / "ray"
-
-    @property
-    def artifacts_folder(self) -> Path:
-        """Folder of the embedded store's artifacts."""
-        return self.home / "artifacts"
-
-    @property
-    def lock_folder(self) -> Path:
-        """Folder of locks between processes that share this work folder."""
-        return self.home / "locks"
 
     @property
     def data_folder(self) -> Path:

@@ -66,7 +66,7 @@ def check_index_files(runs: Iterable[RunSpec], workspace: Workspace, evaluations
         ),
     }
     for dataset, files in sorted((dataset, files) for dataset, files in wanted if files is not None):
-        if dataset not in catalog.STORED or catalog.place_of(dataset, workspace).is_there():
+        if dataset not in catalog.STORED or catalog.place_of(dataset, workspace).exists():
             for file in files.split(","):
                 read_index(dataset, file, workspace)
 

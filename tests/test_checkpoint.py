@@ -1,31 +1,26 @@
-"""Checkpoints: whole or not at all; what is foreign, damaged, newer, or has no room."""
+"""Checkpoints: whole or not at all; what is foreign, damaged, or has no room."""
 
 import resource
+import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from eman.platform import checkpoint
-from eman.platform.errors import UserError
 
 CONTENT = {"weights": torch.arange(5000.0), "step": 3, "nested": [{"a": torch.ones(2, 2)}]}
 
 
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return checkpoint.digest(one) == checkpoint.digest(other)
-
-
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "new" / "x.pt", CONTENT, "k")
-    assert same(checkpoint.load(tmp_path / "new" / "x.pt", "k"), CONTENT)
+    torch.testing.assert_close(checkpoint.load(tmp_path / "new" / "x.pt", "k"), CONTENT, rtol=0, atol=0)
 
 
 def test_a_checkpoint_without_the_fields_that_are_needed_is_refused(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "x.pt", CONTENT, "k")
-    with pytest.raises(checkpoint.ForeignError, match="lacks spec, student"):
+    with pytest.raises(checkpoint.UnusableError, match="lacks spec, student"):
         checkpoint.load(tmp_path / "x.pt", "k", fields=("student", "spec", "step"))
 
 
@@ -34,9 +29,8 @@ def truncated(path: Path) -> None:
 
 
 def altered(path: Path) -> None:
-    whole = torch.load(path, weights_only=True)
-    whole["content"]["weights"][0] += 1
-    torch.save(whole, path)
+    weight = struct.pack("<f", 4321.0)
+    path.write_bytes(path.read_bytes().replace(weight, struct.pack("<f", 4320.5)))
 
 
 def of_another_run(path: Path) -> None:
@@ -51,28 +45,28 @@ def a_tensor(path: Path) -> None:
     torch.save(torch.ones(3), path)
 
 
-DAMAGES = [
-    (truncated, checkpoint.DamagedError),
-    (altered, checkpoint.DamagedError),
-    (of_another_run, checkpoint.ForeignError),
-    (of_another_program, checkpoint.ForeignError),
-    (a_tensor, checkpoint.ForeignError),
-]
+DAMAGES = {
+    truncated: "is damaged",
+    altered: "is damaged",
+    of_another_run: "belongs to run other",
+    of_another_program: "is not a checkpoint of eman",
+    a_tensor: "is not a checkpoint of eman",
+}
 
 
-@pytest.mark.parametrize(("damage", "error"), DAMAGES)
+@pytest.mark.parametrize(("damage", "error"), DAMAGES.items())
 def test_a_checkpoint_that_cannot_be_used_is_refused_in_one_line(
-    damage: Callable[[Path], None], error: type[UserError], tmp_path: Path
+    damage: Callable[[Path], None], error: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.pt"
     checkpoint.save(path, CONTENT, "k")
     damage(path)
-    with pytest.raises(error) as caught:
+    with pytest.raises(checkpoint.UnusableError, match=error) as caught:
         checkpoint.load(path, "k")
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", [damage for damage, _ in DAMAGES])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_checkpoint_that_cannot_be_used_is_set_aside(
     damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -88,16 +82,6 @@ def test_a_checkpoint_that_cannot_be_used_is_set_aside(
     damage(tmp_path / "resume.pt.before")
     assert checkpoint.load_newest(path, "k") is None
     checkpoint.save_newest(path, CONTENT, "k")  # and the run goes on
-
-
-def test_a_newer_format_is_refused_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "resume.pt"
-    with monkeypatch.context() as later:
-        later.setattr(checkpoint, "FORMAT", 99)
-        checkpoint.save(path, CONTENT, "k")
-    with pytest.raises(checkpoint.NewerError, match=r"format 99.*update eman, or choose another EMAN_HOME"):
-        checkpoint.load_newest(path, "k")
-    assert path.exists()
 
 
 @pytest.mark.parametrize("bytes_left", [0, 100, 6_000, 15_000])

@@ -260,7 +260,6 @@ def test_runs_are_looked_up_by_their_keys(filled: Store, through_mlflow: bool, m
         with sqlite3.connect(filled.workspace.home / "mlflow.db") as database:
             database.execute("SELECT 1")
         monkeypatch.setattr("eman.platform.store.sqlite.SqliteReader.experiment_tags", _unknown_layout)
-        monkeypatch.setattr("eman.platform.store.sqlite.SqliteReader.keys", _unknown_layout)
     assert set(filled.by_key(TRAINING, ["k1", "k3", "nothing"])) == {"k1", "k3"}
     assert set(filled.by_key(TRAINING, [])) == set()
     assert set(filled.by_key(EVALUATION)) == {"k1"}
@@ -407,7 +406,7 @@ def test_what_is_logged_while_the_store_is_away_arrives_later(server: Any, monke
     run.epoch(2, {"train/loss": 2.0})
     run.epoch(3, {"train/loss": 1.0})
     other.finish({"test/top1": 50.0})  # its process ends while the store is away
-    assert len(spool.pending(store.workspace.spool_folder)) == 2
+    assert len(spool.pending(store)) == 2
     server.start()
     run.epoch(4, {"train/loss": 0.5})
     points = store.history(run.run_id, "train/loss")
@@ -415,7 +414,7 @@ def test_what_is_logged_while_the_store_is_away_arrives_later(server: Any, monke
     assert store.by_key(TRAINING)["k2"].status == "running"
     assert store.deliver() == 1
     assert store.by_key(TRAINING)["k2"].status == "done"
-    assert not spool.pending(store.workspace.spool_folder)
+    assert not spool.pending(store)
 
 
 def test_questions_wait_for_the_store_for_a_bounded_time(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,15 +436,15 @@ def test_a_spool_of_garbage_is_dropped(content: str, store: Store) -> None:
     folder.mkdir()
     (folder / f"{begin(store).run_id}.jsonl").write_text(content, encoding="latin-1")
     store.deliver()
-    assert not spool.pending(folder)
+    assert not spool.pending(store)
 
 
 def test_a_spool_of_an_unknown_run_is_set_aside(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     folder = store.workspace.spool_folder
-    unknown = spool.Spool(folder, "0" * 32)
+    unknown = spool.Spool(store, "0" * 32)
     unknown.append({"metrics": [], "params": {}, "tags": {"a": "b"}, "status": None})
     begin(store)
     assert store.deliver() == 0
     assert "set aside" in caplog.text
     assert os.listdir(folder)
-    assert not spool.pending(folder)
+    assert not spool.pending(store)

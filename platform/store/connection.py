@@ -70,10 +70,9 @@ class Connection:
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
-    def records(self, kind: str | None = None, key: str | None = None) -> list[Record]:
+    def records(self, kind: str = "", key: str | None = None) -> list[Record]:
         """Return the runs of a kind, or of all kinds, newest first."""
-        kinds = [("eman.kind", [kind])] if kind else []
-        return self._search([*kinds, *([("eman.key", [key])] if key else [])])
+        return self._search(kind, keys=None if key is None else [key])
 
     def by_key(self, kind: str, keys: Collection[str] | None = None) -> dict[str, Record]:
         """Return the runs of a kind by key; of duplicates a finished one, else the newest.
@@ -82,18 +81,15 @@ class Connection:
             kind: Kind of run.
             keys: Only these keys, at a cost independent of the number of other runs.
         """
-        wanted = [("eman.kind", [kind]), *([] if keys is None else [("eman.key", sorted(keys))])]
-        return _by_key(self._search(wanted) if keys is None or keys else ())
+        return _by_key(self._search(kind, keys=keys))
 
     def by_prefix(self, kind: str, prefix: str) -> dict[str, Record]:
         """Return the runs of a kind whose keys begin with `prefix`, like :meth:`by_key`, without reading the others."""
-        if not re.fullmatch(r"\w*", prefix):
-            return {}
-        if self._reader is not None:
-            with contextlib.suppress(UnknownLayout):
-                return self.by_key(kind, self._reader.keys(prefix))
-        found = self._query(f"tags.`eman.kind` = '{kind}' and tags.`eman.key` LIKE '{prefix}%'")
-        return _by_key(record for record in found if record.key.startswith(prefix))
+        return _by_key(self._search(kind, prefix=prefix)) if re.fullmatch(r"\w*", prefix) else {}
+
+    def open_records(self) -> list[Record]:
+        """Return the runs that MLflow shows as RUNNING."""
+        return self._search(status="RUNNING")
 
     def history(self, run_id: str, metric: str) -> list[Point]:
         """Return all logged values of a run's metric, by step."""
@@ -104,29 +100,28 @@ class Connection:
         points = [Point(m.step, m.value, m.timestamp / 1000) for m in values]
         return sorted(points, key=lambda point: (point.step, point.time))
 
-    def open_records(self) -> list[Record]:
-        """Return the runs that MLflow shows as RUNNING."""
+    def _search(
+        self, kind: str = "", *, keys: Collection[str] | None = None, prefix: str = "", status: str = ""
+    ) -> list[Record]:
         if self._reader is not None:
             with contextlib.suppress(UnknownLayout):
-                return self._reader.records([("status", ["RUNNING"])])
-        return self._query("attributes.status = 'RUNNING'")
-
-    def _search(self, where: list[tuple[str, list[str]]]) -> list[Record]:
-        if self._reader is not None:
-            with contextlib.suppress(UnknownLayout):
-                known = self._reader.experiment_tags()
-                if known is not None:
-                    self._check_version(known[1])
-                return self._reader.records(where)
-        several = next((values for _, values in where if len(values) > 1), [])
-        fixed = [f"tags.`{name}` = '{values[0]}'" for name, values in where if values is not several]
-        if 1 < len(several) <= _MAX_QUERIES:
-            filters = [" and ".join([*fixed, f"tags.`eman.key` = '{key}'"]) for key in several]
+                tags = self._reader.experiment_tags()
+                if tags is not None:
+                    self._check_version(tags)
+                return self._reader.records(kind, keys, prefix, status)
+        conditions = [f"tags.`eman.kind` = '{kind}'"] if kind else []
+        if prefix:
+            conditions.append(f"tags.`eman.key` LIKE '{prefix}%'")
+        if status:
+            conditions.append(f"attributes.status = '{status}'")
+        if keys is not None and len(keys) <= _MAX_QUERIES:
+            filters = [" and ".join([*conditions, f"tags.`eman.key` = '{key}'"]) for key in keys]
             with ThreadPoolExecutor(_PARALLEL_QUERIES) as pool:
-                matches = [record for records in pool.map(self._query, filters) for record in records]
-            return sorted(matches, key=lambda record: (-record.start, record.run_id))
-        records = self._query(" and ".join(fixed))
-        return [record for record in records if not several or record.key in set(several)]
+                records = [record for matches in pool.map(self._query, filters) for record in matches]
+            return sorted(records, key=lambda record: (-record.start, record.run_id))
+        records = self._query(" and ".join(conditions))
+        wanted = None if keys is None else set(keys)
+        return [r for r in records if (wanted is None or r.key in wanted) and r.key.startswith(prefix)]
 
     def _query(self, condition: str) -> list[Record]:
         """Return the runs that match an MLflow filter, from all pages."""
@@ -245,14 +240,7 @@ def _by_key(records: Iterable[Record]) -> dict[str, Record]:
 
 def record_of(run: "Run") -> Record:
     """Return the record of an MLflow run that has a key."""
-    info, data = run.info, run.data
+    info, data, name = run.info, run.data, run.info.run_name or ""
     return make_record(
-        info.run_id,
-        info.run_name or "",
-        info.status,
-        info.start_time,
-        info.end_time,
-        data.metrics,
-        data.params,
-        data.tags,
+        info.run_id, name, info.status, info.start_time, info.end_time, data.metrics, data.params, data.tags
     )

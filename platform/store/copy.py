@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: The last tag of a complete copy is the source's run and state.
 _PARENT, _NOTE, _SOURCE = "mlflow.parentRunId", "mlflow.note.content", "eman.copied_from"
 
 #: Largest batches that MLflow's servers accept.
@@ -33,8 +34,8 @@ class Copied:
 
     Attributes:
         copied: New in the target.
-        updated: Copied earlier and updated now.
-        unchanged: Copied earlier and up to date.
+        updated: Copied earlier, and again now.
+        unchanged: Copied earlier and up to date, or done in the target too.
         running: Skipped because they are running; migrate again when they have ended.
         kept: Skipped because the target has its own result for this key.
     """
@@ -65,7 +66,7 @@ def migrate(source: str, target: str, say: Callable[[str], None], workspace: Wor
     """Copy sweeps, trainings and evaluations with their parameters, metrics, tags and artifacts.
 
     Runs are identified by kind and key, so none is copied twice. A run whose copy was interrupted, or that has since
-    continued in the source, is updated. Times and steps are preserved.
+    continued in the source, is copied again. Times and steps are preserved.
 
     Args:
         source: A store's address, a work folder, or a SQLite file.
@@ -79,7 +80,7 @@ def migrate(source: str, target: str, say: Callable[[str], None], workspace: Wor
     from_store, to_store = existing_store(source, workspace), target_store(target, workspace)
     if from_store.uri.rstrip("/") == to_store.uri.rstrip("/"):
         raise UserError(f"{source} and {target} are the same store; give two.")
-    with locked(workspace.lock_folder / "migrate.lock") as locked_here:
+    with locked(workspace.home / "locks" / "migrate.lock") as locked_here:
         if not locked_here:
             raise UserError("another `eman store migrate` of this work folder is running; wait for it.")
         return _Migration(from_store, to_store, say).run()
@@ -108,48 +109,42 @@ class _Migration:
         if record.status == "running":
             self.done.running.append(record.name)
             return
+        state = f"{record.run_id} {record.status} {_end(record)}"
         if known is not None:
-            ours = known.tags.get(_SOURCE) == record.run_id
-            same = ours and (known.status, _end(known)) == (record.status, _end(record))
-            result = known.status == "done" and not (ours and record.status == "done" and record.end > known.end)
-            if same or result or known.status == "running" or (not ours and record.status != "done"):
-                self.target_ids[record.run_id] = known.run_id
-                (self.done.unchanged if same or result else self.done.kept).append(record.name)
+            self.target_ids[record.run_id] = known.run_id
+            ours = known.tags.get(_SOURCE, "").startswith(record.run_id)
+            if known.tags.get(_SOURCE) == state or (known.status == "done" and not (ours and record.status == "done")):
+                self.done.unchanged.append(record.name)
                 return
-            if not ours:  # the target's run has no result, and this one has
-                self._with_retries(partial(self.target.client.delete_run, known.run_id))
-                known = None
+            if known.status == "running" or (not ours and record.status != "done"):
+                self.done.kept.append(record.name)
+                return
+            self._with_retries(partial(self.target.client.delete_run, known.run_id))
         self.say(record.name)
         run = self.source.with_retries(lambda: self.source.client.get_run(record.run_id))
-        self.target_ids[record.run_id] = run_id = self._empty_copy(run) if known is None else known.run_id
-        self._fill(run, record, run_id)
+        self.target_ids[record.run_id] = self._new_copy(run, record, state)
         (self.done.copied if known is None else self.done.updated).append(record.name)
 
     def _with_retries(self, call: Callable[[], T]) -> T:
         return self.target.with_retries(call)
 
-    def _empty_copy(self, run: "Run") -> str:
-        """Create a run of the same name. It is not RUNNING, so that no launch waits for it if this process dies."""
-        client, experiment = self.target.client, self.target.experiment_id
-        tags = {name: run.data.tags[name] for name in ("eman.kind", "eman.key")} | {_SOURCE: run.info.run_id}
+    def _new_copy(self, run: "Run", record: Record, state: str) -> str:
+        """Create a run of the same name and content. It is never RUNNING, so that no launch waits for it."""
+        from mlflow.entities import Param, RunTag
+
+        client, experiment, info = self.target.client, self.target.experiment_id, run.info
+        tags = {name: run.data.tags[name] for name in ("eman.kind", "eman.key")} | {_SOURCE: info.run_id}
         made = self._with_retries(
-            lambda: client.create_run(experiment, start_time=run.info.start_time, tags=tags, run_name=run.info.run_name)
+            lambda: client.create_run(experiment, start_time=info.start_time, tags=tags, run_name=info.run_name)
         )
         run_id = str(made.info.run_id)
         self._with_retries(lambda: client.update_run(run_id, status="SCHEDULED"))
-        return run_id
-
-    def _fill(self, run: "Run", record: Record, run_id: str) -> None:
-        """Write what the target's run lacks, and last its status, which marks the copy as complete."""
-        from mlflow.entities import Param, RunTag
-
-        client = self.target.client
-        existing = self._with_retries(lambda: client.get_run(run_id))
-        params = [Param(name, value) for name, value in run.data.params.items() if name not in existing.data.params]
-        tags = [RunTag(name, value) for name, value in run.data.tags.items() if name not in (_PARENT, _SOURCE)]
-        written = {_identity(metric) for metric in _history(self.target, existing)}
-        metrics = [metric for metric in _history(self.source, run) if _identity(metric) not in written]
-        for name, entries in (("params", params), ("metrics", metrics), ("tags", tags)):
+        content: dict[str, Sequence[object]] = {
+            "params": [Param(name, value) for name, value in run.data.params.items()],
+            "metrics": _history(self.source, run),
+            "tags": [RunTag(name, value) for name, value in run.data.tags.items() if name not in (_PARENT, _SOURCE)],
+        }
+        for name, entries in content.items():
             size = _MAX_BATCH[name]
             for start in range(0, len(entries), size):
                 batch = {name: entries[start : start + size]}
@@ -157,12 +152,14 @@ class _Migration:
         with _artifacts(self.source, run) as folder:
             if folder is not None:
                 self._with_retries(lambda: client.log_artifacts(run_id, str(folder)))
-        status = "KILLED" if record.status == "missing" else run.info.status
+        status = "KILLED" if record.status == "missing" else info.status
         self._with_retries(lambda: client.set_terminated(run_id, status, round(_end(record) * 1000)))
+        self._with_retries(lambda: client.set_tag(run_id, _SOURCE, state))
+        return run_id
 
     def _connect(self, record: Record, known: Record) -> None:
         """Write the parent and the description's links with the target's run ids."""
-        if known.tags.get(_SOURCE) != record.run_id:
+        if not known.tags.get(_SOURCE, "").startswith(record.run_id):
             return
         tags = {}
         parent = self.target_ids.get(record.tags.get(_PARENT, ""))
@@ -183,10 +180,6 @@ class _Migration:
 def _end(record: Record) -> float:
     """Return when a run ended, in seconds; for a killed run, the time of its last heartbeat."""
     return record.end or record.heartbeat
-
-
-def _identity(metric: "Metric") -> tuple[str, int, int, str]:
-    return metric.key, metric.step, metric.timestamp, repr(metric.value)  # NaN does not equal itself
 
 
 def _history(store: Store, run: "Run") -> list["Metric"]:

@@ -95,18 +95,7 @@ def make_record(
     params: Mapping[str, str],
     tags: Mapping[str, str],
 ) -> Record:
-    """Return the record of an MLflow run.
-
-    Args:
-        run_id: MLflow's identifier.
-        name: Its name.
-        state: MLflow's status, for example ``RUNNING``.
-        start_ms: Milliseconds since the epoch.
-        end_ms: Likewise.
-        metrics: Latest values.
-        params: All parameters, claims among them.
-        tags: All tags; ``eman.key`` is one.
-    """
+    """Return the record of an MLflow run; ``state`` is MLflow's status, and times are in ms since the epoch."""
     heartbeat, end = number(tags.get("eman.heartbeat")), (end_ms or 0) / 1000
     claims = sorted((name for name in params if name.startswith(CLAIM)), key=lambda name: number(name[len(CLAIM) :]))
     return Record(

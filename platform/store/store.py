@@ -13,7 +13,7 @@ from typing import Any
 from eman.platform.errors import UserError
 from eman.platform.store import claims, spool
 from eman.platform.store.connection import Connection, record_of
-from eman.platform.store.writer import RunLog, deliver
+from eman.platform.store.writer import RunLog
 from eman.platform.workspace import Workspace
 
 
@@ -55,8 +55,7 @@ class Store(Connection):
 
     def deliver(self) -> int:
         """Write the pending entries on disk to the store; return the number of runs that had any."""
-        spools = spool.pending(self.workspace.spool_folder)
-        return sum(self.with_retries(partial(deliver, self, entries)) for entries in spools)
+        return sum(self.with_retries(entries.deliver) for entries in spool.pending(self))
 
     def settle_lost(self) -> int:
         """Mark lost runs, which MLflow still shows as RUNNING, as KILLED; return their number.

@@ -4,14 +4,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-from eman.platform.errors import UserError, first_line
-from eman.platform.store import spool
 from eman.platform.store.client import is_away
 from eman.platform.store.connection import Connection
 from eman.platform.store.records import number
+from eman.platform.store.spool import Spool, send
 
 #: Seconds between heartbeats.
 BEAT_SECONDS = 20.0
@@ -41,7 +39,7 @@ class RunLog:
         self.store, self.run_id, self.last_step, self._away_seconds = store, run_id, last_step, away_seconds
         self._last_beat = time.monotonic()
         self._retry_at = 0.0
-        self._spool = spool.Spool(store.workspace.spool_folder, run_id)
+        self._spool = Spool(store, run_id)
 
     def write(
         self,
@@ -61,7 +59,7 @@ class RunLog:
         }
         if time.monotonic() >= self._retry_at:
             try:
-                deliver(self.store, self._spool, wait=True)
+                self._spool.deliver(wait=True)
                 send(self.store, self.run_id, entry)
                 return True
             except Exception as error:
@@ -107,44 +105,6 @@ class RunLog:
         self.write(status="KILLED")
 
 
-def deliver(store: Connection, entries: spool.Spool, *, wait: bool = False) -> bool:
-    """Send a spool's entries; set them aside if the store rejects them, for example because it lacks the run.
-
-    Returns:
-        Whether there were entries and the store accepted them.
-
-    Raises:
-        Exception: The store is down; the entries are kept.
-    """
-    try:
-        return entries.deliver(partial(send, store, entries.run_id), wait=wait)
-    except UserError:
-        raise
-    except Exception as error:
-        if is_away(error):
-            raise
-        log.warning("the store rejects %s (%s); set aside", entries.path, first_line(error))
-        entries.set_aside()
-        return False
-
-
 def heartbeat(share: float | None = None) -> dict[str, str]:
     """Return the tags of a heartbeat: the time, and the completed share of the run."""
     return {"eman.heartbeat": f"{time.time():.0f}"} | ({} if share is None else {"eman.share": f"{share:.4f}"})
-
-
-def send(store: Connection, run_id: str, entry: Mapping[str, Any]) -> None:
-    """Write an entry to the store.
-
-    Raises:
-        Exception: The store is down or rejects the entry.
-    """
-    from mlflow.entities import Metric, Param, RunTag
-
-    metrics = [Metric(name, value, stamp, step) for name, value, stamp, step in entry["metrics"]]
-    params = [Param(name, value) for name, value in entry["params"].items()]
-    tags = [RunTag(name, value) for name, value in entry["tags"].items()]
-    if metrics or params or tags:
-        store.client.log_batch(run_id, metrics, params, tags)
-    if entry["status"] is not None:
-        store.client.set_terminated(run_id, entry["status"])

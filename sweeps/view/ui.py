@@ -70,7 +70,7 @@ def _server_command(workspace: Workspace, port: int, host: str, allowed: Sequenc
     origins = [f"{scheme}://{name}" for name in hosts for scheme in ("http", "https")]
     options = {
         "--backend-store-uri": workspace.store,
-        "--default-artifact-root": workspace.artifacts_folder.as_uri(),
+        "--default-artifact-root": (workspace.home / "artifacts").as_uri(),
         "--host": host,
         "--port": str(port),
         "--workers": "1",

@@ -90,7 +90,7 @@ def check_present(name: str, workspace: Workspace) -> None:
     """
     check_dataset(name, workspace)
     if name == "voc2007":
-        if not (place := place_of(name, workspace)).is_there():
+        if not (place := place_of(name, workspace)).exists():
             raise UserError(
                 f"{place} does not exist; unpack VOCtrainval_06-Nov-2007.tar and "
                 f"VOCtest_06-Nov-2007.tar there, or put shards there."
@@ -107,10 +107,10 @@ def existing_folder(name: str, workspace: Workspace) -> Place:
     """
     place = place_of(name, workspace)
     if is_path(name):
-        if not place.is_there():
+        if not place.exists():
             raise UserError(f"{place} does not exist; name a folder of images or shards.")
         check_is_folder(place)
-    elif not name or not place.is_there():
+    elif not name or not place.exists():
         allowed = [*DATASETS, *own_sets(workspace), f"a folder of images or shards in {workspace.data}, or its path"]
         raise unknown("dataset", name, allowed)
     return place

@@ -104,7 +104,7 @@ def shard(
 def _source_folder(source: str, workspace: Workspace) -> Place:
     """Return a folder, given by path or URI, or by its name in the data folder or the current folder."""
     here = Path(source)
-    in_data = source in catalog.DATASETS or catalog.place_of(source, workspace).is_there()
+    in_data = source in catalog.DATASETS or catalog.place_of(source, workspace).exists()
     if not is_path(source) and here.is_dir() and not in_data:
         return Place(str(here.resolve()))
     return catalog.place_of(source, workspace)
