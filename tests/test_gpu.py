@@ -75,11 +75,23 @@ for devices, samples, channels, side, shortcut, relu, kind in [
     expected = x.double() * scale.double().view(1, -1, 1, 1) + bias.double().view(1, -1, 1, 1)
     expected = expected + other.double() if shortcut else expected
     close(gpu.affine(x, scale, bias, other, relu), F.relu(expected) if relu else expected, kind)
+
+from eman.trainers.accel import gpu_colour
+from eman.trainers.views import transforms
+
+x = torch.rand(6, 3, 37, 41, device=device)
+x[0] = 0.5  # gray: no hue
+x[1, 0] = x[1, 1]
+amounts = [1 + 0.8 * (torch.rand(6, device=device) - 0.5) for _ in range(3)]
+amounts.append(torch.tensor([0, 0.1, -0.1, 0.4, -0.4, 0.05], device=device))
+grayed = torch.tensor([0, 0, 1, 0, 1, 0], dtype=torch.bool, device=device)
+expected = transforms.jitter(x.cpu().double(), [a.cpu().double() for a in amounts], grayed.cpu())
+assert (gpu_colour.jitter(x, amounts, grayed).cpu() - expected).abs().max() < 1e-5
 """
 
 
-@pytest.mark.parametrize("interpreted", ["1", pytest.param("0", marks=on_gpu)])
-def test_kernels_compute_batch_norm_and_its_gradient(interpreted: str) -> None:
+@pytest.mark.parametrize("interpreted", ["0" if torch.cuda.is_available() else "1"])
+def test_kernels_compute_batch_norm_its_gradient_and_colours(interpreted: str) -> None:
     subprocess.run([sys.executable, "-c", KERNELS, interpreted], check=True)
 
 
@@ -119,17 +131,15 @@ def test_a_permutation_depends_on_seed_and_count() -> None:
     assert (places.mean(0) - 3.5).abs().max() < 0.15  # standard error 0.036
 
 
-def test_graphs_are_used_for_small_images_and_refused_where_they_cannot_be() -> None:
+def test_graphs_are_used_where_they_can_be_and_refused_elsewhere() -> None:
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
 
-    def uses(device: torch.device, workers: int = 1, side: int = 28, in_memory: bool = True, **fields: Any) -> bool:
-        spec = SMOKE.run("moco", "eman", overrides=fields)
-        return uses_graph(spec, device, workers, in_memory=in_memory, side=side)
+    def uses(device: torch.device, workers: int = 1, **fields: Any) -> bool:
+        return uses_graph(SMOKE.run("moco", "eman", overrides=fields), device, workers)
 
     assert uses(gpu)
-    assert not any((uses(cpu), uses(gpu, workers=2), uses(gpu, side=224), uses(gpu, in_memory=False)))
+    assert not any((uses(cpu), uses(gpu, workers=2)))
     assert not any((uses(gpu, precision="fp16"), uses(gpu, compile=True), uses(gpu, cuda_graph=False)))
-    assert uses(gpu, side=224, cuda_graph=True)
     with pytest.raises(UserError, match="there is no GPU; leave cuda_graph out"):
         uses(cpu, cuda_graph=True)
     with pytest.raises(UserError, match="the run has 2 workers"):

@@ -49,7 +49,7 @@ def test_keys_of_runs_that_people_have_stay(method: str, key: str) -> None:
     assert SMOKE.run(method, "eman").key == key
 
 
-EXECUTED = {"channels_last": True, "compile": True, "accumulate": 2}
+EXECUTED = {"channels_last": False, "compile": True, "accumulate": 2, "cuda_graph": False, "nondeterministic": True}
 
 
 def test_how_a_run_is_computed_is_no_part_of_its_key() -> None:

@@ -14,9 +14,6 @@ R = TypeVar("R")
 #: Steps before the capture, which compile kernels and allocate what lasts, such as momentum buffers.
 _WARM_UP = 3
 
-#: Largest images, in pixels of a side, for which a run uses a graph unless told otherwise: larger ones keep a GPU busy.
-_SMALL = 64
-
 
 class GraphedStep(Generic[R]):
     """A step that launches its first few calls operation by operation, and later ones as one graph.
@@ -61,28 +58,19 @@ class GraphedStep(Generic[R]):
         return result
 
 
-def uses_graph(spec: RunSpec, device: torch.device, workers: int, *, in_memory: bool, side: int) -> bool:
-    """Return whether a run replays its steps as a graph.
-
-    Args:
-        spec: The run.
-        device: Its device.
-        workers: Number of workers.
-        in_memory: Whether all images are in memory.
-        side: Pixels of an image's longer side.
+def uses_graph(spec: RunSpec, device: torch.device, workers: int) -> bool:
+    """Return whether a run replays its steps as a graph: wherever it can, unless ``cuda_graph`` is false.
 
     Raises:
-        UserError: ``cuda_graph`` is true, and the run cannot use one.
+        UserError: ``cuda_graph`` is true, and the run cannot use a graph.
     """
-    reasons = {
+    obstacles = {
         "there is no GPU": device.type != "cuda",
         f"the run has {workers} workers": workers > 1,
         "fp16 reads its loss scale at every step": spec.network.precision == "fp16",
         "compile is true": spec.execution.compile,
     }
-    hindrance = next((reason for reason, holds in reasons.items() if holds), None)
-    if spec.execution.cuda_graph and hindrance is not None:
-        raise UserError(f"cuda_graph is true, and {hindrance}; leave cuda_graph out, which uses it where it can.")
-    if spec.execution.cuda_graph is None:
-        return hindrance is None and in_memory and side <= _SMALL
-    return spec.execution.cuda_graph
+    obstacle = next((reason for reason, holds in obstacles.items() if holds), None)
+    if spec.execution.cuda_graph and obstacle is not None:
+        raise UserError(f"cuda_graph is true, and {obstacle}; leave cuda_graph out, which uses a graph where it can.")
+    return obstacle is None and spec.execution.cuda_graph is not False

@@ -15,7 +15,7 @@ from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
 from eman.trainers import distributed, optim
 from eman.trainers.batches import Batches, Samples
-from eman.trainers.data.splits import AnySplit, DataSet, Split
+from eman.trainers.data.splits import AnySplit, DataSet
 from eman.trainers.graph import GraphedStep, uses_graph
 from eman.trainers.networks import (
     OneForward,
@@ -55,7 +55,7 @@ class Training:
         self.device = distributed.device()
         self.dtype = torch.float64 if spec.network.precision == "float64" else torch.float32
         if self.device.type == "cuda":
-            set_gpu_algorithms(deterministic=spec.execution.deterministic)
+            set_gpu_algorithms(deterministic=not spec.execution.nondeterministic)
         self.batches = Batches(spec, workspace, self.device, self.dtype)
         self.step, self.steps_per_epoch = 0, self.batches.steps_per_epoch
         self.steps = self.steps_per_epoch * spec.optim.epochs
@@ -83,14 +83,9 @@ class Training:
             self._ddp = DistributedDataParallel(self._passes, forward_sync_buffers=False)
         self._rates = Rates(self.base_momentum, spec.optim.lr)
         self._compute: Callable[[Mapping[str, Samples]], StepResult] = self._take_step
-        if self._uses_graph():
+        if uses_graph(spec, self.device, distributed.workers()):
             self._rates = Rates(*(torch.zeros((), dtype=self.dtype, device=self.device) for _ in range(2)))
             self._compute = GraphedStep(self._take_step)
-
-    def _uses_graph(self) -> bool:
-        in_memory = all(isinstance(stream.split, Split) for stream in self.batches.streams.values())
-        side = max(self.train.shape[1:])
-        return uses_graph(self.spec, self.device, distributed.workers(), in_memory=in_memory, side=side)
 
     @classmethod
     def fresh(cls, spec: RunSpec, workspace: Workspace) -> Self:

@@ -1,7 +1,8 @@
-"""Kernels for batch norm over devices.
+"""Kernels.
 
-- ``norms``: the interface. PyTorch's operations compute whatever :func:`norms.serves` declines.
+- ``norms``: batch norm over devices. PyTorch's operations compute whatever :func:`norms.serves` declines.
 - ``cpu``: for CPUs, where they make runs 20 to 33 % faster. ``kernels`` is the code that Numba compiles, ``width`` the
   number of channels that it processes at once.
-- ``gpu``: kernels that Triton compiles.
+- ``gpu``, ``gpu_colour``: for GPUs, compiled by Triton: batch norm, and colour changes of views.
+- ``triton_here``: whether Triton is installed.
 """

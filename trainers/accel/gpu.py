@@ -13,7 +13,10 @@ import triton.language as tl
 from torch import Tensor
 
 #: Values in a tile, and programs in a launch where the tensor has enough rows.
-_TILE, _PROGRAMS = 4096, 1056
+_TILE, _PROGRAMS = 2048, 2112
+
+#: Slices and channels that a program adds at once.
+_SLICES, _FEW = 128, 16
 
 
 @triton.jit
@@ -27,55 +30,59 @@ def _tile(start, stop, v, channel, pixels, devices, channels, ROWS: tl.constexpr
 
 
 @triton.jit
-def _moments(x, means, squares, rows, size, pixels, devices, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Store the mean of a slice, and the sum of squared distances from it, by the method of Chan et al."""
+def _moments(x, sums, squares, rows, size, pixels, devices, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Store the sums over a slice of the distances from the device's first pixel, which is near the mean, and of their
+    squares.
+    """
     channel, part, v = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    start = part * size
-    stop = tl.minimum(start + size, rows)
-    count = 0.0
-    mean = tl.zeros([COLUMNS], tl.float32)
-    square = tl.zeros([COLUMNS], tl.float32)
-    for at in range(start, stop, ROWS):
+    column = channel * COLUMNS + tl.arange(0, COLUMNS)
+    first = tl.load(x + v.to(tl.int64) * pixels * channels + column, mask=column < channels, other=0.0).to(tl.float32)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    square = tl.zeros([ROWS, COLUMNS], tl.float32)
+    stop = tl.minimum((part + 1) * size, rows)
+    for at in range(part * size, stop, ROWS):
         offset, exists = _tile(at, stop, v, channel, pixels, devices, channels, ROWS, COLUMNS)
         value = tl.load(x + offset, mask=exists, other=0.0).to(tl.float32)
-        more = tl.minimum(stop - at, ROWS).to(tl.float32)
-        tile_mean = tl.sum(value, 0) / more
-        rest = tl.where(exists, value - tile_mean[None, :], 0.0)
-        total = count + more
-        delta = tile_mean - mean
-        mean += delta * (more / total)
-        square += tl.sum(rest * rest, 0) + delta * delta * (count * more / total)
-        count = total
-    column = channel * COLUMNS + tl.arange(0, COLUMNS)
+        rest = tl.where(exists, value - first[None, :], 0.0)
+        total += rest
+        square += rest * rest
     place = (v * tl.num_programs(1) + part) * channels + column
-    tl.store(means + place, mean, mask=column < channels)
-    tl.store(squares + place, square, mask=column < channels)
+    tl.store(sums + place, tl.sum(total, 0), mask=column < channels)
+    tl.store(squares + place, tl.sum(square, 0), mask=column < channels)
+
+
+@triton.jit
+def _over_slices(first, second, v, column, slices, channels, SLICES: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return the sums over a device's slices of two values per channel."""
+    total = tl.zeros([SLICES, COLUMNS], tl.float32)
+    other = tl.zeros([SLICES, COLUMNS], tl.float32)
+    for at in range(0, slices, SLICES):
+        part = at + tl.arange(0, SLICES)
+        exists = (part < slices)[:, None] & (column < channels)[None, :]
+        place = (v * slices + part)[:, None] * channels + column[None, :]
+        total += tl.load(first + place, mask=exists, other=0.0)
+        other += tl.load(second + place, mask=exists, other=0.0)
+    return tl.sum(total, 0), tl.sum(other, 0)
 
 
 @triton.jit
 def _statistics(
-    means, squares, weight, bias, mean_out, var_out, inverse_out, scale_out, shift_out,
-    rows, size, slices, channels, eps, COLUMNS: tl.constexpr,
+    x, sums, squares, weight, bias, mean_out, var_out, inverse_out, scale_out, shift_out,
+    rows, pixels, slices, channels, eps, SLICES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Combine the slices of a device: Eq. (2), and the factors of Eq. (3)."""
+    """Add the slices of a device: Eq. (2), and the factors of Eq. (3)."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     v, exists = tl.program_id(1), column < channels
-    count = 0.0
-    mean = tl.zeros([COLUMNS], tl.float32)
-    square = tl.zeros([COLUMNS], tl.float32)
-    for part in range(slices):
-        place = (v * slices + part) * channels + column
-        more = tl.minimum(rows - part * size, size).to(tl.float32)
-        total = count + more
-        delta = tl.load(means + place, mask=exists, other=0.0) - mean
-        mean += delta * (more / total)
-        square += tl.load(squares + place, mask=exists, other=0.0) + delta * delta * (count * more / total)
-        count = total
-    inverse = 1 / tl.sqrt(square / count + eps)
+    total, square = _over_slices(sums, squares, v, column, slices, channels, SLICES, COLUMNS)
+    first = tl.load(x + v.to(tl.int64) * pixels * channels + column, mask=exists, other=0.0).to(tl.float32)
+    rest = total / rows
+    mean = first + rest
+    variance = tl.maximum(square / rows - rest * rest, 0.0)
+    inverse = 1 / tl.sqrt(variance + eps)
     scale = inverse * tl.load(weight + column, mask=exists, other=0.0)
     place = v * channels + column
     tl.store(mean_out + place, mean, mask=exists)
-    tl.store(var_out + place, square / (count - 1), mask=exists)
+    tl.store(var_out + place, variance * (rows / (rows - 1)), mask=exists)
     tl.store(inverse_out + place, inverse, mask=exists)
     tl.store(scale_out + place, scale, mask=exists)
     tl.store(shift_out + place, tl.load(bias + column, mask=exists, other=0.0) - mean * scale, mask=exists)
@@ -124,34 +131,29 @@ def _sums(
     centre = tl.load(mean + at_v, mask=column < channels, other=0.0)[None, :]
     factor = tl.load(scale + at_v, mask=column < channels, other=0.0)[None, :]
     plus = tl.load(shift + at_v, mask=column < channels, other=0.0)[None, :]
-    total = tl.zeros([COLUMNS], tl.float32)
-    product = tl.zeros([COLUMNS], tl.float32)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    product = tl.zeros([ROWS, COLUMNS], tl.float32)
     stop = tl.minimum((part + 1) * size, rows)
     for at in range(part * size, stop, ROWS):
         offset, exists = _tile(at, stop, v, channel, pixels, devices, channels, ROWS, COLUMNS)
         value = tl.load(x + offset, mask=exists, other=0.0).to(tl.float32)
         g = _gradient(grad, gate, offset, exists, value, factor, plus, SAVED, RELU)
-        total += tl.sum(g, 0)
-        product += tl.sum(g * (value - centre), 0)
+        total += g
+        product += g * (value - centre)
     place = (v * tl.num_programs(1) + part) * channels + column
-    tl.store(sums + place, total, mask=column < channels)
-    tl.store(products + place, product, mask=column < channels)
+    tl.store(sums + place, tl.sum(total, 0), mask=column < channels)
+    tl.store(products + place, tl.sum(product, 0), mask=column < channels)
 
 
 @triton.jit
 def _factors(
     sums, products, mean, inverse, scale, sum_out, product_out, by_x_out, plus_out, rows, slices, channels,
-    COLUMNS: tl.constexpr,
+    SLICES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Add the slices of a device; store the gradients of bias and weight, and b and c of dx = scale g + b x + c."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     v, exists = tl.program_id(1), column < channels
-    total = tl.zeros([COLUMNS], tl.float32)
-    product = tl.zeros([COLUMNS], tl.float32)
-    for part in range(slices):
-        place = (v * slices + part) * channels + column
-        total += tl.load(sums + place, mask=exists, other=0.0)
-        product += tl.load(products + place, mask=exists, other=0.0)
+    total, product = _over_slices(sums, products, v, column, slices, channels, SLICES, COLUMNS)
     place = v * channels + column
     r = tl.load(inverse + place, mask=exists, other=0.0)
     factor = tl.load(scale + place, mask=exists, other=0.0)
@@ -200,7 +202,9 @@ class _Grid:
         self.size = triton.cdiv(triton.cdiv(self.rows, wanted), self.tile) * self.tile
         self.slices = triton.cdiv(self.rows, self.size)
         self.all = (self.blocks, self.slices, devices)
-        self.few = (self.blocks, devices)
+        few = min(_FEW, self.columns)
+        self.few = (triton.cdiv(self.channels, few), devices)
+        self.over_slices = {"SLICES": _SLICES, "COLUMNS": few}
         #: Arguments of every kernel that visits all rows.
         self.shape = (self.rows, self.size, self.pixels, devices, self.channels)
         self.block = {"ROWS": self.tile, "COLUMNS": self.columns}
@@ -224,12 +228,12 @@ def forward(
         The result; and mean, unbiased variance, inverse deviation, scale and shift, ``(V, C)`` each.
     """
     grid, y = _Grid(x, devices), torch.empty_like(x)
-    means, squares = grid.partial(weight_C)
+    sums, squares = grid.partial(weight_C)
     statistics = grid.vectors(weight_C, 5)
-    _moments[grid.all](x, means, squares, *grid.shape, **grid.block)
+    _moments[grid.all](x, sums, squares, *grid.shape, **grid.block)
     _statistics[grid.few](
-        means, squares, weight_C, bias_C, *statistics, grid.rows, grid.size, grid.slices, grid.channels, eps,
-        COLUMNS=grid.columns,
+        x, sums, squares, weight_C, bias_C, *statistics, grid.rows, grid.pixels, grid.slices, grid.channels, eps,
+        **grid.over_slices,
     )  # fmt: skip
     _run_affine(grid, x, residual, y, statistics[3], statistics[4], relu)
     return y, statistics
@@ -269,7 +273,7 @@ def backward(
     )  # fmt: skip
     _factors[grid.few](
         sums, products, mean, inverse, scale, sum_VC, product_VC, by_x, plus_x, grid.rows, grid.slices, grid.channels,
-        COLUMNS=grid.columns,
+        **grid.over_slices,
     )  # fmt: skip
     _scaled[grid.all](
         x, gate, grad, scale, shift, by_x, plus_x, grad_x, grad_residual if store else grad_x, *grid.shape,

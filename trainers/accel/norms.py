@@ -6,13 +6,13 @@ addition and ReLU further passes over memory. Kernels for the CPU and for GPUs w
 Shapes: N samples, V devices, C channels.
 """
 
-from functools import cache
 from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from eman.trainers.accel.triton_here import has_triton
 from eman.trainers.accel.width import LANES
 
 _CPU_TYPES = (torch.bfloat16, torch.float32, torch.float64)
@@ -24,7 +24,7 @@ def serves(x: Tensor, weight: Tensor) -> bool:
     if torch.compiler.is_compiling() or not x.is_contiguous(memory_format=_layout(x)):
         return False
     if x.device.type == "cuda":
-        return x.dim() == 4 and x.dtype in _GPU_TYPES and weight.dtype == torch.float32 and _has_triton()
+        return x.dim() == 4 and x.dtype in _GPU_TYPES and weight.dtype == torch.float32 and has_triton()
     return (
         x.device.type == "cpu"
         and x.dim() in (2, 4)
@@ -32,16 +32,6 @@ def serves(x: Tensor, weight: Tensor) -> bool:
         and weight.dtype == (torch.float64 if x.dtype == torch.float64 else torch.float32)
         and x.shape[1] % LANES == 0
     )
-
-
-@cache
-def _has_triton() -> bool:
-    """Return whether Triton is installed; PyTorch's builds for some systems leave it out."""
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def batch_norm(

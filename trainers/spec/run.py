@@ -158,14 +158,16 @@ class RunSpec(Section):
         return (*(self.network.init.lineage if self.network.init else ()), self)
 
     def flat(self) -> dict[str, Any]:
-        """Return all fields as plain values by flat name, except those that are ``None`` or ``False``."""
+        """Return all fields as plain values by flat name, except those that are ``None``, or ``False`` by default."""
         fields: dict[str, Any] = {"method": self.method.name}
         for part in (self.data, self.network, self.norm, self.optim, self.method, self, self.execution):
-            for name in type(part).model_fields:
+            for name, field in type(part).model_fields.items():
                 value = getattr(part, name)
-                if name != "name" and not (isinstance(value, Section) and part is self):
+                if name == "name" or (isinstance(value, Section) and part is self):
+                    continue
+                if value is not None and not (value is False and field.default is False):
                     fields[name] = value.flat() if isinstance(value, RunSpec) else value
-        return {name: value for name, value in fields.items() if value is not None and value is not False}
+        return fields
 
     @classmethod
     def from_flat(cls, fields: Mapping[str, Any]) -> Self:

@@ -274,16 +274,16 @@ class ExecutionSpec(Section):
         bool | None,
         Field(
             description="On a GPU, replay the operations of a step as one CUDA graph, which removes the time between "
-            "small operations. None: for images of at most 64 pixels in memory, with one worker a run."
+            "them. None: in runs of one worker, but for fp16 and compile."
         ),
     ] = None
-    deterministic: Annotated[
+    nondeterministic: Annotated[
         bool,
         Field(
-            description="On a GPU, use algorithms whose results repeat bit for bit, as a resumed run needs; false "
-            "takes the fastest."
+            description="On a GPU, let cuDNN measure which algorithms are fastest; results then differ in the last "
+            "bits from run to run, and a resumed run from an uninterrupted one."
         ),
-    ] = True
+    ] = False
     recompute: Annotated[
         bool,
         Field(description="Recompute residual blocks in the backward pass to save memory (activation checkpointing)."),

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eman.trainers.accel.triton_here import has_triton
+
 
 def resize_matrix(start_B: Tensor, length_B: Tensor, size: int, out: int, flipped_B: Tensor | None = None) -> Tensor:
     """Return matrices that resample ``[start, start + length)`` of ``size`` pixels to ``out`` pixels, anti-aliased.
@@ -145,6 +147,25 @@ def hue(x_BAHW: Tensor, turn_B: Tensor) -> Tensor:
 def normalize(x_BAHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Subtract the mean of each channel and divide by its standard deviation."""
     return (x_BAHW - _channels(mean, x_BAHW.device)).div_(_channels(std, x_BAHW.device))
+
+
+def jitter(x_BAHW: Tensor, colour_4B: tuple[Tensor, ...], gray_B: Tensor) -> Tensor:
+    """Apply :func:`brightness`, :func:`contrast`, :func:`saturation` and :func:`hue`, then :func:`gray` to some images.
+
+    Args:
+        x_BAHW: Images.
+        colour_4B: The amount of each change, ``(B,)`` each.
+        gray_B: bool; whether to convert to gray.
+    """
+    if x_BAHW.device.type == "cuda" and x_BAHW.shape[1] == 3 and has_triton():
+        from eman.trainers.accel import gpu_colour
+
+        return gpu_colour.jitter(x_BAHW.contiguous(), colour_4B, gray_B)
+    for adjust, amount_B in zip((brightness, contrast, saturation, hue), colour_4B, strict=True):
+        x_BAHW = adjust(x_BAHW, amount_B)
+    if x_BAHW.shape[1] == 1:
+        return x_BAHW
+    return torch.where(gray_B.view(-1, 1, 1, 1), gray(x_BAHW).expand_as(x_BAHW), x_BAHW)
 
 
 @lru_cache(maxsize=64)

@@ -62,7 +62,7 @@ class Changes:
         flipped_B: bool; whether to flip horizontally.
         colour_4B: Factors of brightness, contrast and saturation, and the hue's shift in turns, applied in this order;
             torchvision shuffles them.
-        gray_B: bool; whether to convert to gray.
+        gray_B: bool; whether to convert to gray after that; given with ``colour_4B``.
         sigma_B: Standard deviation of the blur in pixels; 0 for no blur.
         solarized_B: bool; whether to solarize.
     """
@@ -78,12 +78,8 @@ class Changes:
 def changed(x_BAHW: Tensor, changes: Changes) -> Tensor:
     """Apply changes to images."""
     x = transforms.crop_and_flip(x_BAHW, changes.box_4B, changes.flipped_B)
-    if changes.colour_4B is not None:
-        adjustments = (transforms.brightness, transforms.contrast, transforms.saturation, transforms.hue)
-        for adjust, amount_B in zip(adjustments, changes.colour_4B, strict=True):
-            x = adjust(x, amount_B)
-    if changes.gray_B is not None and x.shape[1] > 1:
-        x = torch.where(changes.gray_B.view(-1, 1, 1, 1), transforms.gray(x).expand_as(x), x)
+    if changes.colour_4B is not None and changes.gray_B is not None:
+        x = transforms.jitter(x, changes.colour_4B, changes.gray_B)
     if changes.sigma_B is not None:
         x = transforms.blur(x, changes.sigma_B, changes.sigma_B > 0)
     if changes.solarized_B is not None:
