@@ -1,14 +1,19 @@
 """Views against torchvision, and their randomness."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
-from eman.trainers.views import randaugment, transforms
+from eman.trainers.views import transforms
 from eman.trainers.views import views as augment
 from eman.trainers.views.draws import Draws
 from eman.trainers.views.options import ViewOptions
-from eman.trainers.views.randaugment import RANDAUGMENT_POOL
+from eman.trainers.views.randaugment import POOLS, Pool, apply_operations, randaugment
 from eman.trainers.views.views import VIEWS
 
 OPTIONS = ViewOptions(crop_min=0.2, blur_max=1.0, strong_ops=2)
@@ -96,13 +101,35 @@ def test_crop_boxes_have_the_asked_area_and_ratio() -> None:
     assert ((top >= 0) & (top + h <= 64) & (left >= 0) & (left + w <= 64)).all()
 
 
-def test_blur_is_torchvisions() -> None:
-    x, sigma = images(), torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0, 0.5])
-    apply = torch.tensor([True, True, True, True, True, False])
-    ours = transforms.blur(x, sigma, apply)
-    for i in range(5):
-        torch.testing.assert_close(ours[i], tv.gaussian_blur(x[i], [7, 7], [float(sigma[i])] * 2), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(ours[5], x[5])
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.0])
+def test_blur_is_torchvisions_on_a_repeated_border_and_pillows_to_a_level(sigma: float) -> None:
+    """Pillow approximates the Gaussian by box filters."""
+    x = (torch.nn.functional.interpolate(images(3, height=6, width=5), (24, 20), mode="bilinear") * 255).round() / 255
+    ours = transforms.blur(x, torch.tensor([sigma, 0.0, sigma]), 2.0)
+    padded = tv.pad(x, [16, 16, 16, 16], padding_mode="edge")
+    theirs = tv.gaussian_blur(padded, [17, 17], [sigma, sigma])[..., 16:-16, 16:-16]
+    torch.testing.assert_close(ours[::2], theirs[::2], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours[1], x[1], atol=0, rtol=0)
+    image = Image.fromarray((x[0] * 255).byte().permute(1, 2, 0).numpy())
+    pillow = torch.from_numpy(np.array(image.filter(ImageFilter.GaussianBlur(sigma)))).permute(2, 0, 1)
+    difference = (ours[0] * 255 - pillow).abs()
+    assert difference.mean() < 1
+    assert difference.max() < 8
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10), (64, 64), (75, 100)])
+def test_crop_boxes_are_torchvisions(height: int, width: int) -> None:
+    """In distribution, and in the box that replaces ten tries of which none fits."""
+    ours = torch.stack(augment.crop_boxes(draws(3000), height, width, 0.9), 1)
+    torch.manual_seed(0)
+    theirs = torch.tensor(
+        [RandomResizedCrop.get_params(torch.zeros(1, height, width), [0.9, 1], [3 / 4, 4 / 3]) for _ in range(3000)]
+    ).float()
+    if height not in (64, 75):  # only the replacement is possible
+        assert torch.equal(ours.unique(dim=0), theirs.unique(dim=0))
+        return
+    for column in range(4):
+        assert abs(ours[:, column].mean() - theirs[:, column].mean()) < 4 * theirs[:, column].std() / 3000**0.5 + 0.02
 
 
 @pytest.mark.parametrize(
@@ -121,42 +148,74 @@ def test_colour_changes_are_torchvisions(ours: object, theirs: object, amounts: 
         torch.testing.assert_close(changed[i], theirs(x[i], amount), atol=2e-4, rtol=1e-3)  # type: ignore[operator]
 
 
-def test_histogram_operations_are_torchvisions_on_bytes() -> None:
-    x = bytes_like() * 0.7 + 0.1
-    x = (x * 255).round() / 255
-    level = torch.full((6,), 0.5)
-    as_bytes = (x * 255).round().to(torch.uint8)
-    torch.testing.assert_close(randaugment._equalize(x, level) * 255, tv.equalize(as_bytes).float(), atol=1.01, rtol=0)
-    torch.testing.assert_close(
-        randaugment._posterize(x, level) * 255, tv.posterize(as_bytes, 6).float(), atol=1e-3, rtol=0
-    )
-    torch.testing.assert_close(randaugment._autocontrast(x, level), tv.autocontrast(x), atol=1e-5, rtol=0)
-    torch.testing.assert_close(randaugment._solarize(x, level), tv.solarize(x, 0.5), atol=1e-6, rtol=0)
+def pillow(name: str, image: Image.Image, level: int, positive: bool, pool: Pool) -> Image.Image:
+    """Apply an operation as the PyTorch versions of FixMatch do."""
+    signed, factor = level / 10 * (1 if positive else -1), pool.low + pool.span * level / 10
+
+    def affine(*map_6: float) -> Image.Image:
+        return image.transform(image.size, Image.Transform.AFFINE, map_6)
+
+    def add() -> Image.Image:
+        moved = np.array(image).astype(int) + (1 if positive else -1) * int(level * 110 / 10)
+        return ImageOps.solarize(Image.fromarray(moved.clip(0, 255).astype(np.uint8)), 128)
+
+    return {
+        "autocontrast": lambda: ImageOps.autocontrast(image),
+        "brightness": lambda: ImageEnhance.Brightness(image).enhance(factor),
+        "color": lambda: ImageEnhance.Color(image).enhance(factor),
+        "contrast": lambda: ImageEnhance.Contrast(image).enhance(factor),
+        "equalize": lambda: ImageOps.equalize(image),
+        "identity": lambda: image,
+        "invert": lambda: ImageOps.invert(image),
+        "posterize": lambda: ImageOps.posterize(image, int(level * 4 / 10) + 4),
+        "sharpness": lambda: ImageEnhance.Sharpness(image).enhance(factor),
+        "solarize": lambda: ImageOps.solarize(image, 256 - int(level * 256 / 10)),
+        "solarize_add": add,
+        "rotate": lambda: image.rotate(signed * 30),
+        "shear_x": lambda: affine(1, signed * 0.3, 0, 0, 1, 0),
+        "shear_y": lambda: affine(1, 0, 0, signed * 0.3, 1, 0),
+        "translate_x": lambda: affine(1, 0, int(signed * pool.shift * image.width), 0, 1, 0),
+        "translate_y": lambda: affine(1, 0, 0, 0, 1, int(signed * pool.shift * image.height)),
+    }[name]()
 
 
-def test_sharpness_is_torchvisions() -> None:
-    x = images()
-    torch.testing.assert_close(
-        randaugment._sharpness(x, torch.full((6,), 0.5)), tv.adjust_sharpness(x, 0.5), atol=1e-5, rtol=1e-5
-    )
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (33, 47)])
+def test_every_operation_of_randaugment_is_pillows_byte_for_byte(channels: int, height: int, width: int) -> None:
+    """At all magnitudes and both signs; on noise, low contrast, a constant and a ramp."""
+    random = np.random.default_rng(0)
+    shape = (height, width, channels)
+    kinds = [
+        random.integers(0, 256, shape),
+        random.integers(60, 180, shape),
+        random.normal(100, 40, shape).clip(0, 255),
+        np.full(shape, 77),
+        np.linspace(0, 255, height * width * channels).reshape(shape),
+    ]
+    x = torch.from_numpy(np.stack(kinds).astype(np.int64)).permute(0, 3, 1, 2)
+    squeezed = [Image.fromarray(kind.astype(np.uint8).squeeze()) for kind in kinds]
+    every = torch.ones(len(kinds))
+    for pool in POOLS.values():
+        for number, name in enumerate(pool.operations):
+            for level, positive in itertools.product(range(1, 10), (True, False)):
+                arguments = (every.long() * number, every.double() * level / 10, every.bool() == positive)
+                ours = apply_operations(x, *arguments, pool)
+                theirs = np.stack([np.array(pillow(name, image, level, positive, pool)) for image in squeezed])
+                expected = torch.from_numpy(theirs.reshape(len(kinds), *shape)).permute(0, 3, 1, 2)
+                assert torch.equal(ours, expected.long()), (name, level, positive)
 
 
-def test_every_operation_of_the_pool_is_drawn_and_changes_something() -> None:
-    assert len(RANDAUGMENT_POOL) == 16
+@pytest.mark.parametrize(("pool", "size"), [("imagenet", 16), ("cifar", 14)])
+def test_every_operation_of_a_pool_is_drawn_and_changes_something(pool: str, size: int) -> None:
+    operations = POOLS[pool].operations
+    assert len(operations) == size
     x = bytes_like(1).expand(3000, -1, -1, -1)
-    out = randaugment.randaugment(x, draws(3000), 1)
-    operation = torch.floor(draws(3000)(3)[:, 0] * 16).long()
-    for number, name in enumerate(RANDAUGMENT_POOL):
+    out = randaugment(x, draws(3000), 1, POOLS[pool])
+    operation = torch.floor(draws(3000)(3)[:, 0] * size).long()
+    for number, name in enumerate(operations):
         chosen = operation == number
         assert 100 < int(chosen.sum()) < 300
         assert torch.equal(out[chosen], x[chosen]) == (name == "identity"), name
-
-
-def test_translation_moves_by_whole_pixels() -> None:
-    x = images(2, 1, 20, 20)
-    out = randaugment.affine(x, torch.tensor([3, 4]), torch.tensor([2 / 9, -1 / 9]))  # 0.45 * 2/9 of 20 pixels: 2; -1
-    torch.testing.assert_close(out[0, :, :, :-2], x[0, :, :, 2:], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(out[1, :, 1:], x[1, :, :-1], atol=1e-5, rtol=1e-5)
 
 
 def test_normalization_gives_zero_mean_and_unit_variance() -> None:

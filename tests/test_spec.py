@@ -41,11 +41,11 @@ def test_key_is_stable_and_moves_with_every_field() -> None:
 
 @pytest.mark.parametrize(
     ("method", "key"),
-    [("fixmatch", "e1737c152844e16f"), ("moco", "c5f965496a3dff1a"), ("byol", "4fe562d6f85e1f2d")],
+    [("fixmatch", "a1b106dae541dcb4"), ("moco", "59438025499cb38f"), ("byol", "0edbddc47bdd722c")],
 )
 def test_keys_of_runs_that_people_have_stay(method: str, key: str) -> None:
     """A new field that moves them would have every finished run trained again. TRAINING_VERSION moves them on purpose:
-    2 since both views of BYOL go through the network in one pass, which rounds otherwise."""
+    3 since RandAugment, blur and crops follow Pillow and torchvision to the letter."""
     assert SMOKE.run(method, "eman").key == key
 
 

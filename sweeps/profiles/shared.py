@@ -31,6 +31,7 @@ FIXMATCH_PEERS: dict[str, Any] = {
     "weight_decay": 5e-4,
     "momentum": 0.999,  # theirs is the momentum of the evaluated network
     "schedule_unit": "step",
+    "strong_pool": "cifar",
     # Their weak view shifts a padded image by up to 1/8 of its side; a crop of this area is the nearest equivalent.
     "crop_min": 0.75,
 }

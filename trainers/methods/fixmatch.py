@@ -33,8 +33,16 @@ class FixMatchSpec(LabelledSection, UnlabelledSection, TeacherSection):
         int, Field(ge=1, le=16, description="RandAugment operations applied to each image of the strong view.")
     ] = 2
 
+    strong_pool: Annotated[
+        Literal["imagenet", "cifar"],
+        Field(
+            description="Pool of RandAugment operations: the official code's 16 for ImageNet, or the 14 of FixMatch's "
+            "paper for small images, which only weaken brightness, colour, contrast and sharpness."
+        ),
+    ] = "imagenet"
+
     def view_options(self) -> ViewOptions:
-        return ViewOptions(crop_min=self.crop_min, strong_ops=self.strong_ops)
+        return ViewOptions(crop_min=self.crop_min, strong_ops=self.strong_ops, strong_pool=self.strong_pool)
 
 
 METHOD = Method(

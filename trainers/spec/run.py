@@ -24,7 +24,7 @@ from eman.trainers.spec.section import Section
 from eman.trainers.spec.sections import PROXY_MOMENTUM, DataSpec, ExecutionSpec, NormSpec, OptimSpec
 
 #: Raise by one when a change of code changes the results of runs with unchanged fields by more than rounding.
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 
 Precision = Literal["bf16", "fp16", "float32", "float64"]
 

@@ -11,10 +11,12 @@ class ViewOptions:
         crop_min: Smallest area of a random crop, as a fraction of the image's.
         blur_max: Largest standard deviation of the Gaussian blur in pixels; 0 for no blur.
         strong_ops: RandAugment operations per image.
+        strong_pool: Name of their pool, in :data:`eman.trainers.views.randaugment.POOLS`.
         cropped: Whether images were already cropped when they were decoded, with the same draws.
     """
 
     crop_min: float
     blur_max: float = 0.0
     strong_ops: int = 0
+    strong_pool: str = "imagenet"
     cropped: bool = False

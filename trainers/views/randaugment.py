@@ -1,128 +1,266 @@
-"""RandAugment on batches: each operation is applied to the images that drew it.
+"""RandAugment on batches, on bytes as in Pillow: each operation is applied to the images that drew it.
 
-The pool and its ranges are those of FixMatch's PyTorch versions; a level is 0.1, 0.2, ..., 0.9 of the largest amount.
+A level is one of 1, 2, ..., 9 tenths of an operation's largest amount. Operations whose result for a pixel depends on
+the pixel and its channel's histogram alone become one table of 256 values per image and channel.
 
-Shapes: B images, A channels, H by W pixels.
+Shapes: B images, A channels, H by W pixels, P = H W.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from eman.trainers.views.draws import Draws
-from eman.trainers.views.transforms import blend, brightness, contrast, saturation
 
 
-def _autocontrast(x: Tensor, _level: Tensor) -> Tensor:
-    low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
-    return torch.where(high > low, (x - low) / (high - low).clamp(min=1e-6), x)
+@dataclass(frozen=True)
+class Pool:
+    """A set of operations and their ranges.
+
+    Attributes:
+        operations: Names, in :data:`TABLES`, :data:`BLENDS` or :data:`WARPS`.
+        low, span: Brightness, colour, contrast and sharpness are multiplied by ``low + span * level``.
+        shift: Largest translation, as a fraction of the side.
+    """
+
+    operations: tuple[str, ...]
+    low: float
+    span: float
+    shift: float
 
 
-def _equalize(x: Tensor, _level: Tensor) -> Tensor:
-    """Equalize the histogram of each channel, as Pillow does."""
-    batch, channels, height, width = x.shape
-    pixel = (x.reshape(batch * channels, -1) * 255).round().long()
-    histogram = torch.zeros(batch * channels, 256, device=x.device).scatter_add_(
-        1, pixel, torch.ones_like(pixel).float()
-    )
-    last = histogram.gather(1, (255 - (histogram.flip(1) > 0).int().argmax(1, keepdim=True)))
-    step = torch.floor((height * width - last) / 255)
-    table = torch.floor((histogram.cumsum(1) - histogram + torch.floor(step / 2)) / step.clamp(min=1)).clamp(0, 255)
-    out = torch.where(step > 0, table.gather(1, pixel), pixel.float())
-    return (out / 255).view(batch, channels, height, width)
+@dataclass(frozen=True)
+class _Bytes:
+    """Images as bytes, with what tables are made from.
+
+    Attributes:
+        x_BAP: int64, values 0 to 255.
+        level_B: float64, 0.1 to 0.9.
+        positive_B: bool, the sign of amounts that have one.
+        factor_B: float32, the factor of brightness, colour, contrast and sharpness.
+    """
+
+    x_BAP: Tensor
+    level_B: Tensor
+    positive_B: Tensor
+    factor_B: Tensor
+
+    def histogram(self) -> Tensor:
+        """Return the counts of each channel's values, ``(B, A, 256)``."""
+        counts = torch.zeros(*self.x_BAP.shape[:2], 256, dtype=torch.int64, device=self.x_BAP.device)
+        return counts.scatter_add_(2, self.x_BAP, torch.ones_like(self.x_BAP))
+
+    def values(self) -> Tensor:
+        """Return 0 to 255, int64, ``(1, 1, 256)``."""
+        return torch.arange(256, device=self.x_BAP.device).view(1, 1, -1)
+
+    def steps(self, largest: int) -> Tensor:
+        """Return the level in whole steps of an amount, int64, ``(B, 1, 1)``."""
+        return torch.floor(self.level_B * largest + 1e-9).long().view(-1, 1, 1)
 
 
-def _posterize(x: Tensor, level: Tensor) -> Tensor:
-    kept = (4 + torch.floor(4 * level)).view(-1, 1, 1, 1)  # 4 to 7 bits of 8
-    step = torch.exp2(8 - kept)
-    return torch.floor((x * 255).round() / step) * step / 255
+def _blend(x: Tensor, other: Tensor, factor_B: Tensor) -> Tensor:
+    """Return ``other + factor (x - other)`` in float32, clamped and cut to a byte: Pillow's ``Image.blend``."""
+    factor = factor_B.view(-1, 1, 1)
+    return (other.float() + factor * (x - other).float()).clamp_(0, 255).long()
 
 
-def _sharpness(x: Tensor, level: Tensor) -> Tensor:
-    # Sums of shifted images, since the last bits of a convolution depend on the number of images.
-    height, width = x.shape[2:]
-    middle = x[:, :, 1:-1, 1:-1]
-    neighbours = [x[:, :, i : i + height - 2, j : j + width - 2] for i in range(3) for j in range(3)]
-    smooth = x.clone()
-    smooth[:, :, 1:-1, 1:-1] = (sum(neighbours[1:], neighbours[0]) + 4 * middle) / 13
-    return blend(x, smooth, 0.05 + 0.9 * level)
+def _gray(x_BAP: Tensor) -> Tensor:
+    """Return luminance in bytes, ``(B, 1, P)``: Pillow's conversion to "L"."""
+    if x_BAP.shape[1] == 1:
+        return x_BAP
+    r, g, b = x_BAP.unbind(1)
+    return ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16).unsqueeze(1)
 
 
-def _solarize(x: Tensor, level: Tensor) -> Tensor:
-    return torch.where(x >= (1 - level).view(-1, 1, 1, 1), 1 - x, x)
+def _autocontrast(images: _Bytes) -> Tensor:
+    present = images.histogram() > 0
+    low = present.int().argmax(2, keepdim=True).double()
+    high = 255 - present.flip(2).int().argmax(2, keepdim=True).double()
+    scale = torch.full_like(low, 255) / (high - low).clamp(min=1)  # 255 / x would round a reciprocal first
+    table = (images.values() * scale - low * scale).clamp(0, 255).long()
+    return torch.where(high > low, table, images.values())
 
 
-def _solarize_add(x: Tensor, level: Tensor) -> Tensor:
-    return torch.where(x < 128 / 255, (x + (level * 110 / 255).view(-1, 1, 1, 1)).clamp(0, 1), x)
+def _equalize(images: _Bytes) -> Tensor:
+    count = images.histogram()
+    last = count.gather(2, 255 - (count.flip(2) > 0).int().argmax(2, keepdim=True))
+    step = (images.x_BAP.shape[2] - last) // 255
+    before = count.cumsum(2) - count
+    table = ((before + step // 2) // step.clamp(min=1)).clamp(max=255)
+    return torch.where(step > 0, table, images.values())
 
 
-_POINTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+def _contrast(images: _Bytes) -> Tensor:
+    mean = torch.floor(_gray(images.x_BAP).double().mean((1, 2)) + 0.5).long().view(-1, 1, 1)
+    return _blend(images.values(), mean, images.factor_B)
+
+
+def _brightness(images: _Bytes) -> Tensor:
+    return _blend(images.values(), torch.zeros_like(images.values()), images.factor_B)
+
+
+def _solarize(images: _Bytes) -> Tensor:
+    value = images.values()
+    return torch.where(value < 256 - images.steps(256), value, 255 - value)
+
+
+def _solarize_add(images: _Bytes) -> Tensor:
+    amount = images.steps(110)
+    moved = (images.values() + torch.where(images.positive_B.view(-1, 1, 1), amount, -amount)).clamp(0, 255)
+    return torch.where(moved < 128, moved, 255 - moved)
+
+
+def _posterize(images: _Bytes) -> Tensor:
+    shift = 4 - images.steps(4)  # keep 4 to 7 bits of 8
+    return (images.values() >> shift) << shift
+
+
+#: Operations as tables, ``(B, A or 1, 256)``.
+TABLES: dict[str, Callable[[_Bytes], Tensor]] = {
     "autocontrast": _autocontrast,
-    "brightness": lambda x, level: brightness(x, 0.05 + 0.9 * level),
-    "color": lambda x, level: saturation(x, 0.05 + 0.9 * level),
-    "contrast": lambda x, level: contrast(x, 0.05 + 0.9 * level),
+    "brightness": _brightness,
+    "contrast": _contrast,
     "equalize": _equalize,
-    "invert": lambda x, _level: 1 - x,
+    "identity": lambda images: images.values(),
+    "invert": lambda images: 255 - images.values(),
     "posterize": _posterize,
-    "sharpness": _sharpness,
     "solarize": _solarize,
     "solarize_add": _solarize_add,
-    "identity": lambda x, _level: x,
 }
-_GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
-
-#: The 16 operations of RandAugment's pool.
-RANDAUGMENT_POOL = (*_POINTWISE, *_GEOMETRIC)
 
 
-def affine(x_BAHW: Tensor, operation_B: Tensor, amount_B: Tensor) -> Tensor:
-    """Apply one geometric operation per image, in one bilinear resampling; outside pixels are black.
+def _colour(images: _Bytes, _height: int) -> Tensor:
+    return _blend(images.x_BAP, _gray(images.x_BAP).expand_as(images.x_BAP), images.factor_B)
+
+
+def _sharpness(images: _Bytes, height: int) -> Tensor:
+    x = images.x_BAP.unflatten(2, (height, -1))
+    smooth, width = x.clone(), x.shape[3]
+    if height > 2 and width > 2:
+        neighbours = [x[:, :, i : i + height - 2, j : j + width - 2] for i in range(3) for j in range(3)]
+        total = sum(neighbours[1:], neighbours[0]) + 4 * x[:, :, 1:-1, 1:-1]
+        smooth[:, :, 1:-1, 1:-1] = (2 * total + 13) // 26  # round half up
+    return _blend(images.x_BAP, smooth.flatten(2), images.factor_B)
+
+
+#: Operations that blend images, ``(B, A, P)``.
+BLENDS: dict[str, Callable[[_Bytes, int], Tensor]] = {"color": _colour, "sharpness": _sharpness}
+
+#: Operations that move pixels.
+WARPS = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+
+_COMMON = (
+    "autocontrast",
+    "brightness",
+    "color",
+    "contrast",
+    "equalize",
+    "identity",
+    "posterize",
+    "sharpness",
+    "solarize",
+)
+
+#: Pools by name: the official code's for ImageNet, and that of FixMatch's paper for small images.
+POOLS = {
+    "imagenet": Pool((*_COMMON, "invert", "solarize_add", *WARPS), low=0.1, span=1.8, shift=0.45),
+    "cifar": Pool((*_COMMON, *WARPS), low=0.05, span=0.9, shift=0.3),
+}
+
+
+def _sources(warp_B: Tensor, amount_B: Tensor, shift: float, height: int, width: int) -> Tensor:
+    """Return the pixel from which each pixel is copied, or -1 for black: int64, ``(B, P)``.
 
     Args:
-        x_BAHW: Images, floats in [0, 1].
-        operation_B: int64: 0 rotate (30 degrees at amount 1), 1 shear x and 2 shear y (0.3), 3 translate x and 4
-            translate y (0.45 of the side).
-        amount_B: Signed amounts in (-1, 1).
+        warp_B: Index in :data:`WARPS`. At amount 1: rotation by 30 degrees, shear by 0.3 about the corner, translation
+            by ``shift`` of the side.
+        amount_B: float64, signed.
+        shift: Largest translation.
+        height: H.
+        width: W.
+    """
+    # Pillow turns counterclockwise by a positive angle, and inverts the map: from a pixel to its source.
+    angle = torch.where(warp_B == 0, -amount_B * math.radians(30), 0.0)
+    cos, sin, one = torch.cos(angle), torch.sin(angle), torch.ones_like(amount_B)
+    shear_x, shear_y = (torch.where(warp_B == n, 0.3 * amount_B, 0.0) for n in (1, 2))
+    move_x, move_y = (
+        torch.where(warp_B == n, torch.trunc(shift * amount_B * side + 1e-9 * amount_B.sign()), 0.0)
+        for n, side in ((3, width), (4, height))
+    )
+    turned = warp_B == 0
+    a, b, d, e = torch.where(turned, cos, one), sin + shear_x, shear_y - sin, torch.where(turned, cos, one)
+    middle_x, middle_y = width / 2, height / 2
+    c = torch.where(turned, middle_x - cos * middle_x - sin * middle_y, move_x)
+    f = torch.where(turned, middle_y + sin * middle_x - cos * middle_y, move_y)
+
+    def fixed(value: Tensor) -> Tensor:
+        return torch.floor(value * 65536 + 0.5).long().view(-1, 1, 1)
+
+    row, column = (
+        torch.arange(height, device=a.device).view(1, -1, 1),
+        torch.arange(width, device=a.device).view(1, 1, -1),
+    )
+    x = (fixed(a) * column + fixed(b) * row + fixed(c + (a + b) / 2)) >> 16
+    y = (fixed(d) * column + fixed(e) * row + fixed(f + (d + e) / 2)) >> 16
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return torch.where(inside, y * width + x, -1).flatten(1)
+
+
+def _warped(x_BAP: Tensor, source_BP: Tensor) -> Tensor:
+    moved = x_BAP.gather(2, source_BP.clamp(min=0).unsqueeze(1).expand_as(x_BAP))
+    return torch.where(source_BP.unsqueeze(1) >= 0, moved, 0)
+
+
+def apply_operations(x_BAHW: Tensor, name_B: Tensor, level_B: Tensor, positive_B: Tensor, pool: Pool) -> Tensor:
+    """Apply one operation to each image.
+
+    Args:
+        x_BAHW: int64, values 0 to 255.
+        name_B: int64, index in ``pool.operations``.
+        level_B: float64, 0.1 to 0.9.
+        positive_B: bool, the sign of amounts that have one.
+        pool: The operations.
 
     Returns:
-        Images of the same shape.
+        Images of the same shape and type.
     """
-    angle = torch.where(operation_B == 0, amount_B * math.radians(30), 0.0)
-    matrix = torch.zeros(len(x_BAHW), 2, 3, device=x_BAHW.device)
-    matrix[:, 0, 0] = matrix[:, 1, 1] = torch.cos(angle)
-    matrix[:, 0, 1] = torch.where(operation_B == 1, 0.3 * amount_B, -torch.sin(angle))
-    matrix[:, 1, 0] = torch.where(operation_B == 2, 0.3 * amount_B, torch.sin(angle))
-    matrix[:, 0, 2] = torch.where(operation_B == 3, 0.9 * amount_B, 0.0)  # grid coordinates span 2 over a side
-    matrix[:, 1, 2] = torch.where(operation_B == 4, 0.9 * amount_B, 0.0)
-    grid = F.affine_grid(matrix, list(x_BAHW.shape), align_corners=False)
-    return F.grid_sample(x_BAHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    height, width = x_BAHW.shape[2:]
+    x_BAP = x_BAHW.flatten(2)
+    images = _Bytes(x_BAP, level_B, positive_B, (pool.low + pool.span * level_B).float())
+    chosen = {name: (name_B == number).view(-1, 1, 1) for number, name in enumerate(pool.operations)}
+    table = images.values().expand(*x_BAP.shape[:2], -1)
+    for name in pool.operations:
+        if name in TABLES:
+            table = torch.where(chosen[name], TABLES[name](images), table)
+    out = table.gather(2, x_BAP)
+    for name, blend in BLENDS.items():
+        out = torch.where(chosen[name], blend(images, height), out)
+    warp_B = name_B - pool.operations.index(WARPS[0])
+    source_BP = _sources(warp_B, torch.where(positive_B, level_B, -level_B), pool.shift, height, width)
+    out = torch.where((warp_B >= 0).view(-1, 1, 1), _warped(x_BAP, source_BP), out)
+    return out.view(x_BAHW.shape)
 
 
-def randaugment(x_BAHW: Tensor, draws: Draws, operations: int) -> Tensor:
-    """Apply ``operations`` random operations of the pool in sequence to each image, floats in [0, 1]."""
+def randaugment(x_BAHW: Tensor, draws: Draws, operations: int, pool: Pool) -> Tensor:
+    """Apply ``operations`` random operations of the pool in sequence to each image.
+
+    Args:
+        x_BAHW: Images, floats in [0, 1], which are rounded to bytes.
+        draws: Random draws, of which three are used for each operation.
+        operations: Number of operations.
+        pool: The operations.
+
+    Returns:
+        Images of the same shape, multiples of 1/255.
+    """
+    x = (x_BAHW * 255).round_().long()
     for _ in range(operations):
         choice_B, level_B, sign_B = draws(3).unbind(1)
-        operation_B = torch.floor(choice_B * len(RANDAUGMENT_POOL)).long()
-        level_B = (torch.floor(level_B * 9) + 1) / 10
-        out = x_BAHW.clone()
-        signed_B = torch.where(sign_B < 0.5, -level_B, level_B)
-        shift_B = operation_B - len(_POINTWISE)
-        out = x_BAHW.clone()
-        for number, apply in enumerate(_POINTWISE.values()):
-            _replace(out, operation_B == number, apply, x_BAHW, level_B)
-        _replace(out, shift_B >= 0, affine, x_BAHW, shift_B, signed_B)
-        x_BAHW = out
-    return x_BAHW
-
-
-def _replace(out: Tensor, chosen_B: Tensor, apply: Callable[..., Tensor], *arguments_B: Tensor) -> None:
-    """Replace the chosen images with ``apply(*arguments)``."""
-    if out.device.type == "cuda":  # computing all is faster than waiting for the number of the chosen
-        out.copy_(torch.where(chosen_B.view(-1, 1, 1, 1), apply(*arguments_B), out))
-        return
-    index = chosen_B.nonzero()[:, 0]
-    if len(index):
-        out[index] = apply(*(x_B[index] for x_B in arguments_B))
+        name_B = torch.floor(choice_B * len(pool.operations)).long()
+        level_B = (torch.floor(level_B.double() * 9) + 1) / 10
+        x = apply_operations(x, name_B, level_B, sign_B >= 0.5, pool)
+    return x.to(x_BAHW.dtype).div_(255)

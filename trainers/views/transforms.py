@@ -6,6 +6,7 @@ sides.
 Shapes: B images, A channels, H by W pixels.
 """
 
+import math
 from functools import lru_cache
 
 import torch
@@ -67,28 +68,25 @@ def _from_both_sides(rows: Tensor, x_BAHW: Tensor, columns: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _distances(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the source pixel of each tap of a blur with reflected borders, one-hot, and its squared distance."""
+def _taps(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the source pixel of each tap of a blur that repeats the border, one-hot, and its squared distance."""
     tap = torch.arange(-radius, radius + 1, device=device)
-    source = (torch.arange(size, device=device).unsqueeze(1) + tap).abs()
-    source = torch.where(source >= size, 2 * (size - 1) - source, source)
+    source = (torch.arange(size, device=device).unsqueeze(1) + tap).clamp(0, size - 1)
     return F.one_hot(source, size).float(), tap.float().square()
 
 
-def blur(x_BAHW: Tensor, sigma_B: Tensor, apply_B: Tensor) -> Tensor:
-    """Apply torchvision's ``gaussian_blur``, with one sigma per image and reflected borders.
+def blur(x_BAHW: Tensor, sigma_B: Tensor, largest: float) -> Tensor:
+    """Apply a Gaussian blur with one sigma per image, which repeats the border's pixels as Pillow does.
 
     Args:
         x_BAHW: Images.
-        sigma_B: Standard deviations in pixels.
-        apply_B: bool; whether to blur an image.
+        sigma_B: Standard deviations in pixels; 0 leaves an image as it is.
+        largest: A bound on ``sigma_B``; four times as many pixels on each side are summed.
     """
 
     def matrix(size: int) -> Tensor:
-        radius = min(3, size - 1)
-        one_hot, squares = _distances(size, radius, x_BAHW.device)
+        one_hot, squares = _taps(size, math.ceil(4 * largest), x_BAHW.device)
         weight = torch.softmax(-squares / (2 * sigma_B.clamp(min=1e-3).square().unsqueeze(1)), 1)
-        weight = torch.where(apply_B.unsqueeze(1), weight, (squares == 0).float())
         return torch.einsum("bt,hts->bhs", weight, one_hot)
 
     height, width = x_BAHW.shape[2:]

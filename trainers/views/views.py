@@ -17,14 +17,15 @@ from torch import Tensor
 from eman.trainers.views import transforms
 from eman.trainers.views.draws import Draws
 from eman.trainers.views.options import ViewOptions
-from eman.trainers.views.randaugment import randaugment
+from eman.trainers.views.randaugment import POOLS, randaugment
 
 #: Solarization inverts values of at least 128 of 255.
 SOLARIZED = 128 / 255
 
 
 def crop_boxes(draws: Draws, height: Tensor | int, width: Tensor | int, crop_min: float) -> tuple[Tensor, ...]:
-    """Draw boxes as ``RandomResizedCrop.get_params`` of torchvision: the first of ten tries that fits, or the image.
+    """Draw boxes as ``RandomResizedCrop.get_params`` of torchvision: the first of ten tries that fits, or else the
+    largest box in the middle of the image whose ratio is between 3/4 and 4/3.
 
     Args:
         draws: Random draws, of which 22 are used.
@@ -47,10 +48,11 @@ def crop_boxes(draws: Draws, height: Tensor | int, width: Tensor | int, crop_min
     fits = (w >= 1) & (w <= width_B.unsqueeze(1)) & (h >= 1) & (h <= height_B.unsqueeze(1))
     first = fits.int().argmax(1, keepdim=True)
     any_fits = fits.any(1)
-    w_B = torch.where(any_fits, w.gather(1, first)[:, 0], width_B)
-    h_B = torch.where(any_fits, h.gather(1, first)[:, 0], height_B)
-    corner = draws(2)
-    return torch.floor(corner[:, 0] * (height_B - h_B + 1)), torch.floor(corner[:, 1] * (width_B - w_B + 1)), h_B, w_B
+    w_B = torch.where(any_fits, w.gather(1, first)[:, 0], torch.minimum(width_B, torch.round(height_B * (4 / 3))))
+    h_B = torch.where(any_fits, h.gather(1, first)[:, 0], torch.minimum(height_B, torch.round(width_B / (3 / 4))))
+    corner, free = draws(2), torch.stack([height_B - h_B, width_B - w_B], 1)
+    top_B, left_B = torch.where(any_fits.unsqueeze(1), torch.floor(corner * (free + 1)), free // 2).unbind(1)
+    return top_B, left_B, h_B, w_B
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ class Changes:
             torchvision shuffles them.
         gray_B: bool; whether to convert to gray after that; given with ``colour_4B``.
         sigma_B: Standard deviation of the blur in pixels; 0 for no blur.
+        largest_sigma: A bound on ``sigma_B``.
         solarized_B: bool; whether to solarize.
     """
 
@@ -72,6 +75,7 @@ class Changes:
     colour_4B: tuple[Tensor, ...] | None = None
     gray_B: Tensor | None = None
     sigma_B: Tensor | None = None
+    largest_sigma: float = 0.0
     solarized_B: Tensor | None = None
 
 
@@ -81,7 +85,7 @@ def changed(x_BAHW: Tensor, changes: Changes) -> Tensor:
     if changes.colour_4B is not None and changes.gray_B is not None:
         x = transforms.jitter(x, changes.colour_4B, changes.gray_B)
     if changes.sigma_B is not None:
-        x = transforms.blur(x, changes.sigma_B, changes.sigma_B > 0)
+        x = transforms.blur(x, changes.sigma_B, changes.largest_sigma)
     if changes.solarized_B is not None:
         x = torch.where(changes.solarized_B.view(-1, 1, 1, 1) & (x >= SOLARIZED), 1 - x, x)
     return x
@@ -134,6 +138,7 @@ def _self_supervised(
         # The official sigma is 0.1 to 2 at 224 pixels; keep the ratio of both ends.
         sigma_B = draws.between(options.blur_max / 20, options.blur_max)
         drawn["sigma_B"] = sigma_B * (draws(1)[:, 0] < blurred)
+        drawn["largest_sigma"] = options.blur_max
     if solarized:
         drawn["solarized_B"] = draws(1)[:, 0] < solarized
     return changed(x_BAHW, Changes(**drawn))
@@ -141,7 +146,7 @@ def _self_supervised(
 
 def strong(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
     """Make FixMatch's strong view: the weak view's crop and flip, then RandAugment."""
-    return randaugment(weak(x_BAHW, draws, options), draws, options.strong_ops)
+    return randaugment(weak(x_BAHW, draws, options), draws, options.strong_ops, POOLS[options.strong_pool])
 
 
 #: Views by name.
