@@ -24,7 +24,7 @@ from eman.sweeps.request import SweepRequest, command
 from eman.sweeps.tables.figure3 import lines
 from eman.sweeps.work import work
 from eman.trainers.data.catalog import TRAINING_IMAGES
-from eman.trainers.spec.record import record_params
+from eman.trainers.spec.labels import record_params
 
 
 def of_tables(*names: str, profile: str = "smoke", **fields: Any) -> Sweep:

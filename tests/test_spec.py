@@ -71,6 +71,15 @@ def test_what_lars_leaves_out_counts_where_it_differs() -> None:
     assert spec(optimizer="lars", lars_exclude="official").key != plain.key
 
 
+def test_fields_without_effect_are_no_part_of_the_key() -> None:
+    listed = make_spec("fixmatch", "eman", {"label_index": "1percent"})
+    assert listed.replace(label_fraction=0.5, label_set=3) == listed
+    joint = make_spec("fixmatch", "default", {})
+    assert joint.replace(momentum=0.5) == joint
+    with pytest.raises(UserError, match="momentum is 2"):
+        joint.replace(momentum=2.0)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_holds_the_fields_of_its_method_alone(method: str) -> None:
     run = make_spec(method, "default", {})

@@ -16,8 +16,7 @@ from eman.platform.store.store import Store
 from eman.trainers.backbones.registry import PREFIX
 from eman.trainers.data import catalog
 from eman.trainers.spec.build import make_spec
-from eman.trainers.spec.labels import run_title
-from eman.trainers.spec.record import record_params, record_tags
+from eman.trainers.spec.labels import record_params, record_tags, run_title
 from eman.trainers.spec.run import RunSpec
 
 #: Name of the profile that the store has for imported runs.

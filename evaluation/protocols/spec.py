@@ -14,9 +14,8 @@ from eman.evaluation.protocols.registry import protocol_named
 from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError, unknown
 from eman.trainers.data import names
-from eman.trainers.spec.digest import digest
 from eman.trainers.spec.kinds import Value, kind_of
-from eman.trainers.spec.section import Section
+from eman.trainers.spec.section import Section, digest
 
 #: Raised by one when a change of code changes the result of an evaluation with unchanged fields.
 EVALUATION_VERSION = 1

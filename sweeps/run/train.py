@@ -18,7 +18,7 @@ from eman.sweeps.run.jobs import TrainJob
 from eman.trainers import distributed
 from eman.trainers.data import label_sets
 from eman.trainers.loop import fit
-from eman.trainers.spec.record import record_params, record_tags
+from eman.trainers.spec.labels import record_params, record_tags
 
 #: Seconds between reports within an epoch.
 _REPORT_SECONDS = 2.0

@@ -3,20 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from eman.platform.errors import UserError, unknown
+from eman.platform.errors import unknown
 from eman.trainers.methods.method import Method
 from eman.trainers.methods.registry import METHODS, method_named
 from eman.trainers.norm.schemes import TEACHER_NORMS, Scheme, scheme_named
-from eman.trainers.spec.run import RunSpec, section_names
+from eman.trainers.spec.run import RunSpec
 from eman.trainers.spec.sections import BATCH_NORMS, PROXY_MOMENTUM
 
 
 def resolve_scheme(method: str, scheme: str) -> Scheme:
-    """Return a scheme by name; ``default`` is the method's own default scheme.
-
-    Raises:
-        UserError: The method or the scheme is unknown.
-    """
+    """Return a scheme by name; ``default`` is the method's own. Raise :class:`UserError` for an unknown name."""
     entry = method_named(method)
     return scheme_named(entry.default_scheme if scheme == "default" else scheme)
 
@@ -40,7 +36,6 @@ def make_spec(
     entry = method_named(method)
     asked = _overrides_for(overrides or {}, method)
     given = {**fields, **asked}
-    _check_names(entry, given)
     resolved = resolve_scheme(method, scheme) if isinstance(scheme, str) else scheme
     values = {**_official_values(entry), **_norm_fields(entry, resolved, given), **given}
     for name, used in (("milestones", values["schedule"] == "step"), ("lars_exclude", values["optimizer"] == "lars")):
@@ -57,17 +52,6 @@ def _overrides_for(overrides: Mapping[str, Any], method: str) -> dict[str, Any]:
         if owner not in METHODS:
             raise unknown("method", owner, METHODS)
     return {**general, **{name: value for (owner, name), value in dotted.items() if owner == method}}
-
-
-def _check_names(entry: Method[Any], given: Mapping[str, Any]) -> None:
-    """Refuse unknown fields and fields of other methods."""
-    names = section_names(entry)
-    for name in given:
-        if name not in names:
-            if any(name in other.section.model_fields for other in METHODS.values()) and name != "name":
-                own = [field for field, section in names.items() if section == "method"]
-                raise UserError(f"{name} is not a field of {entry.name}; its own fields are: {', '.join(own)}.")
-            raise unknown("field", name, names)
 
 
 def _official_values(entry: Method[Any]) -> dict[str, Any]:

@@ -42,16 +42,17 @@ class Field:
 
 def fields_of(spec: RunSpec) -> tuple[Field, ...]:
     """Return the fields that ``--set`` accepts, with the run's values as defaults."""
-    values, section = spec.flat(), spec.entry.name
+    values = spec.flat()
     return tuple(
-        Field(name, owner if owner != "method" else section, kind, _value(values, name, kind), info.description or "")
-        for name, owner, info, kind in _settable(spec.entry)
+        Field(
+            name,
+            spec.entry.name if section == "method" else section,
+            kind,
+            values.get(name, False if kind.base is bool else None),
+            " ".join((info.description or "").split()),
+        )
+        for name, section, info, kind in _settable(spec.entry)
     )
-
-
-def _value(values: dict[str, Any], name: str, kind: FieldKind) -> Value:
-    value: Value = values.get(name, False if kind.base is bool else None)
-    return value
 
 
 def _settable(entry: Method[Any]) -> Iterator[tuple[str, str, FieldInfo, FieldKind]]:

@@ -1,4 +1,4 @@
-"""Display names of schemes and runs, for titles, MLflow tags, tables and reports.
+"""Display names of schemes and runs, for titles, tables and reports, and what the store records of a run.
 
 Labels are computed from a run's own fields. A combination that is not in the paper's tables gets its own label, with
 every momentum that differs from the default.
@@ -6,6 +6,7 @@ every momentum that differs from the default.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from eman.trainers.norm.schemes import SCHEMES, STUDENT_NORMS, Move, Scheme
 from eman.trainers.spec.run import RunSpec
@@ -112,3 +113,21 @@ def _value_text(spec: RunSpec, name: str) -> str:
         return run_title(spec.network.init) if spec.network.init else "none"
     value = spec.flat().get(name, "none")
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def record_params(spec: RunSpec) -> dict[str, Any]:
+    """Return a run's parameters; ``init`` is the key of the run that it starts from."""
+    start = spec.network.init
+    return {**spec.flat(), **({"init": start.key} if start else {}), "scheme": scheme_label(spec)}
+
+
+def record_tags(spec: RunSpec, profile: str) -> dict[str, str]:
+    """Return the tags that identify a run to people."""
+    return {
+        "method": spec.entry.title,
+        "scheme": scheme_label(spec),
+        "profile": profile,
+        "seed": str(spec.seed),
+        "eman.network": "student",
+        "eman.selection": "last",
+    }

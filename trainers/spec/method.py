@@ -17,9 +17,8 @@ class MethodSection(Section):
     """Fields of every method: a name, and random crops."""
 
     name: str
-    crop_min: Annotated[
-        PositiveShare, Field(description="Smallest area of a random resized crop, as a fraction of the image's.")
-    ] = 0.2
+    crop_min: PositiveShare = 0.2
+    """Smallest area of a random resized crop, as a fraction of the image's."""
 
     def batches(self) -> dict[str, int]:
         """Return the number of images per step, over all devices, by stream."""
@@ -39,13 +38,15 @@ class MethodSection(Section):
 class TeacherSection(MethodSection):
     """A method with a teacher."""
 
-    momentum: Annotated[Share, Field(description="Momentum m of the teacher's parameters, Eq. (1).")] = 0.999
+    momentum: Share = 0.999
+    """Momentum m of the teacher's parameters, Eq. (1)."""
 
 
 class UnlabelledSection(MethodSection):
     """A method that uses unlabelled images."""
 
-    batch: Annotated[Batch, Field(description="Unlabelled images per step, over all devices.")] = 256
+    batch: Batch = 256
+    """Unlabelled images per step, over all devices."""
 
     def batches(self) -> dict[str, int]:
         return {**super().batches(), "unlabelled": self.batch}
@@ -54,30 +55,17 @@ class UnlabelledSection(MethodSection):
 class LabelledSection(MethodSection):
     """A method that uses labelled images."""
 
-    crop_min: Annotated[
-        PositiveShare, Field(description="Smallest area of a random resized crop, as a fraction of the image's.")
-    ] = 0.08
-    label_fraction: Annotated[
-        PositiveShare, Field(description="Fraction of the run's training images whose labels are used.")
-    ] = 0.1
-    label_set: Annotated[
-        int,
-        Field(
-            ge=0,
-            lt=catalog.MOST_LABEL_SETS,
-            description="Number of the random, class-balanced label set, which decides the labelled images; it is "
-            "independent of seed.",
-        ),
-    ] = 0
-    label_index: Annotated[
-        str | None,
-        Field(
-            max_length=1000,
-            description="Index file that lists the labelled images, indexes/NAME.csv in the data set's folder, without "
-            ".csv; it replaces label_fraction and label_set.",
-        ),
-    ] = None
-    labelled_batch: Annotated[Batch, Field(description="Labelled images per step, over all devices.")] = 256
+    crop_min: PositiveShare = 0.08
+    """Smallest area of a random resized crop, as a fraction of the image's."""
+    label_fraction: PositiveShare = 0.1
+    """Fraction of the run's training images whose labels are used."""
+    label_set: Annotated[int, Field(ge=0, lt=catalog.MOST_LABEL_SETS)] = 0
+    """Number of the random, class-balanced label set, which decides the labelled images; it is independent of seed."""
+    label_index: Annotated[str | None, Field(max_length=1000)] = None
+    """Index file that lists the labelled images, indexes/NAME.csv in the data set's folder, without .csv; it replaces
+    label_fraction and label_set."""
+    labelled_batch: Batch = 256
+    """Labelled images per step, over all devices."""
 
     def batches(self) -> dict[str, int]:
         return {**super().batches(), "labelled": self.labelled_batch}
@@ -86,4 +74,5 @@ class LabelledSection(MethodSection):
     def _check_label_index(self) -> Self:
         if self.label_index is not None:
             names.check_index_file(self.label_index)
+            self.drop("label_fraction", "label_set")
         return self

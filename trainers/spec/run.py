@@ -16,11 +16,10 @@ from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.data import catalog, names
 from eman.trainers.methods import momentum as schedules
 from eman.trainers.methods.method import Method
-from eman.trainers.methods.registry import method_named
+from eman.trainers.methods.registry import METHODS, method_named
 from eman.trainers.norm.schemes import TEACHER_NORMS
-from eman.trainers.spec.digest import digest
-from eman.trainers.spec.method import LabelledSection, MethodSection, TeacherSection
-from eman.trainers.spec.section import Section
+from eman.trainers.spec.method import LabelledSection, MethodSection
+from eman.trainers.spec.section import Section, digest
 from eman.trainers.spec.sections import PROXY_MOMENTUM, DataSpec, ExecutionSpec, NormSpec, OptimSpec
 
 #: Raise by one when a change of code changes the results of runs with unchanged fields by more than rounding.
@@ -32,19 +31,15 @@ Precision = Literal["bf16", "fp16", "float32", "float64"]
 class NetworkSpec(Section):
     """The backbone, its precision, and its initial weights."""
 
-    backbone: Annotated[str, Field(description="Name of the backbone, the network without its heads.")] = "resnet50"
-    precision: Annotated[
-        Precision,
-        Field(
-            description="Precision of both networks: bf16 and fp16 by autocast (fp16 with loss scaling), float32 and "
-            "float64 throughout."
-        ),
-    ] = "float32"
-    init: Annotated["RunSpec | None", Field(description="The run whose backbone this one starts from.")] = None
-    source: Annotated[
-        str | None,
-        Field(max_length=200, description="SHA-256 prefix of the imported checkpoint; none for a run trained here."),
-    ] = None
+    backbone: str = "resnet50"
+    """Name of the backbone, the network without its heads."""
+    precision: Precision = "float32"
+    """Precision of both networks: bf16 and fp16 by autocast (fp16 with loss scaling), float32 and float64
+    throughout."""
+    init: "RunSpec | None" = None
+    """The run whose backbone this one starts from."""
+    source: Annotated[str | None, Field(max_length=200)] = None
+    """SHA-256 prefix of the imported checkpoint; none for a run trained here."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -65,23 +60,11 @@ class RunSpec(Section):
     """
 
     # Below 2**32, so that every number derived from it fits into 64 bits.
-    seed: Annotated[
-        int,
-        Field(
-            ge=0,
-            lt=2**32,
-            description="Seed of everything random in training: initial weights, MoCo's queue, sample order, "
-            "augmentations, ShuffleBN. It does not choose images: see images, held_out and label_set.",
-        ),
-    ] = 0
-    monitor_every: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=1_000_000,
-            description="Epochs between measurements of held-out accuracy, by which the best epoch is selected.",
-        ),
-    ] = 5
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of everything random in training: initial weights, MoCo's queue, sample order, augmentations, ShuffleBN. It
+    does not choose images: see images, held_out and label_set."""
+    monitor_every: Annotated[int, Field(ge=1, le=1_000_000)] = 5
+    """Epochs between measurements of held-out accuracy, by which the best epoch is selected."""
     data: DataSpec
     network: NetworkSpec
     norm: NormSpec
@@ -94,6 +77,8 @@ class RunSpec(Section):
         self._check_teacher()
         self._check_devices()
         self._check_images()
+        if self.norm.teacher is not None and self.norm.teacher.joint:
+            self.method.drop("momentum")  # there is no second network
         return self
 
     def _check_teacher(self) -> None:
@@ -185,7 +170,7 @@ class RunSpec(Section):
             if name == "method":
                 continue
             if name not in sections:
-                raise unknown(f"field of {entry.name}", name, sections)
+                raise _unknown_field(entry, name, sections)
             values[sections[name]][name] = _plain(name, value)
         made: dict[str, Any] = {name: section(**values[name]) for name, section in SECTIONS.items()}
         return cls(**values[""], **made, method=entry.section(**values["method"]))
@@ -216,13 +201,22 @@ def _canonical(fields: Mapping[str, Any], entry: Method[Any]) -> dict[str, Any]:
     """Normalize fields that describe the same run in different ways, so that it has one key."""
     values = dict(fields)
     policy = TEACHER_NORMS.get(values.get("teacher_norm") or "")
-    if policy is not None and policy.collects and values.get("teacher_proxy_momentum") is None:
+    if policy is None:
+        return values
+    if policy.collects and values.get("teacher_proxy_momentum") is None:
         values["teacher_proxy_momentum"] = PROXY_MOMENTUM
-    if issubclass(entry.section, TeacherSection) and entry.momentum is schedules.constant:
+    if policy.averages_statistics and entry.momentum is schedules.constant and "momentum" in entry.section.model_fields:
         momentum = values.get("momentum", entry.section.model_fields["momentum"].default)
-        if policy is not None and policy.averages_statistics and values.get("eman_momentum") == momentum:
+        if values.get("eman_momentum") == momentum:
             del values["eman_momentum"]  # the default
     return values
+
+
+def _unknown_field(entry: Method[Any], name: str, sections: Mapping[str, str]) -> UserError:
+    if name == "name" or not any(name in other.section.model_fields for other in METHODS.values()):
+        return unknown("field", name, sections)
+    own = [field for field, section in sections.items() if section == "method"]
+    return UserError(f"{name} is not a field of {entry.name}; its own fields are: {', '.join(own)}.")
 
 
 def _plain(name: str, value: Any) -> Any:

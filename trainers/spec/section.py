@@ -1,5 +1,8 @@
-"""The base class of a specification's sections: frozen, strict, with errors of one line."""
+"""The base class of a specification's sections: frozen, strict, with errors of one line; and the hash behind keys."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -9,19 +12,26 @@ from eman.trainers.spec.kinds import kind_of
 
 
 class Section(BaseModel):
-    """Typed, frozen fields. Unknown fields, wrong types, NaN and infinity are errors.
+    """Typed, frozen fields; a docstring below a field describes it. Unknown fields, wrong types and NaN are errors.
 
     Raises:
         UserError: A field's value is not allowed, or two fields contradict each other.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise _user_error(error, type(self)) from None
+
+    def drop(self, *fields: str) -> None:
+        """Reset fields without effect to their defaults, so that one behaviour has one key; for validators only."""
+        for name in fields:
+            object.__setattr__(self, name, type(self).model_fields[name].default)
 
 
 def _user_error(error: ValidationError, model: type[BaseModel]) -> UserError:
@@ -39,3 +49,9 @@ def _user_error(error: ValidationError, model: type[BaseModel]) -> UserError:
         return unknown(name, given, kind.choices)
     shown = fault["ctx"]["item"] if "item" in fault.get("ctx", {}) else given
     return UserError(f"{name} is {shown!r}; give {kind.describe()}.")
+
+
+def digest(payload: Mapping[str, Any]) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of ``payload``, whatever the order of its names."""
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

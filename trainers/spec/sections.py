@@ -26,41 +26,17 @@ Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 class DataSpec(Section):
     """The images that a run is trained on."""
 
-    dataset: Annotated[
-        str,
-        Field(
-            max_length=1000,
-            description="Data set: a built-in name, the name of a folder of images or shards in the data folder, or "
-            "the path or URI of such a folder.",
-        ),
-    ] = "imagenet"
-    image_size: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=4096,
-            description="Height and width of the network's input in pixels; none: the images' own size, which must "
-            "then be the same for all.",
-        ),
-    ] = None
-    images: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=10**9,
-            description="Training images to use: a class-balanced subset, the same for every seed; none: all that are "
-            "not held out.",
-        ),
-    ] = None
-    held_out: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=10**9,
-            description="Training images held out, with their labels, to select epochs and hyperparameters; 0: select "
-            "on the test images.",
-        ),
-    ] = 0
+    dataset: Annotated[str, Field(max_length=1000)] = "imagenet"
+    """Data set: a built-in name, the name of a folder of images or shards in the data folder, or the path or URI of
+    such a folder."""
+    image_size: Annotated[int | None, Field(ge=1, le=4096)] = None
+    """Height and width of the network's input in pixels; none: the images' own size, which must then be the same for
+    all."""
+    images: Annotated[int | None, Field(ge=1, le=10**9)] = None
+    """Training images to use: a class-balanced subset, the same for every seed; none: all that are not held out."""
+    held_out: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """Training images held out, with their labels, to select epochs and hyperparameters; 0: select on the test
+    images."""
 
     @field_validator("dataset")
     @classmethod
@@ -82,12 +58,8 @@ class NormSpec(Section):
             "there is no second network. None only for a method without a teacher."
         ),
     ] = None
-    student_proxy_momentum: Annotated[
-        Share,
-        Field(
-            description="Momentum alpha of the student's running statistics, Eq. (4); PyTorch's momentum is 1 - alpha."
-        ),
-    ] = PROXY_MOMENTUM
+    student_proxy_momentum: Share = PROXY_MOMENTUM
+    """Momentum alpha of the student's running statistics, Eq. (4); PyTorch's momentum is 1 - alpha."""
     teacher_proxy_momentum: Annotated[
         Share | None,
         Field(
@@ -95,37 +67,17 @@ class NormSpec(Section):
             f"only, where none means {PROXY_MOMENTUM}."
         ),
     ] = None
-    eman_momentum: Annotated[
-        Share | None,
-        Field(
-            description="Momentum m of the averaged batch norm statistics, Eq. (9); for teacher_norm eman only, where "
-            "none means the momentum of the parameters."
-        ),
-    ] = None
-    devices: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=65_536,
-            description="Devices (GPUs) of the recipe; under bn each normalizes its share of a batch by itself. The "
-            "number of worker processes may differ. Section 5: 8.",
-        ),
-    ] = 8
-    device_statistics: Annotated[
-        Literal["device0", "mean"],
-        Field(
-            description="Running statistics of the student: those of device 0, as under DDP, or the mean over devices."
-        ),
-    ] = "device0"
-    statistics_passes: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=100_000,
-            description="Batches whose plain average initializes the running statistics before the first step; 0, as "
-            "in the official code: mean 0, variance 1.",
-        ),
-    ] = 0
+    eman_momentum: Share | None = None
+    """Momentum m of the averaged batch norm statistics, Eq. (9); for teacher_norm eman only, where none means the
+    momentum of the parameters."""
+    devices: Annotated[int, Field(ge=1, le=65_536)] = 8
+    """Devices (GPUs) of the recipe; under bn each normalizes its share of a batch by itself. The number of worker
+    processes may differ. Section 5: 8."""
+    device_statistics: Literal["device0", "mean"] = "device0"
+    """Running statistics of the student: those of device 0, as under DDP, or the mean over devices."""
+    statistics_passes: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Batches whose plain average initializes the running statistics before the first step; 0, as in the official code:
+    mean 0, variance 1."""
 
     @property
     def teacher(self) -> TeacherNorm | None:
@@ -188,46 +140,27 @@ class NormSpec(Section):
 class OptimSpec(Section):
     """Number of epochs, optimizer, learning rate and its schedule."""
 
-    epochs: Annotated[
-        Epochs,
-        Field(
-            description="Epochs to train: passes over the unlabelled images, or over the labelled ones if a method "
-            "uses no others."
-        ),
-    ] = 100
-    warmup_epochs: Annotated[
-        float, Field(ge=0, le=1_000_000, description="Epochs of linear warm-up of the learning rate (Section 5.1).")
-    ] = 5.0
-    optimizer: Annotated[
-        Literal["sgd", "lars"], Field(description="Optimizer of the student: SGD with momentum, or LARS (eta 0.001).")
-    ] = "sgd"
-    lr: Annotated[
-        float, Field(gt=0, le=10_000, description="Peak learning rate, after the warm-up; not scaled by the batch.")
-    ] = 0.03
-    sgd_momentum: Annotated[Share, Field(description="Momentum of SGD or LARS.")] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, le=1_000, description="Coefficient of weight decay (L2).")] = 1e-4
-    lars_exclude: Annotated[
-        Literal["vectors", "official"] | None,
-        Field(
-            description="Parameters that LARS updates without weight decay and trust ratio: vectors (biases and norms; "
-            "none means the same), or official, those that the official code selects by name."
-        ),
-    ] = None
-    schedule: Annotated[
-        Literal["cosine", "step"],
-        Field(description="Decay of the learning rate: cosine to 0, or step, a division by 10 at each milestone."),
-    ] = "cosine"
-    schedule_unit: Annotated[
-        Literal["epoch", "step"],
-        Field(description="How often the decay advances: once per epoch, as in the official code, or at every step."),
-    ] = "epoch"
-    milestones: Annotated[
-        tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None,
-        Field(
-            max_length=100,
-            description="Fractions of the epochs, increasing, at which schedule step divides the learning rate by 10.",
-        ),
-    ] = None
+    epochs: Epochs = 100
+    """Epochs to train: passes over the unlabelled images, or over the labelled ones if a method uses no others."""
+    warmup_epochs: Annotated[float, Field(ge=0, le=1_000_000)] = 5.0
+    """Epochs of linear warm-up of the learning rate (Section 5.1)."""
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    """Optimizer of the student: SGD with momentum, or LARS (eta 0.001)."""
+    lr: Annotated[float, Field(gt=0, le=10_000)] = 0.03
+    """Peak learning rate, after the warm-up; not scaled by the batch."""
+    sgd_momentum: Share = 0.9
+    """Momentum of SGD or LARS."""
+    weight_decay: Annotated[float, Field(ge=0, le=1_000)] = 1e-4
+    """Coefficient of weight decay (L2)."""
+    lars_exclude: Literal["vectors", "official"] | None = None
+    """Parameters that LARS updates without weight decay and trust ratio: vectors (biases and norms; none means the
+    same), or official, those that the official code selects by name."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """Decay of the learning rate: cosine to 0, or step, a division by 10 at each milestone."""
+    schedule_unit: Literal["epoch", "step"] = "epoch"
+    """How often the decay advances: once per epoch, as in the official code, or at every step."""
+    milestones: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None, Field(max_length=100)] = None
+    """Fractions of the epochs, increasing, at which schedule step divides the learning rate by 10."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -249,45 +182,28 @@ class OptimSpec(Section):
                 f"optimizer lars, or leave it out."
             )
         if self.lars_exclude == "vectors":
-            object.__setattr__(self, "lars_exclude", None)  # one key for one behaviour
+            self.drop("lars_exclude")
         return self
 
 
 class ExecutionSpec(Section):
     """How a run is computed. These fields change results by rounding only, so they are not part of the key."""
 
-    channels_last: Annotated[
-        bool | None,
-        Field(description="Use channels-last memory. None: where it is faster."),
-    ] = None
-    compile: Annotated[bool, Field(description="Compile both networks with torch.compile.")] = False
-    accumulate: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=65_536,
-            description="Parts into which each worker splits its batch to save memory, accumulating gradients; must "
-            "divide the worker's devices. None: 1.",
-        ),
-    ] = None
-    cuda_graph: Annotated[
-        bool | None,
-        Field(
-            description="On a GPU, replay the operations of a step as one CUDA graph, which removes the time between "
-            "them. None: in runs of one worker, but for fp16 and compile."
-        ),
-    ] = None
-    nondeterministic: Annotated[
-        bool,
-        Field(
-            description="On a GPU, let cuDNN measure which algorithms are fastest; results then differ in the last "
-            "bits from run to run, and a resumed run from an uninterrupted one."
-        ),
-    ] = False
-    recompute: Annotated[
-        bool,
-        Field(description="Recompute residual blocks in the backward pass to save memory (activation checkpointing)."),
-    ] = False
+    channels_last: bool | None = None
+    """Use channels-last memory. None: where it is faster."""
+    compile: bool = False
+    """Compile both networks with torch.compile."""
+    accumulate: Annotated[int | None, Field(ge=1, le=65_536)] = None
+    """Parts into which each worker splits its batch to save memory, accumulating gradients; must divide the worker's
+    devices. None: 1."""
+    cuda_graph: bool | None = None
+    """On a GPU, replay the operations of a step as one CUDA graph, which removes the time between them. None: in runs
+    of one worker, but for fp16 and compile."""
+    nondeterministic: bool = False
+    """On a GPU, let cuDNN measure which algorithms are fastest; results then differ in the last bits from run to run,
+    and a resumed run from an uninterrupted one."""
+    recompute: bool = False
+    """Recompute residual blocks in the backward pass to save memory (activation checkpointing)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
