@@ -1,56 +1,35 @@
 """Options that several commands share."""
 
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Annotated, Literal
 
 import typer
 
 from eman.parsing import Workers, check_number, parse_workers
-from eman.platform.errors import UserError
 
+Format = Literal["text", "markdown", "latex", "csv", "parquet"]
+Network = Literal["student", "teacher"]
+Selection = Literal["last", "best"]
 
-class Format(StrEnum):
-    """Formats of a table."""
-
-    text = "text"
-    markdown = "markdown"
-    latex = "latex"
-    csv = "csv"
-    parquet = "parquet"
-
-
-class Network(StrEnum):
-    """The network to evaluate."""
-
-    student = "student"
-    teacher = "teacher"
-
-
-class Selection(StrEnum):
-    """The epoch to evaluate."""
-
-    last = "last"
-    best = "best"
-
-
-GRID_PANEL = "Grid"
-LAUNCH_PANEL = "Resources"
+_grid_option = partial(typer.Option, rich_help_panel="Grid")
+_resource_option = partial(typer.Option, rich_help_panel="Resources")
+_NETWORK = typer.Option(
+    help="Network to evaluate. Runs without a separate teacher use their student. Default: student.", show_default=False
+)
+_SELECTION = typer.Option(
+    help="Epoch to evaluate: the last, or the best on held-out images. Default: last.", show_default=False
+)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-NetworkOption = Annotated[
-    Network, typer.Option(help="Network to evaluate. Runs without a separate teacher use their student.")
-]
-SelectionOption = Annotated[
-    Selection, typer.Option(help="Epoch to evaluate: the last, or the best on held-out images.")
-]
+NetworkOption = Annotated[Network, _NETWORK]
+SelectionOption = Annotated[Selection, _SELECTION]
 WorkersOption = Annotated[
     str | None,
-    typer.Option(
+    _resource_option(
         metavar="N|MIN-MAX|auto",
         help="Processes per run: a number, a range within which Ray may vary it, or auto for as many as fit. Does not "
         "affect results.",
-        rich_help_panel=LAUNCH_PANEL,
     ),
 ]
 SetOption = Annotated[
@@ -87,53 +66,37 @@ class Scale:
 class Evaluated:
     """Options for the evaluated networks."""
 
-    network: Annotated[
-        Network | None,
-        typer.Option(help="Network to evaluate. Runs without a separate teacher use their student. Default: student."),
-    ] = None
-    selection: Annotated[
-        Selection | None,
-        typer.Option(help="Epoch to evaluate: the last, or the best on held-out images. Default: last."),
-    ] = None
+    network: Annotated[Network | None, _NETWORK] = None
+    selection: Annotated[Selection | None, _SELECTION] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """Options for the axes of a grid."""
 
-    method: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Methods, for example moco,byol.", rich_help_panel=GRID_PANEL)
-    ] = None
+    method: Annotated[str | None, _grid_option(metavar="LIST", help="Methods, for example moco,byol.")] = None
     scheme: Annotated[
         str | None,
-        typer.Option(
+        _grid_option(
             metavar="LIST",
             help="Schemes, for example bn,eman. With several seeds, all rows are compared with the first.",
-            rich_help_panel=GRID_PANEL,
         ),
     ] = None
     grid: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="FIELD=LIST",
-            help="Values of any field of a run, for example `--grid lr=0.1,0.3`. Repeatable.",
-            rich_help_panel=GRID_PANEL,
+        _grid_option(
+            metavar="FIELD=LIST", help="Values of any field of a run, for example `--grid lr=0.1,0.3`. Repeatable."
         ),
     ] = None
     linear_lr: Annotated[
         str | None,
-        typer.Option(
-            metavar="LIST",
-            help="Learning rates to search in linear evaluation. Default: the profile's.",
-            rich_help_panel=GRID_PANEL,
-        ),
+        _grid_option(metavar="LIST", help="Learning rates to search in linear evaluation. Default: the profile's."),
     ] = None
 
     @property
     def given(self) -> tuple[str, ...]:
         """The options that were given."""
-        flags = {"--method": self.method, "--scheme": self.scheme, "--grid": self.grid, "--linear-lr": self.linear_lr}
-        return tuple(flag for flag, value in flags.items() if value)
+        return tuple(f"--{name.replace('_', '-')}" for name, value in asdict(self).items() if value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,22 +105,17 @@ class Resources:
 
     workers: WorkersOption = None
     cpus: Annotated[
-        float | None,
-        typer.Option(
-            help="CPUs per process; with 0.5, two processes share one. Default: 1.",
-            rich_help_panel=LAUNCH_PANEL,
-        ),
+        float | None, _resource_option(help="CPUs per process; with 0.5, two processes share one. Default: 1.")
     ] = None
     gpus: Annotated[
         float | None,
-        typer.Option(
-            help="GPUs per process; with 0.25, four processes share one. Default: 1 if there are GPUs.",
-            rich_help_panel=LAUNCH_PANEL,
-        ),
+        _resource_option(help="GPUs per process; with 0.25, four processes share one. Default: 1 if there are GPUs."),
     ] = None
-    retries: Annotated[
-        int | None,
-        typer.Option(help="Retries of a failed run within this launch. Default: 1.", rich_help_panel=LAUNCH_PANEL),
+    retries: Annotated[int | None, _resource_option(help="Retries of a failed run within this launch. Default: 1.")] = (
+        None
+    )
+    wait: Annotated[
+        float | None, _resource_option(help="With a cluster: seconds to wait for it to fit one run. Default: 0.")
     ] = None
 
     def __post_init__(self) -> None:
@@ -165,36 +123,13 @@ class Resources:
         check_number("--cpus", self.cpus, 0, 1024, above=True)
         check_number("--gpus", self.gpus, 0, 1024)
         check_number("--retries", self.retries, 0, 100)
+        check_number("--wait", self.wait, 0, 7 * 86_400)
 
     @property
     def parsed_workers(self) -> Workers:
         """The workers as a number, a range or `auto`."""
         return parse_workers(self.workers)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """Options for the cluster of a sweep."""
-
-    address: Annotated[
-        str | None,
-        typer.Option(
-            envvar="RAY_ADDRESS",
-            help="Address of a running Ray cluster. Default: start Ray on this machine.",
-            rich_help_panel=LAUNCH_PANEL,
-        ),
-    ] = None
-    wait: Annotated[
-        float | None,
-        typer.Option(
-            help="With --address: seconds to wait for the cluster to fit one run. Default: 0.",
-            rich_help_panel=LAUNCH_PANEL,
-        ),
-    ] = None
-
-    def __post_init__(self) -> None:
-        check_number("--wait", self.wait, 0, 7 * 86_400)
-        if self.wait is not None and self.address is None:
-            raise UserError("--wait has no effect without --address; leave it out.")
-        if self.address is not None and not self.address.strip():
-            raise UserError("--address is empty; give HOST:PORT, auto, or leave it out.")
+    def words(self) -> list[str]:
+        """Return the options that were given, as arguments of `eman sweep`."""
+        return [word for name, v in asdict(self).items() if v is not None for word in (f"--{name}", str(v))]

@@ -103,8 +103,8 @@ def _given(scale: Scale, evaluated: Evaluated) -> dict[str, Any]:
         fields["seeds"] = parse_seeds(scale.seeds)
     for name, value in (
         ("profile", scale.profile),
-        ("network", evaluated.network and evaluated.network.value),
-        ("selection", evaluated.selection and evaluated.selection.value),
+        ("network", evaluated.network),
+        ("selection", evaluated.selection),
         ("overrides", overrides),
     ):
         if value is not None and value != {}:

@@ -8,7 +8,7 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +45,11 @@ class Resources:
     cpus: float
     gpus: float
     nodes: int
+
+    def fit(self, needs: Mapping[str, float]) -> int:
+        """Return how many trials with these needs fit at once, at least 1."""
+        total = {"CPU": self.cpus, "GPU": self.gpus}
+        return max(1, min(int(total[name] / amount + 1e-6) for name, amount in needs.items() if amount))
 
     @classmethod
     def now(cls) -> "Resources":

@@ -20,17 +20,18 @@ Pairs = Iterable[tuple[EvalSpec, RunSpec]]
 Workers = int | tuple[int, int] | str | None
 
 
-def check_workers(workers: Workers, devices: int) -> None:
-    """Raise `UserError` unless every possible number of workers divides the devices."""
+def check_workers(workers: Workers, runs: Iterable[RunSpec]) -> None:
+    """Raise `UserError` unless every possible number of workers divides the devices of every run."""
     if workers is None or isinstance(workers, str):
         return
     low, high = workers if isinstance(workers, tuple) else (workers, workers)
-    if low < 1 or low > high or high > devices or any(devices % number for number in range(low, high + 1)):
-        given = str(low) if low == high else f"{low}-{high}"
-        raise UserError(
-            f"--workers {given} does not divide the run's {devices} devices; every number of workers must be a divisor "
-            f"of {devices}."
-        )
+    for devices in {run.norm.devices for run in runs}:
+        if low < 1 or low > high or high > devices or any(devices % number for number in range(low, high + 1)):
+            given = str(low) if low == high else f"{low}-{high}"
+            raise UserError(
+                f"--workers {given} does not divide the run's {devices} devices; every number of workers must be a "
+                f"divisor of {devices}."
+            )
 
 
 def check_sizes(evaluations: Pairs) -> None:
@@ -43,47 +44,62 @@ def check_sizes(evaluations: Pairs) -> None:
             check(spec, EvalSizes(name, images or sizes.train - run.data.held_out, sizes.classes))
 
 
-def check_names(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Iterable[EvalSpec] = ()) -> None:
-    """Raise `UserError` unless every data set is built in or a folder of images or shards."""
-    for name in sorted(_datasets(runs) | {spec.dataset for spec in evaluations if spec.dataset is not None}):
-        catalog.check_dataset(name, workspace)
+def datasets_of(runs: Iterable[RunSpec], evaluations: Pairs = ()) -> list[str]:
+    """Return the data sets of trainings and evaluations, sorted."""
+    used = {run.data.dataset for run in runs}
+    return sorted(used | {spec.dataset or run.data.dataset for spec, run in evaluations})
 
 
-def check_present(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pairs = ()) -> None:
-    """Raise `UserError` unless every data set exists or can be downloaded, without reading images."""
-    for name in sorted(_datasets(runs) | {spec.dataset or run.data.dataset for spec, run in evaluations}):
-        catalog.check_present(name, workspace)
+def check_files(
+    runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pairs = (), *, present: bool = False
+) -> None:
+    """Check data sets and index files without reading images.
+
+    Args:
+        runs: Trainings.
+        workspace: Location of data sets.
+        evaluations: Evaluations.
+        present: Also check that data sets that are never downloaded are there.
+
+    Raises:
+        UserError: A data set is neither built in nor a folder of images or shards, or an index file cannot be read.
+    """
+    runs, evaluations = tuple(runs), tuple(evaluations)
+    for name in datasets_of(runs, evaluations):
+        (catalog.check_present if present else catalog.check_dataset)(name, workspace)
+    fields: list[tuple[str, object]] = [(run.data.dataset, run.method) for run in runs]
+    fields += [(spec.dataset or run.data.dataset, spec.protocol) for spec, run in evaluations]
+    files = {(name, part.label_index) for name, part in fields if isinstance(part, LabelledSection | LabelledSpec)}
+    for name, listed in sorted((name, listed) for name, listed in files if listed is not None):
+        if name not in catalog.STORED or catalog.place_of(name, workspace).exists():
+            for file in listed.split(","):
+                read_index(name, file, workspace)
 
 
-def check_index_files(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pairs = ()) -> None:
-    """Raise `UserError` unless every index file can be read. Files of data sets to be downloaded are skipped."""
-    wanted = {
-        *((run.data.dataset, run.method.label_index) for run in runs if isinstance(run.method, LabelledSection)),
-        *(
-            (spec.dataset or run.data.dataset, spec.protocol.label_index)
-            for spec, run in evaluations
-            if isinstance(spec.protocol, LabelledSpec)
-        ),
-    }
-    for dataset, files in sorted((dataset, files) for dataset, files in wanted if files is not None):
-        if dataset not in catalog.STORED or catalog.place_of(dataset, workspace).exists():
-            for file in files.split(","):
-                read_index(dataset, file, workspace)
+def check_shared(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pairs = ()) -> list[str]:
+    """Check the data sets that a cluster reads from object storage; return the others, which only it can check.
 
+    Raises:
+        UserError: See :func:`check_files`.
+    """
+    runs, evaluations = tuple(runs), tuple(evaluations)
 
-def _datasets(runs: Iterable[RunSpec]) -> set[str]:
-    return {run.data.dataset for run in runs}
+    def is_shared(name: str) -> bool:
+        return name not in catalog.IN_MEMORY and catalog.place_of(name, workspace).local is None
+
+    shared = [run for run in runs if is_shared(run.data.dataset)]
+    pairs = [(spec, run) for spec, run in evaluations if is_shared(spec.dataset or run.data.dataset)]
+    check_files(shared, workspace, pairs, present=True)
+    return [name for name in datasets_of(runs, evaluations) if not is_shared(name)]
 
 
 def check_data(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pairs = ()) -> None:
     """Raise `UserError` unless the data sets can be read on this machine and fit the evaluations."""
     runs, evaluations = tuple(runs), tuple(evaluations)
-    check_present(runs, workspace, evaluations)
-    check_index_files(runs, workspace, evaluations)
+    check_files(runs, workspace, evaluations, present=True)
     from eman.evaluation.trained import sizes_of, splits_of
 
-    needed = {(run.data.dataset, run.data.image_size) for run in runs}
-    for name, size in sorted(needed, key=str):
+    for name, size in sorted({(run.data.dataset, run.data.image_size) for run in runs}, key=str):
         catalog.load(name, workspace, size)
     known: dict[tuple[DataSpec, str | None], EvalSizes] = {}
     for spec, run in evaluations:

@@ -82,6 +82,11 @@ class Sweep:
         return {spec.key: spec for item in self.wanted for spec in item.evaluations}
 
     @cached_property
+    def pairs(self) -> tuple[tuple[EvalSpec, RunSpec], ...]:
+        """The evaluations with their trainings."""
+        return tuple((spec, self.trainings[spec.run]) for spec in self.evaluations.values())
+
+    @cached_property
     def key(self) -> str:
         """Hash of the set of runs, which identifies a repeated sweep."""
         return hashlib.sha256("".join(sorted([*self.trainings, *self.evaluations])).encode()).hexdigest()[:16]
@@ -102,7 +107,7 @@ def plan(request: SweepRequest) -> Sweep:
     _check_overrides(request)
     sweep = _planned(request, profile)
     _check_effect(request, sweep)
-    check_sizes((spec, sweep.trainings[spec.run]) for spec in sweep.evaluations.values())
+    check_sizes(sweep.pairs)
     return sweep
 
 

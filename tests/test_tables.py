@@ -189,7 +189,7 @@ def test_parquet_has_the_keys(filled: list[tuple[Table, list[Value]]], tmp_path:
     moco = frame[(frame["row"] == "BN / EMAN") & (frame["column"] == "MoCo") & (frame["table"] == 1)].iloc[0]
     chosen = [SCOPE.standard(SMOKE.run("moco", "eman", seed)).evaluations[1].key for seed in (0, 1)]
     assert moco["evaluations"] == ",".join(chosen)
-    assert (moco["seeds"], moco["network"], moco["selection"], moco["beside"]) == ("0,1", "student", "last", "paper")
+    assert (moco["seeds"], moco["network"], moco["selection"], moco["reference"]) == ("0,1", "student", "last", "paper")
     assert len(moco["git"]) >= 7
     assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
 

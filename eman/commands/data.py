@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from eman.commands.printing import show
 from eman.context import workspace
 
 app = typer.Typer(name="data", no_args_is_help=True, help="List, fetch, write and verify data sets.")
@@ -16,8 +17,7 @@ def data_list() -> None:
     """List data sets and whether they are on this machine."""
     from eman.sweeps.view.doctor import data_lines
 
-    for line in data_lines(workspace()):
-        print(line)
+    show(data_lines(workspace()))
 
 
 @app.command("fetch")
@@ -54,8 +54,7 @@ def data_shard(
     from eman.trainers.data.shard_writer import shard
 
     shard(name, workspace(), source, out, print, rows=rows)
-    for line in info(Place(out) if out else place_of(name, workspace())):
-        print(line)
+    show(info(Place(out) if out else place_of(name, workspace())))
 
 
 @app.command("verify")
@@ -67,8 +66,7 @@ def data_verify(
     from eman.trainers.data.catalog import existing_folder
     from eman.trainers.data.shard_check import verify
 
-    for line in verify(existing_folder(where, workspace()), decode=decode):
-        print(line)
+    show(verify(existing_folder(where, workspace()), decode=decode))
     print("all shards are intact")
 
 
@@ -78,5 +76,4 @@ def data_info(where: Shards) -> None:
     from eman.trainers.data.catalog import existing_folder
     from eman.trainers.data.shard_check import info
 
-    for line in info(existing_folder(where, workspace())):
-        print(line)
+    show(info(existing_folder(where, workspace())))

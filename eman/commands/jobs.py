@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
+from eman.commands.printing import show
 from eman.commands.sweep import DryRunOption, NameOption, WhatArgument, checked_plan, print_plan
-from eman.context import given_variables
+from eman.context import given_variables, workspace
 from eman.groups import expand_groups
 from eman.options import Evaluated, Grid, Resources, Scale
-from eman.parsing import check_number
 from eman.platform.errors import UserError
 
 app = typer.Typer()
@@ -34,9 +34,6 @@ def submit(
     dry_run: DryRunOption = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return without following the output.")] = False,
     python: Annotated[str | None, typer.Option(help="Python on the cluster. Default: python.")] = None,
-    wait: Annotated[
-        float | None, typer.Option(help="Seconds to wait for the cluster to fit one run. Default: 0.")
-    ] = None,
     *,
     grid: Grid,
     resources: Resources,
@@ -51,17 +48,20 @@ def submit(
         raise UserError(f"{'--detach' if detach else '--python'} has no effect with --dry-run; leave it out.")
     if python is not None and not python.strip():
         raise UserError("--python is empty; give a program, or leave it out.")
-    check_number("--wait", wait, 0, 7 * 86_400)
+    from eman.sweeps.checks import check_shared
+
     planned = checked_plan(what, scale, evaluated, grid, resources, name)
+    unchecked = check_shared(planned.trainings.values(), workspace(), planned.pairs)
     if dry_run:
-        print_plan(planned, as_json=False)
+        print_plan(planned)
+        data = f"that it has the data set {', '.join(unchecked)}, and " if unchecked else ""
+        print(f"Only the cluster can check {data}that one run fits its resources.")
         return 0
     from eman.sweeps.request import arguments
     from eman.sweeps.run import submit as jobs
 
-    words = [*arguments(planned.request), *_resource_words(resources, wait)]
     connected = jobs.client(address)
-    job = jobs.submit(connected, address, words, python, given_variables())
+    job = jobs.submit(connected, address, [*arguments(planned.request), *resources.words()], python, given_variables())
     print(f"submitted {job}; follow it with `eman logs {job} --address {address}`", file=sys.stderr)
     if detach:
         return 0
@@ -70,24 +70,12 @@ def submit(
     return jobs.exit_code(connected, job)
 
 
-def _resource_words(resources: Resources, wait: float | None) -> list[str]:
-    flags = {
-        "--workers": resources.workers,
-        "--cpus": resources.cpus,
-        "--gpus": resources.gpus,
-        "--retries": resources.retries,
-        "--wait": wait,
-    }
-    return [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
-
-
 @app.command(name="jobs", rich_help_panel="Cluster")
 def list_jobs(address: JobServer) -> None:
     """List the sweeps submitted to a cluster."""
     from eman.sweeps.run import submit as jobs
 
-    for line in jobs.listing(jobs.client(address)):
-        print(line)
+    show(jobs.listing(jobs.client(address)))
 
 
 @app.command(rich_help_panel="Cluster")

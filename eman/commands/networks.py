@@ -1,13 +1,13 @@
 """Commands for networks: import, export, predict."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from eman.commands.printing import show
 from eman.context import workspace
-from eman.options import JsonOption, Network, NetworkOption, RunArgument, Selection, SelectionOption
+from eman.options import JsonOption, NetworkOption, RunArgument, SelectionOption
 from eman.parsing import check_number
 from eman.platform.output import check_output
 
@@ -31,9 +31,8 @@ def import_(
     from eman.evaluation.exchange.importing import import_network
     from eman.platform.store.store import Store
 
-    for line in import_network(file, layout, Store(workspace()), scheme=scheme, dataset=dataset):
-        if not (quiet and line.startswith("  ")):
-            print(line)
+    lines = import_network(file, layout, Store(workspace()), scheme=scheme, dataset=dataset)
+    show(line for line in lines if not (quiet and line.startswith("  ")))
 
 
 @app.command(rich_help_panel="Networks")
@@ -41,8 +40,8 @@ def export(
     run: RunArgument,
     out: Annotated[Path, typer.Option(help="File to write; for mlflow, a new folder.")],
     form: Annotated[str, typer.Option("--format", help="torchvision, safetensors or mlflow.")] = "torchvision",
-    network: NetworkOption = Network.student,
-    selection: SelectionOption = Selection.last,
+    network: NetworkOption = "student",
+    selection: SelectionOption = "last",
 ) -> None:
     """Export a run's backbone for other programs, or its network as an MLflow model.
 
@@ -61,15 +60,15 @@ def export(
     record = find_finished_run(run, Store(workspace()))
     from eman.evaluation.exchange.export import export_network
 
-    print(export_network(record, workspace(), form, out, network=network.value, selection=selection.value))
+    print(export_network(record, workspace(), form, out, network=network, selection=selection))
 
 
 @app.command(rich_help_panel="Networks")
 def predict(
     run: RunArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files of any size.")],
-    network: NetworkOption = Network.student,
-    selection: SelectionOption = Selection.last,
+    network: NetworkOption = "student",
+    selection: SelectionOption = "last",
     top: Annotated[int, typer.Option(help="Number of classes and neighbours to show for each image.")] = 5,
     k: Annotated[
         int | None, typer.Option("--k", help="Neighbours that vote, for self-supervised runs. Default: 20.")
@@ -91,11 +90,5 @@ def predict(
     record = find_finished_run(run, Store(workspace()))
     from eman.evaluation.exchange.predict import predict as ask
 
-    predictions = ask(
-        record, workspace(), images, network=network.value, selection=selection.value, k=20 if k is None else k
-    )
-    if as_json:
-        print(json.dumps(predictions.content(top), ensure_ascii=False))
-        return
-    for line in predictions.lines(top):
-        print(line)
+    predictions = ask(record, workspace(), images, network=network, selection=selection, k=20 if k is None else k)
+    show(predictions.lines(top), predictions.content(top), as_json=as_json)

@@ -1,10 +1,10 @@
 """Commands for planning: plan, fields."""
 
-import json
 from typing import Annotated
 
 import typer
 
+from eman.commands.printing import show
 from eman.context import workspace
 from eman.groups import expand_groups
 from eman.options import Evaluated, Grid, JsonOption, Scale
@@ -46,11 +46,7 @@ def plan_(
     speeds = parse_throughput(throughput) if throughput is not None else None
     planned = plan(known_request(what, scale, evaluated, grid, profile="imagenet"))
     cost = cost_of(planned, measured(Store(workspace()), planned) if speeds is None else speeds)
-    if as_json:
-        print(json.dumps(cost.summary()))
-        return
-    for line in cost.lines():
-        print(line)
+    show(cost.lines(), cost.summary(), as_json=as_json)
 
 
 @app.command(rich_help_panel="Look")
@@ -66,8 +62,4 @@ def fields(
     from eman.sweeps.view.fields import field_lines, field_values, listed_fields
 
     listed = listed_fields(method, profile)
-    if as_json:
-        print(json.dumps([field_values(field) for field in listed]))
-        return
-    for line in field_lines(listed):
-        print(line)
+    show(field_lines(listed), [field_values(field) for field in listed], as_json=as_json)

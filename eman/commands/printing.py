@@ -1,6 +1,7 @@
-"""Print tables, or write them to a file."""
+"""Print lines and tables, or write tables to a file."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,17 @@ if TYPE_CHECKING:
 PAPER = "paper"
 
 
+def show(lines: Iterable[str], content: object = None, *, as_json: bool = False) -> None:
+    """Print lines as they come, or the same content as JSON."""
+    for line in [json.dumps(content, ensure_ascii=False)] if as_json else lines:
+        print(line)
+
+
 def print_tables(
     planned: "Sweep",
     store: "Store",
-    form: Format | None,
-    out: Path | None,
+    form: Format | None = None,
+    out: Path | None = None,
     other: str = PAPER,
     *,
     as_json: bool = False,
@@ -44,7 +51,7 @@ def print_tables(
     from eman.evaluation.results.values import Results, against, values_of
     from eman.platform.store.store import existing_store
 
-    if form is Format.parquet and out is None:
+    if form == "parquet" and out is None:
         raise UserError("--format parquet needs --out FILE.")
     if out is not None:
         check_output(out)
@@ -55,10 +62,10 @@ def print_tables(
     store.settle_lost()
     results = Results.read(store, planned.tables)
     valued = [(table, values_of(table, results)) for table in shown]
-    if form is Format.parquet and out is not None:
+    if form == "parquet" and out is not None:
         write_parquet(valued, results, out)
     else:
-        text = json.dumps(content(valued), ensure_ascii=False) if as_json else render(valued, form or Format.text)
+        text = json.dumps(content(valued), ensure_ascii=False) if as_json else render(valued, form or "text")
         if out is None:
             print(text)
             return
@@ -83,7 +90,7 @@ def content(valued: "Sequence[tuple[Table, Sequence[Value]]]") -> list[dict[str,
                     "by_seed": {str(seed): number for seed, number in value.by_seed.items()},
                     "status": value.status,
                     "reason": value.reason,
-                    table.beside: value.cell.paper,
+                    table.reference: value.cell.paper,
                 }
                 for value in values
             ],

@@ -1,12 +1,11 @@
 """Commands that show results: table, figure, status, report, ui, doctor."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from eman.commands.printing import PAPER, print_tables
+from eman.commands.printing import PAPER, print_tables, show
 from eman.context import workspace
 from eman.groups import expand_groups
 from eman.options import Evaluated, Format, Grid, JsonOption, Scale
@@ -51,7 +50,7 @@ def table(
     from eman.sweeps.plan import plan
 
     if as_json and form is not None:
-        raise UserError(f"--json and --format {form.value}: give one of the two.")
+        raise UserError(f"--json and --format {form}: give one of the two.")
     planned = plan(known_request(what, scale, evaluated, grid))
     print_tables(planned, Store(workspace()), form, out, against, as_json=as_json)
 
@@ -92,7 +91,7 @@ def status(
     - `eman status --runs`
     - `eman status --watch`, in another terminal, or on another machine with access to the store
     """
-    from eman.sweeps.view.status import run_lines, status_lines, status_summary
+    from eman.platform.store.store import Store
 
     check_number("--every", every, 0.1, 3600)
     if every is not None and not watch:
@@ -100,16 +99,15 @@ def status(
     if watch and (runs or as_json):
         raise UserError(f"--watch and {'--runs' if runs else '--json'}: give one of the two.")
     if watch:
-        from eman.platform.store.store import Store
         from eman.sweeps.view.watch import watch as follow
 
         follow(Store(workspace()), every or 5.0)
         return
-    if as_json:
-        print(json.dumps(status_summary(workspace(), runs=runs)))
-        return
-    for line in run_lines(workspace()) if runs else status_lines(workspace()):
-        print(line)
+    from eman.sweeps.view.status import run_lines, status_lines, store_status
+
+    content = store_status(Store(workspace()))
+    lines = run_lines(content["runs"]) if runs else status_lines(content)
+    show(lines, {name: part for name, part in content.items() if runs or name != "runs"}, as_json=as_json)
 
 
 @app.command(rich_help_panel="Look")
@@ -173,7 +171,6 @@ def doctor() -> None:
     from eman.sweeps.view.doctor import doctor_lines
 
     lines, complete = doctor_lines(workspace())
-    for line in lines:
-        print(line)
+    show(lines)
     if not complete:
         raise typer.Exit(1)

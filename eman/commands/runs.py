@@ -1,10 +1,10 @@
 """Commands for runs in the store: list, show, rm, prune."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eman.commands.printing import show
 from eman.context import workspace
 from eman.options import JsonOption
 
@@ -20,13 +20,11 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for con
 @app.command("list")
 def list_runs(as_json: JsonOption = False) -> None:
     """List the trainings in the store: key, state, name, profile."""
-    from eman.sweeps.view.status import run_lines, status_summary
+    from eman.platform.store.store import Store
+    from eman.sweeps.view.status import run_lines, store_status
 
-    if as_json:
-        print(json.dumps(status_summary(workspace(), runs=True)["runs"]))
-        return
-    for line in run_lines(workspace()):
-        print(line)
+    runs = store_status(Store(workspace()))["runs"]
+    show(run_lines(runs), runs, as_json=as_json)
 
 
 @app.command("show")
@@ -39,14 +37,10 @@ def show_run(
     - `eman runs show 3f2a`
     """
     from eman.platform.store.store import Store
-    from eman.sweeps.view.runs import describe_run, description_lines
+    from eman.sweeps.view.status import describe_run, description_lines
 
     description = describe_run(run, Store(workspace()))
-    if as_json:
-        print(json.dumps(description))
-        return
-    for line in description_lines(description):
-        print(line)
+    show(description_lines(description), description, as_json=as_json)
 
 
 @app.command("rm")
@@ -84,8 +78,7 @@ def _remove(removal: "Removal", store: "Store", *, yes: bool) -> None:
     if not removal.records and not removal.folders:
         print("nothing to remove")
         return
-    for line in removal.lines():
-        print(line)
+    show(removal.lines())
     if not yes:
         typer.confirm("Delete these permanently?", abort=True)
     removal.carry_out(store)

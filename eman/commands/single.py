@@ -4,16 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eman.commands.printing import show
 from eman.context import workspace
-from eman.options import (
-    Network,
-    NetworkOption,
-    RunArgument,
-    Selection,
-    SelectionOption,
-    SetOption,
-    WorkersOption,
-)
+from eman.options import NetworkOption, RunArgument, SelectionOption, SetOption, WorkersOption
 from eman.parsing import check_number, parse_overrides, parse_workers
 from eman.platform.errors import UserError
 
@@ -44,7 +37,7 @@ def train(
     The same command continues an interrupted run.
     """
     from eman.platform.store.store import Store
-    from eman.sweeps.checks import check_names, check_workers
+    from eman.sweeps.checks import check_files, check_workers
     from eman.sweeps.profiles.registry import profile_named
 
     check_number("--seed", seed, 0, 2**63 - 1)
@@ -53,17 +46,18 @@ def train(
     if "seed" in overrides:
         raise UserError("seed cannot be set; give --seed.")
     spec = chosen.run(method, scheme, seed, overrides)
-    check_workers(processes, spec.norm.devices)
-    check_names([spec], workspace())
-    from eman.sweeps.run.foreground import starting_run, train_in_foreground
+    check_workers(processes, [spec])
+    check_files([spec], workspace())
+    from eman.evaluation.trained import Trained
+    from eman.sweeps.find import find_finished_run
+    from eman.sweeps.run.foreground import train_in_foreground
 
     store = Store(workspace())
     if init is not None:
-        start = starting_run(init, store)
+        start = Trained(find_finished_run(init, store).key, workspace()).spec
         fields = {**chosen.from_pretrained, "backbone": start.network.backbone, **overrides}
         spec = chosen.run(method, scheme, seed, fields).replace(init=start)
-    for line in train_in_foreground(spec, store, profile=profile, workers=processes):
-        print(line)
+    show(train_in_foreground(spec, store, profile=profile, workers=processes))
 
 
 def _for_method(method: str, overrides: "Mapping[str, Value]") -> "dict[str, Value]":
@@ -79,8 +73,8 @@ def _for_method(method: str, overrides: "Mapping[str, Value]") -> "dict[str, Val
 def evaluate(
     run: RunArgument,
     protocol: Annotated[str, typer.Option(help="linear, finetune, knn, retrieval or lowshot.")] = "knn",
-    network: NetworkOption = Network.student,
-    selection: SelectionOption = Selection.last,
+    network: NetworkOption = "student",
+    selection: SelectionOption = "last",
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -107,5 +101,4 @@ def evaluate(
             raise UserError(f"{name} cannot be set by hand; give --{name}.")
     from eman.sweeps.run.foreground import evaluate_in_foreground
 
-    for line in evaluate_in_foreground(run, Store(workspace()), protocol, network.value, selection.value, fields):
-        print(line)
+    show(evaluate_in_foreground(run, Store(workspace()), protocol, network, selection, fields))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from eman.commands.printing import show
 from eman.context import workspace
 
 app = typer.Typer(name="store", no_args_is_help=True, help="Copy the MLflow store, or export it as Parquet.")
@@ -26,8 +27,7 @@ def migrate(
     """
     from eman.platform.store.copy import migrate as copy
 
-    for line in copy(source, target, print, workspace()).lines():
-        print(line)
+    show(copy(source, target, print, workspace()).lines())
 
 
 @app.command()

@@ -1,15 +1,14 @@
 """The command `sweep`, and parts shared with `submit`."""
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eman.commands.printing import print_tables
+from eman.commands.printing import print_tables, show
 from eman.context import workspace
 from eman.groups import expand_groups
-from eman.options import Cluster, Evaluated, Format, Grid, Resources, Scale
+from eman.options import Evaluated, Grid, Resources, Scale
 from eman.platform.errors import UserError
 from eman.requests import new_request
 
@@ -43,7 +42,14 @@ def sweep(
     *,
     grid: Grid,
     resources: Resources,
-    cluster: Cluster,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            help="Address of a running Ray cluster. Default: start Ray on this machine.",
+            rich_help_panel="Resources",
+        ),
+    ] = None,
 ) -> None:
     """Run the trainings and evaluations behind tables or a grid, and print the tables.
 
@@ -52,29 +58,26 @@ def sweep(
 
     Results in the store are reused, so the same command continues an interrupted sweep.
     """
-    from eman.sweeps.checks import check_index_files, check_names
+    from eman.sweeps.checks import check_files
 
     if as_json and not dry_run:
         raise UserError("--json needs --dry-run here; `eman table NAME --json` prints a sweep's results.")
+    if resources.wait is not None and address is None:
+        raise UserError("--wait has no effect without --address; leave it out.")
+    if address is not None and not address.strip():
+        raise UserError("--address is empty; give HOST:PORT, auto, or leave it out.")
     planned = checked_plan(what, scale, evaluated, grid, resources, name)
-    check_names(planned.trainings.values(), workspace(), planned.evaluations.values())
+    check_files(planned.trainings.values(), workspace(), planned.pairs)
     if dry_run:
-        pairs = ((spec, planned.trainings[spec.run]) for spec in planned.evaluations.values())
-        check_index_files(planned.trainings.values(), workspace(), pairs)
         print_plan(planned, as_json=as_json)
         return
     from eman.sweeps.run.options import Options
 
+    retries = 1 if resources.retries is None else resources.retries
+    workers, cpus, gpus = resources.parsed_workers, resources.cpus, resources.gpus
     _launch(
         planned,
-        Options(
-            workers=resources.parsed_workers,
-            cpus=resources.cpus,
-            gpus=resources.gpus,
-            retries=1 if resources.retries is None else resources.retries,
-            address=cluster.address,
-            wait=cluster.wait or 0.0,
-        ),
+        Options(workers=workers, cpus=cpus, gpus=gpus, retries=retries, address=address, wait=resources.wait or 0.0),
     )
 
 
@@ -88,30 +91,24 @@ def checked_plan(
     if name == "":
         raise UserError("--name is empty; give a name, or leave it out.")
     planned = plan(new_request(what, scale, evaluated, grid, name=name or ""))
-    for spec in planned.trainings.values():
-        check_workers(resources.parsed_workers, spec.norm.devices)
+    check_workers(resources.parsed_workers, planned.trainings.values())
     return planned
 
 
-def print_plan(planned: "Sweep", *, as_json: bool) -> None:
+def print_plan(planned: "Sweep", *, as_json: bool = False) -> None:
     """Print what a sweep would run."""
-    if as_json:
-        summary = {
-            "name": planned.name,
-            "profile": planned.profile.name,
-            "cells": planned.cells,
-            "runs": len(planned.trainings),
-            "evaluations": len(planned.evaluations),
-            "keys": sorted(planned.trainings),
-        }
-        print(json.dumps(summary))
-        return
-    print(
-        f"{planned.cells} cells, {len(planned.trainings)} trainings, {len(planned.evaluations)} evaluations at profile "
-        f"{planned.profile.name}"
-    )
-    for key, spec in planned.trainings.items():
-        print(f"  {key}  {planned.titles[key]}  ({spec.optim.epochs} epochs)")
+    runs = planned.trainings
+    content = {
+        "name": planned.name,
+        "profile": planned.profile.name,
+        "cells": planned.cells,
+        "runs": len(runs),
+        "evaluations": len(planned.evaluations),
+        "keys": sorted(runs),
+    }
+    lines = ["{cells} cells, {runs} trainings, {evaluations} evaluations at profile {profile}".format(**content)]
+    lines += [f"  {key}  {planned.titles[key]}  ({spec.optim.epochs} epochs)" for key, spec in runs.items()]
+    show(lines, content, as_json=as_json)
 
 
 def _launch(planned: "Sweep", options: "Options") -> None:
@@ -127,5 +124,5 @@ def _launch(planned: "Sweep", options: "Options") -> None:
         print(line, file=sys.stderr)
     if report.interrupted:
         raise UserError(f"interrupted: {report.trained} finished runs are kept; the same command continues.")
-    print_tables(planned, store, Format.text, None)
+    print_tables(planned, store)
     print("\nSee the runs in MLflow: `eman ui`. Write a report: `eman report`.", file=sys.stderr)

@@ -61,7 +61,7 @@ class Table:
     Attributes:
         contrasts: Pairs of rows whose difference is tested in each column, the first minus the second.
         side: Heading of the row titles.
-        beside: Whose numbers stand beside ours.
+        reference: Name of the reference values: `paper`, or another store.
 
     Raises:
         UserError: Two cells have the same row and column, so that one would hide the other.
@@ -73,7 +73,7 @@ class Table:
     notes: tuple[str, ...] = ()
     contrasts: tuple[tuple[str, str], ...] = ()
     side: str = "student / teacher"
-    beside: str = "paper"
+    reference: str = "paper"
 
     def __post_init__(self) -> None:
         places = Counter((cell.row, cell.column) for cell in self.cells)

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 LONG_COLUMNS = ("table", "row", "column", "value", "spread", "low", "high", "n", "status", "paper")
 
 #: Further columns of Parquet: where each number comes from.
-PROVENANCE = ("keys", "evaluations", "seeds", "network", "selection", "profile", "git", "beside")
+PROVENANCE = ("keys", "evaluations", "seeds", "network", "selection", "profile", "git", "reference")
 
 
 def frame(tables: Sequence[tuple[Table, Sequence[Value]]]) -> "pd.DataFrame":
-    """Return the cells with the columns of :data:`LONG_COLUMNS`; ``paper`` is the number beside ours."""
+    """Return the cells with the columns of :data:`LONG_COLUMNS`; ``paper`` is the reference value."""
     import pandas as pd
 
     rows = [
@@ -74,5 +74,5 @@ def _provenance(cell: Cell, table: Table, results: Results) -> tuple[str, ...]:
         listed(selection for _, selection in made),
         listed(record.tags.get("profile", "") for record in records),
         listed(record.tags.get("eman.git", "") for record in records),
-        table.beside,
+        table.reference,
     )

@@ -56,7 +56,7 @@ def _agreement(table: Table, ranked: Sequence[Value]) -> list[str]:
     tau = significance.kendall([v.value or 0.0 for v in ranked], [_published(v.cell.paper) for v in ranked])
     if tau is None:
         return []
-    whose = "the paper's" if table.beside == "paper" else f"{table.beside}'s"
+    whose = "the paper's" if table.reference == "paper" else f"{table.reference}'s"
     return [f"Kendall's tau with {whose} column {tau:+.2f} over {len(ranked)} rows"]
 
 

@@ -45,7 +45,7 @@ def text(table: Table, values: Sequence[Value]) -> str:
     rule = "-" * (first + sum(widths) + 3 * len(widths))
     lines = [
         table.heading,
-        f"ours ({table.beside})",
+        f"ours ({table.reference})",
         rule,
         "   ".join([table.side.ljust(first), *(c.rjust(w) for c, w in zip(table.columns, widths, strict=True))]),
         rule,
@@ -59,7 +59,7 @@ def text(table: Table, values: Sequence[Value]) -> str:
 
 def markdown(table: Table, values: Sequence[Value]) -> str:
     """Return a Markdown table."""
-    head = [table.side, *(f"{c} | {table.beside}" for c in table.columns)]
+    head = [table.side, *(f"{c} | {table.reference}" for c in table.columns)]
     lines = [
         f"**{table.heading}**",
         "",

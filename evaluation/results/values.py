@@ -146,4 +146,4 @@ def against(table: Table, results: Results, name: str) -> Table:
         name: What to call it.
     """
     cells = tuple(replace(cell, paper=value_of(cell, results).text()) for cell in table.cells)
-    return replace(table, cells=cells, beside=name)
+    return replace(table, cells=cells, reference=name)

@@ -10,66 +10,49 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Started:
-    """A process has started the run with this key."""
+class RunEvent:
+    """An event of the run with this key; ``at`` is in seconds since the epoch."""
 
     key: str
     at: float = field(default_factory=time.time, kw_only=True)
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Progress of a training.
+class Started(RunEvent):
+    """A process has started the run."""
 
-    Attributes:
-        key: The run.
-        share: Completed share, from 0 to 1.
-        metrics: Values of the last epoch; empty in the middle of an epoch.
-    """
 
-    key: str
+@dataclass(frozen=True)
+class Progress(RunEvent):
+    """Completed share of a training, and the metrics of its last epoch, which are empty within an epoch."""
+
     share: float
     metrics: Mapping[str, float] = field(default_factory=dict)
-    at: float = field(default_factory=time.time, kw_only=True)
 
 
 @dataclass(frozen=True)
-class Done:
-    """The run is finished.
+class Done(RunEvent):
+    """The run is finished, after this many seconds in the training loop, with these final metrics."""
 
-    Attributes:
-        key: The run.
-        seconds: Time in the training loop.
-        metrics: Final values.
-    """
-
-    key: str
     seconds: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
-    at: float = field(default_factory=time.time, kw_only=True)
 
 
 @dataclass(frozen=True)
-class Failed:
+class Failed(RunEvent):
     """The run failed for this reason."""
 
-    key: str
     reason: str
-    at: float = field(default_factory=time.time, kw_only=True)
 
 
 @dataclass(frozen=True)
-class Lost:
+class Lost(RunEvent):
     """The run ended without an outcome: its process died, it was interrupted, or another process is running it.
 
-    Attributes:
-        key: The run.
-        reason: Why, if a user should see it.
+    ``reason`` is empty if a user need not see it.
     """
 
-    key: str
     reason: str = ""
-    at: float = field(default_factory=time.time, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,22 @@
 """Train or evaluate one run in the foreground: `eman train` and `eman evaluate`."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rich.console import Console
+from rich.progress import Progress as Bar
+
 from eman.evaluation.protocols.groups import eval_title, group_title
-from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.trained import Trained
 from eman.platform.cluster import cluster
 from eman.platform.errors import UserError, first_line
 from eman.platform.machine import cores
-from eman.platform.store.records import EVALUATION, TRAINING, Record, new_id
+from eman.platform.store.records import EVALUATION, TRAINING, new_id
 from eman.platform.store.store import Store
-from eman.sweeps.checks import check_data, check_sizes, check_workers
+from eman.sweeps.checks import check_data, check_sizes
 from eman.sweeps.find import find_finished_run
 from eman.sweeps.profiles.imagenet import IMAGENET
-from eman.sweeps.profiles.profile import Profile
 from eman.sweeps.profiles.registry import PROFILES
 from eman.sweeps.run.evaluate import evaluate
 from eman.sweeps.run.events import Done, Event, Failed, Lost, Outcome, Progress
@@ -25,7 +27,6 @@ from eman.sweeps.run.options import largest_divisor
 from eman.sweeps.run.train import train
 from eman.sweeps.run.trials import train_on_workers
 from eman.sweeps.tables.scope import Scope
-from eman.sweeps.view.bar import TrainingBar
 from eman.trainers.spec.labels import run_title
 from eman.trainers.spec.run import RunSpec
 
@@ -36,10 +37,9 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: str, workers: W
     """Train one run and yield lines to print. With one worker, epochs are shown on standard error.
 
     Raises:
-        UserError: The data or the number of workers is unsuitable, or the run failed.
+        UserError: The data is unsuitable, or the run failed.
     """
     title = run_title(spec)
-    check_workers(workers, spec.norm.devices)
     known = store.by_key(TRAINING, [spec.key]).get(spec.key)
     if known is not None and known.status == "done":
         yield f"{title} ({spec.key}) is already done; another --seed or --set makes another run"
@@ -51,22 +51,24 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: str, workers: W
     yield f"{title} ({spec.key}), {spec.optim.epochs} epochs"
     job = TrainJob(spec=spec, title=title, profile=profile, workspace=store.workspace, launch=new_id(), workers=workers)
     outcome = _train_here(job) if workers == 1 else _train_on_workers(job, store)
-    if isinstance(outcome, Done):
-        yield _summary(store.by_key(TRAINING, [spec.key])[spec.key].metrics)
-        yield f"networks: {store.workspace.run_folder(spec.key)}"
-        return
-    raise UserError(f"{title} {'failed' if isinstance(outcome, Failed) else 'was not trained'}: {outcome.reason}")
+    if not isinstance(outcome, Done):
+        raise UserError(f"{title} {'failed' if isinstance(outcome, Failed) else 'was not trained'}: {outcome.reason}")
+    yield _summary(store.by_key(TRAINING, [spec.key])[spec.key].metrics)
+    yield f"networks: {store.workspace.run_folder(spec.key)}"
 
 
 def _train_here(job: TrainJob) -> Outcome:
-    with TrainingBar() as bar:
+    """Train in this process, with a line per epoch and, on a terminal, a progress bar."""
+    console, epochs = Console(file=sys.stderr, highlight=False), job.spec.optim.epochs
+    with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("loading data", total=None)
 
         def show(event: Event) -> None:
             if isinstance(event, Progress):
-                bar.update(event.share)
+                bar.update(task, description="training", completed=event.share, total=1.0)
                 if event.metrics:
-                    epochs = job.spec.optim.epochs
-                    bar.say(f"epoch {round(event.share * epochs)}/{epochs}  {_summary(event.metrics)}")
+                    line = f"epoch {round(event.share * epochs)}/{epochs}  {_summary(event.metrics)}"
+                    console.print(line, markup=False, soft_wrap=True)
 
         return attempt(job.spec.key, lambda: train(job, show))
 
@@ -90,68 +92,48 @@ def evaluate_in_foreground(
         protocol: A protocol's name.
         network: The network to evaluate.
         selection: The epoch to evaluate.
-        fields: Evaluation fields that override those of the run's profile.
+        fields: Evaluation fields that override those of the run's profile; an imported network has `imagenet`'s.
 
     Raises:
         UserError: No such run exists, it is not finished, or the evaluation failed.
     """
     record = find_finished_run(prefix, store)
-    scope = Scope(profile=_profile_of(record), network=network, selection=selection)
+    profile = PROFILES.get(record.tags.get("profile", ""), IMAGENET)
     run = Trained(record.key, store.workspace).spec
-    specs = scope.evaluations(run, protocol, fields)
+    specs = Scope(profile=profile, network=network, selection=selection).evaluations(run, protocol, fields)
     known = store.by_key(EVALUATION, [spec.key for spec in specs])
-    outcomes: dict[str, Event] = {
-        spec.key: Done(spec.key, metrics=known[spec.key].metrics)
-        for spec in specs
-        if spec.key in known and known[spec.key].status == "done"
+    outcomes: dict[str, Outcome] = {
+        key: Done(key, metrics=known[key].metrics) for key in known if known[key].status == "done"
     }
     missing = tuple(spec for spec in specs if spec.key not in outcomes)
     if missing:
         check_sizes((spec, run) for spec in missing)
         check_data([], store.workspace, [(spec, run) for spec in missing])
-        outcomes |= _evaluate_here(missing, record, store)
-    if not any(isinstance(outcome, Done) for outcome in outcomes.values()):
-        raise UserError(f"{record.name} · {group_title(missing)} failed: {_reason(outcomes[missing[0].key])}")
+        tags = {name: record.tags[name] for name in ("profile", "method", "scheme") if name in record.tags}
+        job = EvalJob(
+            specs=missing,
+            title=record.name,
+            tags=tags,
+            workspace=store.workspace,
+            launch=new_id(),
+            parent=record.run_id,
+        )
+
+        def note(event: Event) -> None:
+            if isinstance(event, Outcome):
+                outcomes[event.key] = event
+
+        evaluate(job, note)
+        first = outcomes[missing[0].key]
+        if isinstance(first, Failed | Lost) and not any(isinstance(outcome, Done) for outcome in outcomes.values()):
+            raise UserError(f"{record.name} · {group_title(missing)} failed: {first.reason}")
     for spec in specs:
         outcome = outcomes[spec.key]
-        state = _reason(outcome) or ("" if spec in missing else "is already done")
-        yield f"{record.name} · {eval_title(spec)} ({spec.key}) {state}".rstrip()
+        reused = "" if spec in missing else " is already done"
+        state = f" failed: {outcome.reason}" if isinstance(outcome, Failed | Lost) else reused
+        yield f"{record.name} · {eval_title(spec)} ({spec.key}){state}"
         if isinstance(outcome, Done):
             yield from (f"  {name} {value:.2f}" for name, value in outcome.metrics.items())
-
-
-def _profile_of(record: Record) -> Profile:
-    """Return the profile of a run; `imagenet` for an imported network."""
-    return PROFILES.get(record.tags.get("profile", ""), IMAGENET)
-
-
-def _evaluate_here(specs: tuple[EvalSpec, ...], record: Record, store: Store) -> dict[str, Event]:
-    """Carry out evaluations of one run in this process and return their outcomes by key."""
-    job = EvalJob(
-        specs=specs,
-        title=record.name,
-        tags={name: record.tags[name] for name in ("profile", "method", "scheme") if name in record.tags},
-        workspace=store.workspace,
-        launch=new_id(),
-        parent=record.run_id,
-    )
-    outcomes: list[Event] = []
-    evaluate(job, outcomes.append)
-    return {outcome.key: outcome for outcome in outcomes if isinstance(outcome, Done | Failed | Lost)}
-
-
-def _reason(outcome: Event) -> str:
-    return f"failed: {outcome.reason}" if isinstance(outcome, Failed | Lost) else ""
-
-
-def starting_run(start: str, store: Store) -> RunSpec:
-    """Return the specification of the finished run to start from, by its key or the beginning of it.
-
-    Raises:
-        UserError: No such run exists, or its networks are gone.
-    """
-    record = find_finished_run(start, store)
-    return Trained(record.key, store.workspace).spec
 
 
 def _summary(metrics: Mapping[str, float]) -> str:

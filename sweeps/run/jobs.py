@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import TypeVar
 
 from eman.evaluation.protocols.spec import EvalSpec
 from eman.platform.workspace import Workspace
@@ -18,67 +18,63 @@ def max_workers(workers: Workers) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainJob:
+class Job:
+    """A job.
+
+    Attributes:
+        title: Display name of the training, or of the run to evaluate.
+        workspace: Workspace to read and write.
+        launch: Id of the launch.
+        parent: MLflow run of the sweep or, for evaluations, of the training; ``None`` for `eman train`.
+    """
+
+    title: str
+    workspace: Workspace
+    launch: str
+    parent: str | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of the runs that the job carries out."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:  # Tune names trials after it
+        return self.keys[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(Job):
     """One training.
 
     Attributes:
         spec: The run.
-        title: Its display name.
         profile: Name of its profile.
-        workspace: Workspace to read and write.
-        launch: Id of the launch.
-        parent: MLflow run of the sweep; ``None`` for a run in the foreground.
         workers: Number of processes.
         resources: Resources that Ray reserves for each worker.
         redo: Owner of the finished run, if it is trained again because its files are gone; else empty.
     """
 
     spec: RunSpec
-    title: str
     profile: str
-    workspace: Workspace
-    launch: str
-    parent: str | None = None
     workers: Workers = 1
     resources: Mapping[str, float] = field(default_factory=lambda: {"CPU": 1.0})
     redo: str = ""
 
-    @cached_property
+    @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of the runs that the job carries out."""
         return (self.spec.key,)
-
-    def __str__(self) -> str:
-        return self.spec.key
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalJob:
-    """Evaluations of one run that share their computation, for example a grid of learning rates.
-
-    Attributes:
-        specs: The evaluations.
-        title: Display name of the evaluated run.
-        tags: Tags copied from the run: profile, method, scheme.
-        workspace: Workspace to read and write.
-        launch: Id of the launch.
-        parent: MLflow run of the training.
-    """
+class EvalJob(Job):
+    """Evaluations of one run that share their computation; ``tags`` are the run's profile, method and scheme."""
 
     specs: tuple[EvalSpec, ...]
-    title: str
     tags: Mapping[str, str]
-    workspace: Workspace
-    launch: str
-    parent: str
 
-    @cached_property
+    @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of the runs that the job carries out."""
         return tuple(spec.key for spec in self.specs)
 
-    def __str__(self) -> str:
-        return self.specs[0].key
 
-
-Job = TrainJob | EvalJob
+JobT = TypeVar("JobT", TrainJob, EvalJob)

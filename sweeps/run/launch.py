@@ -14,15 +14,13 @@ from eman.platform.store.writer import RunLog
 from eman.sweeps.run import trials
 from eman.sweeps.run.events import Done, Event, Failed, Lost, Outcome, Waiting
 from eman.sweeps.run.interrupt import Interruption
-from eman.sweeps.run.jobs import EvalJob, Job, TrainJob, max_workers
+from eman.sweeps.run.jobs import EvalJob, Job, JobT, TrainJob, max_workers
 from eman.sweeps.run.options import Options, Report, worker_resources, workers_of
 from eman.sweeps.run.publish import publish_results
 from eman.sweeps.run.state import SweepState
-from eman.sweeps.run.todo import Todo, find_todo, is_running_elsewhere
-from eman.sweeps.run.tuning import JobT, run_jobs
+from eman.sweeps.run.todo import Todo, find_todo
 from eman.sweeps.work import evaluation_work, work
 from eman.trainers.spec.labels import scheme_label
-from eman.trainers.spec.run import RunSpec
 
 #: The launch gives up after this many rounds without a new result.
 ROUNDS = 20
@@ -63,16 +61,15 @@ class Launch:
     def emit(self, event: Event) -> None:
         """Apply an event to the state and pass it to the listener."""
         self.state.apply(event)
-        match event:
-            case Done(key=key):
-                job = self._jobs.get(key)
-                if isinstance(job, TrainJob):
-                    self.report.trained += 1
-                    self.report.training_seconds += event.seconds * max_workers(job.workers)
-                else:
-                    self.report.evaluated += 1
-            case Failed(key=key):
-                self._failures[key] += 1
+        if isinstance(event, Failed):
+            self._failures[event.key] += 1
+        elif isinstance(event, Done):
+            job = self._jobs.get(event.key)
+            if isinstance(job, TrainJob):
+                self.report.trained += 1
+                self.report.training_seconds += event.seconds * max_workers(job.workers)
+            else:
+                self.report.evaluated += 1
         self._listen(self.state, event)
 
     def todo(self) -> Todo:
@@ -113,18 +110,24 @@ class Launch:
         """Mark this launch's unfinished runs as interrupted, so that the next launch can resume them at once."""
         for record in self.store.open_records():
             if record.launch == self.key:
-                RunLog(self.store, record.run_id, 0).interrupt()
+                RunLog(self.store, record.run_id).interrupt()
 
     def _wait_for_others(self) -> bool:
         """Wait while other launches run parts of this sweep; return whether any did."""
         waited = False
-        while is_running_elsewhere(self.sweep, Results.read(self.store, self.sweep.tables)):
+        while self._runs_elsewhere():
             if not waited:
                 self.emit(Waiting("waiting for runs of another launch"))
             waited = True
             time.sleep(_WAIT_SECONDS)
             self.store.deliver()
         return waited
+
+    def _runs_elsewhere(self) -> bool:
+        results = Results.read(self.store, self.sweep.tables)
+        return any(
+            record.status == "running" for record in (*results.trainings.values(), *results.evaluations.values())
+        )
 
     def _train(self, todo: Todo, parent: str, resources: Resources) -> None:
         """Train runs with many workers first, then those with fewer; among equals, the longest first."""
@@ -145,8 +148,7 @@ class Launch:
         ]
         for workers in sorted({job.workers for job in jobs}, key=max_workers, reverse=True):
             batch = [job for job in jobs if job.workers == workers]
-            per_run = {name: max_workers(workers) * amount for name, amount in per_worker.items()}
-            concurrent = _max_concurrent(per_run, resources)
+            concurrent = resources.fit({name: max_workers(workers) * amount for name, amount in per_worker.items()})
             if workers == 1:
                 self._run(trials.train_trial, batch, per_worker, concurrent)
             else:
@@ -154,31 +156,22 @@ class Launch:
 
     def _evaluate(self, specs: Sequence[EvalSpec], resources: Resources) -> None:
         """Carry out evaluations, one job per group that shares its computation, the longest first."""
-        results = Results.read(self.store, self.sweep.tables)
-        groups = sorted(
-            together(specs), key=lambda group: evaluation_work(group, self.sweep.trainings[group[0].run]), reverse=True
-        )
+        trained = Results.read(self.store, self.sweep.tables).trainings
+        groups = {group: self.sweep.trainings[group[0].run] for group in together(specs)}
         jobs = [
             EvalJob(
                 specs=group,
-                title=self.sweep.titles[group[0].run],
-                tags=self._tags(self.sweep.trainings[group[0].run]),
+                title=self.sweep.titles[run.key],
+                tags={"profile": self.sweep.profile.name, "method": run.entry.title, "scheme": scheme_label(run)},
                 workspace=self.store.workspace,
                 launch=self.key,
-                parent=results.trainings[group[0].run].run_id,
+                parent=trained[run.key].run_id,
             )
-            for group in groups
+            for group, run in sorted(groups.items(), key=lambda item: evaluation_work(*item), reverse=True)
         ]
         per_trial = {"CPU": 1.0}
-        self._run(trials.evaluate_trial, jobs, per_trial, _max_concurrent(per_trial, resources))
+        self._run(trials.evaluate_trial, jobs, per_trial, resources.fit(per_trial))
         publish_results(self.sweep, self.store, {spec.key for spec in specs})
-
-    def _tags(self, run: RunSpec) -> dict[str, str]:
-        return {
-            "profile": self.sweep.profile.name,
-            "method": run.entry.title,
-            "scheme": scheme_label(run),
-        }
 
     def _run(
         self,
@@ -187,42 +180,29 @@ class Launch:
         per_trial: Mapping[str, float],
         concurrent: int,
     ) -> None:
+        from eman.sweeps.run.tuning import Follow, run_jobs
+
         self._jobs = {key: job for job in jobs for key in job.keys}
         self.emit(Waiting("waiting for a free core"))
+        follow = Follow(self._interruption, self.emit, self._resolve_lost)
         run_jobs(
-            trainable,
-            jobs,
-            resources=per_trial,
-            concurrent=concurrent,
-            workspace=self.store.workspace,
-            interruption=self._interruption,
-            emit=self.emit,
-            resolve_lost=self._resolve_lost,
+            trainable, jobs, resources=per_trial, concurrent=concurrent, workspace=self.store.workspace, follow=follow
         )
 
     def _resolve_lost(self, lost: Lost) -> Outcome:
         """Look up the outcome of this launch's run whose trial ended without one."""
         job = self._jobs[lost.key]
         self._lost_workers |= isinstance(job, TrainJob) and job.workers != 1
-        kind = TRAINING if isinstance(job, TrainJob) else EVALUATION
-        return resolve_lost(self.store, kind, lost, self.key)
+        return resolve_lost(self.store, TRAINING if isinstance(job, TrainJob) else EVALUATION, lost, self.key)
 
 
 def resolve_lost(store: Store, kind: str, lost: Lost, launch: str) -> Outcome:
     """Return the recorded outcome of a lost run; mark the run as interrupted if it is recorded as running."""
     for record in store.records(kind, lost.key):
-        if record.launch != launch:
-            continue
-        if record.status == "failed":
+        if record.launch == launch and record.status == "failed":
             return Failed(lost.key, record.reason)
-        if record.status == "done":
+        if record.launch == launch and record.status == "done":
             return Done(lost.key, record.metrics.get("train/seconds", 0.0), record.metrics)
-        if record.status == "running":
-            RunLog(store, record.run_id, 0).interrupt()
+        if record.launch == launch and record.status == "running":
+            RunLog(store, record.run_id).interrupt()
     return lost
-
-
-def _max_concurrent(per_trial: Mapping[str, float], resources: Resources) -> int:
-    """Return how many trials fit the cluster at once."""
-    total = {"CPU": resources.cpus, "GPU": resources.gpus}
-    return max(1, min(int(total[name] / amount + 1e-6) for name, amount in per_trial.items() if amount))

@@ -39,16 +39,9 @@ class Options:
 
 @dataclass
 class Report:
-    """Report of a launch.
+    """Report of a launch: trainings and evaluations carried out, trainings reused, names and reasons of failed runs.
 
-    Attributes:
-        trained, evaluated: Numbers of runs carried out.
-        reused: Number of trainings that were done already.
-        failed: Names and reasons of failed runs.
-        seconds: Wall time.
-        training_seconds: Time in training loops, summed over workers.
-        cores: Cores of the cluster; 0 if nothing was run.
-        interrupted: Whether the launch was interrupted.
+    ``training_seconds`` is the time in training loops, summed over workers; ``cores`` is 0 if nothing was run.
     """
 
     trained: int = 0

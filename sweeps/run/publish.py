@@ -56,22 +56,12 @@ def publish_results(sweep: Sweep, store: Store, evaluated: Set[str]) -> None:
         log.write({wanted.metric: value}, wanted.run.optim.epochs, tags=tags)
 
 
-def list_failures(sweep: Sweep, results: Results, report: Report) -> None:
-    """Add the failed runs and their reasons to the report."""
-    for key, spec in sweep.trainings.items():
-        status, reason = results.state(spec)
-        if status == "failed":
-            report.failed.append(f"{sweep.titles[key]}: {reason}")
-    for key in sweep.evaluations:
-        record = results.evaluations.get(key)
-        if record is not None and record.status == "failed":
-            report.failed.append(f"{record.name}: {record.reason}")
-
-
 def publish_sweep(sweep: Sweep, store: Store, parent: RunLog, report: Report) -> None:
     """Write tables, figures and the report to the sweep's run and finish it."""
     results = Results.read(store, sweep.tables)
-    list_failures(sweep, results, report)
+    states = [(sweep.titles[key], *results.state(spec)) for key, spec in sweep.trainings.items()]
+    states += [(record.name, record.status, record.reason) for record in results.evaluations.values()]
+    report.failed += [f"{name}: {reason}" for name, status, reason in states if status == "failed"]
     values = [(table, values_of(table, results)) for table in sweep.tables]
     texts = [markdown(table, cells) for table, cells in values]
     artifacts = {f"table{table.number}.md": text for table, text in zip(sweep.tables, texts, strict=True)}

@@ -5,17 +5,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from eman.evaluation.headline import headline
 from eman.evaluation.protocols.groups import eval_title, group_title, together
-from eman.evaluation.results.cells import Wanted
 from eman.evaluation.results.values import Results
 from eman.platform.store.records import Record
 from eman.sweeps.plan import Sweep
 from eman.sweeps.run.events import Done, Event, Failed, Lost, Progress, Started, Waiting
 from eman.sweeps.work import evaluation_work, work
-from eman.trainers.methods.method import Method
-from eman.trainers.methods.registry import method_named
 
 Status = Literal["waiting", "running", "done", "failed", "reused"]
 
@@ -136,6 +134,11 @@ class SweepState:
         keys = self.sweep.trainings if trainings else self.sweep.evaluations
         return Counter(self.runs[key].status for key in keys)
 
+    def over(self, *, trainings: bool = True) -> int:
+        """Return the number of trainings, or of evaluations, that are done, reused or failed."""
+        counts = self.count(trainings=trainings)
+        return counts["done"] + counts["reused"] + counts["failed"]
+
     def running(self) -> dict[str, str]:
         """Return running runs as keys by name; evaluations that share their computation count as one."""
         return {self._shown[key]: key for key, run in self.runs.items() if run.status == "running"}
@@ -160,51 +163,31 @@ class SweepState:
         """Yield each method's best result on held-out images, from its tables' evaluations if any are done, else from
         the monitor. Runs without held-out images are skipped, because nothing is selected on test images.
         """
-        for name in dict.fromkeys(spec.method.name for spec in self.sweep.trainings.values()):
-            method = method_named(name)
-            results = self._evaluated(name) or self._monitored(name, method)
-            if results:
-                value, metric, key = max(results)
-                yield Best(method.title, metric, value, self.sweep.titles[key].partition(" · ")[2])
-
-    def _evaluated(self, method: str) -> list[tuple[float, str, str]]:
-        """Return the values of the first selection metric that has any."""
-        results: dict[str, list[tuple[float, str, str]]] = {}
-        for wanted in dict.fromkeys(self.sweep.wanted):
-            if wanted.run.method.name == method and wanted.select_by and wanted.run.data.held_out:
-                results.setdefault(wanted.select_by, []).extend(self._selections(wanted))
-        return next(filter(None, results.values()), [])
-
-    def _selections(self, wanted: Wanted) -> Iterator[tuple[float, str, str]]:
-        for spec in wanted.evaluations:
-            value = self.runs[spec.key].metrics.get(wanted.select_by)
-            if value is not None:
-                yield value, wanted.select_by, wanted.run.key
-
-    def _monitored(self, name: str, method: Method[Any]) -> list[tuple[float, str, str]]:
-        metric = "accuracy/top1" if method.classifier else "knn/top1"
-        return [
-            (self.runs[key].metrics[metric], metric, key)
-            for key, spec in self.sweep.trainings.items()
-            if spec.method.name == name and spec.data.held_out and metric in self.runs[key].metrics
-        ]
+        sources = [(item.run, item.select_by, spec.key) for item in self.sweep.wanted for spec in item.evaluations]
+        sources += [(run, headline(run.entry), key) for key, run in self.sweep.trainings.items()]
+        results: dict[str, dict[str, list[tuple[float, str]]]] = {}
+        for run, metric, key in sources:
+            value = self.runs[key].metrics.get(metric)
+            if value is not None and run.data.held_out:
+                results.setdefault(run.entry.title, {}).setdefault(metric, []).append((value, run.key))
+        for method, by_metric in results.items():
+            metric, values = next(iter(by_metric.items()))
+            value, key = max(values)
+            yield Best(method, metric, value, self.sweep.titles[key].partition(" · ")[2])
 
 
 def _events(key: str, run: RunState, record: Record | None) -> Iterator[Event]:
     """Yield the events that lead from a run's state to its record."""
-    status = "missing" if record is None else record.status
-    if record is None or status == "missing":
+    if record is None or record.status == "missing":
         if run.status != "waiting":
             yield Lost(key)
-    elif status == "running":
+    elif record.status == "running":
         if run.status != "running":
             yield Started(key, at=record.start)
-        share = record.share
-        if share > run.share or dict(record.metrics) != run.metrics:
-            beat = record.heartbeat or record.start
-            yield Progress(key, share, record.metrics, at=beat)
-    elif status == "failed":
+        if record.share > run.share or dict(record.metrics) != run.metrics:
+            yield Progress(key, record.share, record.metrics, at=record.heartbeat or record.start)
+    elif record.status == "failed":
         if run.status != "failed" or run.reason != record.reason:
             yield Failed(key, record.reason, at=record.end)
-    elif status == "done" and run.status not in ("done", "reused"):
+    elif record.status == "done" and run.status not in ("done", "reused"):
         yield Done(key, record.metrics.get("train/seconds", 0.0), record.metrics, at=record.end)

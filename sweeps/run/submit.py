@@ -32,11 +32,7 @@ _EXCLUDED = [".git", ".venv", ".eman", "tests", "docs", "build", "*.egg-info", "
 
 
 def client(address: str) -> "JobSubmissionClient":
-    """Connect to a cluster's job server.
-
-    Raises:
-        UserError: The server cannot be reached or refuses the token.
-    """
+    """Connect to a cluster's job server; raise `UserError` if it cannot be reached or refuses the token."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.job_submission import JobSubmissionClient
 
@@ -47,12 +43,12 @@ def client(address: str) -> "JobSubmissionClient":
         connected = JobSubmissionClient(address)
         connected.list_jobs()  # checks the token
     except Exception as error:
-        raise UserError(_connection_error(address, error)) from error
+        raise _unreachable(address, error) from error
     return connected
 
 
-def _connection_error(address: str, error: Exception) -> str:
-    return connection_error(f"--address {address}", error, "Ray job server")
+def _unreachable(address: str, error: Exception) -> UserError:
+    return UserError(connection_error(f"--address {address}", error, "Ray job server"))
 
 
 def source_for_job(root: Path) -> dict[str, Any]:
@@ -71,30 +67,25 @@ def submit(
     python: str | None,
     variables: Mapping[str, str],
 ) -> str:
-    """Submit ``eman sweep ARGUMENTS`` to run on the cluster; return the job's id.
-
-    Raises:
-        UserError: The cluster rejects the job.
-    """
+    """Submit ``eman sweep ARGUMENTS`` and return the job's id; raise `UserError` if the cluster rejects it."""
     if python is None:
         local = urlparse(address).hostname in ("127.0.0.1", "localhost", "::1")
         python = sys.executable if local else "python"
-    variables = {**ENVIRONMENT, **variables}
-    variables |= {"RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]}
+    variables = {**ENVIRONMENT, **variables, "RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]}
     command = [python, "-m", "eman", "sweep", *arguments, "--address", "auto"]
-    root = Path(__file__).resolve().parents[2]
+    source = source_for_job(Path(__file__).resolve().parents[2])
     deadline = time.monotonic() + _STARTING_SECONDS
     while True:
         try:
             return connected.submit_job(
                 entrypoint=shlex.join(command),
                 submission_id=f"eman-{new_id()}",
-                runtime_env={**source_for_job(root), "env_vars": variables},
+                runtime_env={**source, "env_vars": variables},
                 metadata={"eman": __version__, "sweep": " ".join(arguments)},
             )
         except Exception as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise UserError(_connection_error(address, error)) from error
+                raise _unreachable(address, error) from error
             time.sleep(1.0)
 
 
@@ -125,12 +116,11 @@ def listing(connected: "JobSubmissionClient") -> Iterator[str]:
     """Yield one line per job, newest first: id, status, start, duration, sweep."""
     jobs = [job for job in connected.list_jobs() if (job.metadata or {}).get("eman")]
     for job in sorted(jobs, key=lambda job: job.start_time or 0, reverse=True):
-        began = (job.start_time or 0) / 1000
-        ended = job.end_time / 1000 if job.end_time else time.time()
-        start = time.strftime("%Y-%m-%d %H:%M", time.localtime(began)) if began else "not started"
-        took = duration(ended - began) if began else ""
-        sweep = (job.metadata or {}).get("sweep", "")
-        yield f"{job.submission_id}  {job.status.value:<10}{start:<18}{took:<8}{sweep}"
+        start, took = "not started", ""
+        if job.start_time:
+            start = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.start_time / 1000))
+            took = duration((job.end_time or 1000 * time.time()) / 1000 - job.start_time / 1000)
+        yield f"{job.submission_id}  {job.status.value:<10}{start:<18}{took:<8}{(job.metadata or {}).get('sweep', '')}"
     if not jobs:
         yield "no sweeps have been submitted to this cluster"
 

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from eman.evaluation.protocols.spec import EvalSpec
 from eman.platform.cluster import cluster
 from eman.platform.errors import first_line
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
-from eman.sweeps.checks import check_data, check_index_files, check_present, check_workers
+from eman.sweeps.checks import check_data, check_files, check_workers
 from eman.sweeps.plan import Sweep
 from eman.sweeps.run.events import Event, Waiting
 from eman.sweeps.run.interrupt import Interruption
@@ -20,7 +19,6 @@ from eman.sweeps.run.launch import Launch
 from eman.sweeps.run.options import Options, Report, wait_for_room
 from eman.sweeps.run.publish import begin_sweep, publish_sweep
 from eman.sweeps.run.state import SweepState
-from eman.trainers.spec.run import RunSpec
 
 #: Seconds between a sweep's heartbeats.
 _BEAT_SECONDS = 5.0
@@ -47,16 +45,14 @@ def run_sweep(
         UserError: The data, the cluster or the number of workers is unsuitable.
     """
     started, options = time.monotonic(), options or Options()
-    for spec in sweep.trainings.values():
-        check_workers(options.workers, spec.norm.devices)
+    check_workers(options.workers, sweep.trainings.values())
     with Interruption() as interruption:
         launch = Launch(SweepState(sweep), store, options, interruption, listen)
         try:
             launch.emit(Waiting("reading the store"))
             store.deliver()
             store.settle_lost()
-            todo = launch.todo()
-            if todo.open or todo:
+            if launch.todo().open:
                 _carry_out(launch, started)
         except KeyboardInterrupt:
             launch.report.interrupted = True
@@ -69,9 +65,10 @@ def run_sweep(
 def _carry_out(launch: Launch, started: float) -> None:
     """Join the cluster, more than once if needed, and run what is missing. Always end the sweep's run in the store."""
     options, report, parent = launch.options, launch.report, None
-    trainings, evaluations = _missing(launch)
-    check_present(trainings, launch.store.workspace, evaluations)
-    check_index_files(trainings, launch.store.workspace, evaluations)
+    waiting = {key for key, run in launch.state.runs.items() if run.status == "waiting"}
+    trainings = [spec for key, spec in launch.sweep.trainings.items() if key in waiting]
+    evaluations = [(spec, run) for spec, run in launch.sweep.pairs if spec.key in waiting]
+    check_files(trainings, launch.store.workspace, evaluations, present=True)
     try:
         with ThreadPoolExecutor(max_workers=1) as pool:
             # Read the data while Ray starts.
@@ -103,15 +100,6 @@ def _carry_out(launch: Launch, started: float) -> None:
         launch.store.deliver()
         publish_sweep(launch.sweep, launch.store, parent, report)
         launch.emit(Waiting(""))
-
-
-def _missing(launch: Launch) -> tuple[list[RunSpec], list[tuple[EvalSpec, RunSpec]]]:
-    """Return the trainings that the store lacks, and the evaluations with their trainings."""
-    sweep, runs = launch.sweep, launch.state.runs
-    return (
-        [spec for key, spec in sweep.trainings.items() if runs[key].status == "waiting"],
-        [(spec, sweep.trainings[spec.run]) for key, spec in sweep.evaluations.items() if runs[key].status == "waiting"],
-    )
 
 
 @contextlib.contextmanager

@@ -27,19 +27,11 @@ class Todo:
     gone: Mapping[str, str]
     open: int
 
-    def __bool__(self) -> bool:
-        return bool(self.trainings or self.evaluations)
-
 
 def find_todo(sweep: Sweep, results: Results, failures: Mapping[str, int], retries: int, workspace: Workspace) -> Todo:
     """Return the runs of a sweep that are missing in the store and not running.
 
-    Args:
-        sweep: The sweep.
-        results: Results in the store.
-        failures: Failures in this launch, by key. Runs that failed in an earlier launch are tried again.
-        retries: Retries of a failed run.
-        workspace: Workspace of the networks.
+    ``failures`` counts those in this launch, by key; runs that failed in an earlier launch are tried again.
     """
 
     def is_open(key: str, record: Record | None) -> bool:
@@ -64,12 +56,3 @@ def find_todo(sweep: Sweep, results: Results, failures: Mapping[str, int], retri
         gone,
         len(trainings) + len(evaluations),
     )
-
-
-def is_running_elsewhere(sweep: Sweep, results: Results) -> bool:
-    """Return whether another launch is running a run of this sweep."""
-    records = [
-        *(results.trainings.get(key) for key in sweep.trainings),
-        *(results.evaluations.get(key) for key in sweep.evaluations),
-    ]
-    return any(record is not None and record.status == "running" for record in records)

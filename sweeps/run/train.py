@@ -37,65 +37,49 @@ def train(job: TrainJob, report: Report) -> Outcome:
     Raises:
         Exception: The run failed; the reason is in the store.
     """
-    key = job.spec.key
-    first = distributed.rank() == 0
     with contextlib.ExitStack() as stack:
         log, busy = None, ""
-        if first:
+        if distributed.rank() == 0:
             try:
                 log = stack.enter_context(_claim(job))
             except BusyError as error:
                 busy = str(error)
         if not distributed.agreed(not busy):
-            return Lost(key, busy)
+            return Lost(job.spec.key, busy)
         with failure_recorded(log):
             return _train(job, log, report)
 
 
 @contextlib.contextmanager
 def _claim(job: TrainJob) -> Iterator[RunLog]:
-    """Claim the run, so that no other process trains it."""
-    with locked(job.workspace.run_folder(job.spec.key) / "lock") as acquired:
+    """Create or resume the run in the store, so that no other process trains it."""
+    spec = job.spec
+    tags = {**record_tags(spec, job.profile), "eman.workers": str(job.workers), "eman.launch": job.launch}
+    with locked(job.workspace.run_folder(spec.key) / "lock") as acquired:
         if not acquired:
             raise BusyError("another process on this machine is running it")
-        yield begin_training(job, Store(job.workspace, patient=True))
-
-
-def begin_training(job: TrainJob, store: Store) -> RunLog:
-    """Create or resume the training's run in the store; raise :class:`BusyError` if another process has claimed it."""
-    spec = job.spec
-    return store.begin(
-        TRAINING,
-        spec.key,
-        job.title,
-        tags={
-            **record_tags(spec, job.profile),
-            "eman.workers": str(job.workers),
-            "eman.launch": job.launch,
-        },
-        parent=job.parent,
-        params=record_params(spec),
-        again=job.redo,
-    )
+        store = Store(job.workspace, patient=True)
+        params = record_params(spec)
+        yield store.begin(TRAINING, spec.key, job.title, tags=tags, parent=job.parent, params=params, again=job.redo)
 
 
 def _train(job: TrainJob, log: RunLog | None, report: Report) -> Done:
     """Train; on worker 0, which has a ``log``, also measure the final networks."""
     spec, folder = job.spec, job.workspace.run_folder(job.spec.key)
-    usage = Usage() if log is not None else None
+    usage = Usage()
     alone = distributed.workers() == 1  # several workers must make the same reports, so only at epochs
     reported = 0.0
     if not alone:
         report(Progress(spec.key, 0.0))
 
     def epoch_done(number: int, metrics: dict[str, float]) -> None:
-        if log is not None and usage is not None:
+        if log is not None:
             log.epoch(number, metrics | usage.take(), number / spec.optim.epochs)
         report(Progress(spec.key, number / spec.optim.epochs, metrics))
 
     def step_done(step: int, steps: int) -> None:
         nonlocal reported
-        if log is not None and usage is not None:
+        if log is not None:
             log.beat(step / steps)
             usage.sample()
         if alone and time.monotonic() - reported > _REPORT_SECONDS:
@@ -103,7 +87,7 @@ def _train(job: TrainJob, log: RunLog | None, report: Report) -> Done:
             report(Progress(spec.key, step / steps))
 
     outcome = fit(spec, job.workspace, folder=folder, monitor=measure.monitor, on_epoch=epoch_done, on_step=step_done)
-    if log is None or usage is None:
+    if log is None:
         return Done(spec.key, outcome.seconds)
     metrics = measure.final(outcome.training, folder, outcome.best_epoch)
     tags = {"eman.data_hash": outcome.training.dataset.hash, "eman.best_epoch": str(outcome.best_epoch)}

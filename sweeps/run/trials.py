@@ -65,10 +65,6 @@ def train_on_workers(job: TrainJob, callbacks: Sequence[Any] = ()) -> Outcome:
     A worker that dies is replaced, and the run resumes from its checkpoint. If ``job.workers`` is a range, Ray Train
     may change their number during the run.
 
-    Args:
-        job: The training.
-        callbacks: Callbacks for Ray Train.
-
     Raises:
         Exception: Workers died or failed too often.
     """
@@ -77,8 +73,7 @@ def train_on_workers(job: TrainJob, callbacks: Sequence[Any] = ()) -> Outcome:
 
     v2: Any = ray_train  # its type hints lack the classes of Train V2
     # A unique name keeps Ray Train from resuming an earlier run; runs resume from their own checkpoints.
-    name = f"train-{new_id()}"
-    folder = job.workspace.ray_folder
+    name, folder = f"train-{new_id()}", job.workspace.ray_folder
     trainer: Any = TorchTrainer(
         cast("Any", _worker),
         train_loop_config={"job": job},
@@ -96,10 +91,9 @@ def train_on_workers(job: TrainJob, callbacks: Sequence[Any] = ()) -> Outcome:
         ),
     )
     try:
-        outcome: Outcome = trainer.fit().return_value
+        return cast("Outcome", trainer.fit().return_value)
     finally:
         shutil.rmtree(folder / name, ignore_errors=True)
-    return outcome
 
 
 def _worker(config: dict[str, TrainJob]) -> Outcome:

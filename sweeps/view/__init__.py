@@ -1,7 +1,7 @@
 """Views of sweeps and runs.
 
-- `terminal`: a running sweep. `watch`: a sweep that another process runs. `bar`: the progress of `eman train`.
-- `status`, `runs`, `doctor`, `fields`: the commands of the same names.
+- `terminal`: a running sweep. `watch`: a sweep that another process runs.
+- `status`: `eman status` and `eman runs`. `doctor`, `fields`: the commands of the same names.
 - `report`: a sweep as a page, with its `configuration` and `provenance`.
 - `ui`: MLflow's server. `links`: addresses of its pages.
 """

@@ -1,10 +1,8 @@
 """The configuration of a sweep's runs: common and varying fields."""
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from eman.sweeps.plan import Sweep
-from eman.trainers.methods.registry import method_named
 from eman.trainers.spec.run import RunSpec
 
 
@@ -13,61 +11,43 @@ def label(sweep: Sweep, spec: RunSpec) -> str:
     return sweep.titles[spec.key].partition(" · ")[2].replace(f" · seed {spec.seed}", "")
 
 
+def configuration(sweep: Sweep) -> dict[str, Any]:
+    """Return fields and values: `common` to all runs, `by_method`, and `schemes`, by those `varying` within a method.
+
+    The seed counts as varying in neither.
+    """
+    import pandas as pd
+
+    specs = list(sweep.trainings.values())
+    frame = pd.DataFrame([{name: _shown(value) for name, value in _fields(spec).items()} for spec in specs]).fillna("–")
+    methods, names = frame.groupby("method", sort=False), [str(name) for name in frame]
+    same = {str(name) for name, count in frame.nunique().items() if count == 1}
+    same_within = {str(name) for name, count in methods.nunique().max().items() if count == 1}
+    fields = [name for name in names if name not in ("method", "seed") and name not in same]
+    varying = [name for name in fields if name not in same_within]
+    titles = list(dict.fromkeys(spec.entry.title for spec in specs))
+    rows: dict[tuple[str, ...], set[str]] = {}
+    for spec, values in zip(specs, frame[varying].itertuples(index=False), strict=True):
+        rows.setdefault((label(sweep, spec), *values), set()).add(spec.entry.title)
+    return {
+        "common": [(name, frame[name].iloc[0]) for name in names if name in same],
+        "by_method": {
+            "methods": titles,
+            "rows": [(name, list(methods[name].first())) for name in fields if name in same_within],
+        },
+        "varying": varying,
+        "schemes": [
+            (name, ", ".join(title for title in titles if title in used), values)
+            for (name, *values), used in rows.items()
+        ],
+    }
+
+
 def _fields(spec: RunSpec) -> dict[str, Any]:
     return {**spec.flat(), **({"init": spec.network.init.key[:8]} if spec.network.init else {})}
 
 
 def _shown(value: Any) -> str:
-    if value is None:
-        return "–"
     if isinstance(value, list | tuple):
         return ", ".join(_shown(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
-
-
-def _names(specs: Iterable[RunSpec]) -> list[str]:
-    return list(dict.fromkeys(name for spec in specs for name in _fields(spec)))
-
-
-def _same(specs: Sequence[RunSpec], name: str) -> bool:
-    return len({_shown(_fields(spec).get(name)) for spec in specs}) == 1
-
-
-def common(sweep: Sweep) -> list[tuple[str, str]]:
-    """Return the fields with the same value in all runs."""
-    specs = list(sweep.trainings.values())
-    return [(name, _shown(_fields(specs[0]).get(name))) for name in _names(specs) if _same(specs, name)]
-
-
-def _methods(sweep: Sweep) -> dict[str, list[RunSpec]]:
-    runs: dict[str, list[RunSpec]] = {}
-    for spec in sweep.trainings.values():
-        runs.setdefault(spec.method.name, []).append(spec)
-    return runs
-
-
-def varying(sweep: Sweep) -> list[str]:
-    """Return the fields, except the seed, that vary among runs of one method."""
-    methods = _methods(sweep).values()
-    names = _names(sweep.trainings.values())
-    return [name for name in names if name != "seed" and not all(_same(specs, name) for specs in methods)]
-
-
-def by_method(sweep: Sweep, varying: Sequence[str]) -> dict[str, Any]:
-    """Return the fields that vary between methods but not within them."""
-    methods, every = _methods(sweep), list(sweep.trainings.values())
-    names = [n for n in _names(every) if n not in ("method", "seed", *varying) and not _same(every, n)]
-    rows = [(name, [_shown(_fields(specs[0]).get(name)) for specs in methods.values()]) for name in names]
-    return {"methods": [method_named(method).title for method in methods], "rows": rows}
-
-
-def schemes(sweep: Sweep, varying: Sequence[str]) -> list[tuple[str, str, list[str]]]:
-    """Return label, methods and values of the runs, by the varying fields."""
-    rows: dict[tuple[str, tuple[str, ...]], dict[str, None]] = {}
-    for spec in sweep.trainings.values():
-        values = tuple(_shown(_fields(spec).get(name)) for name in varying)
-        rows.setdefault((label(sweep, spec), values), {})[spec.entry.title] = None
-    order = [method_named(method).title for method in _methods(sweep)]
-    return [
-        (label, ", ".join(sorted(methods, key=order.index)), list(values)) for (label, values), methods in rows.items()
-    ]

@@ -46,9 +46,9 @@ def doctor_lines(workspace: Workspace) -> tuple[list[str], bool]:
         f"home           {workspace.home}",
         f"data folder    {workspace.data}",
     ]
-    for line in data_lines(workspace):
-        lines.append(f"data           {line}")
-        complete &= "not here" not in line or not line.startswith(NEEDED)
+    data_here = data_lines(workspace)
+    lines += [f"data           {line}" for line in data_here]
+    complete &= not any("not here" in line and line.startswith(NEEDED) for line in data_here)
     try:
         store = Store(workspace)
         lines.append(f"store          {store.uri}: {len(store.records())} runs")

@@ -35,12 +35,9 @@ def listed_fields(method: str | None, profile: str) -> list[ListedField]:
     Raises:
         UserError: A name is unknown.
     """
-    scale, methods = profile_named(profile), list(METHODS)
-    if method is not None:
-        method_named(method)
-        methods = [method]
+    scale = profile_named(profile)
     listed: dict[tuple[str, str], ListedField] = {}
-    for name in methods:
+    for name in METHODS if method is None else [method_named(method).name]:
         for field in fields_of(scale.run(name, "default")):
             identity = field.name, field.section if field.section not in METHODS else "method"
             known = listed.get(identity, ListedField(field, {}))

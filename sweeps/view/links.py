@@ -22,18 +22,8 @@ _HEADLINES = ("linear/", "finetune/", "test/top1", "test/knn_top1")
 _MAX_LINK = 1500
 
 
-def runs_page(experiment: str) -> str:
-    """Return the path of the page of all runs, with the browser's remembered filter cleared."""
-    return f"{_runs(experiment)}&searchFilter=&orderByKey=attributes.start_time&orderByAsc=false"
-
-
-def _runs(experiment: str) -> str:
-    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
-
-
-def sweep_page(experiment: str, sweep: Record) -> str:
-    """Return the path of the page of a sweep's run: description, tables, children."""
-    return f"/#/experiments/{experiment}/runs/{sweep.run_id}?workflowType=machine_learning"
+def _page(experiment: str, run: str = "") -> str:
+    return f"/#/experiments/{experiment}/runs{f'/{run}' if run else ''}?workflowType=machine_learning"
 
 
 def comparisons(experiment: str, sweep: Record, trainings: Mapping[str, Record]) -> dict[str, str]:
@@ -57,7 +47,7 @@ def comparisons(experiment: str, sweep: Record, trainings: Mapping[str, Record])
         # Unless sorted by date, the UI lists runs individually instead of under their parent.
         order = f"metrics.`{_headline(chosen)}`"
         pages[method] = (
-            f"{_runs(experiment)}&compareRunsMode=CHART&searchFilter={quote(condition, safe='(),.')}"
+            f"{_page(experiment)}&compareRunsMode=CHART&searchFilter={quote(condition, safe='(),.')}"
             f"&orderByKey={quote(order, safe='.')}&orderByAsc=false"
         )
     return pages
@@ -65,62 +55,42 @@ def comparisons(experiment: str, sweep: Record, trainings: Mapping[str, Record])
 
 def _headline(records: Sequence[Record]) -> str:
     names = sorted({name for record in records for name in record.metrics})
-    for start in _HEADLINES:
-        for name in names:
-            if name.startswith(start) and name.endswith("top1") and not name.endswith("held_out_top1"):
-                return name
-    return "train/loss"
+    results = [name for name in names if name.endswith("top1") and not name.endswith("held_out_top1")]
+    return next((name for start in _HEADLINES for name in results if name.startswith(start)), "train/loss")
 
 
-def description(
-    sweep: Sweep, record: Record, experiment: str, trainings: Mapping[str, Record], tables: Sequence[str]
-) -> str:
-    """Return a sweep's description in Markdown: tables, comparisons of its schemes, and the command that repeats it.
+def description_tags(sweep: Sweep, store: Store, tables: Sequence[str]) -> dict[str, str]:
+    """Return the tags from which the UI and :func:`comparisons` show a finished sweep.
 
-    Args:
-        sweep: The sweep.
-        record: Its run.
-        experiment: Id of the experiment.
-        trainings: All trainings by key.
-        tables: Its tables in Markdown; those that do not fit into a tag are only artifacts.
+    Its description in Markdown has its tables, comparisons of its schemes, and the command that repeats it. Tables that
+    do not fit into a tag are only artifacts.
     """
-    pages = {name: page for name, page in comparisons(experiment, record, trainings).items() if len(page) < _MAX_LINK}
-    links = ", ".join(f"[{name}](.{page})" for name, page in pages.items())
-    revision = record.tags.get("eman.git", "unknown")
+    members = ",".join(sweep.trainings)
+    own = {MEMBERS: members} if len(members) <= _MAX_TAG else {}
+    record = store.by_key(SWEEP)[sweep.key]
+    pages = comparisons(store.experiment_id, replace(record, tags={**record.tags, **own}), store.by_key(TRAINING))
+    links = ", ".join(f"[{name}](.{page})" for name, page in pages.items() if len(page) < _MAX_LINK)
     above = f"Schemes compared: {links}. Figures and tables are under Artifacts.\n\n"
-    below = f"\n\nMade by git revision `{revision}`. This command repeats or continues it:\n\n"
-    below += f"    {command(sweep.request)}\n"
+    below = (
+        f"\n\nMade by git revision `{record.tags.get('eman.git', 'unknown')}`. This command repeats or continues it:"
+        f"\n\n    {command(sweep.request)}\n"
+    )
     text = ""
     for table in tables:
         if len(above) + len(text) + len(table) + len(below) > _MAX_TAG - 100:
             text += "\n\n(the other tables are under Artifacts)"
             break
         text += f"\n\n{table}"
-    return above + text.strip() + below
-
-
-def description_tags(sweep: Sweep, store: Store, tables: Sequence[str]) -> dict[str, str]:
-    """Return the tags from which the UI and :func:`comparisons` show a finished sweep."""
-    members = ",".join(sweep.trainings)
-    own = {MEMBERS: members} if len(members) <= _MAX_TAG else {}
-    record = store.by_key(SWEEP)[sweep.key]
-    record = replace(record, tags={**record.tags, **own})
-    note = description(sweep, record, store.experiment_id, store.by_key(TRAINING), tables)
-    return own | {"mlflow.note.content": note}
+    return own | {"mlflow.note.content": above + text.strip() + below}
 
 
 def link_lines(store: Store, server: str) -> list[str]:
-    """Return lines with the UI's addresses for the newest sweep and for all runs, the most useful first.
-
-    Args:
-        store: The store.
-        server: Address of the server.
-    """
-    lines = []
-    sweeps = store.records(SWEEP)
-    if sweeps:
-        newest, trainings = sweeps[0], store.by_key(TRAINING)
-        for method, page in comparisons(store.experiment_id, newest, trainings).items():
+    """Return lines with the UI's addresses for the newest sweep and for all runs, the most useful first."""
+    experiment, lines = store.experiment_id, []
+    for newest in store.records(SWEEP)[:1]:
+        for method, page in comparisons(experiment, newest, store.by_key(TRAINING)).items():
             lines.append(f"{newest.name}, schemes of {method}: {server}{page}")
-        lines.append(f"{newest.name}, tables: {server}{sweep_page(store.experiment_id, newest)}")
-    return [*lines, f"all runs: {server}{runs_page(store.experiment_id)}"]
+        lines.append(f"{newest.name}, tables: {server}{_page(experiment, newest.run_id)}")
+    # An empty filter clears the one that the browser remembers.
+    order = "searchFilter=&orderByKey=attributes.start_time&orderByAsc=false"
+    return [*lines, f"all runs: {server}{_page(experiment)}&{order}"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from eman.platform.store.records import Record
 from eman.sweeps.plan import Sweep
-from eman.sweeps.request import SweepRequest, command
+from eman.sweeps.request import command
 
 #: Provenance tags of a run, with their display names.
 _PROVENANCE = {
@@ -22,24 +22,23 @@ _PROVENANCE = {
     "eman.workers": "Workers of a run",
 }
 
+#: Values of a tag to list; further ones are counted.
+_MOST = 6
+
 
 def provenance(sweep: Sweep, record: Record, runs: Sequence[Record]) -> list[tuple[str, str]]:
     """Return the provenance of the results: versions, hashes, dates."""
     rows = [("Sweep", record.key), ("Data set", ", ".join(sorted({s.data.dataset for s in sweep.trainings.values()})))]
     for tag, name in _PROVENANCE.items():
         counts = Counter(run.tags[tag] for run in runs if run.tags.get(tag))
-        several = len(counts) > 1
-        values = [f"{value} ({count} runs)" if several else value for value, count in counts.most_common(6)]
-        if len(counts) > len(values):
-            values.append(f"and {len(counts) - len(values)} more")
-        if values:
-            rows.append((name, ", ".join(values)))
+        values = [f"{value} ({count} runs)" for value, count in counts.most_common(_MOST)]
+        values += [f"and {len(counts) - _MOST} more"] if len(counts) > _MOST else []
+        if counts:
+            rows.append((name, ", ".join(values) if len(counts) > 1 else next(iter(counts))))
     if runs:
         rows.append(("First run began", moment(min(run.start for run in runs))))
     ended = [run.end for run in [*runs, record] if run.end]
-    if ended:
-        rows.append(("Last run ended", moment(max(ended))))
-    return rows
+    return [*rows, ("Last run ended", moment(max(ended)))] if ended else rows
 
 
 def moment(seconds: float) -> str:
@@ -47,18 +46,13 @@ def moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
-def commands(record: Record, runs: Sequence[Record]) -> dict[str, Any]:
+def commands(sweep: Sweep, record: Record, runs: Sequence[Record]) -> dict[str, Any]:
     """Return the commands that repeat the sweep, and the revisions if there is no single clean one."""
-    revisions = {run.tags.get("eman.git", "unknown") for run in runs} or {record.tags.get("eman.git", "unknown")}
-    [revision] = revisions if len(revisions) == 1 else [""]
-    clean = bool(revision) and revision != "unknown" and "+" not in revision
+    revisions = sorted({run.tags.get("eman.git", "unknown") for run in runs or [record]})
+    clean = len(revisions) == 1 and revisions[0] != "unknown" and "+" not in revisions[0]
     return {
-        "revision": revision if clean else "",
-        "unclean": ", ".join(sorted(revisions)) if not clean else "",
-        "sweep": command(_request(record)),
+        "revision": revisions[0] if clean else "",
+        "unclean": "" if clean else ", ".join(revisions),
+        "sweep": command(sweep.request),
         "report": f"eman report {record.key[:8]} --out report.html",
     }
-
-
-def _request(record: Record) -> SweepRequest:
-    return SweepRequest.from_json(record.tags["eman.request"])

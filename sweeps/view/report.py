@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from eman.platform.store.records import Record
 from eman.platform.store.store import Store
 from eman.sweeps.plan import Sweep
 from eman.sweeps.tables import figure3
-from eman.sweeps.view import configuration
+from eman.sweeps.view.configuration import configuration, label
 from eman.sweeps.view.provenance import commands, moment, provenance
 from eman.sweeps.view.status import planned_sweep
 from eman.sweeps.view.text import duration
@@ -33,28 +33,10 @@ _CURVES = ("train/loss", "knn/top1", "train/feature_std")
 
 
 def write(record: Record, store: Store, out: Path) -> None:
-    """Write a sweep's page.
-
-    Args:
-        record: The sweep's run.
-        store: Its store.
-        out: The file.
-
-    Raises:
-        UserError: Another version of this project planned the sweep.
-    """
-    text = page(record, store)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with output_file(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def page(record: Record, store: Store) -> str:
-    """Return the page of a sweep's run; see :func:`write`."""
+    """Write the page of a sweep's run; raise `UserError` if another version of this project planned it."""
     sweep = planned_sweep(record)
     results = Results.read(store, sweep.tables)
-    runs = [results.trainings[key] for key in sweep.trainings if key in results.trainings]
-    evaluations = [results.evaluations[key] for key in sweep.evaluations if key in results.evaluations]
+    runs, evaluations = list(results.trainings.values()), list(results.evaluations.values())
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -62,8 +44,8 @@ def page(record: Record, store: Store) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    varying = configuration.varying(sweep)
-    return environment.get_template("report.html").render(
+    environment.filters["shown"] = _shown
+    text = environment.get_template("report.html").render(
         title=sweep.name,
         profile=sweep.profile.name,
         key=record.key,
@@ -71,16 +53,15 @@ def page(record: Record, store: Store) -> str:
         facts=_facts(sweep, record, runs, evaluations),
         tables=[_table(table, values_of(table, results)) for table in sweep.tables],
         pictures=_pictures(sweep, store),
-        common=configuration.common(sweep),
-        by_method=configuration.by_method(sweep, varying),
-        varying=varying,
-        schemes=configuration.schemes(sweep, varying),
+        **configuration(sweep),
         provenance=provenance(sweep, record, runs),
         failures=[(r.name, r.reason, r.failures) for r in [*runs, *evaluations] if r.status == "failed"],
-        commands=commands(record, runs),
+        commands=commands(sweep, record, runs),
         runs=_runs(sweep, results),
         written=moment(time.time()),
     )
+    with output_file(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _facts(
@@ -106,35 +87,18 @@ def _facts(
 
 def _table(table: Table, values: Sequence[Value]) -> dict[str, Any]:
     """Return a table's cells with their references. With several seeds, the best of each column is marked."""
-    by_position = {(value.cell.row, value.cell.column): value for value in values}
-    comparable = max((value.n for value in values), default=0) > 1  # one seed cannot show differences
-    best = {
-        column: max((v.value for v in values if v.cell.column == column and v.value is not None), default=None)
-        for column in table.columns
-    }
-
-    def cell(row: str, column: str) -> dict[str, Any]:
-        value = by_position.get((row, column))
-        if value is None or not value.cell.wanted:
-            return {"ours": "–", "spread": "", "state": "", "paper": value.cell.paper if value else "–", "best": False}
-        ours, spread = "", ""
-        if value.value is not None:
-            ours = f"{value.value:.1f}"
-            spread = "" if value.spread is None else f"±{value.spread:.1f}"
-        state = "" if value.status == "done" else value.status
-        top = best[column]
-        marked = comparable and value.value is not None and top is not None and f"{top:.1f}" == ours
-        return {"ours": ours, "spread": spread, "state": state, "paper": value.cell.paper, "best": marked}
-
+    cells = {(value.cell.row, value.cell.column): value for value in values}
+    several = max((value.n for value in values), default=0) > 1  # one seed cannot show differences
+    best = {v.cell.column: 0.0 for v in values}
+    for value in values:
+        best[value.cell.column] = max(best[value.cell.column], value.value or 0.0)
     return {
         "name": f"Table {table.number}" if table.number else table.title,
         "title": table.title if table.number else "",
-        "side": table.side,
-        "beside": table.beside,
-        "columns": table.columns,
-        "rows": [(row, [cell(row, column) for column in table.columns]) for row in table.rows],
+        "table": table,
+        "rows": [(row, [cells.get((row, column)) for column in table.columns]) for row in table.rows],
+        "best": [f"{best[column]:.1f}" if several else "" for column in table.columns],
         "remarks": comparisons(table, values),
-        "notes": table.notes,
         "failed": [f"{value.cell.row}, {value.cell.column}: {value.reason}" for value in values if value.reason],
     }
 
@@ -164,33 +128,36 @@ def _curves(sweep: Sweep) -> tuple[Line, ...]:
     """Return one line per scheme, over its seeds, in one panel per method and metric."""
     seeds = defaultdict[tuple[str, str], list[RunSpec]](list)
     for spec in sweep.trainings.values():
-        seeds[spec.method.name, configuration.label(sweep, spec)].append(spec)
+        seeds[spec.method.name, label(sweep, spec)].append(spec)
     eman = SCHEMES["eman"].title
     return tuple(
-        Line(method_named(method).title, label, metric, tuple(runs), scheme_label(runs[0]) == eman)
-        for (method, label), runs in seeds.items()
+        Line(method_named(method).title, name, metric, tuple(runs), scheme_label(runs[0]) == eman)
+        for (method, name), runs in seeds.items()
         for metric in _CURVES
     )
 
 
-def _runs(sweep: Sweep, results: Results) -> list[dict[str, str]]:
+def _runs(sweep: Sweep, results: Results) -> list[dict[str, Any]]:
+    wanted = {item.run.key: item for item in reversed(sweep.wanted)}
     rows = []
     for key, spec in sweep.trainings.items():
         record = results.trainings.get(key)
-        metrics: Mapping[str, float] = record.metrics if record else {}
-        wanted = next((item for item in sweep.wanted if item.run.key == key), None)
-        value = results.one(wanted)[0] if wanted else None
-        seconds, speed = metrics.get("train/seconds"), metrics.get("train/images_per_second")
+        value = results.one(wanted[key])[0] if key in wanted else None
         rows.append(
             {
                 "title": sweep.titles[key],
                 "key": key[:8],
                 "status": results.state(spec)[0],
-                "metric": wanted.metric if wanted and value is not None else "",
-                "value": "" if value is None else f"{value:.1f}",
-                "knn": f"{metrics['test/knn_top1']:.1f}" if "test/knn_top1" in metrics else "",
-                "seconds": "" if seconds is None else duration(seconds),
-                "speed": "" if speed is None else f"{speed:,.0f}",
+                "metric": wanted[key].metric if value is not None else "",
+                "value": value,
+                "metrics": defaultdict[str, float | None](lambda: None, record.metrics if record else {}),
             }
         )
     return rows
+
+
+def _shown(value: float | None, form: str) -> str:
+    """Return a number in this format, or as a duration; empty for ``None``."""
+    if value is None:
+        return ""
+    return duration(value) if form == "duration" else format(value, form)

@@ -1,44 +1,24 @@
-"""`eman status`: sweeps and runs in the store; and sweeps by name."""
+"""`eman status` and `eman runs`: sweeps and runs in the store; and sweeps by name."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eman.platform.errors import UserError
-from eman.platform.store.records import SWEEP, TRAINING, Record, number
+from eman.platform.store.records import EVALUATION, SWEEP, TRAINING, Record, number
 from eman.platform.store.store import Store
-from eman.platform.workspace import Workspace
+from eman.sweeps.find import find_run
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.request import SweepRequest
 from eman.sweeps.view.text import duration
 
 
-def status_lines(workspace: Workspace) -> list[str]:
-    """Return the sweeps, newest first, and the number of trainings by profile, method and state."""
-    store = Store(workspace)
+def store_status(store: Store) -> dict[str, Any]:
+    """Return the sweeps, newest first, the trainings, and their number by profile, method and state."""
     store.settle_lost()
-    lines = [f"store {store.uri}"]
-    sweeps = store.records(SWEEP)
-    for record in sweeps:
-        seconds = record.metrics.get("sweep/seconds")
-        took = f", {duration(seconds)}" if seconds else ""
-        shown = "interrupted" if record.status == "missing" else record.status
-        lines.append(f"sweep {record.key[:8]}  {record.name}: {shown}{took}")
-    counts = Counter(
-        (r.tags.get("profile", ""), r.tags.get("method", ""), r.status) for r in store.by_key(TRAINING).values()
-    )
-    for (profile, method, state), count in sorted(counts.items()):
-        lines.append(f"{profile}  {method:<11}{state:<8}{count:>4}")
-    if not counts:
-        lines.append("no runs yet; `eman sweep table1 table8 --profile quick` makes some")
-    return lines
-
-
-def status_summary(workspace: Workspace, *, runs: bool = False) -> dict[str, Any]:
-    """Return the content of `status_lines` as plain values, with the trainings if `runs`."""
-    store = Store(workspace)
-    trainings = store.records(TRAINING)
+    trainings = sorted(store.by_key(TRAINING).values(), key=lambda r: (r.tags.get("profile", ""), r.name))
     counts = Counter((r.tags.get("profile", ""), r.tags.get("method", ""), r.status) for r in trainings)
-    summary: dict[str, Any] = {
+    return {
         "store": store.uri,
         "sweeps": [
             {"key": r.key, "name": r.name, "status": r.status, "seconds": r.metrics.get("sweep/seconds")}
@@ -48,32 +28,74 @@ def status_summary(workspace: Workspace, *, runs: bool = False) -> dict[str, Any
             {"profile": profile, "method": method, "status": status, "count": count}
             for (profile, method, status), count in sorted(counts.items())
         ],
-    }
-    if runs:
-        summary["runs"] = [
-            {
-                "key": r.key,
-                "status": r.status,
-                "name": r.name,
-                "profile": r.tags.get("profile", ""),
-                "reason": r.reason,
-            }
+        "runs": [
+            {"key": r.key, "status": r.status, "name": r.name, "profile": r.tags.get("profile", ""), "reason": r.reason}
             for r in trainings
-        ]
-    return summary
+        ],
+    }
 
 
-def run_lines(workspace: Workspace) -> list[str]:
-    """Return one line per training in the store: key, state, name, profile."""
-    records = sorted(
-        Store(workspace).records(TRAINING), key=lambda record: (record.tags.get("profile", ""), record.name)
-    )
-    width = max((len(record.name) for record in records), default=0)
+def status_lines(status: Mapping[str, Any]) -> list[str]:
+    """Return sweeps and counts of `store_status` as lines."""
+    lines = [f"store {status['store']}"]
+    for sweep in status["sweeps"]:
+        state = "interrupted" if sweep["status"] == "missing" else sweep["status"]
+        took = f", {duration(sweep['seconds'])}" if sweep["seconds"] else ""
+        lines.append(f"sweep {sweep['key'][:8]}  {sweep['name']}: {state}{took}")
+    lines += ["{profile}  {method:<11}{status:<8}{count:>4}".format(**count) for count in status["counts"]]
+    return lines if status["counts"] else [*lines, "no runs yet; `eman sweep table1 table8 --profile quick` makes some"]
+
+
+def run_lines(runs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the trainings of `store_status` as lines."""
+    width = max((len(run["name"]) for run in runs), default=0)
     return [
-        f"{record.key}  {record.status:8}  {record.name:{width}}  {record.tags.get('profile', '')}"
-        + (f"  ({record.reason})" if record.reason else "")
-        for record in records
+        f"{run['key']}  {run['status']:8}  {run['name']:{width}}  {run['profile']}"
+        + (f"  ({run['reason']})" if run["reason"] else "")
+        for run in runs
     ]
+
+
+def describe_run(prefix: str, store: Store) -> dict[str, Any]:
+    """Return a training and its evaluations as plain values."""
+    record = find_run(prefix, store)
+    folder = store.workspace.run_folder(record.key)
+    return {
+        "key": record.key,
+        "name": record.name,
+        "status": record.status,
+        "reason": record.reason,
+        "profile": record.tags.get("profile", ""),
+        "folder": str(folder) if folder.is_dir() else "",
+        "fields": dict(record.params),
+        "metrics": dict(record.metrics),
+        "evaluations": [
+            {"key": r.key, "name": r.name, "status": r.status, "metrics": dict(r.metrics)}
+            for r in store.records(EVALUATION)
+            if r.tags.get("eman.run") == record.key
+        ],
+    }
+
+
+def description_lines(run: Mapping[str, Any]) -> list[str]:
+    """Return the content of `describe_run` as lines."""
+    reason = f" ({run['reason']})" if run["reason"] else ""
+    lines = [f"{run['key']}  {run['name']}: {run['status']}{reason}"]
+    lines += [f"{name:8} {run[name]}" for name in ("profile", "folder") if run[name]]
+    for title in ("fields", "metrics"):
+        width = max((len(name) for name in run[title]), default=0)
+        values = {name: f"{v:.6g}" if isinstance(v, float) else v for name, v in sorted(run[title].items())}
+        lines += [title, *(f"  {name:{width}}  {value}" for name, value in values.items())] if values else []
+    lines += ["evaluations"] if run["evaluations"] else []
+    for evaluation in run["evaluations"]:
+        lines.append(f"  {evaluation['key']}  {evaluation['name']}: {evaluation['status']}")
+        lines += [f"    {name} {value:.2f}" for name, value in sorted(evaluation["metrics"].items())]
+    return lines
+
+
+def launched(record: Record) -> float:
+    """Return when a sweep was launched, in seconds since the epoch."""
+    return number(record.tags.get("eman.launched")) or record.start
 
 
 def find_sweep(start: str | None, store: Store) -> Record:
@@ -83,7 +105,7 @@ def find_sweep(start: str | None, store: Store) -> Record:
         UserError: No sweep matches.
     """
     store.settle_lost()
-    records = sorted(store.records(SWEEP), key=_launched, reverse=True)
+    records = sorted(store.records(SWEEP), key=launched, reverse=True)
     for record in records:
         if start is None or start in (record.name, record.name.partition(" · ")[0]) or record.key.startswith(start):
             return record
@@ -108,7 +130,3 @@ def planned_sweep(record: Record) -> Sweep:
             f"sweep again with this one."
         )
     return sweep
-
-
-def _launched(record: Record) -> float:
-    return number(record.tags.get("eman.launched")) or record.start

@@ -3,7 +3,6 @@
 import logging
 import sys
 import time
-from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -24,8 +23,7 @@ _EVALUATION_LINES = 12
 class Terminal:
     """Shows a running sweep. Use it as a context manager and call :meth:`show` with every event.
 
-    Args:
-        console: Output. Default: standard error, which keeps standard output for tables.
+    ``console`` is standard error by default, which keeps standard output for tables.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -36,9 +34,7 @@ class Terminal:
     def __enter__(self) -> "Terminal":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -58,7 +54,7 @@ class Terminal:
                 if event.reason in self._waits:  # print it only once
                     return
                 self._waits.add(event.reason)
-            for line in lines(state, event):
+            if line := line_of(state, event):
                 self.say(line)
         except OSError as error:  # the terminal was closed; the sweep continues
             logging.getLogger("eman").debug("cannot write to the terminal: %s", error)
@@ -68,35 +64,35 @@ class Terminal:
         self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
 
 
-def lines(state: SweepState, event: Event) -> list[str]:
-    """Return an event as plain lines."""
+def line_of(state: SweepState, event: Event) -> str:
+    """Return an event as a line; empty for one that needs none."""
     if isinstance(event, Waiting):
-        return [event.reason] if event.reason else []
+        return event.reason
     training = event.key in state.sweep.trainings
-    counts = state.count(trainings=training)
-    total = len(state.sweep.trainings if training else state.sweep.evaluations)
-    over = counts["done"] + counts["reused"] + counts["failed"]
-    left = state.seconds_left()
-    head = f"[{over}/{total}{'' if left is None else f', about {duration(left)} left'}] {state.titles[event.key]}"
+    over, total = state.over(trainings=training), len(state.sweep.trainings if training else state.sweep.evaluations)
+    head = f"[{over}/{total}{_left(state)}] {state.titles[event.key]}"
     match event:
         case Failed():
-            return [f"{head}: failed: {event.reason}"]
+            return f"{head}: failed: {event.reason}"
         case Lost() if event.reason:
-            return [f"{head}: {event.reason}"]
+            return f"{head}: {event.reason}"
+        case Done() if event.at >= state.launched and training:
+            return f"{head}: done in {duration(event.seconds)}"
         case Done() if event.at >= state.launched:
-            if training:
-                return [f"{head}: done in {duration(event.seconds)}"]
-            if over % max(1, total // _EVALUATION_LINES) == 0 or over == total:
-                return [f"{head}: done"]
-    return []
+            return f"{head}: done" if over == total or over % max(1, total // _EVALUATION_LINES) == 0 else ""
+    return ""
+
+
+def _left(state: SweepState, now: float | None = None) -> str:
+    left = state.seconds_left(now)
+    return "" if left is None else f", about {duration(left)} left"
 
 
 def summary(state: SweepState) -> str:
     """Return a sweep's state in one line."""
-    counts, left = state.count(), state.seconds_left()
+    counts = state.count()
     counted = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
-    ending = f", about {duration(left)} left" if left is not None and counts["running"] else ""
-    return f"{counted}, {100 * state.share():.0f} %{ending}"
+    return f"{counted}, {100 * state.share():.0f} %{_left(state) if counts['running'] else ''}"
 
 
 def picture(state: SweepState, console: Console) -> RenderableType:
@@ -123,8 +119,6 @@ def _line(text: str, style: str = "") -> Text:
 
 
 def _overall(state: SweepState, now: float) -> RenderableType:
-    left = state.seconds_left(now)
-    took = duration(now - state.launched) + ("" if left is None else f", about {duration(left)} left")
     bar = Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(None),
@@ -132,25 +126,19 @@ def _overall(state: SweepState, now: float) -> RenderableType:
         expand=True,
         auto_refresh=False,
     )
-    bar.add_task(
-        f"{state.sweep.name} · {state.sweep.profile.name}",
-        total=100,
-        completed=round(100 * state.share(now)),
-        took=took,
-    )
+    title, took = f"{state.sweep.name} · {state.sweep.profile.name}", duration(now - state.launched) + _left(state, now)
+    bar.add_task(title, total=100, completed=round(100 * state.share(now)), took=took)
     return bar.get_renderable()
 
 
 def _counts(state: SweepState) -> Table:
-    grid, counts, line = Table.grid(padding=(0, 3)), state.count(), Text(no_wrap=True, overflow="ellipsis")
+    grid, counts, line = Table.grid(padding=(0, 3)), state.count(), _line("")
     for status in STATUSES:
         if counts[status] or status == "done":
             line.append(" · " if line else "", "dim").append(f"{counts[status]} {status}", _COLOURS.get(status, ""))
     grid.add_row("trainings", line)
     if state.sweep.evaluations:
-        evaluated = state.count(trainings=False)
-        over = evaluated["done"] + evaluated["reused"] + evaluated["failed"]
-        grid.add_row("evaluations", f"{over} of {len(state.sweep.evaluations)}")
+        grid.add_row("evaluations", f"{state.over(trainings=False)} of {len(state.sweep.evaluations)}")
     speed = sum(state.runs[key].metrics.get("train/images_per_second", 0.0) for key in state.running().values())
     if speed:
         grid.add_row("throughput", f"{speed:,.0f} images/s")
@@ -171,8 +159,7 @@ def _running(state: SweepState, running: dict[str, str], now: float, console: Co
         if spec is None:  # evaluations do not report progress
             bars.add_task(title, total=None, detail="")
             continue
-        speed = run.metrics.get("train/images_per_second")
-        epochs = spec.optim.epochs
+        speed, epochs = run.metrics.get("train/images_per_second"), spec.optim.epochs
         detail = f"epoch {min(int(run.share * epochs + 1e-3) + 1, epochs)}/{epochs}"
         detail = detail + (f"  {speed:,.0f} images/s" if speed else "") if run.trains else "loading data"
         bars.add_task(title, total=100, completed=round(100 * run.share_at(now)), detail=detail)

@@ -18,18 +18,12 @@ from eman.platform.workspace import Workspace
 from eman.sweeps.view.links import link_lines
 
 _NO_LOGIN = "anyone who can reach it can read, change and delete all runs, and there is no login"
-_START_SECONDS = 120.0
 
 
 def serve(workspace: Workspace, port: int, host: str, allowed: Sequence[str], *, open_browser: bool) -> None:
     """Run MLflow's server on the store until Ctrl-C. If the store already is a server, only print the addresses.
 
-    Args:
-        workspace: Workspace of the store.
-        port: Port to listen on.
-        host: Address to listen on.
-        allowed: Host names by which others may reach it; required unless ``host`` is a loopback address.
-        open_browser: Open a browser if this machine has a screen.
+    ``allowed`` are host names by which others may reach it, required unless ``host`` is a loopback address.
 
     Raises:
         UserError: The port is taken, or ``host`` opens the store to others and ``allowed`` is empty.
@@ -44,7 +38,9 @@ def serve(workspace: Workspace, port: int, host: str, allowed: Sequence[str], *,
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server must not outlive this process
     process = subprocess.Popen(command, env=environment)  # noqa: S603
     try:
-        if _wait_for_server(process, host, port):
+        while process.poll() is None and not _answers(host, port):
+            time.sleep(0.2)
+        if process.poll() is None:
             if allowed:
                 print(f"{server} is open to others: {_NO_LOGIN}", flush=True)
             _show([*link_lines(store, server), "Ctrl-C stops it"], open_browser)
@@ -77,11 +73,8 @@ def _server_command(workspace: Workspace, port: int, host: str, allowed: Sequenc
         "--allowed-hosts": ",".join(hosts),
         "--cors-allowed-origins": ",".join(origins),
     }
-    return [
-        str(Path(sys.executable).with_name("mlflow")),
-        "server",
-        *(word for pair in options.items() for word in pair),
-    ]
+    mlflow = str(Path(sys.executable).with_name("mlflow"))
+    return [mlflow, "server", *(word for pair in options.items() for word in pair)]
 
 
 def _is_loopback(host: str) -> bool:
@@ -97,16 +90,6 @@ def _answers(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _wait_for_server(process: "subprocess.Popen[bytes]", host: str, port: int) -> bool:
-    """Wait for the server to accept connections; return whether it does."""
-    deadline = time.monotonic() + _START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        if _answers(host, port):
-            return True
-        time.sleep(0.2)
-    return False
 
 
 def _show(lines: Sequence[str], open_browser: bool) -> None:

@@ -6,23 +6,18 @@ import time
 from rich.console import Console
 
 from eman.evaluation.results.values import Results
-from eman.platform.store.records import SWEEP, Record, number
+from eman.platform.store.records import SWEEP, Record
 from eman.platform.store.store import Store
 from eman.sweeps.run.events import Waiting
 from eman.sweeps.run.state import SweepState
-from eman.sweeps.view.status import planned_sweep
+from eman.sweeps.view.status import launched, planned_sweep
 from eman.sweeps.view.terminal import Terminal, summary
 
 _ENDINGS = {"done": "has ended", "missing": "was interrupted; the same command continues it"}
 
 
 def watch(store: Store, every: float = 5.0, terminal: Terminal | None = None) -> None:
-    """Follow the running sweeps, newest first, until none is running.
-
-    Args:
-        store: Their store.
-        every: Seconds between reads of the store.
-        terminal: Output.
+    """Follow the running sweeps, newest first, reading the store ``every`` so many seconds, until none is running.
 
     Raises:
         UserError: The store cannot be reached, or another version of this project runs the sweep.
@@ -43,7 +38,7 @@ def watch(store: Store, every: float = 5.0, terminal: Terminal | None = None) ->
 
 def _follow(store: Store, record: Record, every: float, terminal: Terminal) -> None:
     """Follow one sweep to its end."""
-    state = SweepState(planned_sweep(record), number(record.tags.get("eman.launched")) or record.start)
+    state = SweepState(planned_sweep(record), launched(record))
     name = f"{record.name} ({record.key[:8]})"
     for event in state.changes(Results.read(store, state.sweep.tables)):
         state.apply(event)
