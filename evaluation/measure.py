@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from eman.evaluation import features
-from eman.evaluation.compute import knn, linear
+from eman.evaluation.compute import knn
+from eman.evaluation.compute.labelled import top_accuracy
 from eman.evaluation.features import Features, Splits
 from eman.evaluation.headline import CLASSIFIER, NEIGHBOURS
 from eman.platform import checkpoint
@@ -106,7 +107,7 @@ def final(training: Training, folder: Path, best_epoch: int) -> Metrics:
 
 
 def _tops(name: str, logits_NK: Tensor, labels_N: Tensor) -> Metrics:
-    return {f"{name}top{top}": float(linear.top_accuracy(logits_NK.unsqueeze(0), labels_N, top)[0]) for top in (1, 5)}
+    return {f"{name}top{top}": float(top_accuracy(logits_NK.unsqueeze(0), labels_N, top)[0]) for top in (1, 5)}
 
 
 def _share(split: AnySplit, share: float) -> AnySplit:

@@ -11,8 +11,7 @@ from PIL import Image
 from eman.cli import main
 from eman.evaluation import features
 from eman.evaluation.compute import knn
-from eman.evaluation.exchange.predict import predict
-from eman.evaluation.exchange.predictions import Prediction
+from eman.evaluation.exchange.predict import Prediction, predict
 from eman.evaluation.trained import Trained
 from eman.platform.store.records import TRAINING, Record
 from eman.platform.store.store import Store

@@ -18,7 +18,7 @@ from torchvision import datasets
 from torchvision.transforms import functional as tv
 
 from eman.cli import main
-from eman.evaluation.compute import linear
+from eman.evaluation.compute import labelled
 from eman.evaluation.protocols.linear import LinearSpec
 from eman.evaluation.trained import Trained
 from eman.platform import storage
@@ -349,7 +349,7 @@ def test_labelled_images_from_an_index_file(birds: Path) -> None:
     assert len(training.batches.streams["unlabelled"].split) == CLASSES * TRAIN - len(chosen)
     spec = LinearSpec(label_fraction=0.1, label_sets=2, label_index="few,few")
     shutil.copytree(birds / "run", Workspace.from_environment().run_folder(spec_.key))
-    found = linear.label_sets(Trained(spec_.key, Workspace.from_environment()), spec)
+    found = labelled.label_sets(Trained(spec_.key, Workspace.from_environment()), spec)
     assert [training.train.ids[part].tolist() for part in found] == [chosen, chosen]
     (folder / "few.csv").write_text("Index\n5000")
     with pytest.raises(UserError, match=r"few\.csv lists image 5000"):

@@ -9,37 +9,30 @@ Shapes: N images of a batch, A channels, H by W pixels, K classes.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eman.evaluation import features
-from eman.evaluation.compute import linear
+from eman.evaluation.compute import labelled
 from eman.evaluation.compute.cropping import cropped
+from eman.evaluation.compute.labelled import SGD_MOMENTUM
 from eman.evaluation.protocols.finetune import FinetuneSpec
 from eman.evaluation.protocols.protocol import EvalOutcome
 from eman.evaluation.trained import Trained
-from eman.platform.errors import RunFailed
 from eman.trainers.data.order import epoch_order
-from eman.trainers.data.splits import AnySplit
 from eman.trainers.precision import autocast
-
-SGD_MOMENTUM = 0.9
 
 
 def train(trained: Trained, index_n: Tensor, spec: FinetuneSpec, seed: int = 0) -> nn.Module:
-    """Finetune a copy of the run's backbone with a new classifier.
+    """Finetune a copy of the run's backbone with a new classifier, and return both as one ``nn.Sequential``.
 
     Args:
         trained: The run.
         index_n: int64, ``(n,)``, indices of the labelled images in the run's training split.
         spec: Learning rates and schedule.
         seed: Seed of the classifier's initial weights, sample order and augmentations.
-
-    Returns:
-        ``nn.Sequential`` of backbone and classifier.
     """
     splits, precision = trained.splits, trained.spec.network.precision
     backbone = trained.backbone()
@@ -73,43 +66,26 @@ def train(trained: Trained, index_n: Tensor, spec: FinetuneSpec, seed: int = 0) 
 
 
 def evaluate(specs: Sequence[FinetuneSpec], trained: Trained, seed: int = 0) -> list[EvalOutcome]:
-    """Evaluate specifications that differ in the backbone's learning rate.
-
-    Returns:
-        For each rate, in percent and for example at 1 % of the labels: ``finetune/1pct_top1`` and
-        ``finetune/1pct_top5`` on the test images and ``finetune/1pct_held_out_top1``, which selects the rate, as means
-        over label sets; and ``finetune/1pct_top1_set0`` and so on for single sets. An error for a rate that diverges.
+    """Evaluate specifications that differ in the backbone's learning rate; see
+    :func:`~eman.evaluation.compute.labelled.averaged`.
 
     Raises:
         RunFailed: The run has collapsed.
         UserError: A label set has no sample of some class.
     """
-    sets_Sn = linear.label_sets(trained, specs[0])  # raises if the run has collapsed
-    out: list[EvalOutcome] = []
-    for spec in specs:
-        try:
-            parts = [_measured(trained, train(trained, index_n, spec, seed)) for index_n in sets_Sn]
-        except RunFailed as error:
-            out.append(error)
-        else:
-            out.append(linear.results(spec, *(torch.stack(part) for part in zip(*parts, strict=True))))
-    return out
+    sets_Sn, splits = labelled.label_sets(trained, specs[0]), trained.splits
+    test, held_out, precision = splits.dataset.test, splits.held_out, trained.spec.network.precision
 
+    def measure(n: int) -> labelled.Accuracies:
+        parts = []
+        for index_n in sets_Sn:
+            network = train(trained, index_n, specs[n], seed)
+            test_1MK = features.outputs(network, test, splits.dataset, precision).unsqueeze(0)
+            held_out_1MK = test_1MK
+            if held_out is not test:
+                held_out_1MK = features.outputs(network, held_out, splits.dataset, precision).unsqueeze(0)
+            parts.append(labelled.accuracies(test_1MK, test.labels, held_out_1MK, held_out.labels))
+        top1_S, top5_S, held_out_S = (torch.cat(part) for part in zip(*parts, strict=True))
+        return top1_S, top5_S, held_out_S
 
-def _measured(trained: Trained, network: nn.Module) -> tuple[Any, ...]:
-    """Return top-1 and top-5 accuracy on the test images, and top-1 on the held-out images, in percent."""
-    splits, precision = trained.splits, trained.spec.network.precision
-
-    def logits(split: AnySplit) -> Tensor:
-        logits_MK = features.outputs(network, split, splits.dataset, precision)
-        if not torch.isfinite(logits_MK).all():
-            raise RunFailed("the finetuned network diverged")
-        return logits_MK.unsqueeze(0)
-
-    test_1MK = logits(splits.dataset.test)
-    held_out_1MK = test_1MK if splits.held_out is splits.dataset.test else logits(splits.held_out)
-    labels_M = splits.dataset.test.labels
-    return (
-        *(linear.top_accuracy(test_1MK, labels_M, top)[0] for top in (1, 5)),
-        linear.top_accuracy(held_out_1MK, splits.held_out.labels, 1)[0],
-    )
+    return labelled.averaged(specs, measure)

@@ -24,11 +24,8 @@ _GROUP = 64
 def evaluate(specs: Sequence[KnnSpec], trained: Trained, _seed: int) -> list[EvalOutcome]:
     """Return ``knn/test_top1``, accuracy on the test images in percent, for each specification."""
     f = trained.features
-    outcomes: list[EvalOutcome] = []
-    for spec in specs:
-        predicted_M = predict(f.train_ND, f.train_labels_N, f.test_ND, spec.k, spec.temperature)
-        outcomes.append(Measured({"knn/test_top1": percent(predicted_M, f.test_labels_N)}))
-    return outcomes
+    predicted = [predict(f.train_ND, f.train_labels_N, f.test_ND, spec.k, spec.temperature) for spec in specs]
+    return [Measured({"knn/test_top1": percent(predicted_M, f.test_labels_N)}) for predicted_M in predicted]
 
 
 def predict(

@@ -5,7 +5,7 @@ from N(0, 0.01), biases 0, no normalization of the features. With ``views`` ``au
 resized crops and flips, as in the official code; with ``cached``, features of the original images, computed once. The
 classifiers of all learning rates and label sets train together on the same features.
 
-Shapes: S label sets, L learning rates, n samples of a set, B samples of a batch, D features, K classes, M test samples.
+Shapes: S label sets, L learning rates, n samples of a set, B samples of a batch, D features, K classes, M samples.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,17 +13,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from eman.evaluation.compute import labelled
 from eman.evaluation.compute.cropping import cropped
+from eman.evaluation.compute.labelled import SGD_MOMENTUM
 from eman.evaluation.features import evaluating
-from eman.evaluation.protocols.labelled import LabelledSpec
 from eman.evaluation.protocols.linear import LinearSpec
-from eman.evaluation.protocols.protocol import EvalOutcome, Measured
+from eman.evaluation.protocols.protocol import EvalOutcome
 from eman.evaluation.trained import Trained
-from eman.platform.errors import RunFailed
-from eman.trainers.data import label_sets as data_label_sets
 from eman.trainers.data.order import epoch_order
-
-SGD_MOMENTUM = 0.9
 
 #: From indices of samples, ``(S, B)``, and an epoch to their features, ``(S, B, D)``.
 FeaturesOf = Callable[[Tensor, int], Tensor]
@@ -88,52 +85,6 @@ def rows(x_ND: Tensor, index_SB: Tensor) -> Tensor:
     return x_ND.index_select(0, index_SB.flatten()).view(*index_SB.shape, -1)
 
 
-def accuracy(features_MD: Tensor, labels_M: Tensor, weight: Tensor, bias: Tensor, top: int) -> Tensor:
-    """Return the top-``top`` accuracy of each label set's classifier in percent, ``(S,)``.
-
-    Raises:
-        RunFailed: The classifier diverged.
-    """
-    logits_SMK = features_MD.unsqueeze(0) @ weight + bias
-    if not torch.isfinite(logits_SMK).all():
-        raise RunFailed("the linear classifier diverged")
-    return top_accuracy(logits_SMK, labels_M, top)
-
-
-def top_accuracy(logits_SMK: Tensor, labels_M: Tensor, top: int) -> Tensor:
-    """Return the share of samples whose class is among the ``top`` largest logits, in percent, ``(S,)``."""
-    best = logits_SMK.topk(min(top, logits_SMK.shape[-1]), dim=-1).indices
-    return 100 * (best == labels_M.view(1, -1, 1)).any(2).double().mean(1)
-
-
-def label_sets(trained: Trained, spec: LabelledSpec) -> Tensor:
-    """Return the samples of each label set, ``(S, n)``: class-balanced, or those of the index files in ``label_index``.
-
-    Raises:
-        UserError: A class would get no sample, or an index file is missing.
-    """
-    labels_N = trained.features.train_labels_N  # raises if the run has collapsed
-    if spec.label_index is not None:
-        splits = trained.splits
-        name, files = splits.dataset.name, spec.label_index.split(",")
-        return torch.stack([data_label_sets.indexed(name, file, splits.train, trained.workspace) for file in files])
-    return torch.stack(
-        [data_label_sets.label_set(labels_N, spec.label_fraction, number) for number in range(spec.label_sets)]
-    )
-
-
-def results(spec: LabelledSpec, top1_S: Tensor, top5_S: Tensor, held_out_S: Tensor) -> Measured:
-    """Return the metrics of an evaluation, from accuracies by label set: means, and top-1 of single sets."""
-    name = spec.prefix
-    metrics = {
-        f"{name}top1": float(top1_S.mean()),
-        f"{name}top5": float(top5_S.mean()),
-        spec.held_out_metric: float(held_out_S.mean()),
-        **{f"{name}top1_set{number}": float(value) for number, value in enumerate(top1_S)},
-    }
-    return Measured(metrics, spec.held_out_metric)
-
-
 def augmented(trained: Trained, spec: LinearSpec, seed: int) -> FeaturesOf:
     """Return a function that computes features of random crops and flips of training images, new in every epoch."""
     backbone, precision = trained.backbone(), trained.spec.network.precision
@@ -154,12 +105,7 @@ def cached(x_ND: Tensor) -> FeaturesOf:
 
 
 def evaluate(specs: Sequence[LinearSpec], trained: Trained, seed: int = 0) -> list[EvalOutcome]:
-    """Evaluate specifications that differ in the learning rate.
-
-    Returns:
-        For each rate, in percent and for example at 10 % of the labels: ``linear/10pct_top1`` and
-        ``linear/10pct_top5`` on the test images and ``linear/10pct_held_out_top1``, which selects the rate, as means
-        over label sets; and ``linear/10pct_top1_set0`` and so on for single sets. An error for a rate that diverges.
+    """Evaluate specifications that differ in the learning rate; see :func:`~eman.evaluation.compute.labelled.averaged`.
 
     Raises:
         RunFailed: The run has collapsed.
@@ -167,16 +113,12 @@ def evaluate(specs: Sequence[LinearSpec], trained: Trained, seed: int = 0) -> li
     """
     spec, f = specs[0], trained.features
     features_of = augmented(trained, spec, seed) if spec.views == "augmented" else cached(f.train_ND)
-    labels_N = f.train_labels_N
-    sets_Sn = label_sets(trained, spec)
+    sets_Sn, labels_N = labelled.label_sets(trained, spec), f.train_labels_N
     classes, features = int(labels_N.max()) + 1, f.train_ND.shape[1]
     weights, biases = train(features_of, features, labels_N, sets_Sn, classes, spec, [s.lr for s in specs], seed)
-    out: list[EvalOutcome] = []
-    for one, weight, bias in zip(specs, weights, biases, strict=True):
-        try:
-            held_out_S = accuracy(f.held_out_ND, f.held_out_labels_N, weight, bias, 1)
-            top1_S, top5_S = (accuracy(f.test_ND, f.test_labels_N, weight, bias, top) for top in (1, 5))
-            out.append(results(one, top1_S, top5_S, held_out_S))
-        except RunFailed as error:
-            out.append(error)
-    return out
+
+    def measure(n: int) -> labelled.Accuracies:
+        test_SMK, held_out_SMK = (x_MD.unsqueeze(0) @ weights[n] + biases[n] for x_MD in (f.test_ND, f.held_out_ND))
+        return labelled.accuracies(test_SMK, f.test_labels_N, held_out_SMK, f.held_out_labels_N)
+
+    return labelled.averaged(specs, measure)

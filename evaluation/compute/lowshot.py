@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 #: From the number of a label set and C to the scores on held-out and test images, in percent.
-Score = Callable[[int, float], tuple[float, float]]
+Score = Callable[[int, float], tuple[float, ...]]
 
 
 def evaluate(specs: Sequence[LowShotSpec], trained: Trained, _seed: int) -> list[EvalOutcome]:
@@ -89,14 +89,12 @@ def _grid(score: Score, costs: tuple[float, ...], sets: int) -> Floats:
 def _single_label(features: Features, shots: int) -> Score:
     from sklearn.svm import LinearSVC
 
-    train_ND, labels_N = _unit(features.train_ND), features.train_labels_N.numpy()
-    evaluated = _held_out_and_test(features)
+    (train_ND, labels_N), *evaluated = _splits(features)
 
-    def score(number: int, cost: float) -> tuple[float, float]:
+    def score(number: int, cost: float) -> tuple[float, ...]:
         index = label_sets.shots(features.train_labels_N, shots, number).numpy()
         classifier = LinearSVC(C=cost, random_state=number).fit(train_ND[index], labels_N[index])
-        held_out, test = (100 * float((classifier.predict(x) == y).mean()) for x, y in evaluated)
-        return held_out, test
+        return tuple(100 * float((classifier.predict(x) == y).mean()) for x, y in evaluated)
 
     return score
 
@@ -104,33 +102,26 @@ def _single_label(features: Features, shots: int) -> Score:
 def _multi_label(features: Features, shots: int) -> Score:
     from sklearn.svm import LinearSVC
 
-    train_ND, labels_NK = _unit(features.train_ND), features.train_labels_N.numpy()
-    evaluated = _held_out_and_test(features)
+    (train_ND, labels_NK), *evaluated = _splits(features)
 
-    def score(number: int, cost: float) -> tuple[float, float]:
-        scores = []
-        for label, index in enumerate(shots_of_several(features.train_labels_N, shots, number)):
-            classifier = LinearSVC(C=cost, random_state=number).fit(train_ND[index], labels_NK[index, label])
-            scores.append([classifier.decision_function(x) for x, _ in evaluated])
-        held_out, test = (
-            mean_average_precision(np.stack(part, axis=1), y)
-            for part, (_, y) in zip(zip(*scores, strict=True), evaluated, strict=True)
+    def score(number: int, cost: float) -> tuple[float, ...]:
+        classifiers = [
+            LinearSVC(C=cost, random_state=number).fit(train_ND[index], labels_NK[index, label])
+            for label, index in enumerate(shots_of_several(features.train_labels_N, shots, number))
+        ]
+        return tuple(
+            mean_average_precision(np.stack([each.decision_function(x) for each in classifiers], axis=1), y)
+            for x, y in evaluated
         )
-        return held_out, test
 
     return score
 
 
-def _held_out_and_test(features: Features) -> tuple[tuple[Floats, Integers], ...]:
-    """Return features and labels of the held-out and the test images."""
-    return (
-        (_unit(features.held_out_ND), features.held_out_labels_N.numpy()),
-        (_unit(features.test_ND), features.test_labels_N.numpy()),
-    )
-
-
-def _unit(x_ND: Tensor) -> Floats:
-    return F.normalize(x_ND, dim=1).double().numpy()
+def _splits(features: Features) -> list[tuple[Floats, Integers]]:
+    """Return features and labels of the training, the held-out and the test images."""
+    f = features
+    pairs = (f.train_ND, f.train_labels_N), (f.held_out_ND, f.held_out_labels_N), (f.test_ND, f.test_labels_N)
+    return [(F.normalize(x_ND, dim=1).double().numpy(), labels_N.numpy()) for x_ND, labels_N in pairs]
 
 
 def shots_of_several(labels_NK: Tensor, shots: int, number: int) -> list[Integers]:

@@ -1,4 +1,4 @@
-"""Exporting a run's network: as torchvision has it, as safetensors, or as a model that MLflow serves."""
+"""Export a run's network: for torchvision, as safetensors, or as a model that MLflow serves."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 from eman.evaluation.exchange import serving
 from eman.evaluation.trained import Trained
 from eman.platform.errors import UserError, unknown
-from eman.platform.output import check_output, output_file
+from eman.platform.output import output_file
 from eman.platform.store.records import Record
 from eman.platform.workspace import Workspace
 
@@ -19,19 +19,17 @@ EXPORTS = ("torchvision", "safetensors", "mlflow")
 def export_network(
     record: Record, workspace: Workspace, form: str, out: Path, *, network: str = "student", selection: str = "last"
 ) -> str:
-    """Write a run's network, and return a line for a person.
+    """Write a run's network, and return a line to print.
 
     ``torchvision``: a state dict that torchvision's network of the same name loads strictly; its classifier, which a
     pretrained network does not have, is zero. ``safetensors``: the backbone's tensors, with the run's key. ``mlflow``:
     a folder that MLflow serves, see :mod:`eman.evaluation.exchange.serving`.
 
     Raises:
-        UserError: The format is unknown or does not have such networks, or ``out`` cannot be written to.
+        UserError: The format is unknown or does not have such networks, or ``out`` cannot be written.
     """
     if form not in EXPORTS:
         raise unknown("format", form, EXPORTS)
-    if form != "mlflow":
-        check_output(out)
     trained = Trained(record.key, workspace, network, selection)
     which = f"the {network} after the {selection} epoch of {record.name}"
     if form == "mlflow":

@@ -1,4 +1,4 @@
-"""Reading foreign checkpoints: the official code's and torchvision's."""
+"""Read foreign checkpoints: the official code's and torchvision's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,22 +7,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eman.platform.errors import UserError, named
+from eman.platform.errors import UserError, first_line, named
 from eman.trainers.backbones.registry import BACKBONES
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a checkpoint names its tensors.
-
-    Attributes:
-        method: The method that trains such networks.
-        student, teacher: Prefixes of the two backbones; the teacher may be absent.
-    """
+    """The method that a checkpoint belongs to, and the prefixes of its backbones' tensors."""
 
     method: str
     student: str
-    teacher: str = ""
+    teacher: str | None = None
 
 
 #: Layouts by name: the official code's (``module.`` before each name is optional) and torchvision's.
@@ -33,7 +28,7 @@ LAYOUTS = {
     "torchvision": Layout("supervised", ""),
 }
 
-#: Prefixes of heads that follow a backbone: a classifier, a projector.
+#: Prefixes of heads that follow a backbone.
 _HEADS = ("fc.", "projector.", "predictor.", "neck.")
 
 
@@ -45,7 +40,7 @@ class ForeignNetworks:
         backbone: Name of the backbone that all tensors fit.
         channels: Channels of its images.
         student, teacher: States of the backbones.
-        taken: Names in the file and the names of the same tensors here.
+        taken: Roles and names of the tensors by their names in the file.
         left: Names in the file that are not used.
     """
 
@@ -58,40 +53,30 @@ class ForeignNetworks:
 
 
 def read(path: Path, layout: str) -> ForeignNetworks:
-    """Read a checkpoint without running any code in it.
-
-    Args:
-        path: The file.
-        layout: A name in :data:`LAYOUTS`.
+    """Read a checkpoint with a layout in :data:`LAYOUTS`, without running any code in it.
 
     Raises:
-        UserError: The file is missing, damaged, of another layout, or holds a network that is not known here.
+        UserError: The file is missing, damaged, has another layout, or holds an unknown network.
     """
-    entry = named("layout", layout, LAYOUTS)
-    state = _tensors(path)
-    plain = {name.removeprefix("module."): name for name in state}
-    networks, taken = [], dict[str, str]()
-    for role, prefix in (("student", entry.student), ("teacher", entry.teacher)):
-        if role == "teacher" and not prefix:
-            continue
-        parts = {
-            name.removeprefix(prefix): original
-            for name, original in plain.items()
-            if name.startswith(prefix) and not name.removeprefix(prefix).startswith(_HEADS)
-        }
-        networks.append({name: state[original] for name, original in parts.items()})
-        taken |= {original: f"{role} {name}" for name, original in parts.items()}
-    student, teacher = networks[0], networks[1] if len(networks) > 1 and networks[1] else None
-    if not student:
-        seen = sorted({name.split(".")[0] + "." for name in plain})[:6]
+    entry, tensors = named("layout", layout, LAYOUTS), _tensors(path)
+    prefixes = {"student": entry.student} | ({"teacher": entry.teacher} if entry.teacher else {})
+    states: dict[str, dict[str, Tensor]] = {role: {} for role in ("student", "teacher")}
+    taken = {}
+    for original, value in tensors.items():
+        for role, prefix in prefixes.items():
+            name = original.removeprefix("module.")
+            if name.startswith(prefix) and not name.removeprefix(prefix).startswith(_HEADS):
+                states[role][name.removeprefix(prefix)] = value
+                taken[original] = f"{role} {name.removeprefix(prefix)}"
+    if not states["student"]:
+        seen = sorted({name.removeprefix("module.").split(".")[0] + "." for name in tensors})[:6]
         raise UserError(
             f"{path} holds no names that begin with {entry.student!r}, as layout {layout} has; its names begin with "
             f"{', '.join(seen)}. Layouts: {', '.join(LAYOUTS)}."
         )
-    backbone, channels = _backbone(path, student)
-    return ForeignNetworks(
-        backbone, channels, student, teacher, taken, tuple(name for name in state if name not in taken)
-    )
+    backbone, channels = _backbone(path, states["student"])
+    left = tuple(name for name in tensors if name not in taken)
+    return ForeignNetworks(backbone, channels, states["student"], states["teacher"] or None, taken, left)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -99,12 +84,12 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; give a checkpoint.") from None
-    except Exception as error:  # torch.load raises many kinds
-        reason = (str(error).splitlines() or [""])[0][:120]
-        raise UserError(f"{path} cannot be read as tensors alone ({type(error).__name__}: {reason}).") from None
+    except Exception as error:  # torch.load raises many types
+        raise UserError(
+            f"{path} cannot be read as tensors alone ({type(error).__name__}: {first_line(error)})."
+        ) from None
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    state = state if isinstance(state, dict) else {}
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = {str(n): v for n, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
     if not tensors:
         raise UserError(f"{path} holds no state dict, neither by itself nor as 'state_dict'.")
     return tensors
@@ -112,19 +97,17 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _backbone(path: Path, state: Mapping[str, Tensor]) -> tuple[str, int]:
     """Return the backbone with these names and shapes, and the channels of its images."""
-    first = next((value for value in state.values() if value.dim() == 4), None)
-    channels = 3 if first is None else first.shape[1]
-    shapes = {name: value.shape for name, value in state.items()}
-    nearest, fewest = "", len(state) + 1
+    channels = next((value.shape[1] for value in state.values() if value.dim() == 4), 3)
+    shapes = {(name, value.shape) for name, value in state.items()}
+    differing = {}
     for name, entry in BACKBONES.items():
         with torch.device("meta"):
-            ours = {key: value.shape for key, value in entry.build(channels).state_dict().items()}
-        differing = sum(shapes.get(key) != shape for key, shape in ours.items()) + len(shapes.keys() - ours.keys())
-        if not differing:
-            return name, channels
-        if differing < fewest:
-            nearest, fewest = name, differing
-    raise UserError(
-        f"{path} holds a network that is none of ours; {nearest or 'none'} is nearest, with {fewest} tensors that "
-        f"differ; ours are: {', '.join(BACKBONES)}."
-    )
+            ours = {(key, value.shape) for key, value in entry.build(channels).state_dict().items()}
+        differing[name] = len({key for key, _ in ours ^ shapes})
+    nearest = min(differing, key=differing.__getitem__)
+    if differing[nearest]:
+        raise UserError(
+            f"{path} holds a network that is none of ours; {nearest} is nearest, with {differing[nearest]} differing "
+            f"tensors; ours are: {', '.join(BACKBONES)}."
+        )
+    return nearest, channels

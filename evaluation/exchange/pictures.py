@@ -1,4 +1,4 @@
-"""Image files as a network sees them.
+"""Image files as a network's input.
 
 Shapes: A channels, H by W pixels.
 """
@@ -11,40 +11,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eman.platform.errors import UserError
+from eman.platform.errors import UserError, first_line
 from eman.trainers.data.decode import middle_crop
 from eman.trainers.data.splits import AnySplit
 
 
 def open_picture(path: Path) -> Any:
-    """Return a picture, upright.
-
-    Raises:
-        UserError: There is no such file, or it is not a picture.
-    """
+    """Return a picture, upright; raise `UserError` if there is none."""
     from PIL import Image, ImageOps
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # an image that is too large to be one
+            warnings.simplefilter("error")  # Pillow warns of absurd sizes
             with Image.open(path) as image:
                 return ImageOps.exif_transpose(image)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"there is no file {path}; give images, for example PNG or JPEG.") from None
-    except Exception as error:  # Pillow raises many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise UserError(f"{path} cannot be read as an image ({reason}); give PNG, JPEG or the like.") from error
+    except Exception as error:  # Pillow raises many types
+        raise UserError(
+            f"{path} cannot be read as an image ({first_line(error)}); give PNG, JPEG or the like."
+        ) from error
 
 
 def fit_picture(picture: Any, split: AnySplit) -> tuple[Tensor, tuple[str, ...]]:
-    """Return a picture in the form of a split's images, uint8, ``(A, H, W)``, and the changes that this took."""
+    """Return a picture as an image of a split, uint8, ``(A, H, W)``, and the changes that were made."""
     from PIL import Image, ImageOps
 
     channels, height, width = split.shape
     changes = []
-    deep = np.asarray(picture) if picture.mode.startswith("I") else None
-    if deep is not None:  # 16 bits a pixel, which Pillow would clip
-        picture = Image.fromarray((deep / 257).clip(0, 255).astype(np.uint8))
+    if picture.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip
+        picture = Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
         changes.append("16 bits to 8")
     mode = {1: "L", 3: "RGB"}[channels]
     if picture.has_transparency_data:
@@ -56,7 +52,7 @@ def fit_picture(picture: Any, split: AnySplit) -> tuple[Tensor, tuple[str, ...]]
         square = picture.width * height == picture.height * width
         part = "" if square else ", the middle of it"
         changes.append(f"resized from {picture.width} x {picture.height}{part}")
-        if split.cropped:  # as evaluations see the set's own images
+        if split.cropped:  # like the set's own images in evaluations
             picture = middle_crop(picture, height)
         else:
             picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)

@@ -1,12 +1,14 @@
 """Predictions of a finished run for image files.
 
-A run that ends in a classifier gives probabilities; of any other the nearest training images vote.
+A classifier gives probabilities; for other runs, the nearest training images vote.
 
 Shapes: N training images, M images, K classes, A channels, H by W pixels.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +17,89 @@ from torch import Tensor
 from eman.evaluation import features
 from eman.evaluation.compute import knn
 from eman.evaluation.exchange.pictures import fit_picture, open_picture
-from eman.evaluation.exchange.predictions import Guess, Neighbour, Prediction, Predictions
 from eman.evaluation.trained import Trained
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.store.records import Record
 from eman.platform.workspace import Workspace
 from eman.trainers.data.splits import Split
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class and its weight: a probability, or a share of the votes."""
+
+    label: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training image: its index in the training split, its classes, and its cosine similarity."""
+
+    index: int
+    label: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one file: changes to the image, all classes by weight, and the neighbours that voted."""
+
+    image: str
+    changes: tuple[str, ...]
+    guesses: tuple[Guess, ...]
+    neighbours: tuple[Neighbour, ...] = ()
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of a run's network for some images; ``votes`` is ``None`` for a classifier."""
+
+    run: Record
+    network: str
+    selection: str
+    dataset: str
+    votes: int | None
+    images: tuple[Prediction, ...]
+
+    def lines(self, top: int) -> list[str]:
+        """Return lines to print, with at most ``top`` classes and neighbours per image."""
+        how = "probabilities" if self.votes is None else f"votes of the {self.votes} nearest training images"
+        title = f"{self.run.name} ({self.run.key[:8]}): the {self.network} after the {self.selection} epoch"
+        lines = [f"{title}, {how} ({self.dataset})"]
+        for one in self.images:
+            lines.append(f"{one.image}  ({', '.join(one.changes)})" if one.changes else one.image)
+            guesses = one.guesses[:top]
+            width = max(len(guess.label) for guess in guesses)
+            for guess in guesses:
+                percent, votes = f"{100 * guess.share:5.1f} %", f"{guess.share * (self.votes or 0):3.0f} votes"
+                lines.append(f"  {guess.label:<{width}}  {percent if self.votes is None else votes}")
+            nearest = [f"#{n.index} {n.label} {n.similarity:.3f}" for n in one.neighbours[:top]]
+            lines += [f"  nearest: {', '.join(nearest)}"] if nearest else []
+        return lines
+
+    def content(self, top: int) -> dict[str, Any]:
+        """Return the content of `lines` as plain values."""
+        weight = "probability" if self.votes is None else "vote_share"
+        return {
+            "run": self.run.key,
+            "name": self.run.name,
+            "network": self.network,
+            "selection": self.selection,
+            "dataset": self.dataset,
+            "votes": self.votes,
+            "images": [
+                {
+                    "image": one.image,
+                    "changes": one.changes,
+                    "classes": [{"class": guess.label, weight: guess.share} for guess in one.guesses[:top]],
+                    "neighbours": [
+                        {"index": n.index, "class": n.label, "similarity": n.similarity} for n in one.neighbours[:top]
+                    ],
+                }
+                for one in self.images
+            ],
+        }
 
 
 def predict(
@@ -32,77 +111,61 @@ def predict(
     selection: str = "last",
     k: int = 20,
 ) -> Predictions:
-    """Return a run's answers for images.
+    """Return a finished run's predictions for images.
 
     Args:
-        record: The finished run.
+        record: The run.
         workspace: Location of its networks and data.
         paths: Files that Pillow reads, of any size and mode.
-        network: Which of its networks.
-        selection: After which epoch.
-        k: Neighbours that vote, if the run does not end in a classifier.
+        network: The network: student or teacher.
+        selection: The epoch: last or best.
+        k: Neighbours that vote, unless the run has a classifier.
 
     Raises:
         UserError: A file is not an image, the run has no such network, its data set is missing, or ``k`` is too large.
     """
     opened = [open_picture(path) for path in paths]
     trained = Trained(record.key, workspace, network, selection)
-    split = trained.splits.dataset.test
-    fitted = [fit_picture(picture, split) for picture in opened]
-    images_MAHW = torch.stack([image for image, _ in fitted])
-    changes = [made for _, made in fitted]
-    classifier = trained.classifier()
+    splits, classifier = trained.splits, trained.classifier()
+    fitted = [fit_picture(picture, splits.dataset.test) for picture in opened]
+    index = torch.arange(len(fitted))
+    images = Split(torch.stack([image for image, _ in fitted]), torch.zeros_like(index), index)
+    precision = trained.spec.network.precision
+    output_MX = features.outputs(classifier or trained.backbone(), images, splits.dataset, precision)
+    neighbours: list[tuple[Neighbour, ...]] = [()] * len(paths)
     if classifier is None:
-        answers = _by_neighbours(trained, images_MAHW, k)
+        guesses, neighbours = _vote(trained, output_MX, k)
     else:
-        answers = [(guesses, ()) for guesses in _by_classifier(trained, classifier, images_MAHW)]
+        guesses = [_guesses(shares_K, splits.dataset.classes) for shares_K in output_MX.softmax(1)]
     predictions = tuple(
-        Prediction(str(path), made, *answer) for path, made, answer in zip(paths, changes, answers, strict=True)
+        Prediction(str(path), changes, classes, nearest)
+        for path, (_, changes), classes, nearest in zip(paths, fitted, guesses, neighbours, strict=True)
     )
     votes = k if classifier is None else None
     return Predictions(record, network, selection, trained.spec.data.dataset, votes, predictions)
 
 
-def _outputs(trained: Trained, network: torch.nn.Module, images_MAHW: Tensor) -> Tensor:
-    """Return a network's outputs, computed as in evaluations."""
-    index = torch.arange(len(images_MAHW))
-    split = Split(images_MAHW, torch.zeros_like(index), index)
-    return features.outputs(network, split, trained.splits.dataset, trained.spec.network.precision)
-
-
-def _by_classifier(trained: Trained, network: torch.nn.Module, images_MAHW: Tensor) -> list[tuple[Guess, ...]]:
-    shares_MK = _outputs(trained, network, images_MAHW).softmax(1)
-    return [_guesses(shares_K, trained.splits.dataset.classes) for shares_K in shares_MK]
-
-
-def _by_neighbours(
-    trained: Trained, images_MAHW: Tensor, k: int
-) -> list[tuple[tuple[Guess, ...], tuple[Neighbour, ...]]]:
+def _vote(trained: Trained, features_MD: Tensor, k: int) -> tuple[list[tuple[Guess, ...]], list[tuple[Neighbour, ...]]]:
+    """Return classes by votes, and the neighbours, of each image."""
     try:
         bank = trained.features
     except RunFailed as error:
         raise UserError(f"run {trained.run} has collapsed features and cannot classify images ({error}).") from error
-    classes, labels_N = trained.splits.dataset.classes, bank.train_labels_N
+    classes, labels_N, ids_N = trained.splits.dataset.classes, bank.train_labels_N, trained.splits.train.ids
     shown_NK = labels_N if labels_N.dim() == 2 else F.one_hot(labels_N, len(classes))
-    cosine_Mk, index_Mk = knn.neighbours(bank.train_ND, _outputs(trained, trained.backbone(), images_MAHW), k)
-    ids_N = trained.splits.train.ids
-
-    def label(place: int) -> str:
-        return ", ".join(classes[n] for n in shown_NK[place].nonzero()[:, 0].tolist())
-
-    return [
-        (
-            tuple(guess for guess in _guesses(shown_NK[places].double().mean(0), classes) if guess.share > 0),
-            tuple(
-                Neighbour(int(ids_N[place]), label(place), cosine)
-                for place, cosine in zip(places.tolist(), cosines.tolist(), strict=True)
-            ),
+    cosine_Mk, index_Mk = knn.neighbours(bank.train_ND, features_MD, k)
+    guesses = [_guesses(shown_NK[index_k].double().mean(0), classes) for index_k in index_Mk]
+    neighbours = [
+        tuple(
+            Neighbour(int(ids_N[n]), ", ".join(classes[c] for c in shown_NK[n].nonzero()[:, 0].tolist()), cosine)
+            for n, cosine in zip(index_k.tolist(), cosine_k.tolist(), strict=True)
         )
-        for cosines, places in zip(cosine_Mk, index_Mk, strict=True)
+        for cosine_k, index_k in zip(cosine_Mk, index_Mk, strict=True)
     ]
+    return [tuple(guess for guess in one if guess.share > 0) for one in guesses], neighbours
 
 
 def _guesses(shares_K: Tensor, classes: Sequence[str]) -> tuple[Guess, ...]:
-    """Return all classes, the largest share first; a tie goes to the smallest class."""
+    """Return all classes, the largest share first; ties go to the smallest class."""
     order = shares_K.argsort(descending=True, stable=True).tolist()
     return tuple(Guess(classes[n], float(shares_K[n])) for n in order)

@@ -1,4 +1,4 @@
-"""A run's network as a folder that MLflow serves: from the bytes of images to probabilities or features.
+"""Write a run's network as an MLflow model: from images, uint8, to probabilities or features.
 
 The network is written as a traced graph (``torch.export``), which MLflow loads without this project and without
 unpickling anything.
@@ -22,7 +22,7 @@ from eman.trainers.views import transforms
 
 
 class _FromBytes(nn.Module):
-    """``(N, A, H, W)``, uint8, to a network's output, float32, scaled before by the pixel statistics of its run."""
+    """Map images ``(N, A, H, W)``, uint8, to a network's output, float32, scaling them by its run's statistics."""
 
     def __init__(self, network: nn.Module, dataset: DataSet, *, classifies: bool) -> None:
         super().__init__()
@@ -34,15 +34,9 @@ class _FromBytes(nn.Module):
 
 
 def write(trained: Trained, out: Path, title: str) -> str:
-    """Write the folder, and return a description of the model's output.
+    """Write a new folder, and return a description of the model's output.
 
-    The model takes uint8 images and scales them itself. It computes in float32 on the CPU, whatever the run's precision
-    and device.
-
-    Args:
-        trained: The network.
-        out: The folder, which must not exist.
-        title: The run's name, for the model's metadata.
+    The model computes in float32 on the CPU. ``title`` is the run's name, for the metadata.
 
     Raises:
         UserError: The run has no such network, or the folder exists.
@@ -62,7 +56,7 @@ def write(trained: Trained, out: Path, title: str) -> str:
         "backbone": spec.network.backbone,
         "dataset": spec.data.dataset,
         "input": f"images (N, {', '.join(map(str, shape))}), uint8, 0 to 255; the model scales them itself",
-        "output": f"{gives} an image, float32",
+        "output": f"{gives} per image, float32",
         **({"classes": list(dataset.classes)} if classifier else {}),
     }
     with output_folder(out) as folder:
@@ -75,7 +69,7 @@ def _save(model: nn.Module, shape: tuple[int, ...], about: dict[str, Any], folde
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    example = np.zeros((2, *shape), np.uint8)  # of one image, the graph would take batches of one image alone
+    example = np.zeros((2, *shape), np.uint8)  # one image would fix the batch size at 1
     with torch.no_grad():
         width = model(torch.from_numpy(example)).shape[1]
     signature = ModelSignature(
@@ -88,10 +82,10 @@ def _save(model: nn.Module, shape: tuple[int, ...], about: dict[str, Any], folde
         input_example=example,
         metadata=about,
         serialization_format="pt2",
-        # Given, since MLflow would otherwise load the model in another process to find them.
+        # Without these, MLflow loads the model in another process to infer them.
         pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")],
     )
-    # The graph is tied to the CPU; without this, MLflow would look for it on the GPU where there is one.
+    # The graph is tied to the CPU; without this, MLflow would load it on a GPU if there is one.
     written = Model.load(folder)
     written.flavors["python_function"]["config"] = {"device": "cpu"}
     written.save(folder / "MLmodel")
