@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from eman.evaluation.results.cells import Cell, Table
 from eman.platform.errors import UserError
 from eman.sweeps.request import SweepRequest, shown
+from eman.sweeps.tables.schemes import SIDE
 from eman.sweeps.tables.scope import Scope
 from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import TEACHER_NORMS
@@ -58,13 +59,13 @@ def grid_table(request: SweepRequest, scope: Scope) -> Table:
     cells: dict[tuple[str, str], Cell] = {}
     for row, point in _labelled(points):
         column = method_named(point.method).title
-        wanted = tuple(scope.standard(run, request.linear_lr or None) for run in point.runs)
+        wanted = tuple(scope.standard(run, request.linear_lr) for run in point.runs)
         cells[row, column] = Cell(0, row, column, "-", wanted)
     rows = list(dict.fromkeys(row for row, _ in cells))
     columns = dict.fromkeys(column for _, column in cells)
     ordered = tuple(cells[row, column] for row in rows for column in columns if (row, column) in cells)
-    contrasts = tuple((row, rows[0]) for row in rows[1:])
-    return Table(0, "Grid", ordered, scope.results_notes(request.methods, request.linear_lr), contrasts)
+    note, contrasts = scope.standard_note(request.methods, request.linear_lr), [(row, rows[0]) for row in rows[1:]]
+    return scope.table(0, "Grid", ordered, note, side=SIDE, contrasts=contrasts)
 
 
 def _points(method: str, scheme: str, request: SweepRequest, scope: Scope) -> Iterator[_Point]:

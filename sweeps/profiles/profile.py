@@ -1,11 +1,9 @@
 """Profiles: the fields of the paper's runs and evaluations at some scale."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from eman.platform.errors import UserError
 from eman.platform.machine import fast_bf16
 from eman.trainers.data.catalog import MOST_LABEL_SETS
 from eman.trainers.methods.registry import method_named
@@ -79,21 +77,8 @@ class Profile:
     from_pretrained: Mapping[str, Any] = field(default_factory=dict)
     workers: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for rates in (*self.linear_lr.values(), self.finetune_lr):
-            check_rates(f"profile {self.name}", rates)
-        for name in ("label_sets", "head_lr", "finetune_epochs"):
-            if self.label_fraction not in getattr(self, name):
-                raise UserError(f"profile {self.name}: {name} has no value for label_fraction {self.label_fraction}.")
-
     def run(self, method: str, scheme: str, seed: int = 0, overrides: Mapping[str, Any] | None = None) -> RunSpec:
-        """Return the specification of a run at this scale.
-
-        Args:
-            method: A method's name.
-            scheme: A scheme's name.
-            seed: The run's seed, and its label set.
-            overrides: Fields that replace the profile's.
+        """Return the specification of a run at this scale. The seed is also the number of its label set.
 
         Raises:
             UserError: A name or a value is not allowed.
@@ -118,15 +103,9 @@ class Profile:
         return self.linear_lr.get(method, tuple(known))
 
     def _scaled(self, scheme: Scheme) -> Scheme:
-        def scaled(momentum: float | None) -> float | None:
-            return None if momentum is None else self.stand_in.get(momentum, momentum)
-
-        return replace(
-            scheme,
-            student_proxy_momentum=self.stand_in.get(scheme.student_proxy_momentum, scheme.student_proxy_momentum),
-            teacher_proxy_momentum=scaled(scheme.teacher_proxy_momentum),
-            eman_momentum=scaled(scheme.eman_momentum),
-        )
+        names = ("student_proxy_momentum", "teacher_proxy_momentum", "eman_momentum")
+        momenta: dict[str, Any] = {name: getattr(scheme, name) for name in names}
+        return replace(scheme, **{name: self.stand_in.get(value, value) for name, value in momenta.items()})
 
     def notes(self) -> tuple[str, ...]:
         """Return the notes under every table at this scale."""
@@ -137,13 +116,7 @@ class Profile:
         return tuple(notes)
 
     def results_note(self, methods: Sequence[str], held_out: int | None = None, rates: Sequence[float] = ()) -> str:
-        """Return a note on how each method's result is measured.
-
-        Args:
-            methods: Methods of the table.
-            held_out: Number of held-out images, if it is not the profile's.
-            rates: Learning rates of linear evaluation, if they are not the profile's.
-        """
+        """Return a note on how each method's result is measured; `held_out` and `rates` replace the profile's."""
         entries = {method: method_named(method) for method in methods}
         classifiers = ", ".join(entry.title for entry in entries.values() if entry.classifier)
         featured = {method: entry.title for method, entry in entries.items() if not entry.classifier}
@@ -160,10 +133,3 @@ class Profile:
                 f"of {self.label_sets[self.label_fraction]} label sets, learning rate from {grids}, chosen on {chosen}."
             )
         return " ".join(sentences)
-
-
-def check_rates(source: str, rates: Sequence[float]) -> None:
-    """Raise `UserError` unless all learning rates are positive and finite."""
-    for rate in rates:
-        if not (math.isfinite(rate) and rate > 0):
-            raise UserError(f"{source} {rate:g}: a learning rate must be a positive number.")

@@ -64,6 +64,11 @@ class Row:
     title: str
     network: Network | None = None
 
+    @property
+    def kind(self) -> str:
+        """Kind of its evaluation, which the title has in brackets; empty if it has none."""
+        return self.title.partition("[")[2].rstrip("]")
+
 
 #: The rows that Tables 4 and 5 share.
 OURS = (
@@ -89,8 +94,7 @@ def contrasts(rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
     """Return each EMAN row with its baseline, within one kind of evaluation (the title's brackets)."""
     pairs = []
     for row in rows:
-        kind = row.title.partition("[")[2]
-        peers = {r.network: r.title for r in rows if r.network and r.title.partition("[")[2] == kind}
+        peers = {other.network: other.title for other in rows if other.network and other.kind == row.kind}
         base = row.network.baseline(list(peers)) if row.network else None
         if base is not None:
             pairs.append((row.title, peers[base]))

@@ -1,15 +1,19 @@
 """Scope of a table: profile, seeds, overrides, and the networks to evaluate."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from eman.evaluation.protocols.labelled import prefix
 from eman.evaluation.protocols.spec import NETWORKS, SELECTIONS, EvalSpec, make_eval
-from eman.evaluation.results.cells import Wanted
+from eman.evaluation.results import paper
+from eman.evaluation.results.cells import Cell, Table, Wanted
 from eman.platform.errors import unknown
 from eman.sweeps.profiles.profile import Profile
 from eman.trainers.spec.run import RunSpec
+
+#: Pairs of rows whose difference is tested, the first minus the second.
+Pairs = Iterable[tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,63 +56,71 @@ class Scope:
         """Return a metric of one evaluation of a run."""
         return Wanted(run, (self.evaluation(run, protocol, **fields),), metric)
 
-    def labelled(
-        self, run: RunSpec, protocol: str, fraction: float, top: int = 1, rates: Sequence[float] | None = None
-    ) -> Wanted:
-        """Return the result of linear evaluation or finetuning on a share of the labels, at the rate that is best on
-        held-out images.
-
-        Args:
-            run: The training.
-            protocol: `linear` or `finetune`.
-            fraction: Share of labels.
-            top: 1 or 5, for top-1 or top-5 accuracy.
-            rates: Learning rates to search. Default: the profile's.
-        """
-        profile = self.profile
-        fields: dict[str, Any] = {"label_fraction": fraction, "label_sets": profile.label_sets[fraction]}
-        if protocol == "finetune":
-            fields |= {"head_lr": profile.head_lr[fraction], "epochs": profile.finetune_epochs[fraction]}
-            rates = rates or profile.finetune_lr
-        evaluations = tuple(
-            self.evaluation(run, protocol, lr=rate, **fields) for rate in rates or profile.linear_rates(run.method.name)
-        )
-        name = prefix(protocol, fraction)
-        return Wanted(run, evaluations, f"{name}top{top}", f"{name}held_out_top1")
-
-    def evaluations(self, run: RunSpec, protocol: str, fields: Mapping[str, Any]) -> tuple[EvalSpec, ...]:
+    def evaluations(
+        self, run: RunSpec, protocol: str, fields: Mapping[str, Any], rates: Sequence[float] = ()
+    ) -> tuple[EvalSpec, ...]:
         """Return the evaluations of a run by one protocol as in the tables, except for `fields`.
 
-        A protocol with a learning-rate search has one evaluation per rate, unless `fields` sets `lr`.
+        A protocol with a learning-rate search has one evaluation per rate in `rates`, by default the profile's, unless
+        `fields` sets `lr`.
         """
         if protocol not in ("linear", "finetune"):
             return (self.evaluation(run, protocol, **fields),)
         profile = self.profile
         fraction = fields.get("label_fraction", profile.label_fraction)
-        chosen: dict[str, Any] = {"label_fraction": fraction}
         known: dict[str, Mapping[float, float]] = {"label_sets": profile.label_sets}
+        searched = profile.linear_rates(run.method.name)
         if protocol == "finetune":
             known |= {"head_lr": profile.head_lr, "epochs": profile.finetune_epochs}
-        chosen |= {name: values[fraction] for name, values in known.items() if fraction in values}
-        rates = profile.finetune_lr if protocol == "finetune" else profile.linear_rates(run.method.name)
-        searched = (fields["lr"],) if "lr" in fields else rates
-        return tuple(self.evaluation(run, protocol, **{**chosen, **fields, "lr": rate}) for rate in searched)
+            searched = profile.finetune_lr
+        chosen = {name: values[fraction] for name, values in known.items() if fraction in values}
+        return tuple(
+            self.evaluation(run, protocol, **{"label_fraction": fraction, "lr": rate, **chosen, **fields})
+            for rate in ([fields["lr"]] if "lr" in fields else rates or searched)
+        )
+
+    def labelled(
+        self, run: RunSpec, protocol: str, fraction: float, top: int = 1, rates: Sequence[float] = ()
+    ) -> Wanted:
+        """Return top-1 or top-5 accuracy of linear evaluation or finetuning on a share of the labels, at the rate that
+        is best on held-out images; see `evaluations`.
+        """
+        name = prefix(protocol, fraction)
+        evaluations = self.evaluations(run, protocol, {"label_fraction": fraction}, rates)
+        return Wanted(run, evaluations, f"{name}top{top}", f"{name}held_out_top1")
 
     def classified(self, run: RunSpec, top: int = 1) -> Wanted:
         """Return the test accuracy of a classifier."""
         name = "test/" + ("teacher_" if self._network(run) == "teacher" else "") + f"top{top}"
         return Wanted(run, (), name + ("_best" if self.selection == "best" else ""))
 
-    def standard(self, run: RunSpec, rates: Sequence[float] | None = None) -> Wanted:
+    def standard(self, run: RunSpec, rates: Sequence[float] = ()) -> Wanted:
         """Return the result of Tables 1 and 8: a classifier's test accuracy, else linear evaluation."""
         if run.entry.classifier:
             return self.classified(run)
         return self.labelled(run, "linear", self.profile.label_fraction, rates=rates)
 
-    def results_notes(self, methods: Sequence[str], rates: Sequence[float] = ()) -> tuple[str, ...]:
-        """Return the notes under a table of `standard` results of some methods."""
-        measured = self.profile.results_note(methods, self.overrides.get("held_out"), rates)
-        return (*self.profile.notes(), measured, *self.notes())
+    def standard_note(self, methods: Sequence[str], rates: Sequence[float] = ()) -> str:
+        """Return a note on `standard` results of some methods."""
+        return self.profile.results_note(methods, self.overrides.get("held_out"), rates)
+
+    def cell(
+        self, table: int, row: str, column: str, result: Callable[[int], Wanted] | None, published: str | None = None
+    ) -> Cell:
+        """Return a cell of the paper's table with this number.
+
+        `result` returns the result of a seed; it is `None` for rows that are only quoted. `published` is the paper's
+        value, by default the one with these titles.
+        """
+        wanted = tuple(result(seed) for seed in self.seeds) if result else ()
+        return Cell(table, row, column, paper.value(table, row, column) if published is None else published, wanted)
+
+    def table(
+        self, number: int, title: str, cells: Iterable[Cell], *notes: str, side: str = "network", contrasts: Pairs = ()
+    ) -> Table:
+        """Return a table with the notes of the profile, these, and those of `notes`."""
+        notes = (*self.profile.notes(), *notes, *self.notes())
+        return Table(number, title, tuple(cells), notes, tuple(contrasts), side)
 
     def notes(self) -> tuple[str, ...]:
         """Return notes on the overrides, the evaluated network and the seeds."""

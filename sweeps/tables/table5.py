@@ -1,13 +1,13 @@
 """Table 5: low-shot classification on the pretraining data set (ImageNet in the paper) and on others."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 from eman.evaluation.results import paper
-from eman.evaluation.results.cells import Cell, Table, Wanted
+from eman.evaluation.results.cells import Table, Wanted
 from eman.sweeps.profiles.profile import LowShot
 from eman.sweeps.tables import pretrained
-from eman.sweeps.tables.pretrained import OURS, QUOTED, Network, Row
+from eman.sweeps.tables.pretrained import OURS, QUOTED, Row
 from eman.sweeps.tables.scope import Scope
 
 SHOTS = (1, 2, 4, 8, 16)
@@ -29,14 +29,20 @@ ABOUT = (
 )
 
 
-def result(block: LowShot, shots: int, scope: Scope, network: Network, seed: int) -> Wanted:
-    """Return a cell's result."""
-    run = network.run(scope, seed)
-    if block.pretrained:
-        run = run.replace(dataset=block.dataset, **block.pretrained.get(run.method.name, {}))
-    elsewhere = {"dataset": block.dataset} if block.dataset and not block.pretrained else {}
-    name = "map" if block.several else "top1"
-    return scope.result(run, "lowshot", f"lowshot/k{shots}_{name}", shots=shots, **elsewhere)
+def result(scope: Scope, row: Row, block: LowShot, shots: int) -> Callable[[int], Wanted] | None:
+    """Return a function that gives a seed's result; `None` for a row without a network."""
+    network, elsewhere = row.network, {"dataset": block.dataset} if block.dataset and not block.pretrained else {}
+    metric = f"lowshot/k{shots}_{'map' if block.several else 'top1'}"
+    if network is None:
+        return None
+
+    def make(seed: int) -> Wanted:
+        run = network.run(scope, seed)
+        if block.pretrained:
+            run = run.replace(dataset=block.dataset, **block.pretrained.get(run.method.name, {}))
+        return scope.result(run, "lowshot", metric, shots=shots, **elsewhere)
+
+    return make
 
 
 def table(scope: Scope) -> Table:
@@ -48,14 +54,9 @@ def table(scope: Scope) -> Table:
         contrasts += pretrained.contrasts(rows)
         for row, original in zip(rows, BLOCKS[name], strict=True):
             for shots in SHOTS:
-                wanted: tuple[Wanted, ...] = ()
-                if row.network is not None:
-                    make = partial(result, block, shots, scope, row.network)
-                    wanted = tuple(make(seed) for seed in scope.seeds)
                 published = paper.value(5, f"{name}: {original.title}", f"k={shots}")
-                cells.append(Cell(5, row.title, f"k={shots}", published, wanted))
+                cells.append(scope.cell(5, row.title, f"k={shots}", result(scope, row, block, shots), published))
     omitted = [name for name in BLOCKS if name not in blocks]
-    missing = (f"The paper's numbers are its ImageNet rows; {' and '.join(omitted)} are omitted.",) if omitted else ()
+    missing = [f"The paper's numbers are its ImageNet rows; {' and '.join(omitted)} are omitted."] if omitted else []
     lengths = pretrained.lengths(scope, BLOCKS["ImageNet"])
-    notes = (*scope.profile.notes(), ABOUT, *missing, QUOTED, lengths, *scope.notes())
-    return Table(5, "Low-shot classification", tuple(cells), notes, tuple(contrasts), "network")
+    return scope.table(5, "Low-shot classification", cells, ABOUT, *missing, QUOTED, lengths, contrasts=contrasts)
