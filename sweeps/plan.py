@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from eman.evaluation.protocols.spec import EvalSpec
-from eman.evaluation.results.cells import Table, Wanted
+from eman.evaluation.results.cells import Table, Wanted, wanted_by
 from eman.platform.errors import UserError, unknown
 from eman.sweeps.checks import check_sizes
 from eman.sweeps.grid import NORM_FIELDS, grid_table
@@ -59,7 +59,7 @@ class Sweep:
     @cached_property
     def wanted(self) -> tuple[Wanted, ...]:
         """All results by cell, with repetitions."""
-        return tuple(item for table in self.tables for cell in table.cells for item in cell.wanted)
+        return wanted_by(self.tables)
 
     @cached_property
     def cells(self) -> int:

@@ -7,10 +7,13 @@ store.
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from eman.evaluation.protocols.spec import EvalSpec
 from eman.platform.errors import UserError
 from eman.trainers.spec.run import RunSpec
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,9 @@ class Wanted:
 
     Attributes:
         run: The training.
-        evaluations: Where there are any, the one with the best ``select_by`` gives the result: a learning-rate grid.
-        metric: The metric that is read.
-        select_by: Metric by which an evaluation is chosen.
+        evaluations: A learning-rate grid; empty for a metric of the training.
+        metric: Name of the result.
+        select_by: Metric that chooses the evaluation, the highest value winning.
     """
 
     run: RunSpec
@@ -32,10 +35,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: the mean over its wanted results, one a seed; none where the paper quotes others' work.
+    """A cell of a table: the mean over its wanted results, one per seed; none if the paper quotes others' work.
 
     Raises:
-        UserError: Two results have the same seed, so that one would hide the other.
+        UserError: Two results have the same seed, so one would hide the other.
     """
 
     table: int
@@ -45,26 +48,25 @@ class Cell:
     wanted: tuple[Wanted, ...]
 
     def __post_init__(self) -> None:
-        seeds = Counter(wanted.run.seed for wanted in self.wanted)
-        twice = next((seed for seed, count in seeds.items() if count > 1), None)
-        if twice is not None:
+        for seed in _repeated(wanted.run.seed for wanted in self.wanted):
             raise UserError(
-                f"cell {self.row!r}, {self.column!r} has several results of seed {twice}; give each of them a row of "
-                f"its own, or leave all but one out."
+                f"cell {self.row!r}, {self.column!r} has several results of seed {seed}; give each a row of its own, "
+                f"or leave all but one out."
             )
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper, at a profile.
+    """A table at a scale.
 
     Attributes:
+        number: Number in the paper; 0 for other tables.
         contrasts: Pairs of rows whose difference is tested in each column, the first minus the second.
         side: Heading of the row titles.
         reference: Name of the reference values: `paper`, or another store.
 
     Raises:
-        UserError: Two cells have the same row and column, so that one would hide the other.
+        UserError: Two cells have the same row and column, so one would hide the other.
     """
 
     number: int
@@ -76,17 +78,15 @@ class Table:
     reference: str = "paper"
 
     def __post_init__(self) -> None:
-        places = Counter((cell.row, cell.column) for cell in self.cells)
-        twice = next((place for place, count in places.items() if count > 1), None)
-        if twice is not None:
+        for row, column in _repeated((cell.row, cell.column) for cell in self.cells):
             raise UserError(
-                f"{self.heading}: several different runs would stand in the cell {twice[0]!r}, {twice[1]!r}; vary a "
-                f"field that their titles show, or ask for them one by one."
+                f"{self.heading}: several different runs would stand in the cell {row!r}, {column!r}; vary a field "
+                f"that their titles show, or ask for them one by one."
             )
 
     @property
     def heading(self) -> str:
-        """Number and title; a table that is not the paper's has no number."""
+        """Number, if any, and title."""
         return f"Table {self.number}. {self.title}" if self.number else self.title
 
     @property
@@ -103,3 +103,7 @@ class Table:
 def wanted_by(tables: Iterable[Table]) -> tuple[Wanted, ...]:
     """Return all results behind the cells of some tables, cell by cell, with repetitions."""
     return tuple(wanted for table in tables for cell in table.cells for wanted in cell.wanted)
+
+
+def _repeated(items: Iterable[T]) -> list[T]:
+    return [item for item, count in Counter(items).items() if count > 1]

@@ -1,4 +1,4 @@
-"""Figure 3 of the paper, drawn from logged metrics: accuracy along training, one panel a method, one line a scheme."""
+"""Draw metrics logged during training, as in the paper's Figure 3: a panel per method, a line per scheme."""
 
 import io
 import re
@@ -19,17 +19,16 @@ from eman.trainers.spec.run import RunSpec
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 FORMATS = (".png", ".svg", ".pdf")
 
-#: Okabe and Ito's colours, which colour-blind readers can tell apart; the first is for the line that matters.
+#: Okabe and Ito's colours, which colour-blind readers can tell apart; the first is for highlighted lines.
 _COLOURS = ("#d55e00", "#000000", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
-#: Beyond seven lines the colours come again, with other dashes.
+#: Beyond seven lines, colours repeat with other dashes.
 _DASHES = ("-", "--", ":")
 
-#: Stands for the colour of a page's text until the picture is part of it.
+#: Placeholder for the colour of a page's text.
 _INK = "#010203"
 
 _AXES = {
@@ -42,7 +41,7 @@ _AXES = {
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a panel: the mean over its runs (one a seed) of a metric, epoch by epoch."""
+    """A line of a panel: the mean of a metric over its runs, one per seed, by epoch."""
 
     panel: str
     label: str
@@ -52,13 +51,7 @@ class Line:
 
 
 def points(line: Line, store: Store, known: Mapping[str, Record]) -> tuple[list[int], list[float]]:
-    """Return epochs, and means over the runs that have logged them.
-
-    Args:
-        line: The line.
-        store: Where the metrics are.
-        known: The store's trainings by key.
-    """
+    """Return epochs, and means over the runs that have logged them; ``known`` are the store's trainings by key."""
     by_epoch: dict[int, list[float]] = defaultdict(list)
     for spec in line.runs:
         if spec.key in known:
@@ -69,17 +62,10 @@ def points(line: Line, store: Store, known: Mapping[str, Record]) -> tuple[list[
 
 
 def draw(lines: Sequence[Line], store: Store, out: Path, caption: str) -> None:
-    """Write the figure.
-
-    Args:
-        lines: In the order of the legend; panels in the order in which they first occur, a panel's metrics below each
-            other.
-        store: Where the metrics are.
-        out: A file whose ending names the format.
-        caption: One line beneath the panels: profile, seeds.
+    """Write the figure: a column per panel, a row per metric, a caption of one line below.
 
     Raises:
-        UserError: The format is unknown, or nothing has been logged yet.
+        UserError: The file's ending names no known format, or nothing has been logged yet.
     """
     if out.suffix not in FORMATS:
         raise UserError(f"--out {out}: the ending must be one of {', '.join(FORMATS)}.")
@@ -87,14 +73,10 @@ def draw(lines: Sequence[Line], store: Store, out: Path, caption: str) -> None:
         figure.savefig(temporary, dpi=160)
 
 
-def inline_svg(lines: Sequence[Line], store: Store, name: str, caption: str = "") -> str:
+def inline_svg(lines: Sequence[Line], store: Store, name: str) -> str:
     """Return the figure for a web page: an ``svg`` element without background, with text in the page's colour.
 
-    Args:
-        lines: See :func:`draw`.
-        store: Where the metrics are.
-        name: Differs between the figures of a page: what they refer to inside themselves is named after it.
-        caption: See :func:`draw`.
+    ``name`` must differ between the figures of a page, because references inside a figure contain it.
 
     Raises:
         UserError: Nothing has been logged yet.
@@ -102,18 +84,14 @@ def inline_svg(lines: Sequence[Line], store: Store, name: str, caption: str = ""
     import matplotlib as mpl
 
     inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    chosen: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        **dict.fromkeys(inks, _INK),
-    }
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name, **dict.fromkeys(inks, _INK)}
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     out = io.StringIO()
-    with mpl.rc_context(chosen), _figure(lines, store, caption, ink=_INK) as figure:
-        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    with mpl.rc_context(settings), _figure(lines, store, "", ink=_INK) as figure:
+        figure.savefig(out, format="svg", transparent=True, metadata=metadata)
     text = out.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    return re.sub(r' id="[\w.]+_\d+"', "", text)  # nothing refers to these, and two figures would share them
+    return re.sub(r' id="[\w.]+_\d+"', "", text)  # unused, and not unique on a page with two figures
 
 
 @contextmanager
@@ -137,25 +115,16 @@ def _figure(lines: Sequence[Line], store: Store, caption: str, ink: str = "#0000
     legend = 0.18 * -(-len(styles) // 4) + 0.25  # inches
     height = 2.7 * rows + legend
     figure, axes = plt.subplots(rows, len(panels), figsize=(3.4 * len(panels), height), squeeze=False)
-    handles: dict[str, Line2D] = {}
     for column, (panel, metrics) in enumerate(panels.items()):
-        for row, metric in enumerate(metrics):
-            shown = {line: curves[line] for line in lines if (line.panel, line.metric) == (panel, metric)}
-            handles |= _plot(axes[row][column], shown, styles)
-            _label(axes[row][column], metric, panel if row == 0 else "", "epoch" if row == len(metrics) - 1 else "")
         for axis in axes[len(metrics) :, column]:
             axis.set_visible(False)
-    labels = [label for label in styles if label in handles]
-    place = (0.5, 0.14 / height)
-    figure.legend(
-        [handles[label] for label in labels],
-        labels,
-        loc="lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=8,
-        bbox_to_anchor=place,
-    )
+        axes[0, column].set_title(panel)
+        axes[len(metrics) - 1, column].set_xlabel("epoch")
+        for axis, metric in zip(axes[:, column], metrics, strict=False):
+            _plot(axis, metric, {x: curves[x] for x in lines if (x.panel, x.metric) == (panel, metric)}, styles)
+    handles = {handle.get_label(): handle for axis in axes.flat for handle in axis.lines}
+    shown, place = [handles[label] for label in styles if label in handles], (0.5, 0.14 / height)
+    figure.legend(handles=shown, loc="lower center", ncols=4, frameon=False, fontsize=8, bbox_to_anchor=place)
     figure.text(0.5, 0.04 / height, caption, ha="center", fontsize=7, alpha=0.65)
     figure.tight_layout(rect=(0, (legend + 0.1) / height, 1, 1))
     try:
@@ -172,32 +141,20 @@ def _styles(lines: Sequence[Line], ink: str) -> dict[str, tuple[str, str]]:
 
 
 def _plot(
-    axis: "Axes", curves: Mapping[Line, tuple[list[int], list[float]]], styles: Mapping[str, tuple[str, str]]
-) -> "dict[str, Line2D]":
-    """Draw the lines that have points, and return what the legend shows for each label."""
-    handles = {}
+    axis: "Axes",
+    metric: str,
+    curves: Mapping[Line, tuple[list[int], list[float]]],
+    styles: Mapping[str, tuple[str, str]],
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for line, (epochs, means) in curves.items():
         if epochs:
             colour, dash = styles[line.label]
-            [handles[line.label]] = axis.plot(
-                epochs,
-                means,
-                color=colour,
-                linestyle=dash,
-                linewidth=2.4 if line.highlighted else 1.3,
-                marker="o",
-                markersize=3,
-                zorder=3 if line.highlighted else 2,
-            )
-    return handles
-
-
-def _label(axis: "Axes", metric: str, title: str, below: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
+            width, order = (2.4, 3) if line.highlighted else (1.3, 2)
+            style: Any = {"linewidth": width, "zorder": order, "marker": "o", "markersize": 3}
+            axis.plot(epochs, means, color=colour, linestyle=dash, label=line.label, **style)
     axis.set_ylabel(_AXES.get(metric, metric))
-    axis.set_title(title)
-    axis.set_xlabel(below)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)

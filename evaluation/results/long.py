@@ -1,4 +1,4 @@
-"""Tables in long form, one row a cell, for programs; in Parquet with the provenance of each number."""
+"""Tables in long form, one row per cell, for programs; in Parquet with the provenance of each number."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 #: Columns of CSV and Parquet.
 LONG_COLUMNS = ("table", "row", "column", "value", "spread", "low", "high", "n", "status", "paper")
 
-#: Further columns of Parquet: where each number comes from.
+#: Further columns of Parquet: keys of the runs and of the chosen evaluations, seeds, network, selection, profile, git
+#: revisions of the runs, and the name of the reference values in `paper`.
 PROVENANCE = ("keys", "evaluations", "seeds", "network", "selection", "profile", "git", "reference")
 
 
@@ -37,14 +38,7 @@ def frame(tables: Sequence[tuple[Table, Sequence[Value]]]) -> "pd.DataFrame":
 
 
 def write_parquet(tables: Sequence[tuple[Table, Sequence[Value]]], results: Results, path: Path) -> None:
-    """Write the long form with the provenance of each cell.
-
-    The provenance is the keys of its runs and of the evaluations that were chosen, seeds, network and selection,
-    profile, and the git revisions that trained it.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
+    """Write the long form with :data:`PROVENANCE`; raise `UserError` if the file cannot be written."""
     long = frame(tables)
     rows = [_provenance(value.cell, table, results) for table, values in tables for value in values]
     for column, values in zip(PROVENANCE, zip(*rows, strict=True), strict=True):

@@ -1,4 +1,4 @@
-"""The paper's published numbers, from ``paper-tables.csv`` beside this file: the one source of every paper column."""
+"""The paper's published numbers, from ``paper-tables.csv`` in this folder."""
 
 import csv
 from functools import lru_cache
@@ -9,15 +9,11 @@ FILE = Path(__file__).with_name("paper-tables.csv")
 
 @lru_cache(maxsize=1)
 def published() -> dict[tuple[int, str, str], str]:
-    """Values by (table, row, column); ``-`` where the paper gives none, ``failed`` where it says so."""
+    """Return values by (table, row, column): ``-`` if the paper gives none, ``failed`` if it reports a failure."""
     with FILE.open(encoding="utf-8", newline="") as file:
         return {(int(line["table"]), line["row"], line["column"]): line["value"] for line in csv.DictReader(file)}
 
 
 def value(table: int, row: str, column: str) -> str:
-    """One number, as printed in the paper.
-
-    Raises:
-        KeyError: The paper's table has no such cell.
-    """
+    """Return a number as printed in the paper; raise `KeyError` if its table has no such cell."""
     return published()[table, row, column]

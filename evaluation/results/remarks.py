@@ -1,4 +1,4 @@
-"""The lines under a table: its notes, what its seeds show, and what failed."""
+"""The lines under a table: notes, comparisons over seeds, and failures."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,13 +15,13 @@ _METHOD = (
 
 
 def lines_below(table: Table, values: Sequence[Value]) -> list[str]:
-    """Return all lines that stand under a table."""
+    """Return all lines under a table."""
     failed = [f"failed: {value.cell.row}, {value.cell.column}: {value.reason}" for value in values if value.reason]
     return [*table.notes, *comparisons(table, values), *failed]
 
 
 def comparisons(table: Table, values: Sequence[Value]) -> list[str]:
-    """Return what a table's seeds show: for each column its contrasts, and its agreement with the paper's order."""
+    """Return, for each column, the contrasts over seeds and the rank correlation with the reference values."""
     if not table.contrasts:
         return []
     if max((value.n for value in values), default=0) < 2:

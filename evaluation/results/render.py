@@ -7,16 +7,13 @@ from eman.evaluation.results.long import frame
 from eman.evaluation.results.remarks import lines_below
 from eman.evaluation.results.values import Value
 
-#: Forms in which tables are written.
-FORMATS = ("text", "markdown", "latex", "csv", "parquet")
-
 _LATEX = str.maketrans(
     {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "α": r"$\alpha$", "×": r"$\times$"}
 )
 
 
 def render(tables: Sequence[tuple[Table, Sequence[Value]]], form: str) -> str:
-    """Return tables in a textual format of :data:`FORMATS`."""
+    """Return tables as text, Markdown, LaTeX or CSV."""
     if form == "csv":
         return frame(tables).to_csv(index=False, float_format="%.4f").rstrip("\n")
     make = {"text": text, "markdown": markdown, "latex": latex}[form]
@@ -24,7 +21,7 @@ def render(tables: Sequence[tuple[Table, Sequence[Value]]], form: str) -> str:
 
 
 def _grid(table: Table, values: Sequence[Value]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the rows, each as its title and a pair (ours, theirs) for every column."""
+    """Return the rows: a title, and for each column our value and the reference."""
     by_place = {(value.cell.row, value.cell.column): value for value in values}
     grid = []
     for row in table.rows:
@@ -37,7 +34,7 @@ def _grid(table: Table, values: Sequence[Value]) -> list[tuple[str, list[tuple[s
 
 
 def text(table: Table, values: Sequence[Value]) -> str:
-    """Return plain text with aligned columns; the paper's number follows ours in parentheses."""
+    """Return plain text with aligned columns, references in parentheses."""
     grid = _grid(table, values)
     first = max(len(row) for row in [table.side, *table.rows])
     cells = [[f"{ours} ({paper})" for ours, paper in row] for _, row in grid]
@@ -74,7 +71,7 @@ def markdown(table: Table, values: Sequence[Value]) -> str:
 
 
 def latex(table: Table, values: Sequence[Value]) -> str:
-    """Return a ``tabular`` with booktabs rules; the paper's number follows ours in parentheses."""
+    """Return a ``tabular`` with booktabs rules, references in parentheses."""
     lines = [
         r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
         r"\toprule",

@@ -25,14 +25,7 @@ def half_width(values: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of means, paired by seed.
-
-    Attributes:
-        mean: Of the differences.
-        half_width: Half the width of its 95 % interval.
-        p: Of the paired t-test of no difference.
-        n: Number of pairs.
-    """
+    """A difference of means over ``n`` pairs: half the width of its 95 % interval, and p of the paired t-test."""
 
     mean: float
     half_width: float
@@ -41,7 +34,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """In one word, at the 5 % level."""
+        """The outcome at the 5 % level."""
         if self.p >= 1 - CONFIDENCE:
             return "no difference shown"
         return "higher" if self.mean > 0 else "lower"
@@ -50,7 +43,7 @@ class Difference:
 def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
     """Return ``first`` minus ``second``, both by seed; ``None`` with fewer than two common seeds.
 
-    Where all differences are equal, p is 1 if they are 0 and 0 otherwise.
+    If all differences are equal, p is 1 if they are 0, and 0 otherwise.
     """
     pairs = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
     width = half_width(pairs)

@@ -13,7 +13,7 @@ from eman.trainers.spec.run import RunSpec
 if TYPE_CHECKING:
     from eman.platform.store.store import Store
 
-#: States of the results behind a cell; the first one that any of them has is the cell's.
+#: States of results. A cell has the first one that any of its results has.
 _WORST_FIRST: tuple[Status, ...] = ("running", "missing", "failed")
 
 
@@ -22,12 +22,12 @@ class Value:
     """The value of a cell.
 
     Attributes:
-        value: Mean over seeds in percent; ``None`` if there is no result.
+        value: Mean over seeds in percent; ``None`` without results.
         spread: Sample standard deviation over seeds.
         interval: Student's 95 % interval of the mean.
         by_seed: The single results.
-        status: State of all results together.
-        reason: Why one failed.
+        status: Combined state of the results.
+        reason: Reason of a failure.
     """
 
     cell: Cell
@@ -44,7 +44,7 @@ class Value:
         return len(self.by_seed)
 
     def text(self) -> str:
-        """Return the value for a person: a number, or the state that explains why there is none."""
+        """Return the value to print: a number, or the state that explains why there is none."""
         if not self.cell.wanted:
             return "-"
         if self.value is None:
@@ -91,9 +91,9 @@ class Results:
             value = training.metrics.get(wanted.metric)
             return (value, "done", "") if value is not None else (None, "missing", "")
         records = [self.evaluations.get(spec.key) for spec in wanted.evaluations]
-        for record in records:
-            if record is None or record.status in ("running", "missing"):
-                return None, *_state(record)
+        for state, reason in map(_state, records):
+            if state in ("running", "missing"):
+                return None, state, reason
         best = self.chosen(wanted)
         return (None, *_state(records[0])) if best is None else (best.metrics[wanted.metric], "done", "")
 
@@ -110,9 +110,7 @@ class Results:
 
 
 def _state(record: Record | None) -> tuple[Status, str]:
-    if record is None:
-        return "missing", ""
-    return record.status, record.reason
+    return ("missing", "") if record is None else (record.status, record.reason)
 
 
 def value_of(cell: Cell, results: Results) -> Value:
@@ -138,12 +136,6 @@ def values_of(table: Table, results: Results) -> list[Value]:
 
 
 def against(table: Table, results: Results, name: str) -> Table:
-    """Return the same table with another store's numbers in place of the paper's.
-
-    Args:
-        table: A table.
-        results: Results of the other store.
-        name: What to call it.
-    """
+    """Return the table with another store's results as its reference values, under this name."""
     cells = tuple(replace(cell, paper=value_of(cell, results).text()) for cell in table.cells)
     return replace(table, cells=cells, reference=name)
