@@ -1,23 +1,22 @@
 """The request behind a sweep: tables or a grid, a profile, seeds. It is stored with the sweep, which it can repeat."""
 
+import json
 import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from eman.platform.errors import UserError, unknown
+from eman.platform.errors import UserError
 from eman.trainers.spec.kinds import Value
+from eman.trainers.spec.section import Section
 
 #: Bounds that keep a typing error from planning millions of runs.
 MAX_SEEDS = 100
 MAX_GRID = 10_000
 MAX_NAME = 100
-
-NETWORKS = ("student", "teacher")
-SELECTIONS = ("last", "best")
 
 
 def _seeds(value: object) -> object:
@@ -37,7 +36,7 @@ TableName = Annotated[str, BeforeValidator(_table_name)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class SweepRequest(BaseModel):
+class SweepRequest(Section):
     """A sweep: either `tables`, or a grid of `methods`, `schemes` and the axes of `grid`.
 
     Attributes:
@@ -47,8 +46,7 @@ class SweepRequest(BaseModel):
         linear_lr: Learning rates of linear evaluation in a grid; empty for the profile's.
         profile: Name of the scale.
         seeds: Seeds of every cell. A number `n` means 0 to `n - 1`.
-        network: The network to evaluate.
-        selection: The epoch to evaluate.
+        network, selection: The network and the epoch to evaluate.
         overrides: Fields for every run. `METHOD.FIELD` applies to the runs of one method.
         name: Name of the sweep; empty to name it after its tables.
         precision: A profile's automatic precision, as resolved on the machine that planned the sweep. `None` to resolve
@@ -58,7 +56,7 @@ class SweepRequest(BaseModel):
         UserError: A field is unknown or its value is not allowed. `plan` checks the names.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=False, allow_inf_nan=True)
 
     tables: tuple[TableName, ...] = ()
     methods: tuple[str, ...] = ()
@@ -73,24 +71,13 @@ class SweepRequest(BaseModel):
     name: str = ""
     precision: str | None = None
 
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise _explained(error) from None
-        self._check_kind()
-        self._check_seeds()
-        self._check_size()
-        self._check_values()
-        _check_name(self.name)
+    def __init__(self, **values: Any) -> None:  # accepts what validation converts, such as lists
+        super().__init__(**values)
 
     @classmethod
-    def from_json(cls, text: str) -> "SweepRequest":
+    def from_json(cls, text: str) -> Self:
         """Return the request that `model_dump_json` wrote."""
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            raise _explained(error) from None
+        return cls(**json.loads(text))
 
     @property
     def is_grid(self) -> bool:
@@ -102,28 +89,31 @@ class SweepRequest(BaseModel):
         """The sweep's name, or that of its tables."""
         return self.name or " + ".join(self.tables) or "grid"
 
-    def _check_kind(self) -> None:
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
         grid = [name for name in ("methods", "schemes", "grid", "linear_lr") if getattr(self, name)]
         if self.tables and grid:
             raise UserError(f"{', '.join(grid)} belong to a grid, and tables define their runs; give one.")
         if not self.tables and not (self.methods and self.schemes):
             raise UserError("a grid needs methods and schemes, for example --method moco --scheme bn,eman.")
-
-    def _check_size(self) -> None:
         axes = math.prod(len(axis) for axis in self.grid.values())
         runs = len(self.methods) * len(self.schemes) * axes * len(self.seeds)
         if runs > MAX_GRID:
             raise UserError(f"the grid has {runs:,} trainings; give at most {MAX_GRID:,}, in several sweeps.")
+        return self
 
-    def _check_seeds(self) -> None:
+    @model_validator(mode="after")
+    def _check_seeds(self) -> Self:
         if not 1 <= len(self.seeds) <= MAX_SEEDS:
             raise UserError(f"{len(self.seeds)} seeds; give 1 to {MAX_SEEDS}.")
         if len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds are {','.join(map(str, self.seeds))}; give each seed once.")
         if "seed" in self.overrides or "seed" in self.grid:
             raise UserError("seed is not a field of a sweep's runs; give --seeds, for example --seeds 0,1,5.")
+        return self
 
-    def _check_values(self) -> None:
+    @model_validator(mode="after")
+    def _check_values(self) -> Self:
         values = [*self.overrides.items(), *((name, value) for name, axis in self.grid.items() for value in axis)]
         for name, value in values:
             for number in value if isinstance(value, tuple) else (value,):
@@ -134,27 +124,18 @@ class SweepRequest(BaseModel):
                 raise UserError(f"--grid {name}: give at least one value, for example --grid {name}=VALUE,VALUE.")
             if name in self.overrides:
                 raise UserError(f"{name} is an axis of the grid and an override; give one of the two.")
+        return self
 
-
-def _check_name(name: str) -> None:
-    """Raise `UserError` for a name that could be a table or `grid`, or that does not fit on a line."""
-    if name == "grid" or re.fullmatch(r"(table)?\d+", name) or len(name) > MAX_NAME or name != name.strip():
-        raise UserError(
-            f"--name {name!r}: give up to {MAX_NAME} characters that are neither a table's name nor 'grid'."
-        )
-    if not name.isprintable():
-        raise UserError(f"--name {name!r}: give printable characters.")
-
-
-def _explained(error: ValidationError) -> UserError:
-    """Return the first validation error in one line."""
-    fault = error.errors(include_url=False)[0]
-    place = [str(part) for part in fault["loc"]] or ["request"]
-    if fault["type"] == "extra_forbidden":
-        return unknown("field of a sweep", place[0], SweepRequest.model_fields)
-    if place[0] in ("network", "selection"):
-        return unknown(place[0], str(fault["input"]), {"network": NETWORKS, "selection": SELECTIONS}[place[0]])
-    return UserError(f"{place[0]} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}.")
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        """Refuse a name that could be a table or `grid`, or that does not fit on a line."""
+        name = self.name
+        taken = name == "grid" or re.fullmatch(r"(table)?\d+", name)
+        if taken or len(name) > MAX_NAME or name != name.strip() or not name.isprintable():
+            raise UserError(
+                f"--name {name!r}: give up to {MAX_NAME} printable characters, neither a table's name nor 'grid'."
+            )
+        return self
 
 
 def command(request: SweepRequest) -> str:

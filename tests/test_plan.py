@@ -227,7 +227,7 @@ def test_a_field_of_one_method_applies_to_that_method_alone() -> None:
         ({"tables": ["table1"], "seeds": 0}, "seeds is 0"),
         ({"tables": ["table1"], "seeds": 1_000_000}, "seeds is 1000000"),
         ({"tables": ["table1"], "seeds": [1, 1]}, "give each seed once"),
-        ({"tables": ["table1"], "seeds": [-1]}, "greater than or equal to 0"),
+        ({"tables": ["table1"], "seeds": [-1]}, "seeds is -1"),
         ({"tables": ["table1"], "overrides": {"seed": 7}}, "seed is not a field of a sweep's runs"),
         ({"tables": ["table1"], "overrides": {"lr": float("nan")}}, "lr is nan"),
         ({"tables": ["table1"], "overrides": {"teacher_norm": "eman"}}, "teacher_norm cannot be overridden in table1"),

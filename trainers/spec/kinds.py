@@ -100,7 +100,7 @@ def _kind(annotation: Any, metadata: Iterable[Any]) -> FieldKind | None:
         return FieldKind(str, tuple(map(str, get_args(annotation))))
     if origin is tuple:
         item = _kind(get_args(annotation)[0], [])
-        return FieldKind(tuple, bounds=item.bounds if item else ())
+        return FieldKind(tuple, bounds=item.bounds) if item and item.base in (int, float) else None
     return FieldKind(annotation, bounds=bounds) if annotation in (bool, int, float, str) else None
 
 
