@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from eman.context import workspace
 from eman.options import Evaluated, Grid, Scale
-from eman.parsing import parse_grid, parse_list, parse_overrides, parse_rates, parse_seeds
+from eman.parsing import parse_grid, parse_list, parse_rates, parse_seeds
 from eman.platform.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ def _stored_request(name: str) -> "SweepRequest":
 
 def _given(scale: Scale, evaluated: Evaluated) -> dict[str, Any]:
     """Return the fields of a request that are set by options."""
-    overrides = parse_overrides(scale.set_)
+    from eman.trainers.spec.fields import parse_fields
+
+    overrides = parse_fields(scale.set_ or [])
     fields: dict[str, Any] = {}
     if "seed" in overrides:
         if scale.seeds is not None:

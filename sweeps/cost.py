@@ -27,7 +27,7 @@ class Part:
     """One kind of run in a sweep.
 
     Attributes:
-        name: Method, backbone.
+        name: Method, backbone; for evaluations also the protocol.
         runs: Number of runs.
         epochs, images: Totals over the runs. An image counts once per step, regardless of its number of views.
         storage: Bytes of networks and features.
@@ -45,6 +45,15 @@ class Part:
     def hours(self) -> float | None:
         """Hours on one GPU, or in one process; ``None`` if unknown."""
         return None if self.speed is None else self.images / self.speed / 3600
+
+    def line(self, width: int) -> str:
+        """Return a line of text, the name padded to ``width``."""
+        head = f"  {self.name:{width}}  {self.runs:>4} x  "
+        if not self.images:
+            return f"{head}on cached features"
+        epochs = f"{self.epochs:,} epochs, " if self.epochs else ""
+        hours = "hours unknown" if self.hours is None else f"{_short(self.hours)} h at {self.speed:,.0f} images/s"
+        return f"{head}{epochs}{_short(self.images / 1e6)} M images, {hours}"
 
 
 @dataclass(frozen=True)
@@ -79,19 +88,7 @@ class Cost:
             f"{totals['evaluations']} evaluations"
         ]
         for title, parts in (("trainings", self.trainings), ("evaluations", self.evaluations)):
-            if parts:
-                lines.append(title)
-            for part in parts:
-                if not part.images:
-                    lines.append(f"  {part.name:{width}}  {part.runs:>4} x  on cached features")
-                    continue
-                hours = (
-                    "hours unknown" if part.hours is None else f"{_short(part.hours)} h at {part.speed:,.0f} images/s"
-                )
-                epochs = f"{part.epochs:,} epochs, " if part.epochs else ""
-                lines.append(
-                    f"  {part.name:{width}}  {part.runs:>4} x  {epochs}{_short(part.images / 1e6)} M images, {hours}"
-                )
+            lines += [title, *(part.line(width) for part in parts)] if parts else []
         total = "unknown" if totals["hours"] is None else f"{_short(totals['hours'])} on one GPU (or in one process)"
         storage = f"{_short(totals['storage_bytes'] / 2**30)} GiB of networks and features"
         lines.append(f"in all {_short(totals['images'] / 1e6)} M images, {storage}, hours: {total}")
@@ -114,20 +111,14 @@ def parse_throughput(text: str) -> dict[str, float]:
     Raises:
         UserError: The text has neither form.
     """
+    pairs = text.split(",") if "=" in text else [f"{method}={text}" for method in METHODS]
     try:
-        if "=" not in text:
-            return dict.fromkeys(METHODS, _positive(text))
-        pairs = (part.split("=") for part in text.split(","))
-        return {method: _positive(value) for name, value in pairs if (method := name.strip()) and method_named(method)}
+        speeds = {method_named(name.strip()).name: float(speed) for name, speed in (part.split("=") for part in pairs)}
+        if all(speed > 0 for speed in speeds.values()):
+            return speeds
     except ValueError:
-        raise UserError(f"--images-per-second {text}: give a number, or METHOD=NUMBER with commas between.") from None
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise ValueError(text)
-    return value
+        pass
+    raise UserError(f"--images-per-second {text}: give a number, or METHOD=NUMBER with commas between.")
 
 
 def measured(store: Store, sweep: Sweep) -> dict[str, float]:
@@ -149,20 +140,15 @@ def _kind(spec: RunSpec) -> str:
 
 
 def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
-    """Return the cost of a sweep.
-
-    Args:
-        sweep: The sweep.
-        speeds: Images per second, by method's name or by "method's title, backbone".
-    """
+    """Return a sweep's cost; ``speeds`` are images per second by method's name, or by "method's title, backbone"."""
 
     def speed(spec: RunSpec) -> float | None:
         return speeds.get(_kind(spec), speeds.get(spec.method.name))
 
-    kinds: dict[str, list[RunSpec]] = defaultdict(list)
+    trained: dict[str, list[RunSpec]] = defaultdict(list)
     for spec in sweep.trainings.values():
-        kinds[_kind(spec)].append(spec)
-    trainings = tuple(
+        trained[_kind(spec)].append(spec)
+    trainings = [
         Part(
             name,
             len(specs),
@@ -171,25 +157,19 @@ def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
             sum(_storage(spec) for spec in specs),
             speed(specs[0]),
         )
-        for name, specs in sorted(kinds.items())
-    )
-    evaluations: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-    runs = {}
+        for name, specs in sorted(trained.items())
+    ]
+    evaluated: dict[str, Part] = {}
     for group in together(list(sweep.evaluations.values())):
         run, entry = sweep.trainings[group[0].run], group[0].entry
-        part = f"{entry.title} of {_kind(run)}", _kind(run)
-        runs[part] = run
-        images = entry.images([spec.protocol for spec in group], training_images(run))
-        evaluations[part].append((len(group), images))
-    parts = []
-    for part, counts in sorted(evaluations.items()):
-        count, images = (sum(numbers) for numbers in zip(*counts, strict=True))
-        parts.append(Part(part[0], count, 0, images, 0, speed(runs[part]) if images else math.inf))
-    return Cost(sweep, trainings, tuple(parts))
+        name = f"{entry.title} of {_kind(run)}"
+        known = evaluated.get(name, Part(name, 0, 0, 0, 0, math.inf))
+        images = known.images + entry.images([spec.protocol for spec in group], training_images(run))
+        evaluated[name] = Part(name, known.runs + len(group), 0, images, 0, speed(run) if images else math.inf)
+    return Cost(sweep, tuple(trainings), tuple(evaluated[name] for name in sorted(evaluated)))
 
 
 def _storage(spec: RunSpec) -> int:
-    entry = backbone_named(spec.network.backbone)
-    sizes = catalog.KNOWN.get(spec.data.dataset)
+    entry, sizes = backbone_named(spec.network.backbone), catalog.KNOWN.get(spec.data.dataset)
     images = training_images(spec) + spec.data.held_out + (sizes.test if sizes else 0)
     return int(4 * (NETWORKS_KEPT * entry.values + 2 * images * entry.features))

@@ -19,14 +19,10 @@ def find_run(prefix: str, store: Store) -> Record:
     problem, nearby = "several runs match", matching[:3]
     if not matching:
         records = store.by_key(TRAINING)
-        problem, nearby = (
-            "there is no such run",
-            [records[key] for key in get_close_matches(prefix, records, n=3, cutoff=0.0)],
-        )
-    nearest = ", ".join(f"{record.key} ({record.name})" for record in nearby)
-    raise UserError(
-        f"run {prefix!r}: {problem}{f'; nearest: {nearest}' if nearest else ''}. `eman runs list` lists them."
-    )
+        problem = "there is no such run"
+        nearby = [records[key] for key in get_close_matches(prefix, records, n=3, cutoff=0.0)]
+    nearest = f"; nearest: {', '.join(f'{record.key} ({record.name})' for record in nearby)}" if nearby else ""
+    raise UserError(f"run {prefix!r}: {problem}{nearest}. `eman runs list` lists them.")
 
 
 def find_finished_run(prefix: str, store: Store) -> Record:

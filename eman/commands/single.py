@@ -7,7 +7,7 @@ import typer
 from eman.commands.printing import show
 from eman.context import workspace
 from eman.options import NetworkOption, RunArgument, SelectionOption, SetOption, WorkersOption
-from eman.parsing import check_number, parse_overrides, parse_workers
+from eman.parsing import check_number, parse_workers
 from eman.platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ def train(
     from eman.platform.store.store import Store
     from eman.sweeps.checks import check_files, check_workers
     from eman.sweeps.profiles.registry import profile_named
+    from eman.trainers.spec.fields import parse_fields
 
     check_number("--seed", seed, 0, 2**63 - 1)
     processes, chosen = parse_workers(workers) or 1, profile_named(profile)
-    overrides = _for_method(method, parse_overrides(set_))
+    overrides = _for_method(method, parse_fields(set_ or []))
     if "seed" in overrides:
         raise UserError("seed cannot be set; give --seed.")
     spec = chosen.run(method, scheme, seed, overrides)
