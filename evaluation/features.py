@@ -48,12 +48,9 @@ def outputs(network: nn.Module, split: AnySplit, dataset: DataSet, precision: st
 
 
 def logits(classifier: nn.Sequential, features_ND: Tensor, precision: str) -> Tensor:
-    """Return a classifier's logits for features of its own backbone: float32, ``(N, K)``, on the CPU.
+    """Return the logits of a backbone's heads for its features: float32, ``(N, K)``, on the CPU.
 
-    Args:
-        classifier: The backbone, followed by its heads.
-        features_ND: The backbone's output, from :func:`outputs`.
-        precision: The run's precision.
+    ``classifier`` is the backbone followed by the heads.
     """
     with evaluating(classifier, precision) as device:
         dtype = next(classifier.parameters()).dtype
@@ -63,12 +60,8 @@ def logits(classifier: nn.Sequential, features_ND: Tensor, precision: str) -> Te
 
 @dataclass(frozen=True)
 class Splits:
-    """The images that a run is evaluated on.
-
-    Attributes:
-        dataset: The data set, with the test images.
-        train: The training images that the run uses.
-        held_out: The held-out images; the test images if there are none.
+    """The images to evaluate a run on: a data set, the run's training images, and the held-out images; without any, the
+    test images.
     """
 
     dataset: DataSet
@@ -89,11 +82,7 @@ class Features:
 
 
 def compute(backbone: nn.Module, splits: Splits, precision: str) -> Features:
-    """Compute the features of all splits.
-
-    Raises:
-        RunFailed: They are not finite.
-    """
+    """Compute the features of all splits; raise :class:`RunFailed` if they are not finite."""
     parts = [outputs(backbone, split, splits.dataset, precision) for split in (splits.train, splits.held_out)]
     same = splits.held_out is splits.dataset.test
     parts.append(parts[1] if same else outputs(backbone, splits.dataset.test, splits.dataset, precision))
@@ -120,10 +109,6 @@ def store(features: Features, where: Path, key: str) -> None:
 
 
 def read(where: Path, key: str) -> Features:
-    """Read features that :func:`store` wrote.
-
-    Raises:
-        UserError: The file is missing or damaged, or belongs to another run.
-    """
+    """Read features; raise :class:`UserError` if the file is missing, damaged, or another run's."""
     content = checkpoint.load(where, key, fields=Features.__dataclass_fields__)
     return Features(**{name: content[name] for name in Features.__dataclass_fields__})

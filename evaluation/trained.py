@@ -1,4 +1,4 @@
-"""A finished run to evaluate: one of its networks at one of its epochs, and its features."""
+"""A finished run to evaluate: its network at an epoch, and the network's features."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from torch import nn
 
 from eman.evaluation import features
 from eman.evaluation.features import Features, Splits
-from eman.evaluation.protocols.sizes import EvalSizes
+from eman.evaluation.protocols.protocol import EvalSizes
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.workspace import Workspace
@@ -36,7 +36,7 @@ class Trained:
         workspace: Location of its files and of data sets.
         network: ``"student"`` or ``"teacher"``.
         selection: ``"last"`` or ``"best"``.
-        dataset: Data set that it is evaluated on; ``None`` for the one it was trained on.
+        dataset: Data set to evaluate on; ``None`` for the one of the training.
     """
 
     run: str
@@ -65,10 +65,10 @@ class Trained:
 
     @cached_property
     def splits(self) -> Splits:
-        """The images that it is evaluated on; see :func:`splits_of`.
+        """The images to evaluate on; see :func:`splits_of`.
 
         Raises:
-            UserError: They are not the images that the run was trained on, or have another number of channels.
+            UserError: They have changed since the training, or have another number of channels.
         """
         splits = splits_of(self.spec, self.dataset, self.workspace)
         if self.dataset in (None, self.spec.data.dataset):
@@ -124,21 +124,16 @@ class Trained:
         share = features.spread(result.train_ND)
         if share < COLLAPSED:
             raise RunFailed(
-                f"collapsed: all images give the same features, but for {100 * share:.2g} % of their length"
+                f"collapsed: the features of different images differ by only {100 * share:.2g} % of their length"
             )
         return result
 
 
 def splits_of(run: RunSpec, dataset: str | None, workspace: Workspace) -> Splits:
-    """Return the images that a run is evaluated on.
+    """Return the images to evaluate a run on.
 
-    Of another data set than the run's these are all training images that are not held out, their pixels scaled like
-    those that the run was trained on.
-
-    Args:
-        run: The training.
-        dataset: Name of the data set; ``None`` for the run's own.
-        workspace: Location of data sets.
+    From another data set than the run's, ``None``, these are all training images that are not held out, with the pixel
+    statistics of the run's data set.
 
     Raises:
         UserError: The data set is missing, or its images have another number of channels.
@@ -159,7 +154,7 @@ def splits_of(run: RunSpec, dataset: str | None, workspace: Workspace) -> Splits
 
 
 def sizes_of(splits: Splits) -> EvalSizes:
-    """Return the sizes that checks of an evaluation need."""
+    """Return sizes for checks of evaluations."""
     labels, classes = splits.train.labels, len(splits.dataset.classes)
     several = labels.dim() == 2
     counts = labels.sum(0) if several else torch.bincount(labels, minlength=classes)

@@ -55,11 +55,6 @@ def group_title(specs: Sequence[EvalSpec]) -> str:
 
 
 def evaluate(specs: Sequence[EvalSpec], trained: "Trained") -> list[EvalOutcome]:
-    """Compute the evaluations of one group.
-
-    Raises:
-        UserError: The run cannot be evaluated with this protocol.
-        RunFailed: The run has collapsed.
-    """
+    """Compute the evaluations of one group; see :meth:`~eman.evaluation.protocols.protocol.Protocol.evaluate`."""
     first = specs[0]
     return first.entry.evaluate([spec.protocol for spec in specs], trained, first.seed)

@@ -5,11 +5,10 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from eman.evaluation.protocols.protocol import Count, Milestone, ProtocolSpec, Rate, Share
-from eman.evaluation.protocols.sizes import EvalSizes
+from eman.evaluation.protocols.protocol import Count, EvalSizes, Milestone, ProtocolSpec, Rate, Share
 from eman.platform.errors import UserError
 
-#: One name of an index file or several with commas; a name has no slash, so that it stays in the data set's folder.
+#: Names of index files, separated by commas. They have no slash, so they stay in the data set's folder.
 IndexFiles = Annotated[str, Field(pattern=r"^\w[\w.-]*(,\w[\w.-]*)*$")]
 
 
@@ -63,11 +62,7 @@ def prefix(protocol: str, fraction: float) -> str:
 
 
 def check(spec: LabelledSpec, sizes: EvalSizes) -> None:
-    """Check that a fraction of the labels includes every class.
-
-    Raises:
-        UserError: It is too small.
-    """
+    """Raise :class:`UserError` if a fraction of the labels leaves out some class."""
     labelled = round(spec.label_fraction * sizes.train)
     if spec.label_index is None and sizes.classes is not None and labelled < sizes.classes:
         raise UserError(

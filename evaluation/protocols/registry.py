@@ -14,11 +14,7 @@ RESERVED = ("run", "dataset", "network", "selection", "seed", "protocol", "name"
 
 
 def register_protocol(entry: Protocol[Any]) -> None:
-    """Add a protocol.
-
-    Raises:
-        UserError: Its name is taken, or one of its fields has a name that every evaluation uses.
-    """
+    """Add a protocol; raise :class:`UserError` if its name or the name of a field is taken."""
     if entry.name in PROTOCOLS:
         raise UserError(f"there is a protocol {entry.name!r} already; give this one another name.")
     clash = [name for name in entry.spec.model_fields if name in RESERVED]

@@ -1,7 +1,4 @@
-"""`EvalSpec`: what identifies an evaluation.
-
-Its key is a hash over every field that can change the result, and over nothing else.
-"""
+"""`EvalSpec`: the specification of an evaluation. Its key is a hash of the fields that can change the result."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, get_args
@@ -9,15 +6,14 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, SerializeAsAny, field_validator
 from pydantic.fields import FieldInfo
 
-from eman.evaluation.protocols.protocol import Protocol, ProtocolSpec
+from eman.evaluation.protocols.protocol import EvalSizes, Protocol, ProtocolSpec
 from eman.evaluation.protocols.registry import protocol_named
-from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError, unknown
 from eman.trainers.data import names
 from eman.trainers.spec.kinds import Value, kind_of
 from eman.trainers.spec.section import Section, digest
 
-#: Raised by one when a change of code changes the result of an evaluation with unchanged fields.
+#: Increase it when a change of code changes results of evaluations with unchanged fields.
 EVALUATION_VERSION = 1
 
 NetworkName = Literal["student", "teacher"]
@@ -25,7 +21,7 @@ SelectionName = Literal["last", "best"]
 NETWORKS: tuple[str, ...] = get_args(NetworkName)
 SELECTIONS: tuple[str, ...] = get_args(SelectionName)
 
-#: Fields that ``--set`` does not take, and what says them instead.
+#: Fields that ``--set`` does not accept, and what to do instead.
 _NOT_BY_HAND = {"run": "the run is the command's argument", "protocol": "give --protocol NAME"}
 
 
@@ -39,22 +35,24 @@ class EvalSpec(Section):
     run: Annotated[str, Field(pattern=r"^\w+$", description="Key of the training run.")]
     dataset: Annotated[
         str | None,
-        Field(max_length=1000, description="Data set that it is evaluated on; none: the one it was trained on."),
+        Field(max_length=1000, description="Data set to evaluate on; none: the one of the training."),
     ] = None
-    network: Annotated[NetworkName, Field(description="Which network is evaluated.")] = "student"
-    selection: Annotated[SelectionName, Field(description="After which epoch; best: on the held-out images.")] = "last"
-    seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of what the protocol draws.")] = 0
+    network: Annotated[NetworkName, Field(description="Network to evaluate.")] = "student"
+    selection: Annotated[
+        SelectionName, Field(description="Epoch to evaluate: the last, or the best on held-out images.")
+    ] = "last"
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of the protocol's random draws.")] = 0
     protocol: SerializeAsAny[ProtocolSpec]
 
     @field_validator("dataset")
     @classmethod
     def _resolve(cls, name: str | None) -> str | None:
-        """Keep ``PATH@HASH`` of a path, so that other images make another evaluation."""
+        """Turn a path into ``PATH@HASH``, so that other images make another evaluation."""
         return None if name is None else names.resolve(name)
 
     @property
     def key(self) -> str:
-        """Sixteen hexadecimal digits that stand for this evaluation and for no other."""
+        """Sixteen hexadecimal digits that identify the evaluation."""
         fields = self.flat()
         if self.dataset is not None:
             fields["dataset"] = names.identity(self.dataset)
@@ -66,31 +64,24 @@ class EvalSpec(Section):
         return protocol_named(self.protocol.name)
 
     def flat(self) -> dict[str, Any]:
-        """Return all fields that count as plain values by name, the protocol's among them."""
-        common = {name: getattr(self, name) for name in type(self).model_fields if name != "protocol"}
-        fields = {name: value for name, value in common.items() if value is not None}
-        return {**fields, "protocol": self.protocol.name, **self.protocol.flat()}
+        """Return all fields that can change the result as plain values, including the protocol's."""
+        common = {name: getattr(self, name) for name in type(self).model_fields if getattr(self, name) is not None}
+        return {**common, "protocol": self.protocol.name, **self.protocol.flat()}
 
     @classmethod
     def from_flat(cls, fields: Mapping[str, Any]) -> Self:
-        """Make a specification of plain values: the inverse of :meth:`flat`. What is absent has its default.
+        """Return the specification with these values, the inverse of :meth:`flat`; absent fields have their defaults.
 
         Raises:
             UserError: The protocol or a field is unknown, or a value is not allowed.
         """
-        if "protocol" not in fields:
-            raise UserError("an evaluation needs a protocol; give protocol=NAME.")
         section = protocol_named(str(fields["protocol"])).spec
-        common, own = dict[str, Any](), dict[str, Any]()
-        for name, value in fields.items():
-            if name == "protocol":
-                continue
-            if name in section.model_fields:
-                own[name] = tuple(value) if isinstance(value, list) else value
-            elif name in cls.model_fields:
-                common[name] = value
-            else:
+        for name in fields:
+            if name not in section.model_fields and name not in cls.model_fields:
                 raise unknown_field(section.name, name)
+        own = {name: value for name, value in fields.items() if name in section.model_fields}
+        own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+        common = {name: value for name, value in fields.items() if name not in own and name != "protocol"}
         return cls(**common, protocol=section(**own))
 
     def replace(self, **changes: Any) -> Self:
@@ -99,21 +90,16 @@ class EvalSpec(Section):
 
 
 def make_eval(protocol: str, run: str, **fields: Any) -> EvalSpec:
-    """Return an evaluation's specification: the paper's values, then ``fields``.
-
-    Args:
-        protocol: A protocol's name.
-        run: Key of the training.
-        fields: Fields that override the paper's values, by their flat names.
+    """Return an evaluation of the training with key ``run``: the paper's values, overridden by ``fields``.
 
     Raises:
-        UserError: The protocol is unknown, a field is not its own, or a value is not allowed.
+        UserError: The protocol or a field is unknown, or a value is not allowed.
     """
     return EvalSpec.from_flat({**fields, "protocol": protocol, "run": run})
 
 
 def settable(protocol: str) -> dict[str, FieldInfo]:
-    """Return the fields that ``--set`` takes for a protocol, by name: its own first."""
+    """Return the fields that ``--set`` accepts for a protocol by name, its own first."""
     common = {name: field for name, field in EvalSpec.model_fields.items() if name not in _NOT_BY_HAND}
     return {**protocol_named(protocol).spec.model_fields, **common}
 
@@ -124,10 +110,10 @@ def unknown_field(protocol: str, name: str) -> UserError:
 
 
 def parse_eval_fields(protocol: str, pairs: Sequence[str]) -> dict[str, Value]:
-    """Read ``["k=5", "temperature=0.1"]`` as fields of a protocol's evaluation.
+    """Parse ``["k=5", "temperature=0.1"]`` into typed values by name.
 
     Raises:
-        UserError: A pair has no ``=``, a field is not the protocol's or cannot be set, or a value is of another type.
+        UserError: A pair lacks ``=``, a field is unknown or cannot be set, or a value has the wrong type.
     """
     allowed = settable(protocol)
     values: dict[str, Value] = {}
@@ -145,15 +131,11 @@ def parse_eval_fields(protocol: str, pairs: Sequence[str]) -> dict[str, Value]:
 
 
 def check(spec: EvalSpec, sizes: EvalSizes) -> None:
-    """Refuse an evaluation that the data cannot serve, before anything runs.
-
-    Raises:
-        UserError: For example ``k`` is larger than the training set.
-    """
+    """Raise :class:`UserError` if an evaluation does not fit a data set, for example if ``k`` exceeds its size."""
     entry = spec.entry
     if sizes.multi_label and not entry.multi_label:
         raise UserError(
-            f"protocol {entry.name} needs one class an image, and images of {sizes.dataset} have several; evaluate by "
+            f"protocol {entry.name} needs one class per image, and images of {sizes.dataset} have several; evaluate by "
             f"lowshot."
         )
     entry.check(spec.protocol, sizes)
