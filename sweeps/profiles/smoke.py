@@ -3,6 +3,9 @@
 from eman.sweeps.profiles.profile import Profile
 from eman.sweeps.profiles.shared import CACHED, FROM_PRETRAINED, SMALL_IMAGES
 
+FAST = {"momentum": 0.95, "lr": 0.05}
+FEATURES = {"batch": 64, "hidden_dim": 32, "projection_dim": 32, "blur_max": 0.0}
+
 #: The tests' profile: the whole code path of a sweep in seconds, on data that scikit-learn ships. Its numbers are real
 #: but compare nothing.
 SMOKE = Profile(
@@ -21,33 +24,9 @@ SMOKE = Profile(
         "precision": "float32",
     },
     methods={
-        "fixmatch": {
-            "labelled_batch": 16,
-            "batch": 64,
-            "label_fraction": 0.1,
-            "momentum": 0.95,
-            "lr": 0.05,
-            "unlabelled_weight": 1.0,
-        },
-        "moco": {
-            "batch": 64,
-            "queue": 256,
-            "hidden_dim": 32,
-            "projection_dim": 32,
-            "momentum": 0.95,
-            "lr": 0.05,
-            "blur_max": 0.0,
-        },
-        "byol": {
-            "batch": 64,
-            "hidden_dim": 32,
-            "projection_dim": 32,
-            "momentum": 0.95,
-            "lr": 0.05,
-            "optimizer": "sgd",
-            "weight_decay": 1e-4,
-            "blur_max": 0.0,
-        },
+        "fixmatch": {**FAST, "labelled_batch": 16, "batch": 64, "label_fraction": 0.1, "unlabelled_weight": 1.0},
+        "moco": {**FAST, **FEATURES, "queue": 256},
+        "byol": {**FAST, **FEATURES, "optimizer": "sgd", "weight_decay": 1e-4},
         "supervised": {"labelled_batch": 16, "lr": 0.05},
     },
     linear_lr={"moco": (0.5, 1.0, 2.0), "byol": (0.5, 1.0, 2.0)},
