@@ -11,7 +11,7 @@ from torch import nn
 
 from eman.evaluation import features
 from eman.evaluation.features import Features, Splits
-from eman.evaluation.protocols.protocol import EvalSizes
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.workspace import Workspace

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from eman.evaluation.protocols.labelled import LabelledSpec
-from eman.evaluation.protocols.protocol import EvalSizes
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.evaluation.protocols.spec import EvalSpec, check
 from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace

@@ -18,8 +18,9 @@ from eman.evaluation.protocols import registry
 from eman.evaluation.protocols.finetune import FinetuneSpec
 from eman.evaluation.protocols.groups import eval_title, evaluate, group_title, together
 from eman.evaluation.protocols.linear import LinearSpec
-from eman.evaluation.protocols.protocol import EvalSizes, Measured, Protocol, ProtocolSpec
+from eman.evaluation.protocols.protocol import Measured, Protocol, ProtocolSpec
 from eman.evaluation.protocols.registry import PROTOCOLS
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.evaluation.protocols.spec import EvalSpec, check, make_eval, parse_eval_fields, settable
 from eman.evaluation.trained import Trained, sizes_of, splits_of
 from eman.platform import checkpoint

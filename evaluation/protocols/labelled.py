@@ -5,7 +5,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from eman.evaluation.protocols.protocol import Count, EvalSizes, Milestone, ProtocolSpec, Rate, Share
+from eman.evaluation.protocols.protocol import Count, Milestone, ProtocolSpec, Rate, Share
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError
 
 #: Names of index files, separated by commas. They have no slash, so they stay in the data set's folder.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, TypeVar, cast
 
 from pydantic import Field
 
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import RunFailed
 from eman.trainers.spec.section import Section
 
@@ -31,25 +32,6 @@ class ProtocolSpec(Section):
 
 
 S = TypeVar("S", bound=ProtocolSpec)
-
-
-@dataclass(frozen=True)
-class EvalSizes:
-    """Sizes of the data that a run is evaluated on; ``None`` skips the check that needs a value.
-
-    Attributes:
-        dataset: Name of the data set.
-        train: Number of training images: kNN's bank, retrieval's database.
-        classes: Number of classes.
-        smallest_class: Number of images of the smallest class.
-        multi_label: Whether an image may have several classes.
-    """
-
-    dataset: str
-    train: int
-    classes: int | None = None
-    smallest_class: int | None = None
-    multi_label: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from eman.evaluation.protocols.protocol import EvalSizes, Protocol, ProtocolSpec
+from eman.evaluation.protocols.protocol import Protocol, ProtocolSpec
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError
 
 

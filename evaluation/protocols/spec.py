@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, SerializeAsAny, field_validator
 from pydantic.fields import FieldInfo
 
-from eman.evaluation.protocols.protocol import EvalSizes, Protocol, ProtocolSpec
+from eman.evaluation.protocols.protocol import Protocol, ProtocolSpec
 from eman.evaluation.protocols.registry import protocol_named
+from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError, unknown
 from eman.trainers.data import names
 from eman.trainers.spec.kinds import Value, kind_of
