@@ -37,9 +37,9 @@ def result(scope: Scope, network: Network, kind: str, fraction: float, top: int)
     """Return a function that gives a seed's result: of a kind of evaluation on a share of the labels, or of a network
     trained from scratch on them.
     """
-    if kind == "supervised":
-        return lambda seed: scope.classified(replace(network, labelled=fraction).run(scope, seed), top)
-    return lambda seed: scope.labelled(network.run(scope, seed), kind, fraction, top)
+    if kind in ("linear", "finetune"):
+        return lambda seed: scope.labelled(network.run(scope, seed), kind, fraction, top)
+    return lambda seed: scope.classified(replace(network, labelled=fraction).run(scope, seed), top)
 
 
 def table(scope: Scope) -> Table:
