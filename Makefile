@@ -4,7 +4,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data quickstart services test test-slow lint docs chaos bench bench-peers bench-growth bench-start clean
+.PHONY: help install data quickstart services test test-slow lint docs chaos bench bench-peers bench-growth bench-start gpu clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -69,6 +69,9 @@ bench-growth: install  ## How a sweep's time grows with its runs, and a step's w
 bench-start: install  ## What commands cost before they do their work, and a sweep before its first step
 	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/first_step.py
+
+gpu: install  ## Benchmark of one NVIDIA GPU: minutes; results in gpu.json
+	$(BIN)/python tests/benchmarks/gpu.py
 
 clean:  ## Remove the environment and caches; results in .eman stay
 	rm -rf docs/_build .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache build *.egg-info

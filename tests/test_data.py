@@ -221,7 +221,7 @@ def write_images(root: Path, side: int = 8) -> Path:
 
 
 def test_the_catalog_knows_the_sizes_of_sets_in_memory() -> None:
-    for name in ("digits", "synthetic"):
+    for name in ("digits", "synthetic", "synthetic-gray"):
         dataset, sizes = data.load(name, Workspace.from_environment()), data.KNOWN[name]
         assert (sizes.train, sizes.test, sizes.classes) == (len(dataset.train), len(dataset.test), len(dataset.classes))
         assert sizes.channels == dataset.train.shape[0]

@@ -48,6 +48,7 @@ IN_MEMORY = {
     "cifar10": Sizes(50_000, 10_000, 10, pixels=32),
     "cifar100": Sizes(50_000, 10_000, 100, pixels=32),
     "stl10": Sizes(5_000, 8_000, 10, pixels=96, unlabelled=100_000),
+    "synthetic-gray": Sizes(60_000, 10_000, 10, channels=1, pixels=28),
 }
 
 #: Data sets whose images stay in files or shards.
@@ -57,7 +58,8 @@ STORED = {
     "voc2007": Sizes(5_011, 4_952, 20),
 }
 
-#: Every built-in data set. ``synthetic`` is generated at any image size, to measure throughput.
+#: Every built-in data set. ``synthetic`` is generated at any image size, to measure throughput, and ``synthetic-gray``
+#: with the number and size of Fashion-MNIST's images.
 KNOWN = {**IN_MEMORY, **STORED, "synthetic": Sizes(2_048, 256, 10)}
 
 #: Number of training images, with and without labels, to plan without the data.

@@ -207,23 +207,32 @@ def _stl10(folder: Path, download: bool) -> DataSet:
     return replace(dataset, unlabelled=Split(images[rest], labels[rest], rest))
 
 
-#: Numbers of training and test images of ``synthetic``.
-SYNTHETIC = (2048, 256)
+#: Numbers of training and test images of ``synthetic``, and of ``synthetic-gray``, which has Fashion-MNIST's.
+SYNTHETIC, SYNTHETIC_GRAY = (2048, 256), (60_000, 10_000)
 
 
 def synthetic(size: int) -> DataSet:
     """Make smooth random images of ``size`` pixels with some noise and unrelated labels, to measure throughput."""
+    return _generated("synthetic", SYNTHETIC, 3, size)
+
+
+def _synthetic_gray(_folder: Path, _download: bool) -> DataSet:
+    """Make gray images like :func:`synthetic`, as many and as large as Fashion-MNIST's."""
+    return _generated("synthetic-gray", SYNTHETIC_GRAY, 1, 28)
+
+
+def _generated(name: str, counts: tuple[int, int], channels: int, size: int) -> DataSet:
     generator = torch.Generator().manual_seed(0)
 
     def images(count: int) -> Tensor:
-        coarse = torch.rand(count, 3, 8, 8, generator=generator)
+        coarse = torch.rand(count, channels, 8, 8, generator=generator)
         smooth = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
         noise = torch.rand(smooth.shape, generator=generator)
-        return (255 * (0.9 * smooth + 0.1 * noise)).to(torch.uint8)
+        return smooth.mul_(0.9).add_(noise.mul_(0.1)).mul_(255).to(torch.uint8)
 
-    labels = [torch.arange(count) % 10 for count in SYNTHETIC]
-    train, test = (images(count) for count in SYNTHETIC)
-    return _assemble("synthetic", train, labels[0], test, labels[1], tuple(f"class {n}" for n in range(10)))
+    labels = [torch.arange(count) % 10 for count in counts]
+    train, test = (images(count) for count in counts)
+    return _assemble(name, train, labels[0], test, labels[1], tuple(f"class {n}" for n in range(10)))
 
 
 #: Loaders of the data sets in memory: from the data folder, and whether to download, to a data set.
@@ -233,4 +242,5 @@ LOADERS: dict[str, Callable[[Path, bool], DataSet]] = {
     "cifar10": partial(_cifar, "cifar10"),
     "cifar100": partial(_cifar, "cifar100"),
     "stl10": _stl10,
+    "synthetic-gray": _synthetic_gray,
 }
