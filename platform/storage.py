@@ -89,7 +89,7 @@ class Place:
 
     def write(self, content: bytes) -> None:
         """Write a file atomically."""
-        with _explained(self):
+        with _explained(self, "written"):
             system, path = self._opened
             if self.local is None:  # object stores publish a file when it is closed
                 with system.open_output_stream(path) as stream:
@@ -102,13 +102,13 @@ class Place:
 
 
 @contextmanager
-def _explained(place: Place) -> Iterator[None]:
+def _explained(place: Place, deed: str = "reached") -> Iterator[None]:
     """Turn errors of a file system into a :class:`UserError`."""
     try:
         yield
     except (OSError, ImportError, ValueError) as error:
         raise UserError(
-            f"{place} cannot be reached ({first_line(error)}); check that it exists, that this machine may read and "
+            f"{place} cannot be {deed} ({first_line(error)}); check that it exists, that this machine may read and "
             f"write it, the network and the credentials."
         ) from error
 

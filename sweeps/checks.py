@@ -8,7 +8,7 @@ from eman.evaluation.protocols.spec import EvalSpec, check
 from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
 from eman.trainers.data import catalog
-from eman.trainers.data.index_files import read_index
+from eman.trainers.data.catalog import read_index
 from eman.trainers.spec.method import LabelledSection
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.spec.sections import DataSpec

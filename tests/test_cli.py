@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from eman.cli import main
+from eman.evaluation.protocols.spec import settable
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -266,3 +267,10 @@ def test_doctor_and_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert "digits" in out
     assert "digits" in call(capsys, "data", "list")[1]
     assert "1,343" in call(capsys, "data", "fetch", "digits")[1]
+
+
+def test_the_fields_of_an_evaluation_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fields", "knn", "--json"]) == 0
+    listed = {field["name"]: field for field in json.loads(capsys.readouterr().out)}
+    assert set(listed) == set(settable("knn"))
+    assert all(field["description"] and field["type"] for field in listed.values())

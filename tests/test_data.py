@@ -69,7 +69,7 @@ def test_parts_are_disjoint_and_bounded() -> None:
     assert (len(train), len(held_out)) == (1000, 200)
     assert not set(train.ids.tolist()) & set(held_out.ids.tolist())
     assert label_sets.parts(digits, None, 0)[1] is digits.test
-    with pytest.raises(UserError, match="add up to more than"):
+    with pytest.raises(UserError, match="exceed the 1,343"):
         label_sets.parts(digits, 1300, 200)
 
 

@@ -192,6 +192,7 @@ def test_different_runs_never_share_a_title() -> None:
         ({"backbone": "resnet5"}, "unknown backbone 'resnet5'; did you mean 'resnet50'"),
         ({"dataset": "a b"}, "dataset is 'a b'; give a built-in name"),
         ({"dataset": "./missing"}, "missing"),
+        ({"dataset": ".."}, "'..', a parent folder; name the folder of images"),
         ({"dataset": "cifar10", "images": 60_000}, "exceed the 50,000 training images of cifar10"),
         ({"dataset": "cifar10", "image_size": 64}, "64"),
         ({"student_norm": "batchnorm"}, "unknown student_norm 'batchnorm'. Allowed: bn, "),

@@ -51,15 +51,20 @@ def plan_(
 
 @app.command(rich_help_panel="Look")
 def fields(
-    method: Annotated[str | None, typer.Argument(help="fixmatch, moco, byol or supervised. Default: all.")] = None,
-    profile: Annotated[str, typer.Option(help="Scale that gives the defaults.")] = "quick",
+    method: Annotated[
+        str | None,
+        typer.Argument(help="A method, or a protocol for its fields. Default: all methods."),
+    ] = None,
+    profile: Annotated[str, typer.Option(help="Scale that gives the defaults of runs.")] = "quick",
     as_json: JsonOption = False,
 ) -> None:
     """List the fields for `--set` and `--grid`, with description, default and range.
 
     - `eman fields moco --profile mini`
+    - `eman fields linear`
     """
-    from eman.sweeps.view.fields import field_lines, field_values, listed_fields
+    from eman.evaluation.protocols.registry import PROTOCOLS
+    from eman.sweeps.view.fields import field_lines, field_values, listed_fields, protocol_fields
 
-    listed = listed_fields(method, profile)
+    listed = protocol_fields(method) if method in PROTOCOLS else listed_fields(method, profile)
     show(field_lines(listed), [field_values(field) for field in listed], as_json=as_json)

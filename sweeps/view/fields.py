@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eman.evaluation.protocols.spec import settable
 from eman.sweeps.profiles.registry import profile_named
 from eman.sweeps.request import shown
 from eman.trainers.methods.registry import METHODS, method_named
 from eman.trainers.spec.fields import Field, fields_of
-from eman.trainers.spec.kinds import Value
+from eman.trainers.spec.kinds import Value, kind_of
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,16 @@ def listed_fields(method: str | None, profile: str) -> list[ListedField]:
             known = listed.get(identity, ListedField(field, {}))
             listed[identity] = ListedField(known.field, {**known.defaults, name: field.default})
     return sorted(listed.values(), key=lambda item: _section(item) in METHODS)
+
+
+def protocol_fields(protocol: str) -> list[ListedField]:
+    """Return the fields of an evaluation, with the paper's values as defaults."""
+    kinds = [(name, info, kind_of(info)) for name, info in settable(protocol).items()]
+    return [
+        ListedField(Field(name, protocol, kind, info.default, info.description or ""), {protocol: info.default})
+        for name, info, kind in kinds
+        if kind is not None
+    ]
 
 
 def _section(listed: ListedField) -> str:

@@ -1,9 +1,8 @@
 """Data sets.
 
-- ``names``, ``catalog``, ``layout``: names, built-in sets and their sizes, folder layouts. No torch.
+- ``names``, ``catalog``, ``layout``: names, built-in sets and their sizes, index files, folder layouts. No torch.
 - ``splits``: the classes of data sets. ``memory``: sets in memory.
 - ``folders``, ``stored``, ``decode``: sets in files and shards.
-- ``index_files``: lists of labelled images; no torch. ``label_sets``: subsets and label sets.
-  ``order``: sample order. ``loader``: reading ahead for training.
+- ``label_sets``: subsets and label sets. ``order``: sample order. ``loader``: reading ahead for training.
 - ``shards``, ``shard_writer``, ``shard_check``: read, write and verify Parquet shards.
 """

@@ -3,16 +3,17 @@
 :mod:`eman.trainers.data.names` describes names. Nothing here imports torch until a data set is loaded.
 """
 
+import csv
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eman.platform.errors import UserError, unknown
+from eman.platform.errors import UserError, first_line, unknown
 from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
 from eman.trainers.data.layout import MEAN, STD, check_is_folder, check_layout, looks_like_data
-from eman.trainers.data.names import is_path, split_hash, title
+from eman.trainers.data.names import check_index_file, is_path, split_hash, title
 
 if TYPE_CHECKING:
     from eman.trainers.data.splits import DataSet
@@ -75,21 +76,13 @@ def place_of(name: str, workspace: Workspace) -> Place:
 
 
 def check_dataset(name: str, workspace: Workspace) -> None:
-    """Check a data set's name, without torch and without downloads.
-
-    Raises:
-        UserError: It is neither built in nor the name of a folder of images or shards.
-    """
+    """Raise :class:`UserError` unless a data set is built in, or a folder of images or shards; without torch."""
     if name not in KNOWN:
         check_layout(existing_folder(name, workspace))
 
 
 def check_present(name: str, workspace: Workspace) -> None:
-    """Check that a data set that is never downloaded is there; like `check_dataset`, it reads no image.
-
-    Raises:
-        UserError: Its folder is missing, or holds neither images nor shards.
-    """
+    """Like :func:`check_dataset`; also check that a data set that is never downloaded is there. It reads no image."""
     check_dataset(name, workspace)
     if name == "voc2007":
         if not (place := place_of(name, workspace)).exists():
@@ -102,11 +95,7 @@ def check_present(name: str, workspace: Workspace) -> None:
 
 
 def existing_folder(name: str, workspace: Workspace) -> Place:
-    """Return the existing folder of a data set that is not held in memory.
-
-    Raises:
-        UserError: It does not exist.
-    """
+    """Return the folder of a data set that is not held in memory; raise :class:`UserError` if it does not exist."""
     place = place_of(name, workspace)
     if is_path(name):
         if not place.exists():
@@ -132,10 +121,9 @@ def check_fits(
     label_fraction: float | None = None,
     image_size: int | None = None,
 ) -> None:
-    """Check that a built-in data set has the images that a run needs. Other data sets are checked when they are loaded.
+    """Raise :class:`UserError` unless a built-in data set has the images that a run needs, in its size.
 
-    Raises:
-        UserError: It has too few images, a class would get no label, or its images have another size.
+    Other data sets are checked when they are loaded.
     """
     if name in KNOWN:
         sizes = KNOWN[name]
@@ -147,11 +135,7 @@ def check_fits(
 def check_counts(
     name: str, train: int, classes: int, images: int | None, held_out: int, label_fraction: float | None = None
 ) -> None:
-    """Check that ``train`` images of ``classes`` classes are enough for a run.
-
-    Raises:
-        UserError: They are too few, or a class would get no image or no label.
-    """
+    """Raise :class:`UserError` if a run needs more than ``train`` images, or a class would get no image or no label."""
     used = train - held_out if images is None else images
     if used + held_out > train or used <= 0:
         asked = (
@@ -173,11 +157,7 @@ def check_counts(
 
 
 def check_pixels(name: str, native: int, image_size: int | None) -> None:
-    """Check ``image_size`` for a data set in memory, whose images have one size.
-
-    Raises:
-        UserError: It is another size.
-    """
+    """Raise :class:`UserError` unless ``image_size`` is that of a data set in memory, whose images have one size."""
     if image_size not in (None, native):
         raise UserError(
             f"image_size is {image_size}, and {name} is held in memory at {native} pixels; leave image_size out, or "
@@ -185,20 +165,46 @@ def check_pixels(name: str, native: int, image_size: int | None) -> None:
         )
 
 
+def read_index(dataset: str, file: str, workspace: Workspace) -> list[int]:
+    """Return the indices of the images that ``indexes/FILE.csv`` in a data set's folder lists.
+
+    Its column ``Index`` holds indices in ImageFolder's order of the training images, as in the official code's files.
+
+    Args:
+        dataset: Name of the data set.
+        file: Name of the file, without ``.csv``.
+        workspace: Location of data sets.
+
+    Raises:
+        UserError: The file or its column is missing, or an entry is not the index of a training image.
+    """
+    check_index_file(file)
+    place = place_of(dataset, workspace) / "indexes" / f"{file}.csv"
+    try:
+        with place.open() as stream:
+            text = bytes(stream.read()).decode("utf-8-sig")
+        images = [int(row["Index"]) for row in csv.DictReader(text.splitlines())]
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(
+            f"label_index is {file!r}, and {place} is not a CSV file with a column Index ({first_line(error)})."
+        ) from error
+    most = KNOWN[dataset].train if dataset in KNOWN else None
+    for image in images:
+        if image < 0 or (most is not None and image >= most):
+            allowed = "numbers from 0" if most is None else f"the {most:,} training images of {title(dataset)}"
+            raise UserError(f"{place} lists image {image}, which is not among {allowed}.")
+    if not images:
+        raise UserError(f"{place} lists no image.")
+    return images
+
+
 @lru_cache(maxsize=2)
-def _load(name: str, place: Place, folder: Path, download: bool) -> "DataSet":
+def _load(name: str, place: Place, folder: Path, download: bool, synthetic_size: int) -> "DataSet":
     from eman.trainers.data import folders, memory
 
-    if name in IN_MEMORY:
-        return memory.LOADERS[name](folder, download)
-    return folders.load(name, place)
-
-
-@lru_cache(maxsize=1)
-def _load_synthetic(size: int) -> "DataSet":
-    from eman.trainers.data.memory import synthetic
-
-    return synthetic(size)
+    if name == "synthetic":
+        return memory.synthetic(synthetic_size)
+    return memory.LOADERS[name](folder, download) if name in IN_MEMORY else folders.load(name, place)
 
 
 def forget() -> None:
@@ -206,17 +212,15 @@ def forget() -> None:
     _load.cache_clear()
 
 
-def read(name: str, workspace: Workspace, *, download: bool = True) -> "DataSet":
+def read(name: str, workspace: Workspace, *, download: bool = True, synthetic_size: int = 32) -> "DataSet":
     """Load a data set with images of their original sizes; see :func:`load`."""
-    if name == "synthetic":
-        return _load_synthetic(32)
     check_present(name, workspace)
-    dataset = _load(name, place_of(name, workspace), workspace.data_folder, download)
-    _, digest = split_hash(name)
+    place, (_, digest) = place_of(name, workspace), split_hash(name)
+    dataset = _load(name, place, workspace.data_folder, download, synthetic_size)
     if digest not in (None, dataset.hash):
         raise UserError(
-            f"{place_of(name, workspace)} holds other images than the run asks for: their hash was {digest} and is now "
-            f"{dataset.hash}; restore the images, or start a new run."
+            f"{place} holds other images than the run asks for: their hash was {digest} and is now {dataset.hash}; "
+            f"restore the images, or start a new run."
         )
     return dataset
 
@@ -233,9 +237,7 @@ def load(name: str, workspace: Workspace, size: int | None = None, *, download: 
     Raises:
         UserError: The data set is unknown, its files are missing, truncated or corrupt, or it does not have that size.
     """
-    if name == "synthetic":
-        return _load_synthetic(size or 32)
-    dataset = read(name, workspace, download=download)
+    dataset = read(name, workspace, download=download, synthetic_size=(size or 32) if name == "synthetic" else 32)
     if name in IN_MEMORY:
         check_pixels(name, dataset.train.shape[1], size)
     return replace(dataset, train=dataset.train.sized(size), test=dataset.test.sized(size))

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
-from eman.trainers.data.index_files import read_index
+from eman.trainers.data.catalog import check_counts, read_index
 from eman.trainers.data.splits import AnySplit, DataSet
 
 
 def indexed(name: str, file: str, split: AnySplit, workspace: Workspace) -> Tensor:
     """Return the indices in ``split`` of the samples that an index file lists, ascending.
 
-    See :func:`~eman.trainers.data.index_files.read_index`.
+    See :func:`~eman.trainers.data.catalog.read_index`.
 
     Raises:
         UserError: The file or its column is missing, or it lists an image that the run does not use.
@@ -71,12 +71,8 @@ def parts(dataset: DataSet, images: int | None, held_out: int) -> tuple[AnySplit
         UserError: The data set has too few training images, or a class would get none.
     """
     total = len(dataset.train)
+    check_counts(dataset.name, total, len(dataset.classes), images, held_out)
     images = total - held_out if images is None else images
-    if images + held_out > total:
-        raise UserError(
-            f"images={images} and held_out={held_out} add up to more than the {total:,} training images of "
-            f"{dataset.name}."
-        )
     train = dataset.train if images == total else dataset.train.take(stratified(dataset.train.labels, images, 0))
     if not held_out:
         return train, dataset.test

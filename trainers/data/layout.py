@@ -42,11 +42,7 @@ def class_of(path: str) -> str:
 
 
 def list_images(place: Place) -> Listing:
-    """List the images of both splits.
-
-    Raises:
-        UserError: The folder is missing or has another layout.
-    """
+    """List the images of both splits; raise :class:`UserError` if the folder is missing or has another layout."""
     check_is_folder(place)
     files = place.files()
     expected = f"{place} must hold train/CLASS/*.jpg and val/CLASS/*.jpg (or test/CLASS/*.jpg), or shards"
@@ -87,11 +83,7 @@ def has_shards(place: Place) -> bool:
 
 
 def content_hash(place: Place) -> str:
-    """Return the hash of a folder: of its images' names and sizes, or the one in its shards' manifest.
-
-    Raises:
-        UserError: The folder holds neither, or the manifest is damaged.
-    """
+    """Return the hash of a folder: of its images' names and sizes, or the one in its shards' manifest."""
     if not has_shards(place):
         return list_images(place).hash
     try:
@@ -101,11 +93,7 @@ def content_hash(place: Place) -> str:
 
 
 def check_layout(place: Place) -> None:
-    """Check that a folder may be a data set; on disk this reads few directory entries.
-
-    Raises:
-        UserError: It is missing, is a file, or holds neither images nor shards.
-    """
+    """Raise :class:`UserError` unless a folder may be a data set; on disk this reads few directory entries."""
     check_is_folder(place)
     if not looks_like_data(place):
         list_images(place)
@@ -113,20 +101,11 @@ def check_layout(place: Place) -> None:
 
 def looks_like_data(place: Place) -> bool:
     """Return whether a folder holds shards, or, on disk, a training image in a class folder."""
-    if has_shards(place):
-        return True
     local = place.local
-    images = (
-        (
-            path
-            for name in TRAIN_FOLDERS
-            for path in local.glob(f"{name}/*/**/*")
-            if path.suffix.lower() in IMAGE_ENDINGS
-        )
-        if local is not None
-        else iter(())
-    )
-    return next(images, None) is not None
+    if has_shards(place) or local is None:
+        return has_shards(place)
+    files = (path for name in TRAIN_FOLDERS for path in local.glob(f"{name}/*/**/*"))
+    return any(path.suffix.lower() in IMAGE_ENDINGS for path in files)
 
 
 def check_is_folder(place: Place) -> None:

@@ -9,8 +9,8 @@ Shapes: n images of a worker's batch, P views, A channels, S by S pixels.
 import logging
 import multiprocessing
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from eman.platform.errors import UserError
-from eman.platform.storage import Place
 from eman.trainers.data.decode import random_crops, to_array
 from eman.trainers.data.order import WINDOW, Stream
-from eman.trainers.data.stored import Rows, Source, StoredSplit
+from eman.trainers.data.stored import StoredSplit
 from eman.trainers.views.draws import Draws
 
 Array = np.ndarray[Any, Any]
@@ -79,21 +78,21 @@ class Recipe:
 
 
 class Windows(Dataset[list[Batch] | UserError]):
-    """Batches of consecutive steps, made together so that each row group of shards is read once."""
+    """Batches of consecutive steps, read together so that each row group of shards is read once."""
 
     def __init__(self, split: StoredSplit, views: tuple[int, ...], seed: int, crop_min: float) -> None:
         self.split, self.views, self.seed, self.crop_min = split, views, seed, crop_min
 
     def __getitem__(self, window: list[Positions]) -> list[Batch] | UserError:
         try:
-            needed = np.concatenate([self.split.places[positions.index_n] for positions in window])
-            split = replace(self.split, source=PrefetchedRows.of(self.split.source, needed))
-            return [self._batch(split, positions) for positions in window]
+            encoded = iter(self.split.encoded(np.concatenate([positions.index_n for positions in window])))
+            return [self._batch(list(islice(encoded, len(positions.index_n))), positions) for positions in window]
         except UserError as error:
             return error  # raised by the consumer; DataLoader would wrap it into a traceback
 
-    def _batch(self, split: StoredSplit, positions: Positions) -> Batch:
-        pictures, bad = split.decode(positions.index_n)
+    def _batch(self, encoded: list[bytes], positions: Positions) -> Batch:
+        split = self.split
+        pictures, bad = split.decode(encoded)
         if split.size is None:
             images = np.stack([to_array(picture) for picture in pictures])[None]
         else:
@@ -101,31 +100,6 @@ class Windows(Dataset[list[Batch] | UserError]):
             draws = [Draws(self.seed, epoch_n, ids_n, view) for view in self.views]
             images = random_crops(pictures, draws, split.size, self.crop_min)
         return Batch(torch.from_numpy(images), positions, bad)
-
-
-@dataclass(frozen=True)
-class PrefetchedRows:
-    """Rows of shards that were read in one request."""
-
-    source: Source
-    kept: dict[int, bytes]
-
-    @classmethod
-    def of(cls, source: Source, places: Array) -> Source:
-        """Read the given rows of shards at once; return other sources unchanged."""
-        if not isinstance(source, Rows):
-            return source
-        return cls(source, dict(zip(places.tolist(), source.encoded(places), strict=True)))
-
-    @property
-    def root(self) -> Place:
-        return self.source.root
-
-    def label(self, place: int) -> str:
-        return self.source.label(place)
-
-    def encoded(self, places: Array) -> list[bytes]:
-        return [self.kept[int(place)] for place in places]
 
 
 class WindowSampler:

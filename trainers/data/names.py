@@ -31,6 +31,8 @@ def resolve(name: str) -> str:
     path, digest = split_hash(name)
     if not is_path(path) or digest:
         return name
+    if identity(path) == "..":
+        raise UserError(f"dataset is {name!r}, a parent folder; name the folder of images or shards itself.")
     place = Place(path)
     check_layout(place)
     where = str(place.local.resolve()) if place.local is not None else path.rstrip("/")
@@ -54,11 +56,7 @@ def split_hash(name: str) -> tuple[str, str | None]:
 
 
 def check_index_file(name: str) -> None:
-    """Check that an index file's name is a plain name, within the data set's ``indexes`` folder.
-
-    Raises:
-        UserError: It is not.
-    """
+    """Raise :class:`UserError` unless an index file's name is plain: a file in the data set's ``indexes`` folder."""
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise UserError(
             f"label_index is {name!r}; give the name of a file in the data set's folder indexes/, without .csv: "

@@ -3,11 +3,10 @@
 import hashlib
 import io
 import json
-import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +36,13 @@ class Item:
     raw: bytes
 
 
-class Items:
-    """A split's images as items to write."""
-
-    def __init__(self, split: AnySplit) -> None:
-        self.split = split
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def at(self, place: int) -> Item:
-        """Read the image at index ``place``; encode images in memory as PNG."""
-        split, row = self.split, self.split.labels[place]
-        label: int | list[int] = int(row) if row.dim() == 0 else row.nonzero()[:, 0].tolist()
-        if isinstance(split, Split):
-            return Item(place, label, f"image {place}", _png(split.images[place]))
-        return Item(place, label, split.source.label(place), split.source.encoded(np.array([place]))[0])
+def _item(split: AnySplit, place: int) -> Item:
+    """Read an image; encode images in memory as PNG."""
+    row = split.labels[place]
+    label: int | list[int] = int(row) if row.dim() == 0 else row.nonzero()[:, 0].tolist()
+    if isinstance(split, Split):
+        return Item(place, label, f"image {place}", _png(split.images[place]))
+    return Item(place, label, split.source.label(place), split.source.encoded(np.array([place]))[0])
 
 
 def _png(image_AHW: torch.Tensor) -> bytes:
@@ -97,7 +87,6 @@ def shard(
         if folder == target:
             raise UserError(f"the shards would be written among the images in {folder}; give another name, or --out.")
         dataset = folders.load(name, folder)
-    _check_writable(target)
     return write(dataset, name, target, say, rows=rows, most_corrupt=workspace.settings.most_corrupt)
 
 
@@ -108,19 +97,6 @@ def _source_folder(source: str, workspace: Workspace) -> Place:
     if not is_path(source) and here.is_dir() and not in_data:
         return Place(str(here.resolve()))
     return catalog.place_of(source, workspace)
-
-
-def _check_writable(target: Place) -> None:
-    local = target.local
-    if local is None:
-        return
-    try:
-        local.mkdir(parents=True, exist_ok=True)
-        if not os.access(local, os.W_OK):
-            raise PermissionError("no permission to write")
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise UserError(f"{target} cannot be written ({reason}); give another folder by --out.") from error
 
 
 def write(
@@ -144,6 +120,7 @@ def write(
             return content
         raise UserError(f"{out} holds shards of other images of {name}; give another --out, or delete it.")
     train = dataset.train
+    train = dataset.train
     content = {
         "layout": LAYOUT,
         "name": name,
@@ -154,49 +131,101 @@ def write(
         "std": list(dataset.std),
         "several": train.labels.dim() == 2,
     }
-    corrupt = CorruptImages(most_corrupt)
-    splits = {"train": Items(train), "test": Items(dataset.test)}
-    content["splits"] = {
-        split: _write_split(split, items, content, out, say, rows or _rows_for(items), corrupt)
-        for split, items in splits.items()
-    }
+    writer = _Writer(content, out, say, rows, most_corrupt)
+    content["splits"] = {"train": writer.split("train", train), "test": writer.split("test", dataset.test)}
     (out / MANIFEST).write(json.dumps(content, indent=1).encode())
     return content
 
 
-def _rows_for(items: Items) -> int:
-    sample = [len(items.at(place).raw) for place in range(0, len(items), max(1, len(items) // 16))]
+class _Writer:
+    """Writes the missing shards of splits; counts unreadable images."""
+
+    def __init__(
+        self, content: dict[str, Any], out: Place, say: Callable[[str], None], rows: int | None, most_corrupt: int
+    ) -> None:
+        self.content, self.out, self.say, self.rows, self.most_corrupt = content, out, say, rows, most_corrupt
+        self.corrupt: list[str] = []
+
+    def split(self, name: str, split: AnySplit) -> dict[str, Any]:
+        """Write a split; return its record in the manifest."""
+        count = len(split)
+        rows = self.rows or _rows_per_shard(split)
+        order = np.random.default_rng(0).permutation(count)
+        started, fresh, records = time.monotonic(), 0, []
+        for number, first in enumerate(range(0, count, rows)):
+            part = order[first : first + rows].tolist()
+            file = f"{name}/part-{number:05}.parquet"
+            identity = hashlib.sha256(f"{LAYOUT} {self.content['hash']} {name} {number} {rows}".encode()).hexdigest()
+            record = _finished(self.out / file, identity)
+            if record is None:
+                raw, record = self._shard((_item(split, place) for place in part), identity)
+                (self.out / file).write(raw)
+                fresh += len(part)
+            records.append({"file": file, **record})
+            done = first + len(part)
+            speed = fresh / max(time.monotonic() - started, 1e-9)
+            left = f", {(count - done) / speed:,.0f} s left" if fresh and done < count else ""
+            self.say(f"{name}: {done:,} of {count:,} images{left}")
+        return {"rows": count, "size": _common(tuple(r.pop("size") or ()) for r in records), "shards": records}
+
+    def _shard(self, items: Iterator[Item], identity: str) -> tuple[bytes, dict[str, Any]]:
+        """Return a shard's bytes and its record in the manifest."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema, sink, digest = _schema(self.content["several"]), io.BytesIO(), hashlib.sha256()
+        groups, sizes, total = list[int](), set[tuple[int, int]](), 0
+        whole = {"compression": "none", "use_dictionary": False, "data_page_size": 1 << 30}  # one page a group
+        with pq.ParquetWriter(sink, schema, data_page_version="1.0", write_statistics=["index"], **whole) as writer:
+            for group in _groups(items):
+                rows = [(item.index, item.label, item.raw, len(item.raw), *self._shape(item)) for item in group]
+                for item in group:
+                    add_to_digest(digest, item.index, item.label, item.raw)
+                columns = [list(column) for column in zip(*rows, strict=True)]
+                writer.write_table(pa.table(columns, schema=schema), row_group_size=len(group))
+                groups.append(len(group))
+                sizes.update(zip(*columns[4:], strict=True))
+                total += sum(columns[3])
+            record = {
+                "rows": sum(groups),
+                "groups": groups,
+                "bytes": total,
+                "digest": digest.hexdigest(),
+                "size": _common(sizes),
+            }
+            writer.add_key_value_metadata({"eman": json.dumps({"identity": identity, **record})})
+        return sink.getvalue(), record
+
+    def _shape(self, item: Item) -> tuple[int, int]:
+        """Return an image's height and width in pixels; (0, 0) if it is unreadable.
+
+        Raises:
+            UserError: Too many are.
+        """
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(item.raw)) as image:
+                return image.height, image.width
+        except Exception as error:  # Pillow raises many kinds
+            self.corrupt.append(f"{item.name} ({first_line(error)})")
+        if len(self.corrupt) > self.most_corrupt:
+            raise UserError(
+                f"{len(self.corrupt)} images cannot be read: {'; '.join(self.corrupt)}. Replace them, then run the "
+                f"same command again: finished shards are kept."
+            )
+        return 0, 0
+
+
+def _rows_per_shard(split: AnySplit) -> int:
+    sample = [len(_item(split, place).raw) for place in range(0, len(split), max(1, len(split) // 16))]
     return max(256, int(SHARD_BYTES / max(1.0, float(np.mean(sample)))))
 
 
-def _write_split(
-    split: str,
-    items: Items,
-    content: dict[str, Any],
-    out: Place,
-    say: Callable[[str], None],
-    rows: int,
-    corrupt: "CorruptImages",
-) -> dict[str, Any]:
-    order = np.random.default_rng(0).permutation(len(items))
-    started, fresh, done, records = time.monotonic(), 0, 0, []
-    for number, first in enumerate(range(0, len(items), rows)):
-        part = order[first : first + rows]
-        file = f"{split}/part-{number:05}.parquet"
-        identity = hashlib.sha256(f"{LAYOUT} {content['hash']} {split} {number} {rows}".encode()).hexdigest()
-        record = _finished(out / file, identity)
-        if record is None:
-            raw, record = _shard((items.at(place) for place in part.tolist()), content["several"], identity, corrupt)
-            (out / file).write(raw)
-            fresh += len(part)
-        done += len(part)
-        records.append({"file": file, **record})
-        speed = fresh / max(time.monotonic() - started, 1e-9)
-        left = f", {(len(items) - done) / speed:,.0f} s left" if fresh and done < len(items) else ""
-        say(f"{split}: {done:,} of {len(items):,} images{left}")
-    sizes = {tuple(record.pop("size") or ()) for record in records}
-    size = list(sizes.pop()) if len(sizes) == 1 else []
-    return {"rows": len(items), "size": size or None, "shards": records}
+def _common(sizes: Iterable[tuple[int, ...]]) -> list[int] | None:
+    """Return the size that all images have; ``None`` if sizes differ."""
+    distinct = set(sizes)
+    return list(distinct.pop()) or None if len(distinct) == 1 else None
 
 
 def _finished(place: Place, identity: str) -> dict[str, Any] | None:
@@ -212,60 +241,6 @@ def _finished(place: Place, identity: str) -> dict[str, Any] | None:
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError):
         return None
     return record if record.pop("identity", None) == identity else None
-
-
-@dataclass
-class CorruptImages:
-    """Names of unreadable images, and the largest number allowed."""
-
-    most: int
-    names: list[str] = field(default_factory=list)
-
-    def add(self, name: str) -> None:
-        """Add an image.
-
-        Raises:
-            UserError: There are too many.
-        """
-        self.names.append(name)
-        if len(self.names) > self.most:
-            raise UserError(
-                f"{len(self.names)} images cannot be read: {'; '.join(self.names)}. Replace them, then run the same "
-                f"command again: finished shards are kept."
-            )
-
-
-def _shard(items: Iterator[Item], several: bool, identity: str, corrupt: CorruptImages) -> tuple[bytes, dict[str, Any]]:
-    """Return a shard's bytes and its record in the manifest."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema, sink, digest = _schema(several), io.BytesIO(), hashlib.sha256()
-    groups, sizes, total = list[int](), set[tuple[int, int]](), 0
-    whole = {"compression": "none", "use_dictionary": False, "data_page_size": 1 << 30}  # one page a group
-    with pq.ParquetWriter(sink, schema, data_page_version="1.0", write_statistics=["index"], **whole) as writer:
-        for group in _groups(items):
-            shapes = [_shape(item, corrupt) for item in group]
-            for item in group:
-                add_to_digest(digest, item.index, item.label, item.raw)
-            rows = [
-                (item.index, item.label, item.raw, len(item.raw), *shape)
-                for item, shape in zip(group, shapes, strict=True)
-            ]
-            columns = [list(column) for column in zip(*rows, strict=True)]
-            writer.write_table(pa.table(columns, schema=schema), row_group_size=len(group))
-            groups.append(len(group))
-            sizes.update(shapes)
-            total += sum(len(item.raw) for item in group)
-        record = {
-            "rows": sum(groups),
-            "groups": groups,
-            "bytes": total,
-            "digest": digest.hexdigest(),
-            "size": list(sizes.pop()) if len(sizes) == 1 else None,
-        }
-        writer.add_key_value_metadata({"eman": json.dumps({"identity": identity, **record})})
-    return sink.getvalue(), record
 
 
 def _schema(several: bool) -> Any:
@@ -295,15 +270,3 @@ def _groups(items: Iterator[Item]) -> Iterator[list[Item]]:
             group, size = [], 0
     if group:
         yield group
-
-
-def _shape(item: Item, corrupt: CorruptImages) -> tuple[int, int]:
-    """Return an image's height and width in pixels; (0, 0) if it is unreadable."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(item.raw)) as image:
-            return image.height, image.width
-    except Exception as error:  # Pillow raises many kinds
-        corrupt.add(f"{item.name} ({first_line(error)})")
-        return 0, 0

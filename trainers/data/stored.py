@@ -3,13 +3,14 @@
 Shapes: N images of a split, n of a batch, K classes, A channels, S by S pixels.
 """
 
+import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,20 +28,6 @@ T = TypeVar("T")
 log = logging.getLogger("eman")
 
 
-class Source(Protocol):
-    """A source of encoded images."""
-
-    @property
-    def root(self) -> Place:
-        """The folder."""
-
-    def label(self, place: int) -> str:
-        """Return an image's name for messages."""
-
-    def encoded(self, places: Array) -> list[bytes]:
-        """Return the encoded images at the given indices; empty bytes for an unreadable one."""
-
-
 @dataclass(frozen=True)
 class Files:
     """Images as files below a folder, by name."""
@@ -49,16 +36,16 @@ class Files:
     names: Any  # an Arrow array of strings, cheap to send to other processes
 
     def label(self, place: int) -> str:
+        """Return an image's name for messages."""
         return f"{self.root / str(self.names[place])}"
 
     def encoded(self, places: Array) -> list[bytes]:
-        return [self._read(int(place)) for place in places]
-
-    def _read(self, place: int) -> bytes:
-        try:
-            return (self.root / str(self.names[place])).read()
-        except UserError:
-            return b""  # reported as unreadable by the caller
+        """Return the encoded images at the given indices; empty bytes for an unreadable one."""
+        images = [b""] * len(places)
+        for number, place in enumerate(places):
+            with contextlib.suppress(UserError):  # reported as unreadable by the caller
+                images[number] = (self.root / str(self.names[place])).read()
+        return images
 
 
 @dataclass(frozen=True)
@@ -71,10 +58,12 @@ class Rows:
     group_N: Array
 
     def label(self, place: int) -> str:
+        """Return an image's name for messages."""
         shard, first, _ = (int(x) for x in self.where_N3[place])
         return f"{self.root / self.files[shard]} image at byte {first}"
 
     def encoded(self, places: Array) -> list[bytes]:
+        """Return the encoded images at the given indices; neighbours are read together."""
         return shards.encoded(self.root, self.files, self.where_N3[places])
 
 
@@ -92,7 +81,7 @@ class StoredSplit:
         size: S, to which images are cropped when they are decoded; ``None`` for no crop.
     """
 
-    source: Source
+    source: Files | Rows
     places: Array
     labels: Tensor
     ids: Tensor
@@ -142,17 +131,27 @@ class StoredSplit:
         """Whether random crops are made when images are decoded."""
         return self.size is not None
 
-    def decode(self, index_n: Array) -> tuple[list[Any], list[int]]:
+    def encoded(self, index_n: Array) -> list[bytes]:
+        """Return the encoded images at the given indices; empty bytes for an unreadable one."""
+        return self.source.encoded(self.places[index_n])
+
+    def decode(self, encoded: Sequence[bytes]) -> tuple[list[Any], list[int]]:
         """Return Pillow images, and the indices of unreadable ones, which are black."""
-        return decode(self.source.encoded(self.places[index_n]), self.channels, None if self.size else self.native)
+        return decode(encoded, self.channels, None if self.size else self.native)
+
+    def _pictures(self, index_n: Tensor) -> list[Any]:
+        """Return Pillow images; unreadable ones are black, and logged."""
+        pictures, bad = self.decode(self.encoded(index_n.numpy()))
+        for place in self.places[index_n[bad].numpy()].tolist():
+            log.warning("%s cannot be read; a black image replaces it", self.source.label(place))
+        return pictures
 
     def read(self, index_n: Tensor) -> Tensor:
         """Return images for evaluation, uint8, ``(n, A, S, S)``.
 
         The shorter side is scaled to 8/7 of S, then the center is cropped. Unreadable images are black, and logged.
         """
-        pictures, bad = self.decode(index_n.numpy())
-        self._warn(index_n[bad])
+        pictures = self._pictures(index_n)
         if self.size is not None:
             pictures = [middle_crop(picture, self.size) for picture in pictures]
         return torch.from_numpy(np.stack([to_array(picture) for picture in pictures]))
@@ -162,25 +161,14 @@ class StoredSplit:
         return in_threads(partial(self.read, part) for part in torch.arange(len(self)).split(count))
 
     def crops(self, index_n: Tensor, draws: Draws, crop_min: float) -> Tensor:
-        """Return random resized crops, uint8, ``(n, A, S, S)``.
-
-        Args:
-            index_n: Indices of the images.
-            draws: Random draws of a view of these images.
-            crop_min: Smallest area of a crop, as a fraction of the image's.
-        """
+        """Return random resized crops with the draws of a view, uint8, ``(n, A, S, S)``; see :func:`random_crops`."""
 
         def crop(part: Tensor) -> Tensor:
-            pictures, bad = self.decode(index_n[part].numpy())
-            self._warn(index_n[part][bad])
+            pictures = self._pictures(index_n[part])
             return torch.from_numpy(random_crops(pictures, [draws.of(part)], self.shape[1], crop_min)[0])
 
         parts = [part for part in torch.arange(len(index_n)).tensor_split(torch.get_num_threads()) if len(part)]
         return torch.cat(list(in_threads(partial(crop, part) for part in parts)))
-
-    def _warn(self, index_n: Tensor) -> None:
-        for place in self.places[index_n.numpy()].tolist():
-            log.warning("%s cannot be read; a black image replaces it", self.source.label(place))
 
     def groups(self) -> Array | None:
         """Return each image's row group, ``(N,)``, numbered from 0; ``None`` for files."""
