@@ -192,7 +192,7 @@ def test_every_operation_of_randaugment_is_pillows_byte_for_byte(channels: int, 
         np.full(shape, 77),
         np.linspace(0, 255, height * width * channels).reshape(shape),
     ]
-    x = torch.from_numpy(np.stack(kinds).astype(np.int64)).permute(0, 3, 1, 2)
+    x = torch.from_numpy(np.stack(kinds).astype(np.int32)).permute(0, 3, 1, 2)
     squeezed = [Image.fromarray(kind.astype(np.uint8).squeeze()) for kind in kinds]
     every = torch.ones(len(kinds))
     for pool in POOLS.values():
@@ -202,7 +202,7 @@ def test_every_operation_of_randaugment_is_pillows_byte_for_byte(channels: int, 
                 ours = apply_operations(x, *arguments, pool)
                 theirs = np.stack([np.array(pillow(name, image, level, positive, pool)) for image in squeezed])
                 expected = torch.from_numpy(theirs.reshape(len(kinds), *shape)).permute(0, 3, 1, 2)
-                assert torch.equal(ours, expected.long()), (name, level, positive)
+                assert torch.equal(ours, expected.int()), (name, level, positive)
 
 
 @pytest.mark.parametrize(("pool", "size"), [("imagenet", 16), ("cifar", 14)])

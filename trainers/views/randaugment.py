@@ -9,6 +9,7 @@ Shapes: B images, A channels, H by W pixels, P = H W.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class _Bytes:
     """Images as bytes, with what tables are made from.
 
     Attributes:
-        x_BAP: int64, values 0 to 255.
+        x_BAP: int32, values 0 to 255.
         level_B: float64, 0.1 to 0.9.
         positive_B: bool, the sign of amounts that have one.
         factor_B: float32, the factor of brightness, colour, contrast and sharpness.
@@ -48,24 +49,30 @@ class _Bytes:
     positive_B: Tensor
     factor_B: Tensor
 
-    def histogram(self) -> Tensor:
-        """Return the counts of each channel's values, ``(B, A, 256)``."""
-        counts = torch.zeros(*self.x_BAP.shape[:2], 256, dtype=torch.int64, device=self.x_BAP.device)
-        return counts.scatter_add_(2, self.x_BAP, torch.ones_like(self.x_BAP))
+    @cached_property
+    def index_BAP(self) -> Tensor:  # noqa: N802
+        """The values as indices, int64."""
+        return self.x_BAP.long()
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """How often each value occurs in each channel, int32, ``(B, A, 256)``."""
+        counts = torch.zeros(*self.x_BAP.shape[:2], 256, dtype=torch.int32, device=self.x_BAP.device)
+        return counts.scatter_add_(2, self.index_BAP, torch.ones_like(self.x_BAP))
 
     def values(self) -> Tensor:
-        """Return 0 to 255, int64, ``(1, 1, 256)``."""
-        return torch.arange(256, device=self.x_BAP.device).view(1, 1, -1)
+        """Return 0 to 255, int32, ``(1, 1, 256)``."""
+        return torch.arange(256, dtype=torch.int32, device=self.x_BAP.device).view(1, 1, -1)
 
     def steps(self, largest: int) -> Tensor:
-        """Return the level in whole steps of an amount, int64, ``(B, 1, 1)``."""
-        return torch.floor(self.level_B * largest + 1e-9).long().view(-1, 1, 1)
+        """Return the level in whole steps of an amount, int32, ``(B, 1, 1)``."""
+        return torch.floor(self.level_B * largest + 1e-9).int().view(-1, 1, 1)
 
 
 def _blend(x: Tensor, other: Tensor, factor_B: Tensor) -> Tensor:
     """Return ``other + factor (x - other)`` in float32, clamped and cut to a byte: Pillow's ``Image.blend``."""
     factor = factor_B.view(-1, 1, 1)
-    return (other.float() + factor * (x - other).float()).clamp_(0, 255).long()
+    return (other.float() + factor * (x - other).float()).clamp_(0, 255).int()
 
 
 def _gray(x_BAP: Tensor) -> Tensor:
@@ -77,25 +84,25 @@ def _gray(x_BAP: Tensor) -> Tensor:
 
 
 def _autocontrast(images: _Bytes) -> Tensor:
-    present = images.histogram() > 0
+    present = images.counts > 0
     low = present.int().argmax(2, keepdim=True).double()
     high = 255 - present.flip(2).int().argmax(2, keepdim=True).double()
     scale = torch.full_like(low, 255) / (high - low).clamp(min=1)  # 255 / x would round a reciprocal first
-    table = (images.values() * scale - low * scale).clamp(0, 255).long()
+    table = (images.values() * scale - low * scale).clamp(0, 255).int()
     return torch.where(high > low, table, images.values())
 
 
 def _equalize(images: _Bytes) -> Tensor:
-    count = images.histogram()
+    count = images.counts
     last = count.gather(2, 255 - (count.flip(2) > 0).int().argmax(2, keepdim=True))
     step = (images.x_BAP.shape[2] - last) // 255
-    before = count.cumsum(2) - count
+    before = count.cumsum(2, dtype=torch.int32) - count
     table = ((before + step // 2) // step.clamp(min=1)).clamp(max=255)
     return torch.where(step > 0, table, images.values())
 
 
 def _contrast(images: _Bytes) -> Tensor:
-    mean = torch.floor(_gray(images.x_BAP).double().mean((1, 2)) + 0.5).long().view(-1, 1, 1)
+    mean = torch.floor(_gray(images.x_BAP).double().mean((1, 2)) + 0.5).int().view(-1, 1, 1)
     return _blend(images.values(), mean, images.factor_B)
 
 
@@ -219,7 +226,7 @@ def apply_operations(x_BAHW: Tensor, name_B: Tensor, level_B: Tensor, positive_B
     """Apply one operation to each image.
 
     Args:
-        x_BAHW: int64, values 0 to 255.
+        x_BAHW: int32, values 0 to 255.
         name_B: int64, index in ``pool.operations``.
         level_B: float64, 0.1 to 0.9.
         positive_B: bool, the sign of amounts that have one.
@@ -236,7 +243,7 @@ def apply_operations(x_BAHW: Tensor, name_B: Tensor, level_B: Tensor, positive_B
     for name in pool.operations:
         if name in TABLES:
             table = torch.where(chosen[name], TABLES[name](images), table)
-    out = table.gather(2, x_BAP)
+    out = table.gather(2, images.index_BAP)
     for name, blend in BLENDS.items():
         out = torch.where(chosen[name], blend(images, height), out)
     warp_B = name_B - pool.operations.index(WARPS[0])
@@ -257,7 +264,7 @@ def randaugment(x_BAHW: Tensor, draws: Draws, operations: int, pool: Pool) -> Te
     Returns:
         Images of the same shape, multiples of 1/255.
     """
-    x = (x_BAHW * 255).round_().long()
+    x = (x_BAHW * 255).round_().int()
     for _ in range(operations):
         choice_B, level_B, sign_B = draws(3).unbind(1)
         name_B = torch.floor(choice_B * len(pool.operations)).long()

@@ -225,14 +225,16 @@ def _streams(count: int, graph: dict[str, Any], home: Path, seconds: float, dry:
 
 
 def _extrapolate(report: Report) -> None:
-    """Extrapolate the tables' training time from the best rate of each method, measured with EMAN."""
+    """Extrapolate the tables' training time from each method's best rate in processes, as a sweep runs, with EMAN."""
     trainings = trainings_of_tables()
     rows = list(report.found["rows"].values())
     images: dict[str, int] = {}
     for spec in trainings:
         images[spec.method.name] = images.get(spec.method.name, 0) + work.steps(spec) * images_of(spec)
     rates = {
-        method: max((row["images_per_s"] for row in rows if row.get("method") == method), default=None)
+        method: max(
+            (row["images_per_s"] for row in rows if row.get("method") == method and "processes" in row), default=None
+        )
         for method in images
     }
     known = {method: rate for method, rate in rates.items() if rate}
