@@ -31,17 +31,10 @@ class DiskFullError(UserError, OSError):
 
 
 def save(path: Path, content: dict[str, Any], key: str, *, patience: float = 120.0) -> None:
-    """Replace a checkpoint atomically by a PyTorch file.
-
-    Args:
-        path: The file; its folder is created if needed.
-        content: Tensors and plain values.
-        key: Key of the run, which :func:`load` checks.
-        patience: Seconds to wait for space on a full disk.
+    """Replace a checkpoint of run ``key`` atomically by a PyTorch file, waiting ``patience`` seconds for a full disk.
 
     Raises:
-        DiskFullError: The disk stayed full; the previous file is kept.
-        OSError: Writing failed otherwise; the previous file is kept.
+        OSError: Writing failed, with :class:`DiskFullError` for a full disk; the previous file is kept.
     """
     whole = io.BytesIO()  # PyTorch's own writer hides the error of a full disk
     torch.save({"key": key, "content": content}, whole)
@@ -67,11 +60,7 @@ def save(path: Path, content: dict[str, Any], key: str, *, patience: float = 120
 
 
 def load(path: Path, key: str, *, fields: Iterable[str] = ()) -> dict[str, Any]:
-    """Read a checkpoint of the run ``key`` whose content has ``fields``.
-
-    Raises:
-        UnusableError: It is missing, damaged, of another run, or lacks a field.
-    """
+    """Read a checkpoint of run ``key``; raise :class:`UnusableError` if it lacks ``fields`` or cannot be used."""
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()  # PyTorch does not compare checksums
@@ -102,10 +91,7 @@ def save_newest(path: Path, content: dict[str, Any], key: str) -> None:
 
 
 def load_newest(path: Path, key: str) -> dict[str, Any] | None:
-    """Return the newest checkpoint that can be read, or ``None``.
-
-    Others are renamed to ``<name>.set-aside`` with a warning.
-    """
+    """Return the newest checkpoint that can be read, or ``None``; rename others to ``<name>.set-aside``."""
     for candidate in (path, _before(path)):
         if candidate.exists():
             try:

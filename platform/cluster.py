@@ -62,11 +62,7 @@ class Resources:
 
 @contextmanager
 def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[Resources]:
-    """Start or join a Ray cluster, and leave it at the end of the block.
-
-    Args:
-        address: Address of a running cluster; ``None`` starts one on this machine, which ends with the block.
-        cpus: Logical CPUs of a new cluster. Default: the machine's cores.
+    """Join the Ray cluster at an address, or start one on this machine with ``cpus`` cores, and leave it at the end.
 
     Raises:
         UserError: The cluster does not answer.

@@ -25,13 +25,7 @@ def first_line(error: BaseException) -> str:
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
-    """Return the error for an unknown name, with the nearest allowed one.
-
-    Args:
-        kind: What is named, for example ``"scheme"``.
-        given: The unknown name.
-        allowed: All valid names.
-    """
+    """Return the error for an unknown name of a ``kind``, for example ``"scheme"``, with the nearest allowed one."""
     names = list(allowed)
     near = get_close_matches(given.lower(), names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else "."
@@ -39,11 +33,7 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
 
 
 def named(kind: str, name: str, entries: Mapping[str, T]) -> T:
-    """Return the entry with this name.
-
-    Raises:
-        UserError: No entry has this name.
-    """
+    """Return the entry with this name; raise :class:`UserError` if there is none."""
     if name not in entries:
         raise unknown(kind, name, entries)
     return entries[name]

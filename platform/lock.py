@@ -15,9 +15,6 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
     Args:
         path: The file; created with its folder if needed.
         wait: Wait while another process holds it.
-
-    Raises:
-        UserError: The file cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

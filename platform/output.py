@@ -53,8 +53,7 @@ def output_file(path: Path, *, flag: str = "--out") -> Iterator[Path]:
 def output_folder(path: Path, *, flag: str = "--out") -> Iterator[Path]:
     """Yield a temporary path for a folder, which the block creates, and rename it to ``path`` if the block succeeds.
 
-    Raises:
-        UserError: The path is bad, or exists: folders, unlike files, are never replaced.
+    Folders, unlike files, are never replaced.
     """
     if not path.name:
         raise UserError(f"{flag} {str(path)!r} names no folder; give a new folder's name.")

@@ -37,10 +37,7 @@ class Entry:
 def claim(store: Connection, entry: Entry, again: str = "") -> RunLog:
     """Claim a run, creating it if needed, and mark it RUNNING. A sweep may have several owners.
 
-    Args:
-        store: The store.
-        entry: The run.
-        again: Owner whose finished run may be claimed again, because its files are gone.
+    A finished run may be claimed ``again`` after the owner of that name, because its files are gone.
 
     Raises:
         BusyError: Another process is running or has finished it.

@@ -40,11 +40,7 @@ def check_address(uri: str) -> None:
 
 
 def open_client(uri: str) -> "MlflowClient":
-    """Return MLflow's client for an address. This connects to a database, but not to a server.
-
-    Raises:
-        Exception: The database cannot be reached.
-    """
+    """Return MLflow's client for an address. This connects to a database, but not to a server."""
     _check_port(uri)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -58,11 +54,7 @@ def open_client(uri: str) -> "MlflowClient":
 
 
 def _check_port(uri: str) -> None:
-    """Raise unless a database's port accepts connections: MLflow retries for over a minute and prints every attempt.
-
-    Raises:
-        OSError: The port does not accept connections.
-    """
+    """Raise :class:`OSError` unless a database's port accepts connections: MLflow retries for over a minute."""
     address = urlparse(uri)
     port = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}.get(address.scheme.split("+")[0])
     if port is not None and address.hostname is not None:

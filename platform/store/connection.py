@@ -37,14 +37,11 @@ log = logging.getLogger("eman")
 
 
 class Connection:
-    """An MLflow store and its experiment. It connects on first use.
+    """An MLflow store, by workspace or address, and its experiment. It connects on first use.
 
     Args:
         where: The workspace whose store to open, or an address.
         patient: Retry the first connection too, instead of raising at once.
-
-    Raises:
-        UserError: The address is not a store's.
     """
 
     def __init__(self, where: Workspace | str, *, patient: bool = False) -> None:
@@ -77,9 +74,7 @@ class Connection:
     def by_key(self, kind: str, keys: Collection[str] | None = None) -> dict[str, Record]:
         """Return the runs of a kind by key; of duplicates a finished one, else the newest.
 
-        Args:
-            kind: Kind of run.
-            keys: Only these keys, at a cost independent of the number of other runs.
+        With ``keys``, the cost does not depend on the number of other runs.
         """
         return _by_key(self._search(kind, keys=keys))
 
@@ -149,11 +144,7 @@ class Connection:
 
     @property
     def client(self) -> "MlflowClient":
-        """MLflow's client. The store is created if needed.
-
-        Raises:
-            UserError: The store cannot be reached, or has another version.
-        """
+        """MLflow's client. The store is created if needed; :class:`UserError` if it cannot be used."""
         return self._opened[0]
 
     @property
@@ -206,11 +197,7 @@ class Connection:
             )
 
     def with_retries(self, call: Callable[[], T]) -> T:
-        """Return a call's result, retrying for up to ``settings.store_patience`` seconds while the store is down.
-
-        Raises:
-            UserError: The store stayed down.
-        """
+        """Return a call's result, retrying for up to ``settings.store_patience`` seconds while the store is down."""
         patience = self.workspace.settings.store_patience
         deadline, pause = time.monotonic() + patience, 0.5
         while True:

@@ -73,9 +73,6 @@ def migrate(source: str, target: str, say: Callable[[str], None], workspace: Wor
         target: Likewise; created if needed.
         say: Called with the name of each copied run.
         workspace: Workspace whose lock prevents two copies at the same time.
-
-    Raises:
-        UserError: A store cannot be used, both are the same, or another process is copying.
     """
     from_store, to_store = existing_store(source, workspace), target_store(target, workspace)
     if from_store.uri.rstrip("/") == to_store.uri.rstrip("/"):

@@ -11,17 +11,10 @@ from eman.platform.store.store import Store
 
 
 def export(store: Store, out: Path) -> dict[str, int]:
-    """Write ``runs``, ``params``, ``metrics`` (every value of every step) and ``tags`` as Parquet files.
-
-    Args:
-        store: The store to export.
-        out: A new folder.
+    """Write ``runs``, ``params``, ``metrics`` (every value of every step) and ``tags`` as Parquet files to a folder.
 
     Returns:
         Number of rows by file name.
-
-    Raises:
-        UserError: ``out`` exists or cannot be created, or the store is empty.
     """
     import pandas as pd
 

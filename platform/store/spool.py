@@ -40,14 +40,10 @@ class Spool:
     def deliver(self, *, wait: bool = False) -> bool:
         """Send all entries in order, then delete them; set them aside if the store rejects one.
 
-        Args:
-            wait: Wait for another process that is delivering this spool, instead of leaving it to that process.
+        If the store is down, raise and keep all. If another process is delivering, return, or ``wait`` for it.
 
         Returns:
             Whether there were entries and the store accepted them.
-
-        Raises:
-            Exception: The store is down; all entries are kept.
         """
         if not self.path.exists():
             return False
@@ -72,11 +68,7 @@ class Spool:
 
 
 def send(store: Connection, run_id: str, entry: Entry) -> None:
-    """Write an entry to the store.
-
-    Raises:
-        Exception: The store is down or rejects the entry.
-    """
+    """Write an entry to the store; raise if the store is down or rejects it."""
     from mlflow.entities import Metric, Param, RunTag
 
     metrics = [Metric(name, value, stamp, step) for name, value, stamp, step in entry["metrics"]]

@@ -25,12 +25,7 @@ class UnknownLayout(Exception):
 
 
 class SqliteReader:
-    """Reads one experiment of a SQLite file. A missing file reads as empty.
-
-    Args:
-        path: The database.
-        experiment: Name of the experiment.
-    """
+    """Reads one experiment of a SQLite file, by name. A missing file reads as empty."""
 
     def __init__(self, path: Path, experiment: str) -> None:
         self.path, self.experiment = path, experiment

@@ -18,11 +18,7 @@ from eman.platform.workspace import Workspace
 
 
 def existing_store(where: str, workspace: Workspace) -> "Store":
-    """Return an existing store by address, work folder or SQLite file.
-
-    Raises:
-        UserError: It does not exist.
-    """
+    """Return an existing store by address, work folder or SQLite file; raise :class:`UserError` if there is none."""
     if "://" not in where:
         path = Path(where).expanduser()
         path = path / "mlflow.db" if path.is_dir() else path
@@ -46,11 +42,7 @@ class Store(Connection):
         parent: str | None = None,
         again: str = "",
     ) -> RunLog:
-        """Claim the run with this key, creating it if needed; see :func:`eman.platform.store.claims.claim`.
-
-        Raises:
-            BusyError: Another process is running or has finished it.
-        """
+        """Claim the run with this key, creating it if needed; see :func:`eman.platform.store.claims.claim`."""
         return claims.claim(self, claims.Entry(kind, key, name, params, tags, parent), again)
 
     def deliver(self) -> int:

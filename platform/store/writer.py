@@ -23,14 +23,8 @@ log = logging.getLogger("eman")
 class RunLog:
     """Writes to one run.
 
-    Metrics of steps that the run already has are skipped. While the store is down, entries are kept on disk, in order,
-    and written when it answers.
-
-    Args:
-        store: The store.
-        run_id: MLflow's identifier of the run.
-        last_step: The last step with metrics in the store.
-        away_seconds: Seconds between attempts to reach a store that is down.
+    Metrics up to ``last_step``, which the run already has, are skipped. While the store is down, entries are kept on
+    disk, in order, and written when it answers; it is tried every ``away_seconds``.
     """
 
     def __init__(

@@ -170,11 +170,6 @@ def read_index(dataset: str, file: str, workspace: Workspace) -> list[int]:
 
     Its column ``Index`` holds indices in ImageFolder's order of the training images, as in the official code's files.
 
-    Args:
-        dataset: Name of the data set.
-        file: Name of the file, without ``.csv``.
-        workspace: Location of data sets.
-
     Raises:
         UserError: The file or its column is missing, or an entry is not the index of a training image.
     """
@@ -235,7 +230,7 @@ def load(name: str, workspace: Workspace, size: int | None = None, *, download: 
         download: Whether to download it if it is missing.
 
     Raises:
-        UserError: The data set is unknown, its files are missing, truncated or corrupt, or it does not have that size.
+        UserError: It is unknown, or its files are missing or damaged, or it does not have that size.
     """
     dataset = read(name, workspace, download=download, synthetic_size=(size or 32) if name == "synthetic" else 32)
     if name in IN_MEMORY:

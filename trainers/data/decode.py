@@ -22,12 +22,7 @@ Array = np.ndarray[Any, Any]
 def decode(
     encoded: Sequence[bytes], channels: int, native: tuple[int, int] | None = None
 ) -> tuple[list[Any], list[int]]:
-    """Decode images with Pillow.
-
-    Args:
-        encoded: Contents of the image files.
-        channels: 1 or 3.
-        native: Height and width in pixels that every image must have; ``None`` allows any.
+    """Decode images of 1 or 3 channels, and of ``native`` height and width if given, with Pillow.
 
     Returns:
         Pillow images, and the indices of unreadable ones, for which black images stand in.
@@ -51,13 +46,9 @@ def decode(
 
 
 def random_crops(pictures: Sequence[Any], draws_P: Sequence[Draws], size: int, crop_min: float) -> Array:
-    """Return a random resized crop of each image for each view: uint8, ``(P, n, A, S, S)``.
+    """Return a random resized crop of each Pillow image for each view's draws: uint8, ``(P, n, A, S, S)``.
 
-    Args:
-        pictures: Pillow images.
-        draws_P: Random draws of each view.
-        size: S.
-        crop_min: Smallest area of a crop, as a fraction of the image's.
+    ``crop_min`` is the smallest area of a crop, as a fraction of the image's.
     """
     from PIL import Image
 

@@ -62,11 +62,7 @@ def _of_shards(name: str, place: Place) -> DataSet:
 
 
 def load(name: str, place: Place) -> DataSet:
-    """Load a folder of images or shards.
-
-    Raises:
-        UserError: The folder's layout is neither.
-    """
+    """Load a folder of images or shards; raise :class:`UserError` if its layout is neither."""
     if name == "voc2007" and not has_shards(place):
         return _voc2007(name, place)
     return _of_shards(name, place) if has_shards(place) else _image_folder(name, place)
@@ -76,9 +72,6 @@ def _voc2007(name: str, place: Place) -> DataSet:
     """Load PASCAL VOC2007's trainval and test with torchvision.
 
     An image's classes are those of its objects, except objects marked as difficult.
-
-    Raises:
-        UserError: The files are missing or damaged.
     """
     from xml.etree import ElementTree
 

@@ -12,13 +12,7 @@ from eman.trainers.data.splits import AnySplit, DataSet
 
 
 def indexed(name: str, file: str, split: AnySplit, workspace: Workspace) -> Tensor:
-    """Return the indices in ``split`` of the samples that an index file lists, ascending.
-
-    See :func:`~eman.trainers.data.catalog.read_index`.
-
-    Raises:
-        UserError: The file or its column is missing, or it lists an image that the run does not use.
-    """
+    """Return the indices in ``split`` of the samples that an index file lists, ascending; see :func:`read_index`."""
     listed = read_index(name, file, workspace)
     where = {int(sample): n for n, sample in enumerate(split.ids.tolist())}
     unknown = next((sample for sample in listed if sample not in where), None)
@@ -32,12 +26,9 @@ def stratified(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tenso
 
     Args:
         labels: int64, ``(N,)``.
-        count: Number of samples.
+        count: Number of samples; :class:`UserError` if there are fewer, or a class would get none.
         seed: Decides the order in which the samples of each class are taken.
         skip: Leave out the samples that ``count=skip`` would return, so that two calls give disjoint sets.
-
-    Raises:
-        UserError: A class would get no sample, or there are too few samples.
     """
     classes = int(labels.max()) + 1
     if count < classes:
@@ -62,13 +53,7 @@ def stratified(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tenso
 def parts(dataset: DataSet, images: int | None, held_out: int) -> tuple[AnySplit, AnySplit]:
     """Return the training images that a run uses, and the held-out images. Both are the same for every seed.
 
-    Args:
-        dataset: The whole data set.
-        images: Number of training images; ``None`` for all that are not held out.
-        held_out: Number of held-out training images; with 0, the test images take their place, as in the paper.
-
-    Raises:
-        UserError: The data set has too few training images, or a class would get none.
+    Without ``held_out`` images, the test images take their place, as in the paper. No ``images`` stand for all others.
     """
     total = len(dataset.train)
     check_counts(dataset.name, total, len(dataset.classes), images, held_out)
@@ -80,22 +65,14 @@ def parts(dataset: DataSet, images: int | None, held_out: int) -> tuple[AnySplit
 
 
 def label_set(labels: Tensor, fraction: float, number: int) -> Tensor:
-    """Return the indices of a class-balanced fraction of the samples, drawn with the label set's number (Section 5.2).
-
-    Raises:
-        UserError: A class would get no sample.
-    """
+    """Return the indices of a class-balanced fraction of the samples, drawn with the set's number (Section 5.2)."""
     if fraction == 1:
         return torch.arange(len(labels))
     return stratified(labels, round(fraction * len(labels)), 1_000 + number)
 
 
 def shots(labels: Tensor, count: int, number: int) -> Tensor:
-    """Return the indices of ``count`` samples per class, drawn with the set's number (Section 5.2, low-shot).
-
-    Raises:
-        UserError: A class has fewer.
-    """
+    """Return the indices of ``count`` samples per class, drawn with the set's number (Section 5.2, low-shot)."""
     sizes = torch.bincount(labels)
     if int(sizes.min()) < count:
         raise UserError(

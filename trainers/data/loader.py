@@ -140,10 +140,8 @@ class Loader:
     def at(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return images, uint8, ``(P, n, A, S, S)``, their indices in the split and their epochs, ``(n,)``.
 
-        P is 1 if images are not cropped. Another image of the batch replaces an unreadable one.
-
-        Raises:
-            UserError: Too many images are unreadable.
+        P is 1 if images are not cropped. Another image of the batch replaces an unreadable one; too many are a
+        :class:`UserError`.
         """
         if step != self.next:
             self._sampler.first, self.next = step, step

@@ -18,11 +18,7 @@ def is_path(name: str) -> bool:
 
 
 def resolve(name: str) -> str:
-    """Return a data set's name in a specification: a path becomes ``PATH@HASH``.
-
-    Raises:
-        UserError: It is neither a name nor a path, or the path holds no data set.
-    """
+    """Return a data set's name in a specification: the path of a data set becomes ``PATH@HASH``."""
     if not is_path(name) and not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(
             f"dataset is {name!r}; give a built-in name, the name of a folder in the data folder (letters, digits, "

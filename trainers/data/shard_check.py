@@ -11,11 +11,7 @@ from eman.trainers.data import shards
 
 
 def info(place: Place) -> Iterator[str]:
-    """Yield lines that describe a folder of shards.
-
-    Raises:
-        UserError: It holds no shards.
-    """
+    """Yield lines that describe a folder of shards."""
     content = shards.manifest(place)
     yield f"{place}: {content['name']}, {len(content['classes']):,} classes, hash {content['hash']}"
     for split, about in content["splits"].items():
@@ -31,17 +27,11 @@ def info(place: Place) -> Iterator[str]:
 
 
 def verify(place: Place, *, decode: bool = False) -> Iterator[str]:
-    """Compare the number of rows and the checksum of every shard with the manifest.
+    """Compare the number of rows and the checksum of every shard with the manifest, and yield a line each.
 
     Args:
         place: Folder of shards.
         decode: Also decode every image.
-
-    Yields:
-        One line per shard.
-
-    Raises:
-        UserError: A shard differs, or images cannot be decoded.
     """
     content = shards.manifest(place)
     corrupt: list[str] = []

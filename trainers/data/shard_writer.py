@@ -71,9 +71,6 @@ def shard(
         out: Folder to write to, by path or URI; ``None`` for the folder of that name in the data folder.
         say: Called with a line about progress.
         rows: Images per shard; ``None`` for about 256 MiB per shard.
-
-    Raises:
-        UserError: The source is not a data set, the target cannot be written, or too many images are unreadable.
     """
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise UserError(f"the data set's name is {name!r}; give a plain name, and the folder of images by --source.")
@@ -108,11 +105,7 @@ def write(
     rows: int | None = None,
     most_corrupt: int = 20,
 ) -> dict[str, Any]:
-    """Write the missing shards, then the manifest, and return it.
-
-    Raises:
-        UserError: The target holds other shards or cannot be written, or too many images are unreadable.
-    """
+    """Write the missing shards, then the manifest, and return it."""
     if (out / MANIFEST).exists():
         content = manifest(out, name)
         if content["hash"] == dataset.hash:
@@ -197,11 +190,7 @@ class _Writer:
         return sink.getvalue(), record
 
     def _shape(self, item: Item) -> tuple[int, int]:
-        """Return an image's height and width in pixels; (0, 0) if it is unreadable.
-
-        Raises:
-            UserError: Too many are.
-        """
+        """Return an image's height and width in pixels; (0, 0) if it is unreadable."""
         from PIL import Image
 
         try:

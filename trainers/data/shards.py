@@ -31,11 +31,7 @@ Array = np.ndarray[Any, Any]
 
 
 def manifest(place: Place, name: str | None = None) -> dict[str, Any]:
-    """Return the manifest of a folder of shards.
-
-    Args:
-        place: The folder.
-        name: Expected name of the data set; ``None`` skips the check.
+    """Return the manifest of a folder of shards of the data set ``name``; ``None`` skips that check.
 
     Raises:
         UserError: It is missing or damaged, or has another layout or name.
@@ -80,16 +76,7 @@ class Index:
 
 
 def index_of(content: dict[str, Any], place: Place, split: str) -> Index:
-    """Return the index of a split's rows.
-
-    Args:
-        content: The manifest.
-        place: The folder of shards.
-        split: ``train`` or ``test``.
-
-    Raises:
-        UserError: A shard is missing or damaged, or its length differs from the manifest's.
-    """
+    """Return the index of the rows of a split, ``train`` or ``test``; :class:`UserError` if a shard is damaged."""
     parts, labels, groups = [], list[Any](), 0
     for number, record in enumerate(content["splits"][split]["shards"]):
         table, counts, first = _read_shard(place / record["file"])

@@ -94,11 +94,7 @@ class StoredSplit:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images as they are read.
-
-        Raises:
-            UserError: The images have no common size; see :meth:`sized`.
-        """
+        """Channels, height and width of the images as they are read; :class:`UserError` if they have no common size."""
         if self.size is not None:
             return self.channels, self.size, self.size
         if self.native is None:
@@ -110,11 +106,7 @@ class StoredSplit:
         return replace(self, places=self.places[index.numpy()], labels=self.labels[index], ids=self.ids[index])
 
     def sized(self, size: int | None) -> "StoredSplit":
-        """Return the split with images of ``size`` pixels.
-
-        Raises:
-            UserError: ``size`` is ``None``, and the images have no common size.
-        """
+        """Return the split with images of ``size`` pixels; raise :class:`UserError` if they differ, for ``None``."""
         if size is None and self.native is None:
             raise self._no_size()
         return replace(self, size=size)

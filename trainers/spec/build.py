@@ -27,11 +27,7 @@ def make_spec(
         scheme: A scheme, or its name.
         fields: Flat fields that override the official values and the scheme, for example a profile's.
         overrides: Flat fields that the user set. ``moco.queue`` applies to method ``moco`` only. ``milestones`` without
-            schedule ``step`` and ``lars_exclude`` without optimizer ``lars`` are errors here; in ``fields`` they are
-            ignored.
-
-    Raises:
-        UserError: A name is unknown, or a field is not the method's, has no effect, or contradicts another.
+            schedule ``step`` and ``lars_exclude`` without optimizer ``lars`` are errors here, not in ``fields``.
     """
     entry = method_named(method)
     asked = _overrides_for(overrides or {}, method)

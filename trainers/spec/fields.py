@@ -69,9 +69,6 @@ def parse_fields(pairs: Iterable[str]) -> dict[str, Value]:
     """Parse ``["epochs=2", "optim.lr=0.1", "moco.queue=4096"]`` into typed values by name.
 
     A section's prefix is dropped. A method's prefix is kept: the value applies to that method only.
-
-    Raises:
-        UserError: A pair lacks ``=``, a name is unknown or repeated, or a value has the wrong type.
     """
     values: dict[str, Value] = {}
     for pair in pairs:
@@ -86,11 +83,7 @@ def parse_fields(pairs: Iterable[str]) -> dict[str, Value]:
 
 
 def find_field(given: str) -> tuple[str, FieldKind]:
-    """Return a field's name, without its section, and its kind.
-
-    Raises:
-        UserError: The field is unknown, or ``--set`` does not accept it.
-    """
+    """Return a field's name, without its section, and its kind; :class:`UserError` if ``--set`` does not accept it."""
     owner, dot, name = given.rpartition(".")
     if name in _SET_ELSEWHERE:
         raise UserError(f"{name} cannot be set by hand: {_SET_ELSEWHERE[name]}.")

@@ -58,11 +58,7 @@ class FieldKind:
         return f"{text}, or none" if self.optional else text
 
     def parse(self, name: str, text: str) -> Value:
-        """Parse a value. The specification checks bounds, this does not.
-
-        Raises:
-            UserError: The text has the wrong type.
-        """
+        """Parse a value; :class:`UserError` if it has the wrong type. The specification checks bounds."""
         if self.optional and text.lower() == "none":
             return None
         if self.choices and text not in self.choices:

@@ -53,11 +53,7 @@ class NetworkSpec(Section):
 
 
 class RunSpec(Section):
-    """One training run, as typed sections. Flat names (``lr``, ``queue``) are unique over all sections of a run.
-
-    Raises:
-        UserError: A field's value is not allowed, or two fields contradict each other.
-    """
+    """One training run, as typed sections. Flat names (``lr``, ``queue``) are unique over all sections of a run."""
 
     # Below 2**32, so that every number derived from it fits into 64 bits.
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -156,11 +152,7 @@ class RunSpec(Section):
 
     @classmethod
     def from_flat(cls, fields: Mapping[str, Any]) -> Self:
-        """Make a specification from flat fields: the inverse of :meth:`flat`.
-
-        Raises:
-            UserError: A field is unknown or its value is not allowed, or two fields contradict each other.
-        """
+        """Make a specification from flat fields: the inverse of :meth:`flat`."""
         if "method" not in fields:
             raise UserError("the method is missing; give method=NAME.")
         entry = method_named(str(fields["method"]))
