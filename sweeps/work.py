@@ -13,7 +13,9 @@ UNKNOWN_IMAGES = 100_000
 
 def training_images(spec: RunSpec) -> int:
     """Return the number of training images of a run, labelled or not."""
-    return spec.data.images or catalog.TRAINING_IMAGES.get(spec.data.dataset, UNKNOWN_IMAGES) - spec.data.held_out
+    known = catalog.KNOWN.get(spec.data.dataset)
+    total = UNKNOWN_IMAGES if known is None else known.train + known.unlabelled
+    return spec.data.images or total - spec.data.held_out
 
 
 def epoch_images(spec: RunSpec) -> int:

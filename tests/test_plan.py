@@ -23,7 +23,7 @@ from eman.sweeps.profiles.stl10 import STL10
 from eman.sweeps.request import SweepRequest, command
 from eman.sweeps.tables.figure3 import lines
 from eman.sweeps.work import work
-from eman.trainers.data.catalog import TRAINING_IMAGES
+from eman.trainers.data.catalog import KNOWN
 from eman.trainers.spec.labels import record_params
 
 
@@ -108,7 +108,7 @@ def test_the_papers_lengths_at_the_papers_scale() -> None:
 
 
 def test_profiles_of_published_numbers_count_labels_and_vote_as_those_do() -> None:
-    for profile, images, labels in ((CIFAR10, TRAINING_IMAGES["cifar10"], 4_000), (STL10, 5_000, 1_000)):
+    for profile, images, labels in ((CIFAR10, KNOWN["cifar10"].train, 4_000), (STL10, 5_000, 1_000)):
         spec = profile.run("fixmatch", "eman")
         assert round(spec.flat()["label_fraction"] * (images - spec.data.held_out)) == labels
         sweep = of_tables("table4", profile=profile.name)

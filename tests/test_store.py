@@ -17,7 +17,7 @@ import pytest
 
 from eman.cli import main
 from eman.platform.errors import BusyError, UserError
-from eman.platform.lock import locked
+from eman.platform.output import locked
 from eman.platform.store import claims, records, spool
 from eman.platform.store.records import EVALUATION, SWEEP, TRAINING, Record
 from eman.platform.store.store import Store
@@ -168,7 +168,7 @@ def test_a_run_whose_process_died_on_this_host_is_claimed_at_once(store: Store) 
 def test_locks_are_exclusive_and_die_with_their_holder(tmp_path: Path) -> None:
     with locked(tmp_path / "lock") as first, locked(tmp_path / "lock") as second:
         assert (first, second) == (True, False)
-    code = "import sys, time; from pathlib import Path; from eman.platform.lock import locked\n"
+    code = "import sys, time; from pathlib import Path; from eman.platform.output import locked\n"
     code += "with locked(Path(sys.argv[1])) as mine: print(mine, flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None

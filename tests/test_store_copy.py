@@ -14,7 +14,7 @@ from eman.platform.errors import UserError
 from eman.platform.store.copy import Copied, migrate
 from eman.platform.store.export import export
 from eman.platform.store.records import EVALUATION, SWEEP, TRAINING
-from eman.platform.store.store import Store, existing_store
+from eman.platform.store.store import Store, store_at
 from eman.platform.workspace import Workspace
 
 
@@ -73,7 +73,7 @@ def test_a_copy_says_what_the_original_says(home: Path, tmp_path: Path) -> None:
     fill(Store(Workspace.from_environment()))
     said: list[str] = []
     done = migrate(str(home), str(tmp_path / "copy"), said.append, Workspace.from_environment())
-    copy = existing_store(str(tmp_path / "copy"), Workspace.from_environment())
+    copy = store_at(str(tmp_path / "copy"), Workspace.from_environment())
     assert contents(copy) == contents(Store(Workspace.from_environment()))
     assert len(done.copied) == len(said) == 5
     [sweep] = copy.records(SWEEP)
@@ -87,18 +87,18 @@ def test_a_second_copy_copies_only_what_is_new(home: Path, tmp_path: Path) -> No
     store, target = Store(Workspace.from_environment()), str(tmp_path / "copy.db")
     fill(store)
     migrate(str(home), target, silent, Workspace.from_environment())
-    before = contents(existing_store(target, Workspace.from_environment()))
+    before = contents(store_at(target, Workspace.from_environment()))
     assert migrate(str(home), target, silent, Workspace.from_environment()) == Copied(
         unchanged=[r.name for r in _in_order(store)]
     )
-    assert contents(existing_store(target, Workspace.from_environment())) == before
+    assert contents(store_at(target, Workspace.from_environment())) == before
     again = store.begin(TRAINING, "c", "moco · GN / GN", params={}, tags={})  # goes on, and ends
     again.epoch(2, {"train/loss": 1.0})
     again.finish({"test/top1": 80.0})
     store.begin(TRAINING, "d", "moco · IN / IN", params={}, tags={}).finish()
     done = migrate(str(home), target, silent, Workspace.from_environment())
     assert (done.copied, done.updated) == (["moco · IN / IN"], ["moco · GN / GN"])
-    assert contents(existing_store(target, Workspace.from_environment())) == contents(store)
+    assert contents(store_at(target, Workspace.from_environment())) == contents(store)
 
 
 def _in_order(store: Store) -> list[Any]:
@@ -127,7 +127,7 @@ def test_an_interrupted_copy_continues(
         interrupted.setattr(mlflow.MlflowClient, call, cut)
         with pytest.raises(KeyboardInterrupt):
             migrate(str(home), target, silent, Workspace.from_environment())
-    half = existing_store(target, Workspace.from_environment())
+    half = store_at(target, Workspace.from_environment())
     waited_for = [record for record in half.records() if record.kind != SWEEP and record.status == "running"]
     assert not waited_for  # nobody is at it
     migrate(str(home), target, silent, Workspace.from_environment())
@@ -145,13 +145,11 @@ def test_a_run_that_is_running_is_skipped_and_named(
     printed = capsys.readouterr().out
     assert "skipped: sweep is running" in printed
     assert "skipped: second is running" in printed
-    assert [record.key for record in existing_store(target, Workspace.from_environment()).records()] == ["a"]
+    assert [record.key for record in store_at(target, Workspace.from_environment()).records()] == ["a"]
     busy.finish()
     sweep.finish()
     migrate(str(home), target, silent, Workspace.from_environment())
-    assert contents(existing_store(target, Workspace.from_environment())) == contents(
-        store
-    )  # the first has its parent now
+    assert contents(store_at(target, Workspace.from_environment())) == contents(store)  # the first has its parent now
 
 
 def test_what_the_target_has_trained_itself_stays(home: Path, tmp_path: Path) -> None:
@@ -194,7 +192,7 @@ def test_long_histories_arrive_whole_through_a_server(server: Any, home: Path, t
     migrate(str(home), server.uri, silent, Workspace.from_environment())
     migrate(server.uri, str(tmp_path / "copy"), silent, Workspace.from_environment())
     assert contents(Store(server.uri)) == contents(store)
-    assert contents(existing_store(str(tmp_path / "copy"), Workspace.from_environment())) == contents(store)
+    assert contents(store_at(str(tmp_path / "copy"), Workspace.from_environment())) == contents(store)
     assert len(list((tmp_path / "copy").rglob("table1.md"))) == 1
 
 

@@ -49,7 +49,7 @@ def print_tables(
     from eman.evaluation.results.long import write_parquet
     from eman.evaluation.results.render import render
     from eman.evaluation.results.values import Results, against, values_of
-    from eman.platform.store.store import existing_store
+    from eman.platform.store.store import store_at
 
     if form == "parquet" and out is None:
         raise UserError("--format parquet needs --out FILE.")
@@ -57,7 +57,7 @@ def print_tables(
         check_output(out)
     shown = planned.tables
     if other != PAPER:
-        reference = Results.read(existing_store(other, workspace()), planned.tables)
+        reference = Results.read(store_at(other, workspace()), planned.tables)
         shown = tuple(against(table, reference, other) for table in shown)
     store.settle_lost()
     results = Results.read(store, planned.tables)

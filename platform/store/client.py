@@ -7,6 +7,7 @@ import socket
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
+from eman.platform.cluster import check_port
 from eman.platform.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ def check_address(uri: str) -> None:
 
 def open_client(uri: str) -> "MlflowClient":
     """Return MLflow's client for an address. This connects to a database, but not to a server."""
-    _check_port(uri)
+    address = urlparse(uri)
+    port = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}.get(address.scheme.split("+")[0])
+    if port is not None and address.hostname is not None:  # MLflow retries for over a minute and prints every attempt
+        check_port(f"{address.hostname}:{address.port or port}")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
@@ -51,14 +55,6 @@ def open_client(uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
-
-
-def _check_port(uri: str) -> None:
-    """Raise :class:`OSError` unless a database's port accepts connections: MLflow retries for over a minute."""
-    address = urlparse(uri)
-    port = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}.get(address.scheme.split("+")[0])
-    if port is not None and address.hostname is not None:
-        socket.create_connection((address.hostname, address.port or port), timeout=10).close()
 
 
 def is_away(error: BaseException) -> bool:

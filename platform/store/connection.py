@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from eman.platform.errors import UserError
-from eman.platform.lock import locked
+from eman.platform.output import locked
 from eman.platform.store.client import check_address, connection_error, is_away, open_client, without_password
 from eman.platform.store.records import Point, Record, make_record
 from eman.platform.store.sqlite import SqliteReader, UnknownLayout
@@ -169,22 +169,19 @@ class Connection:
 
     def _open(self) -> "tuple[MlflowClient, str]":
         opened = open_client(self.uri)
-        return opened, self._experiment(opened)
-
-    def _experiment(self, opened: "MlflowClient") -> str:
         experiment = opened.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             location = self.artifacts.as_uri() if self.local else None
             # Without this kind, MLflow's UI opens on its page for language models.
             tags = {"eman.store_version": str(STORE_VERSION), "mlflow.experimentKind": "custom_model_development"}
             try:
-                return opened.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
+                return opened, opened.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
             except Exception:  # another process may have just created it
                 experiment = opened.get_experiment_by_name(EXPERIMENT)
                 if experiment is None:
                     raise
         self._check_version(experiment.tags)
-        return str(experiment.experiment_id)
+        return opened, str(experiment.experiment_id)
 
     def _check_version(self, tags: Mapping[str, str]) -> None:
         text = tags.get("eman.store_version", "")

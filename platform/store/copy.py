@@ -4,16 +4,16 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlparse
 
 from eman.platform.errors import UserError
-from eman.platform.lock import locked
+from eman.platform.output import locked
 from eman.platform.store.records import EVALUATION, SWEEP, TRAINING, Record
-from eman.platform.store.store import Store, existing_store
+from eman.platform.store.store import Store, store_at
 from eman.platform.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -53,15 +53,6 @@ class Copied:
         return [counts, *skipped, *(f"skipped: the target has its own {name}" for name in self.kept)]
 
 
-def target_store(where: str, workspace: Workspace) -> Store:
-    """Return the store to copy into, by address, work folder or SQLite file (``.db``). It may be new."""
-    if "://" not in where:
-        path = Path(where).expanduser()
-        path = path if path.suffix == ".db" else path / "mlflow.db"
-        where = f"sqlite:///{path.resolve()}"
-    return Store(replace(workspace, store=where))
-
-
 def migrate(source: str, target: str, say: Callable[[str], None], workspace: Workspace) -> Copied:
     """Copy sweeps, trainings and evaluations with their parameters, metrics, tags and artifacts.
 
@@ -74,7 +65,7 @@ def migrate(source: str, target: str, say: Callable[[str], None], workspace: Wor
         say: Called with the name of each copied run.
         workspace: Workspace whose lock prevents two copies at the same time.
     """
-    from_store, to_store = existing_store(source, workspace), target_store(target, workspace)
+    from_store, to_store = store_at(source, workspace), store_at(target, workspace, new=True)
     if from_store.uri.rstrip("/") == to_store.uri.rstrip("/"):
         raise UserError(f"{source} and {target} are the same store; give two.")
     with locked(workspace.home / "locks" / "migrate.lock") as locked_here:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eman.platform.errors import UserError, first_line
-from eman.platform.lock import locked
+from eman.platform.output import locked
 from eman.platform.store.client import is_away
 from eman.platform.store.connection import Connection
 

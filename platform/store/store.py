@@ -17,12 +17,12 @@ from eman.platform.store.writer import RunLog
 from eman.platform.workspace import Workspace
 
 
-def existing_store(where: str, workspace: Workspace) -> "Store":
-    """Return an existing store by address, work folder or SQLite file; raise :class:`UserError` if there is none."""
+def store_at(where: str, workspace: Workspace, *, new: bool = False) -> "Store":
+    """Return the store at an address, in a work folder or in a SQLite file; it must exist unless it may be ``new``."""
     if "://" not in where:
         path = Path(where).expanduser()
-        path = path / "mlflow.db" if path.is_dir() else path
-        if not path.is_file():
+        path = path if path.is_file() or path.suffix == ".db" else path / "mlflow.db"
+        if not new and not path.is_file():
             raise UserError(f"{where} holds no MLflow store; give a work folder, a SQLite file or a server's address.")
         where = f"sqlite:///{path.resolve()}"
     return Store(replace(workspace, store=where))

@@ -9,7 +9,7 @@ from eman.evaluation.protocols.protocol import Measured
 from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.trained import Trained
 from eman.platform.errors import BusyError
-from eman.platform.lock import locked
+from eman.platform.output import locked
 from eman.platform.store.records import EVALUATION
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from eman.evaluation import measure
 from eman.platform import checkpoint
 from eman.platform.errors import BusyError
-from eman.platform.lock import locked
+from eman.platform.output import locked
 from eman.platform.store.records import TRAINING
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog

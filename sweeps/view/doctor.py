@@ -17,7 +17,7 @@ NEEDED = ("digits", "fashion-mnist")
 def data_lines(workspace: Workspace) -> list[str]:
     """Return one line per data set."""
     lines = []
-    for name in [*data.DATASETS, *data.own_sets(workspace)]:
+    for name in [*data.KNOWN, *data.own_sets(workspace)]:
         try:
             lines.append(f"{name:<15}{data.read(name, workspace, download=False).describe()}")
         except UserError as error:

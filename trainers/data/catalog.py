@@ -63,11 +63,6 @@ STORED = {
 #: with the number and size of Fashion-MNIST's images.
 KNOWN = {**IN_MEMORY, **STORED, "synthetic": Sizes(2_048, 256, 10)}
 
-#: Number of training images, with and without labels, to plan without the data.
-TRAINING_IMAGES = {name: sizes.train + sizes.unlabelled for name, sizes in KNOWN.items()}
-
-DATASETS = tuple(KNOWN)
-
 
 def place_of(name: str, workspace: Workspace) -> Place:
     """Return the folder of a data set that is not held in memory."""
@@ -102,7 +97,7 @@ def existing_folder(name: str, workspace: Workspace) -> Place:
             raise UserError(f"{place} does not exist; name a folder of images or shards.")
         check_is_folder(place)
     elif not name or not place.exists():
-        allowed = [*DATASETS, *own_sets(workspace), f"a folder of images or shards in {workspace.data}, or its path"]
+        allowed = [*KNOWN, *own_sets(workspace), f"a folder of images or shards in {workspace.data}, or its path"]
         raise unknown("dataset", name, allowed)
     return place
 

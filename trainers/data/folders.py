@@ -16,7 +16,7 @@ from eman.trainers.data import shards
 from eman.trainers.data.layout import MEAN, STD, class_of, has_shards, list_images
 from eman.trainers.data.names import is_path
 from eman.trainers.data.splits import DataSet
-from eman.trainers.data.stored import Files, Rows, StoredSplit
+from eman.trainers.data.stored import Files, StoredSplit
 
 
 def _image_folder(name: str, place: Place) -> DataSet:
@@ -40,23 +40,16 @@ def _of_shards(name: str, place: Place) -> DataSet:
     content = shards.manifest(place, None if is_path(name) else name)
     splits = {}
     for split, about in content["splits"].items():
-        rows = shards.index_of(content, place, split)
-        labels, order = (
-            rows.labels,
-            np.argsort(rows.index_N),
-        )  # in the order of the image folder, so that subsets are the same
-        ids, native = torch.from_numpy(rows.index_N[order]), about["size"]
+        rows, index_N, labels = shards.rows_of(content, place, split)
         if content["several"]:
             labels_N = torch.zeros(len(labels), len(content["classes"]), dtype=torch.int64)
-            for row, stored_row in enumerate(order):
-                labels_N[row, labels[stored_row]] = 1
+            for row, classes in enumerate(labels):
+                labels_N[row, classes] = 1
         else:
-            labels_N = torch.tensor(labels)[torch.from_numpy(order)]
-        files = tuple(record["file"] for record in about["shards"])
-        source = Rows(place, files, rows.where_N3[order], rows.group_N[order])
-        splits[split] = StoredSplit(
-            source, np.arange(len(order)), labels_N, ids, content["channels"], tuple(native) if native else None
-        )
+            labels_N = torch.tensor(labels)
+        native = tuple(about["size"]) if about["size"] else None
+        ids_N = torch.from_numpy(index_N)
+        splits[split] = StoredSplit(rows, np.arange(len(labels)), labels_N, ids_N, content["channels"], native)
     mean, std = tuple(content["mean"]), tuple(content["std"])
     return DataSet(name, splits["train"], splits["test"], tuple(content["classes"]), mean, std, content["hash"])
 

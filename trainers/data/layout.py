@@ -94,7 +94,6 @@ def content_hash(place: Place) -> str:
 
 def check_layout(place: Place) -> None:
     """Raise :class:`UserError` unless a folder may be a data set; on disk this reads few directory entries."""
-    check_is_folder(place)
     if not looks_like_data(place):
         list_images(place)
 

@@ -160,19 +160,20 @@ class Loader:
 
     def _open(self) -> DataLoader[list[Batch] | UserError]:
         dataset = Windows(self.recipe.split, self.recipe.views, self.recipe.seed, self.recipe.crop_min)
-        if not self.processes:
-            return DataLoader(dataset, batch_size=None, sampler=self._sampler)
-        # Not fork: a copy of this process would inherit locks of the threads of Gloo, Arrow and Ray.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context, ahead = None, None
+        if self.processes:
+            # Not fork: a copy of this process would inherit locks of the threads of Gloo, Arrow and Ray.
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])
+            ahead = 2 if self.recipe.stream.group_N is None else 1  # a window of shards has several batches
         return DataLoader(
             dataset,
             batch_size=None,
             sampler=self._sampler,
             num_workers=self.processes,
             multiprocessing_context=context,
-            persistent_workers=True,
-            prefetch_factor=2 if self.recipe.stream.group_N is None else 1,  # a window of shards has several batches
+            persistent_workers=self.processes > 0,
+            prefetch_factor=ahead,
         )
 
     def _replace_bad(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ import re
 
 from eman.platform.errors import UserError
 from eman.platform.storage import Place
-from eman.trainers.data.layout import check_layout, content_hash
+from eman.trainers.data.layout import content_hash
 
 
 def is_path(name: str) -> bool:
@@ -30,7 +30,6 @@ def resolve(name: str) -> str:
     if identity(path) == "..":
         raise UserError(f"dataset is {name!r}, a parent folder; name the folder of images or shards itself.")
     place = Place(path)
-    check_layout(place)
     where = str(place.local.resolve()) if place.local is not None else path.rstrip("/")
     return f"{where}@{content_hash(Place(where))}"
 

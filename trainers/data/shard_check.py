@@ -1,13 +1,13 @@
 """Describe and verify shards."""
 
 import hashlib
-import io
 from collections.abc import Iterator
 from typing import Any
 
 from eman.platform.errors import UserError
 from eman.platform.storage import Place
 from eman.trainers.data import shards
+from eman.trainers.data.decode import decode as decode_images
 
 
 def info(place: Place) -> Iterator[str]:
@@ -41,7 +41,7 @@ def verify(place: Place, *, decode: bool = False) -> Iterator[str]:
             for row in _rows(file):
                 shards.add_to_digest(digest, row["index"], row["label"], row["image"])
                 rows += 1
-                if decode and not _decodes(row["image"]):
+                if decode and decode_images([row["image"]], content["channels"])[1]:
                     corrupt.append(f"{split} image {row['index']}")
             if rows != record["rows"] or digest.hexdigest() != record["digest"]:
                 raise UserError(shards.damaged(file, f"has other content than when it was written ({rows:,} rows)"))
@@ -61,14 +61,3 @@ def _rows(file: Place) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise UserError(shards.damaged(file, f"cannot be read ({str(error)[:120]})")) from error
-
-
-def _decodes(raw: bytes) -> bool:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(raw)) as image:
-            image.load()
-    except Exception:  # Pillow raises many kinds
-        return False
-    return True

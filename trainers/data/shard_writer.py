@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
 from eman.trainers.data import catalog, folders
 from eman.trainers.data.layout import MANIFEST
-from eman.trainers.data.names import is_path
 from eman.trainers.data.shards import LAYOUT, add_to_digest, manifest
 from eman.trainers.data.splits import AnySplit, DataSet, Split
 
@@ -80,20 +78,11 @@ def shard(
     if source in catalog.IN_MEMORY or (source is None and name in catalog.IN_MEMORY):
         dataset = catalog.load(source or name, workspace)
     else:
-        folder = _source_folder(source or name, workspace)
+        folder = catalog.place_of(source or name, workspace)
         if folder == target:
             raise UserError(f"the shards would be written among the images in {folder}; give another name, or --out.")
         dataset = folders.load(name, folder)
     return write(dataset, name, target, say, rows=rows, most_corrupt=workspace.settings.most_corrupt)
-
-
-def _source_folder(source: str, workspace: Workspace) -> Place:
-    """Return a folder, given by path or URI, or by its name in the data folder or the current folder."""
-    here = Path(source)
-    in_data = source in catalog.DATASETS or catalog.place_of(source, workspace).exists()
-    if not is_path(source) and here.is_dir() and not in_data:
-        return Place(str(here.resolve()))
-    return catalog.place_of(source, workspace)
 
 
 def write(

@@ -11,7 +11,6 @@ together.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,26 +58,52 @@ def manifest(place: Place, name: str | None = None) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Index:
-    """Index of the N rows of a split.
+class Rows:
+    """Images as rows of shards.
 
     Attributes:
-        index_N: int64, index in ImageFolder's order.
-        labels: A class each, or a list of classes.
-        group_N: int64, row group, numbered over all shards.
-        where_N3: int64, location of the image: shard, first byte, number of bytes.
+        root: The folder.
+        files: The shards.
+        where_N3: int64, location of each image: shard, first byte, number of bytes.
+        group_N: int64, row group of each image, numbered over all shards.
     """
 
-    index_N: Array
-    labels: list[Any]
-    group_N: Array
+    root: Place
+    files: tuple[str, ...]
     where_N3: Array
+    group_N: Array
+
+    def label(self, place: int) -> str:
+        """Return an image's name for messages."""
+        shard, first, _ = (int(x) for x in self.where_N3[place])
+        return f"{self.root / self.files[shard]} image at byte {first}"
+
+    def encoded(self, places: Array) -> list[bytes]:
+        """Return the encoded images at the given indices; read neighbours together."""
+        where_N3 = self.where_N3[places]
+        out = [b""] * len(where_N3)
+        order = np.lexsort((where_N3[:, 1], where_N3[:, 0]))
+        shard_N = where_N3[order, 0]
+        for shard in np.unique(shard_N):
+            with (self.root / self.files[shard]).open() as file:
+                for block in _neighbours(order[shard_N == shard], where_N3):
+                    first, last = int(where_N3[block[0], 1]), int(where_N3[block[-1], 1:].sum())
+                    raw = file.read_at(last - first, first)
+                    for row in block:
+                        begin = int(where_N3[row, 1]) - first
+                        out[row] = raw[begin : begin + int(where_N3[row, 2])]
+        return out
 
 
-def index_of(content: dict[str, Any], place: Place, split: str) -> Index:
-    """Return the index of the rows of a split, ``train`` or ``test``; :class:`UserError` if a shard is damaged."""
+def rows_of(content: dict[str, Any], place: Place, split: str) -> tuple[Rows, Array, list[Any]]:
+    """Return the rows of a split, their indices in ImageFolder's order, ascending, and their class or classes.
+
+    Raises:
+        UserError: A shard is missing or damaged, or its length differs from the manifest's.
+    """
     parts, labels, groups = [], list[Any](), 0
-    for number, record in enumerate(content["splits"][split]["shards"]):
+    records = content["splits"][split]["shards"]
+    for number, record in enumerate(records):
         table, counts, first = _read_shard(place / record["file"])
         if table.num_rows != record["rows"]:
             raise UserError(damaged(place / record["file"], f"has {table.num_rows} rows instead of {record['rows']}"))
@@ -88,7 +113,9 @@ def index_of(content: dict[str, Any], place: Place, split: str) -> Index:
         groups += len(counts)
         labels += table["label"].to_pylist()
     index_N, group_N, where_N3 = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Index(index_N, labels, group_N, where_N3)
+    order = np.argsort(index_N)
+    rows = Rows(place, tuple(record["file"] for record in records), where_N3[order], group_N[order])
+    return rows, index_N[order], [labels[row] for row in order]
 
 
 def _read_shard(place: Place) -> tuple[Any, list[int], Array]:
@@ -118,22 +145,6 @@ def _read_shard(place: Place) -> tuple[Any, list[int], Array]:
 def damaged(place: Place, what: str) -> str:
     """Return the error message for a damaged shard."""
     return f"{place} {what}; delete it and its folder's {MANIFEST}, and run `eman data shard` again."
-
-
-def encoded(place: Place, files: Sequence[str], where_N3: Array) -> list[bytes]:
-    """Return the encoded images at locations ``where_N3``; read neighbours together."""
-    out = [b""] * len(where_N3)
-    order = np.lexsort((where_N3[:, 1], where_N3[:, 0]))
-    shard_N = where_N3[order, 0]
-    for shard in np.unique(shard_N):
-        with (place / files[shard]).open() as file:
-            for block in _neighbours(order[shard_N == shard], where_N3):
-                first, last = int(where_N3[block[0], 1]), int(where_N3[block[-1], 1:].sum())
-                raw = file.read_at(last - first, first)
-                for row in block:
-                    begin = int(where_N3[row, 1]) - first
-                    out[row] = raw[begin : begin + int(where_N3[row, 2])]
-    return out
 
 
 def _neighbours(rows: Array, where_N3: Array) -> list[Array]:

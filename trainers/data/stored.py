@@ -18,8 +18,8 @@ from torch import Tensor
 
 from eman.platform.errors import UserError
 from eman.platform.storage import Place
-from eman.trainers.data import shards
 from eman.trainers.data.decode import decode, middle_crop, random_crops, to_array
+from eman.trainers.data.shards import Rows
 from eman.trainers.views.draws import Draws
 
 Array = np.ndarray[Any, Any]
@@ -46,25 +46,6 @@ class Files:
             with contextlib.suppress(UserError):  # reported as unreadable by the caller
                 images[number] = (self.root / str(self.names[place])).read()
         return images
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Images as rows of shards: shard, first byte and number of bytes, ``(N, 3)``, and row group, ``(N,)``."""
-
-    root: Place
-    files: tuple[str, ...]
-    where_N3: Array
-    group_N: Array
-
-    def label(self, place: int) -> str:
-        """Return an image's name for messages."""
-        shard, first, _ = (int(x) for x in self.where_N3[place])
-        return f"{self.root / self.files[shard]} image at byte {first}"
-
-    def encoded(self, places: Array) -> list[bytes]:
-        """Return the encoded images at the given indices; neighbours are read together."""
-        return shards.encoded(self.root, self.files, self.where_N3[places])
 
 
 @dataclass(frozen=True)

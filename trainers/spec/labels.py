@@ -5,7 +5,7 @@ every momentum that differs from the default.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from eman.trainers.norm.schemes import SCHEMES, STUDENT_NORMS, Move, Scheme
@@ -70,36 +70,26 @@ def run_title(spec: RunSpec) -> str:
 
 def run_titles(specs: Iterable[RunSpec]) -> dict[str, str]:
     """Return titles by key; runs that would share a title also show the fields in which they differ."""
-    return _distinguished({spec.key: spec for spec in specs}, set(), run_title)
-
-
-def differing_fields(specs: Sequence[RunSpec]) -> list[str]:
-    """Return the flat names of the fields in which the runs differ."""
-    flat = [{**spec.flat(), **({"init": spec.network.init.key} if spec.network.init else {})} for spec in specs]
-    names = dict.fromkeys(name for fields in flat for name in fields)
-    return [name for name in names if len({str(fields.get(name)) for fields in flat}) > 1]
-
-
-def _distinguished(runs: dict[str, RunSpec], hidden: set[str], label: Callable[[RunSpec], str]) -> dict[str, str]:
-    """Return labels by key, with ``name value`` added where several runs share one."""
-    groups = defaultdict(list)
-    for key, spec in runs.items():
-        groups[label(spec)].append(key)
-    labels = {}
-    for text, keys in groups.items():
-        names = _distinguishing_fields([runs[key] for key in keys], hidden) if len(keys) > 1 else []
-        for key in keys:
-            labels[key] = text + "".join(f" · {name} {_value_text(runs[key], name)}" for name in names)
-    return labels
+    groups: dict[str, dict[str, RunSpec]] = defaultdict(dict)
+    for spec in specs:
+        groups[run_title(spec)][spec.key] = spec
+    titles = {}
+    for title, runs in groups.items():
+        names = _distinguishing_fields(list(runs.values()))
+        for key, spec in runs.items():
+            titles[key] = title + "".join(f" · {name} {_value_text(spec, name)}" for name in names)
+    return titles
 
 
 #: Fields to show first; others are shown only where these do not distinguish the runs.
 _FIRST = ("backbone", "epochs", "label_fraction", "lr")
 
 
-def _distinguishing_fields(specs: Sequence[RunSpec], hidden: set[str]) -> list[str]:
+def _distinguishing_fields(specs: Sequence[RunSpec]) -> list[str]:
     """Return the shortest prefix of the differing fields that distinguishes the runs."""
-    differing = [name for name in differing_fields(specs) if name not in hidden]
+    flat = [{**spec.flat(), **({"init": spec.network.init.key} if spec.network.init else {})} for spec in specs]
+    names = dict.fromkeys(name for fields in flat for name in fields)
+    differing = [name for name in names if len({str(fields.get(name)) for fields in flat}) > 1]
     ordered = sorted(differing, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
     for count in range(len(ordered) + 1):
         if len({tuple(_value_text(spec, name) for name in ordered[:count]) for spec in specs}) == len(specs):
