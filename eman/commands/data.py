@@ -62,7 +62,7 @@ def data_verify(
     where: Shards,
     decode: Annotated[bool, typer.Option("--decode", help="Also decode every image.")] = False,
 ) -> None:
-    """Check the counts and checksums of all shards against the manifest."""
+    """Read all shards; check their checksums, and their counts against the manifest."""
     from eman.trainers.data.catalog import existing_folder
     from eman.trainers.data.shard_check import verify
 

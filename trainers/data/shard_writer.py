@@ -17,7 +17,7 @@ from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
 from eman.trainers.data import catalog, folders
 from eman.trainers.data.layout import MANIFEST
-from eman.trainers.data.shards import LAYOUT, add_to_digest, manifest
+from eman.trainers.data.shards import LAYOUT, manifest
 from eman.trainers.data.splits import AnySplit, DataSet, Split
 
 #: Bytes or rows at which a row group ends; approximate bytes of a shard.
@@ -155,14 +155,13 @@ class _Writer:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        schema, sink, digest = _schema(self.content["several"]), io.BytesIO(), hashlib.sha256()
+        schema, sink = _schema(self.content["several"]), io.BytesIO()
         groups, sizes, total = list[int](), set[tuple[int, int]](), 0
         whole = {"compression": "none", "use_dictionary": False, "data_page_size": 1 << 30}  # one page a group
-        with pq.ParquetWriter(sink, schema, data_page_version="1.0", write_statistics=["index"], **whole) as writer:
+        pages = {"data_page_version": "1.0", "write_statistics": ["index"], "write_page_checksum": True}
+        with pq.ParquetWriter(sink, schema, **whole, **pages) as writer:
             for group in _groups(items):
                 rows = [(item.index, item.label, item.raw, len(item.raw), *self._shape(item)) for item in group]
-                for item in group:
-                    add_to_digest(digest, item.index, item.label, item.raw)
                 columns = [list(column) for column in zip(*rows, strict=True)]
                 writer.write_table(pa.table(columns, schema=schema), row_group_size=len(group))
                 groups.append(len(group))
@@ -172,7 +171,6 @@ class _Writer:
                 "rows": sum(groups),
                 "groups": groups,
                 "bytes": total,
-                "digest": digest.hexdigest(),
                 "size": _common(sizes),
             }
             writer.add_key_value_metadata({"eman": json.dumps({"identity": identity, **record})})

@@ -151,9 +151,3 @@ def _neighbours(rows: Array, where_N3: Array) -> list[Array]:
     """Split rows of a shard, sorted by first byte, at gaps larger than ``_GAP``."""
     first, end = where_N3[rows, 1], where_N3[rows, 1:].sum(1)
     return np.split(rows, np.flatnonzero(first[1:] > end[:-1] + _GAP) + 1)
-
-
-def add_to_digest(digest: Any, index: int, label: int | list[int], raw: bytes) -> None:
-    """Add a row to a shard's checksum."""
-    digest.update(f"{index} {label} {len(raw)} ".encode())
-    digest.update(raw)

@@ -1,10 +1,8 @@
 """List the fields of a run that ``--set`` accepts, and parse them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from pydantic.fields import FieldInfo
 
 from eman.platform.errors import UserError, unknown
 from eman.trainers.methods.method import Method
@@ -42,27 +40,19 @@ class Field:
 
 def fields_of(spec: RunSpec) -> tuple[Field, ...]:
     """Return the fields that ``--set`` accepts, with the run's values as defaults."""
-    values = spec.flat()
-    return tuple(
-        Field(
-            name,
-            spec.entry.name if section == "method" else section,
-            kind,
-            values.get(name, False if kind.base is bool else None),
-            " ".join((info.description or "").split()),
-        )
-        for name, section, info, kind in _settable(spec.entry)
-    )
+    return tuple(_settable(spec.entry, spec.flat()))
 
 
-def _settable(entry: Method[Any]) -> Iterator[tuple[str, str, FieldInfo, FieldKind]]:
-    """Yield name, section, declaration and kind of every field that ``--set`` accepts."""
+def _settable(entry: Method[Any], values: Mapping[str, Any]) -> Iterator[Field]:
+    """Yield every field that ``--set`` accepts; what ``values`` lack is false or none."""
     models: dict[str, type[Section]] = {"": RunSpec, **SECTIONS, "method": entry.section}
     for name, section in section_names(entry).items():
         info = models[section].model_fields[name]
         kind = kind_of(info)
         if name not in _SET_ELSEWHERE and kind is not None:
-            yield name, section or "run", info, kind
+            title = {"": "run", "method": entry.name}.get(section, section)
+            default = values.get(name, False if kind.base is bool else None)
+            yield Field(name, title, kind, default, " ".join((info.description or "").split()))
 
 
 def parse_fields(pairs: Iterable[str]) -> dict[str, Value]:
@@ -90,12 +80,8 @@ def find_field(given: str) -> tuple[str, FieldKind]:
     if dot and owner not in ("run", *SECTIONS, *METHODS):
         raise unknown("section or method", owner, ["run", *SECTIONS, *METHODS])
     methods = [method_named(owner)] if owner in METHODS else list(METHODS.values())
-    kinds = {
-        field: kind
-        for entry in methods
-        for field, section, _, kind in _settable(entry)
-        if not dot or owner in METHODS or section == owner
-    }
+    fields = [field for entry in methods for field in _settable(entry, {})]
+    kinds = {field.name: field.kind for field in fields if not dot or owner in METHODS or field.section == owner}
     if name not in kinds:
         raise unknown("field" if not dot else f"field of {owner}", name, kinds)
     return (given if owner in METHODS else name), kinds[name]
