@@ -1,7 +1,7 @@
 """Fixtures that tests share. Every test gets a home folder of its own and one thread, as a run of one worker has.
 
-What is expensive is made once per test run: a finished sweep (`grid`, small; `swept`, whole tables, for slow tests), an
-MLflow server (`mlflow_server`), a PostgreSQL server behind `postgres`, a Ray cluster (`cluster`).
+Expensive resources are created once per test run: a finished sweep (`grid`, small; `swept`, whole tables; both for slow
+tests), an MLflow server (`server`), a PostgreSQL server (`postgres`), a Ray cluster (`cluster`).
 A test that changes a finished sweep's folder copies it first.
 """
 
@@ -90,14 +90,29 @@ class Server:
         self.process.wait()
 
 
-@pytest.fixture
-def server(tmp_path: Path, empty_database: Path) -> Iterator[Server]:
-    """A real MLflow server on the loopback address, for tests that stop and start it."""
-    shutil.copy(empty_database, tmp_path / "server.db")
-    server = Server(tmp_path)
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
+    """The server behind the fixture ``server``."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(empty_database, folder / "server.db")
+    server = Server(folder)
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def server(mlflow_server: Server) -> Iterator[Server]:
+    """An MLflow server on the loopback address that holds no runs. A test may stop it if it starts it again."""
+    import mlflow
+
+    yield mlflow_server
+    if mlflow_server.process.poll() is not None:
+        mlflow_server.start()
+    client = mlflow.MlflowClient(mlflow_server.uri)
+    for experiment in client.search_experiments():  # set aside what the test has stored
+        if experiment.name != "Default":
+            client.rename_experiment(experiment.experiment_id, uuid.uuid4().hex)
 
 
 @pytest.fixture
@@ -113,17 +128,6 @@ def make_server(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
     yield make
     for server in made:
         server.stop()
-
-
-@pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
-    """An MLflow server that all tests share: do not stop it, and expect the runs of other tests in it."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    shutil.copy(empty_database, folder / "server.db")
-    server = Server(folder)
-    server.start()
-    yield server
-    server.stop()
 
 
 def sweep(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -142,7 +146,7 @@ def sweep(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home folder of a finished smoke sweep over two schemes of MoCo."""
+    """The home folder of a finished smoke sweep over two schemes of MoCo, for slow tests."""
     home = tmp_path_factory.mktemp("grid")
     sweep(home, "grid", "--method", "moco", "--scheme", "bn,eman", "--profile", "smoke")
     return home

@@ -111,7 +111,7 @@ def test_tables_from_postgresql_are_those_from_sqlite(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sweep = plan(SweepRequest(tables=["table1", "table4"], profile="smoke"))
+    sweep = plan(SweepRequest(tables=["table1"], profile="smoke"))
     fill(Store(Workspace.from_environment()), sweep)
     server = make_server(postgres)
     done = migrate(str(home), server.uri, lambda _: None, Workspace.from_environment())
@@ -120,7 +120,7 @@ def test_tables_from_postgresql_are_those_from_sqlite(
         shown = []
         for uri in ("", server.uri):
             monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-            assert main(["table", "1", "4", "--profile", "smoke", "--format", form]) == 0
+            assert main(["table", "1", "--profile", "smoke", "--format", form]) == 0
             shown.append(capsys.readouterr().out)
         assert shown[0] == shown[1]
         assert "failed" in shown[0]

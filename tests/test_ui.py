@@ -162,6 +162,7 @@ def test_a_server_on_this_machine_answers_to_no_other_name(ui: UI) -> None:
     assert ui.status("192.168.1.5") == 403  # as a page elsewhere would, which has learned to be this machine
 
 
+@pytest.mark.slow
 def test_a_name_that_is_written_down_is_answered_to(grid: Path) -> None:
     started = UI(grid, "--allowed-host", "lab.example.org")  # as behind a proxy
     try:
