@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: a small sweep, a few faults, and the undisturbed sweep's numbers."""
+"""The short form of `make chaos`: a small sweep with a few faults gives the results of the same sweep without."""
 
 import subprocess
 import sys
@@ -9,11 +9,11 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_disturbed_sweep_gives_the_undisturbed_numbers() -> None:
+def test_a_sweep_with_faults_gives_the_results_of_one_without() -> None:
     done = subprocess.run(
         [
             *(sys.executable, str(Path(__file__).with_name("chaos.py")), "--seed", "1", "--minutes", "8"),
-            *("--sweep", "grid --method moco,byol --scheme bn,eman,syncbn", "--epochs", "4", "--faults", "6"),
+            *("--sweep", "grid --method moco,byol --scheme bn,syncbn", "--epochs", "4", "--faults", "5"),
         ],
         capture_output=True,
         text=True,
