@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).with_name("benchmarks")))
 import history
 
 
-@pytest.mark.parametrize("name", ["bench", "peers"])
+@pytest.mark.parametrize("name", ["bench", pytest.param("peers", marks=pytest.mark.slow)])
 def test_an_unknown_benchmark_is_one_line_and_code_2(name: str) -> None:
     script = Path(history.__file__).with_name(f"{name}.py")
     done = subprocess.run(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from eman.cli import main
 from eman.sweeps.run.submit import source_for_job
 
 EMAN = [sys.executable, "-m", "eman"]
@@ -55,17 +56,32 @@ def test_a_submission_too_large_for_the_cluster_ends_with_the_sweeps_exit_code(
     assert "one run needs 4 CPU (4 workers), and the cluster has 2 CPU" in done.stdout
 
 
-def test_mistakes_are_one_line_and_code_2(cluster: tuple[str, dict[str, str], str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tabel1", "--address", "http://127.0.0.1:9"], "did you mean 'table1'"),
+        (["table1", "--address", "http://127.0.0.1:9"], "no Ray job server answers there"),
+        (["table1", "--address", "127.0.0.1:8265"], "give the job server's address"),
+    ],
+)
+def test_a_submission_that_cannot_be_sent_is_one_line_and_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_what_a_job_server_refuses_is_one_line_and_code_2(cluster: tuple[str, dict[str, str], str]) -> None:
     address, environment, _ = cluster
     for changes, arguments, message in (
-        ({}, ["submit", "tabel1", "--address", address], "did you mean 'table1'"),
-        ({}, ["submit", "table1", "--address", "http://127.0.0.1:9"], "no Ray job server answers there"),
-        ({}, ["submit", "table1", "--address", "127.0.0.1:8265"], "give the job server's address"),
-        ({"RAY_AUTH_TOKEN": "0" * 64}, ["jobs", "--address", address], "refuses the token"),
-        ({}, ["logs", "nothing", "--address", address], "there is no job 'nothing'"),
-        ({}, ["stop", "nothing", "--address", address], "there is no job 'nothing'"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, ["jobs"], "refuses the token"),
+        ({}, ["logs", "nothing"], "there is no job 'nothing'"),
+        ({}, ["stop", "nothing"], "there is no job 'nothing'"),
     ):
-        done = call({**environment, **changes}, *arguments)
+        done = call({**environment, **changes}, *arguments, "--address", address)
         assert done.returncode == 2, done.stderr
         assert message in done.stderr
         assert done.stderr.count("\n") == 1, done.stderr

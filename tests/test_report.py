@@ -82,9 +82,11 @@ def fill(store: Store, sweep: Sweep) -> None:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep, list[Value]]:
+def written(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> tuple[Path, Sweep, list[Value]]:
     """The page of a sweep of two schemes in three methods, the sweep, and its table's values."""
     folder = tmp_path_factory.mktemp("report")
+    (folder / "home").mkdir()
+    shutil.copy(empty_database, folder / "home" / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMAN_HOME", str(folder / "home"))
         sweep = plan(SweepRequest(tables=["table1"], profile="smoke"))
@@ -128,7 +130,7 @@ def test_its_tables_are_those_of_eman_table(written: tuple[Path, Sweep, list[Val
         assert line in whole
 
 
-def test_over_several_seeds_the_best_of_a_column_is_marked(tmp_path: Path) -> None:
+def test_over_several_seeds_the_best_of_a_column_is_marked(store_file: Path, tmp_path: Path) -> None:
     store, out = Store(Workspace.from_environment()), tmp_path / "report.html"
     sweep = plan(SweepRequest(profile="smoke", methods=["moco"], schemes=["bn", "eman"], seeds=2))
     fill(store, sweep)
@@ -159,7 +161,7 @@ def test_it_tells_where_the_numbers_come_from_and_how_to_make_them_again(
     assert runs["moco · BN / BN · seed 0"][2] == "failed"
 
 
-def test_a_grid_a_name_and_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grid_a_name_and_a_mistake(store_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "report.html"
     assert main(["report", "--out", str(out)]) == 2
     assert "holds no sweep yet" in capsys.readouterr().err

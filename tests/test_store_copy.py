@@ -186,7 +186,7 @@ def test_long_histories_arrive_whole_through_a_server(server: Any, home: Path, t
     store = Store(Workspace.from_environment())
     fill(store)
     run = store.begin(TRAINING, "long", "long", params={f"p{i}": i for i in range(120)}, tags={})
-    for start in range(0, 2500, 500):
+    for start in range(0, 1500, 500):
         store.client.log_batch(run.run_id, [Metric("m", float(i), 1000 + i, i) for i in range(start, start + 500)])
     run.finish()
     migrate(str(home), server.uri, silent, Workspace.from_environment())

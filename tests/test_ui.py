@@ -191,7 +191,7 @@ def test_the_network_is_not_reached_by_mistake(
     assert message in capsys.readouterr().err
 
 
-def test_a_sweep_that_reuses_runs_of_another_is_compared_whole() -> None:
+def test_a_sweep_that_reuses_runs_of_another_is_compared_whole(store_file: Path) -> None:
     store = Store(Workspace.from_environment())
     first = store.begin(SWEEP, "one", "one", params={}, tags={})
     tags = {"method": "MoCo"}
