@@ -16,17 +16,13 @@ _MEGABYTE = 1e6
 
 
 class Usage:
-    """Utilization of CPUs, memory, network and NVIDIA GPUs.
-
-    Values are means over the samples; network traffic is in megabytes since the start.
-    """
+    """Utilization of CPUs, memory and NVIDIA GPUs: means over samples."""
 
     def __init__(self) -> None:
         import psutil
 
         psutil.cpu_percent()  # it measures since the previous call
         self._gpus = _nvidia_gpus()
-        self._network_before = _network()
         self._samples: dict[str, list[float]] = defaultdict(list)
         self._sampled = time.monotonic()
 
@@ -37,38 +33,20 @@ class Usage:
         import psutil
 
         memory = psutil.virtual_memory()
-        values = {
-            "cpu_utilization_percentage": psutil.cpu_percent(),
-            "system_memory_usage_megabytes": memory.used / _MEGABYTE,
-            "system_memory_usage_percentage": 100 * memory.used / memory.total,
-        }
+        self._samples["cpu_utilization_percentage"].append(psutil.cpu_percent())
+        self._samples["system_memory_usage_megabytes"].append(memory.used / _MEGABYTE)
+        self._samples["system_memory_usage_percentage"].append(100 * memory.used / memory.total)
         for number, gpu in enumerate(self._gpus):
-            values |= {f"gpu_{number}_{name}": value for name, value in _measure_gpu(gpu).items()}
-        for name, value in values.items():
-            self._samples[name].append(value)
+            for name, value in _measure(gpu).items():
+                self._samples[f"gpu_{number}_{name}"].append(value)
         self._sampled = time.monotonic()
 
     def take(self, *, last: bool = False) -> dict[str, float]:
         """Return the metrics since the previous call; none without samples, but always some at the ``last`` call."""
         self.sample(now=last)
-        if not self._samples:
-            return {}
-        means = {name: round(sum(values) / len(values), 1) for name, values in self._samples.items()}
-        network = {name: value - self._network_before[name] for name, value in _network().items()}
+        means = {f"system/{name}": round(sum(values) / len(values), 1) for name, values in self._samples.items()}
         self._samples.clear()
-        return {f"system/{name}": value for name, value in {**means, **network}.items()}
-
-
-def _network() -> dict[str, float]:
-    import psutil
-
-    counters = psutil.net_io_counters()
-    if counters is None:  # no network interface
-        return {}
-    return {
-        "network_receive_megabytes": counters.bytes_recv / _MEGABYTE,
-        "network_transmit_megabytes": counters.bytes_sent / _MEGABYTE,
-    }
+        return means
 
 
 def _nvidia_gpus() -> list[Any]:
@@ -82,7 +60,7 @@ def _nvidia_gpus() -> list[Any]:
         return []
 
 
-def _measure_gpu(gpu: Any) -> dict[str, float]:
+def _measure(gpu: Any) -> dict[str, float]:
     """Return the metrics of a GPU; some GPUs do not report all of them."""
     import pynvml
 
@@ -92,7 +70,4 @@ def _measure_gpu(gpu: Any) -> dict[str, float]:
         values["memory_usage_percentage"] = 100 * memory.used / memory.total
         values["memory_usage_megabytes"] = memory.used / _MEGABYTE
         values["utilization_percentage"] = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu
-        watts = pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000
-        values["power_usage_watts"] = watts
-        values["power_usage_percentage"] = 100 * watts / (pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000)
     return values

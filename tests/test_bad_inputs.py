@@ -56,7 +56,6 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("data", "verify"): ("nowhere",),
     ("data", "info"): ("nowhere",),
     ("store", "migrate"): ("nowhere", "elsewhere"),
-    ("store", "export"): ("--out", "exported"),
 }
 
 

@@ -5,14 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from mlflow.entities import Metric
 
 from eman.cli import main
 from eman.platform.errors import UserError
 from eman.platform.store.copy import Copied, migrate
-from eman.platform.store.export import export
 from eman.platform.store.records import EVALUATION, SWEEP, TRAINING
 from eman.platform.store.store import Store, store_at
 from eman.platform.workspace import Workspace
@@ -196,16 +194,9 @@ def test_long_histories_arrive_whole_through_a_server(server: Any, home: Path, t
     assert len(list((tmp_path / "copy").rglob("table1.md"))) == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["store", "migrate", "nowhere", "x"], "nowhere holds no MLflow store"),
-        (["store", "export", "--out", "x"], "the store holds no runs yet"),
-    ],
-)
-def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 2
-    assert message in capsys.readouterr().err
+def test_a_source_without_a_store_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "migrate", "nowhere", "x"]) == 2
+    assert "nowhere holds no MLflow store" in capsys.readouterr().err
 
 
 def test_a_store_is_not_copied_onto_itself(home: Path) -> None:
@@ -221,24 +212,3 @@ def test_a_newer_store_is_neither_read_nor_written(home: Path, tmp_path: Path) -
     for pair in ((str(home), target.uri), (target.uri, str(home))):
         with pytest.raises(UserError, match="newer version of eman"):
             migrate(*pair, silent, Workspace.from_environment())
-
-
-def test_an_export_holds_every_run_parameter_value_and_tag(tmp_path: Path) -> None:
-    store = Store(Workspace.from_environment())
-    fill(store)
-    rows = export(store, tmp_path / "out")
-    found = {name: pd.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in rows}
-    assert rows == {name: len(frame) for name, frame in found.items()}
-    runs = found["runs"].set_index("key")
-    assert dict(runs.status) == {"s": "done", "a": "done", "b": "failed", "c": "missing", "e": "done"}
-    assert (runs.reason["b"], runs.parent["e"], runs.parent["a"]) == ("the loss is not finite", "a", "s")
-    assert (runs.end["a"] - runs.start["a"]).total_seconds() >= 0
-    points = sum(len(points) for _, _, _, points, _ in contents(store).values())
-    assert len(found["metrics"]) == points
-    loss = found["metrics"].query("key == 'a' and name == 'train/loss'").sort_values("step")
-    assert list(loss.step) == [1, 2, 3]
-    assert list(loss.value) == [1.0, 0.5, 1 / 3]
-    assert found["params"].query("key == 'a' and name == 'lr'").value.item() == "0.1"
-    assert set(found["tags"].query("key == 'a' and name == 'eman.kind'").value) == {"training"}
-    with pytest.raises(UserError, match="a folder is never replaced"):
-        export(store, tmp_path / "out")

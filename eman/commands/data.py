@@ -50,8 +50,8 @@ def data_shard(
     """
     from eman.platform.storage import Place
     from eman.trainers.data.catalog import place_of
-    from eman.trainers.data.shard_check import info
     from eman.trainers.data.shard_writer import shard
+    from eman.trainers.data.shards import info
 
     shard(name, workspace(), source, out, print, rows=rows)
     show(info(Place(out) if out else place_of(name, workspace())))
@@ -64,7 +64,7 @@ def data_verify(
 ) -> None:
     """Read all shards; check their checksums, and their counts against the manifest."""
     from eman.trainers.data.catalog import existing_folder
-    from eman.trainers.data.shard_check import verify
+    from eman.trainers.data.shards import verify
 
     show(verify(existing_folder(where, workspace()), decode=decode))
     print("all shards are intact")
@@ -74,6 +74,6 @@ def data_verify(
 def data_info(where: Shards) -> None:
     """Describe the content of shards."""
     from eman.trainers.data.catalog import existing_folder
-    from eman.trainers.data.shard_check import info
+    from eman.trainers.data.shards import info
 
     show(info(existing_folder(where, workspace())))

@@ -1,6 +1,5 @@
-"""Commands for the MLflow store: migrate, export."""
+"""Commands for the MLflow store: migrate."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,7 +7,7 @@ import typer
 from eman.commands.printing import show
 from eman.context import workspace
 
-app = typer.Typer(name="store", no_args_is_help=True, help="Copy the MLflow store, or export it as Parquet.")
+app = typer.Typer(name="store", no_args_is_help=True, help="Copy the MLflow store.")
 
 
 @app.command()
@@ -28,19 +27,3 @@ def migrate(
     from eman.platform.store.copy import migrate as copy
 
     show(copy(source, target, print, workspace()).lines())
-
-
-@app.command()
-def export(
-    out: Annotated[Path, typer.Option(help="New folder to write.")],
-) -> None:
-    """Export the store as Parquet: runs, params, metrics (one row per value and step) and tags.
-
-    - `eman store export --out results`
-    - `eman --store http://HOST:5000 store export --out results`
-    """
-    from eman.platform.store.export import export as write
-    from eman.platform.store.store import Store
-
-    for name, rows in write(Store(workspace()), out).items():
-        print(f"{out / name}.parquet: {rows:,} rows")

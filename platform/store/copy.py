@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import unquote, urlparse
 
 from eman.platform.errors import UserError
 from eman.platform.output import locked
@@ -181,11 +180,8 @@ def _history(store: Store, run: "Run") -> list["Metric"]:
 @contextmanager
 def _artifacts(store: Store, run: "Run") -> Iterator[Path | None]:
     """Yield a local folder with a run's artifacts, or ``None`` if it has none."""
-    address = urlparse(run.info.artifact_uri)
-    if address.scheme in ("", "file"):
-        folder = Path(unquote(address.path))
-        if store.local and not folder.is_dir():  # the work folder has moved; artifacts are next to the database
-            folder = store.artifacts / run.info.run_id / "artifacts"
+    if store.local:  # wherever the work folder is now
+        folder = store.artifacts / run.info.run_id / "artifacts"
         yield folder if folder.is_dir() else None
         return
     if not store.with_retries(lambda: store.client.list_artifacts(run.info.run_id)):

@@ -4,5 +4,5 @@
 - ``splits``: the classes of data sets. ``memory``: sets in memory.
 - ``folders``, ``stored``, ``decode``: sets in files and shards.
 - ``label_sets``: subsets and label sets. ``order``: sample order. ``loader``: reading ahead for training.
-- ``shards``, ``shard_writer``, ``shard_check``: read, write and verify Parquet shards.
+- ``shards``, ``shard_writer``: read, verify and write Parquet shards.
 """

@@ -1,4 +1,4 @@
-"""Read images from Parquet shards.
+"""Read, describe and verify Parquet shards.
 
 A folder holds ``train/part-00000.parquet`` and so on, ``test/...``, and ``manifest.json``, which is written last:
 without it shards are incomplete. A row holds an image's ``index`` in ImageFolder's order, its ``label`` (a list if
@@ -11,6 +11,7 @@ together.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from eman.platform.errors import UserError
 from eman.platform.storage import Place
+from eman.trainers.data.decode import decode as decode_images
 from eman.trainers.data.layout import MANIFEST
 
 #: Version of the layout; raise it when the layout changes. Other versions are not read.
@@ -151,3 +153,51 @@ def _neighbours(rows: Array, where_N3: Array) -> list[Array]:
     """Split rows of a shard, sorted by first byte, at gaps larger than ``_GAP``."""
     first, end = where_N3[rows, 1], where_N3[rows, 1:].sum(1)
     return np.split(rows, np.flatnonzero(first[1:] > end[:-1] + _GAP) + 1)
+
+
+def info(place: Place) -> Iterator[str]:
+    """Yield lines that describe a folder of shards."""
+    content = manifest(place)
+    yield f"{place}: {content['name']}, {len(content['classes']):,} classes, hash {content['hash']}"
+    for split, about in content["splits"].items():
+        size = " x ".join(str(n) for n in about["size"]) + " pixels" if about["size"] else "several sizes"
+        groups = sum(len(record["groups"]) for record in about["shards"])
+        total = sum(record["bytes"] for record in about["shards"])
+        yield (
+            f"{split:<6}{about['rows']:,} images of {content['channels']} channels, {size}; {total / 2**20:,.1f} MiB "
+            f"in {len(about['shards']):,} shards of {groups:,} row groups"
+        )
+    names = ", ".join(content["classes"][:5])
+    yield f"classes {names}{', ...' if len(content['classes']) > 5 else ''}"
+
+
+def verify(place: Place, *, decode: bool = False) -> Iterator[str]:
+    """Read every shard, compare its checksums, and its number of rows with the manifest; yield a line each.
+
+    Args:
+        place: Folder of shards.
+        decode: Also decode every image.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = manifest(place)
+    corrupt: list[str] = []
+    for split, about in content["splits"].items():
+        for record in about["shards"]:
+            file, rows = place / record["file"], 0
+            try:
+                with file.open() as stream:
+                    for batch in pq.ParquetFile(stream, page_checksum_verification=True).iter_batches(batch_size=256):
+                        rows += batch.num_rows
+                        if decode:
+                            bad = decode_images(batch["image"].to_pylist(), content["channels"])[1]
+                            corrupt += [f"{split} image {batch['index'][row]}" for row in bad]
+            except (OSError, pa.ArrowException) as error:
+                raise UserError(damaged(file, f"cannot be read ({str(error)[:120]})")) from error
+            if rows != record["rows"]:
+                raise UserError(damaged(file, f"has {rows:,} rows instead of {record['rows']:,}"))
+            yield f"{record['file']}: {rows:,} images, checksums right"
+    if corrupt:
+        more = f" and {len(corrupt) - 20} more" if len(corrupt) > 20 else ""
+        raise UserError(f"{len(corrupt)} images cannot be decoded: {', '.join(corrupt[:20])}{more}.")

@@ -28,6 +28,12 @@ class Section(BaseModel):
         except ValidationError as error:
             raise _user_error(error, type(self)) from None
 
+    def refuse(self, name: str, given: str, remedy: str) -> None:
+        """Raise :class:`UserError` if a field that has no effect with what is given is not at its default."""
+        value = getattr(self, name)
+        if value != type(self).model_fields[name].default:
+            raise UserError(f"{name} is {value} and has no effect with {given}; leave it out, or give {remedy}.")
+
     def drop(self, *fields: str) -> None:
         """Reset fields without effect to their defaults, so that one behaviour has one key; for validators only."""
         for name in fields:

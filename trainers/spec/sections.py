@@ -117,24 +117,14 @@ class NormSpec(Section):
 
     def _check_effects(self) -> None:
         """Refuse values without effect, which would only give the same run another key."""
-        averages = self.teacher is not None and self.teacher.averages_statistics
-        collects = self.teacher is not None and self.teacher.collects
-        for name, needed, used in (
-            ("eman_momentum", "eman", averages),
-            ("teacher_proxy_momentum", "teacher-pn", collects),
-        ):
-            if getattr(self, name) is not None and not used:
-                raise UserError(
-                    f"{name} is {getattr(self, name)} and has no effect with teacher_norm "
-                    f"{self.teacher_norm or 'none'}; leave it out, or give teacher_norm {needed}."
-                )
+        teacher, given = self.teacher, f"teacher_norm {self.teacher_norm or 'none'}"
+        if teacher is None or not teacher.averages_statistics:
+            self.refuse("eman_momentum", given, "teacher_norm eman")
+        if teacher is None or not teacher.collects:
+            self.refuse("teacher_proxy_momentum", given, "teacher_norm teacher-pn")
         if self.student_norm not in BATCH_NORMS:
-            for name, usual in (("student_proxy_momentum", PROXY_MOMENTUM), ("device_statistics", "device0")):
-                if getattr(self, name) != usual:
-                    raise UserError(
-                        f"{name} is {getattr(self, name)} and has no effect with student_norm {self.student_norm}, "
-                        f"which keeps no statistics; leave it out, or give student_norm bn or syncbn."
-                    )
+            for name in ("student_proxy_momentum", "device_statistics"):
+                self.refuse(name, f"student_norm {self.student_norm}", "student_norm bn or syncbn")
 
 
 class OptimSpec(Section):
@@ -176,11 +166,8 @@ class OptimSpec(Section):
             )
         if self.milestones and list(self.milestones) != sorted(set(self.milestones)):
             raise UserError(f"milestones are {_listed(self.milestones)}; give increasing numbers.")
-        if self.lars_exclude is not None and self.optimizer != "lars":
-            raise UserError(
-                f"lars_exclude is {self.lars_exclude!r} and has no effect with optimizer {self.optimizer!r}; give "
-                f"optimizer lars, or leave it out."
-            )
+        if self.optimizer != "lars":
+            self.refuse("lars_exclude", f"optimizer {self.optimizer!r}", "optimizer lars")
         if self.lars_exclude == "vectors":
             self.drop("lars_exclude")
         return self
