@@ -44,7 +44,6 @@ class Resources:
 
     cpus: float
     gpus: float
-    nodes: int
 
     def fit(self, needs: Mapping[str, float]) -> int:
         """Return how many trials with these needs fit at once, at least 1."""
@@ -57,7 +56,7 @@ class Resources:
         import ray
 
         total = ray.cluster_resources()
-        return cls(total.get("CPU", 0), total.get("GPU", 0), len(ray.nodes()))
+        return cls(total.get("CPU", 0), total.get("GPU", 0))
 
 
 @contextmanager
