@@ -134,11 +134,12 @@ def test_a_permutation_depends_on_seed_and_count() -> None:
 def test_graphs_are_used_where_they_can_be_and_refused_elsewhere() -> None:
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
 
-    def uses(device: torch.device, workers: int = 1, **fields: Any) -> bool:
-        return uses_graph(SMOKE.run("moco", "eman", overrides=fields), device, workers)
+    def uses(device: torch.device, workers: int = 1, side: int = 28, **fields: Any) -> bool:
+        return uses_graph(SMOKE.run("moco", "eman", overrides=fields), device, workers, side)
 
     assert uses(gpu)
-    assert not any((uses(cpu), uses(gpu, workers=2)))
+    assert not any((uses(cpu), uses(gpu, workers=2), uses(gpu, side=224)))
+    assert uses(gpu, side=224, cuda_graph=True)
     assert not any((uses(gpu, precision="fp16"), uses(gpu, compile=True), uses(gpu, cuda_graph=False)))
     with pytest.raises(UserError, match="there is no GPU; leave cuda_graph out"):
         uses(cpu, cuda_graph=True)

@@ -58,8 +58,19 @@ class GraphedStep(Generic[R]):
         return result
 
 
-def uses_graph(spec: RunSpec, device: torch.device, workers: int) -> bool:
-    """Return whether a run replays its steps as a graph: wherever it can, unless ``cuda_graph`` is false.
+#: Largest images, in pixels of a side, for which a run uses a graph unless told otherwise. Larger ones keep a GPU busy
+#: without, and a graph takes about twice the memory of the step that it repeats.
+_SMALL = 64
+
+
+def uses_graph(spec: RunSpec, device: torch.device, workers: int, side: int) -> bool:
+    """Return whether a run replays its steps as a graph.
+
+    Args:
+        spec: The run.
+        device: Its device.
+        workers: Number of workers.
+        side: Pixels of an image's longer side.
 
     Raises:
         UserError: ``cuda_graph`` is true, and the run cannot use a graph.
@@ -73,4 +84,6 @@ def uses_graph(spec: RunSpec, device: torch.device, workers: int) -> bool:
     obstacle = next((reason for reason, holds in obstacles.items() if holds), None)
     if spec.execution.cuda_graph and obstacle is not None:
         raise UserError(f"cuda_graph is true, and {obstacle}; leave cuda_graph out, which uses a graph where it can.")
-    return obstacle is None and spec.execution.cuda_graph is not False
+    if spec.execution.cuda_graph is None:
+        return obstacle is None and side <= _SMALL
+    return spec.execution.cuda_graph

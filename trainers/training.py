@@ -83,7 +83,7 @@ class Training:
             self._ddp = DistributedDataParallel(self._passes, forward_sync_buffers=False)
         self._rates = Rates(self.base_momentum, spec.optim.lr)
         self._compute: Callable[[Mapping[str, Samples]], StepResult] = self._take_step
-        if uses_graph(spec, self.device, distributed.workers()):
+        if uses_graph(spec, self.device, distributed.workers(), max(self.train.shape[1:])):
             self._rates = Rates(*(torch.zeros((), dtype=self.dtype, device=self.device) for _ in range(2)))
             self._compute = GraphedStep(self._take_step)
 

@@ -42,6 +42,7 @@ def spec_of(method: str, scheme: str, *, dry: bool, **fields: Any) -> RunSpec:
         "channels_last": True,
         "devices": 1,
         "batch": 320 if method == "fixmatch" else 256,
+        "cuda_graph": True if on_gpu() and not fields.get("compile") else None,
     }
     if dry:
         values |= {**TINY, **TINY_OWN[method]}
@@ -64,7 +65,7 @@ def training_of(spec: RunSpec, home: Path) -> Iterator[Training]:
 
 
 def measure(report: Report, home: Path, *, dry: bool) -> None:
-    """Measure our configurations, as a run takes its steps by itself unless said otherwise, and the usual one."""
+    """Measure our configurations, each step one graph unless said otherwise, and the usual implementation."""
     bench = _Ours(report, home, dry)
     bench.run("MoCo-EMAN", "moco", "eman")
     official(report, dry)
