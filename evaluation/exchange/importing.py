@@ -1,13 +1,13 @@
 """Import a checkpoint as a finished run with a key of its own, to evaluate or to start other runs from."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from eman.evaluation.exchange.layouts import LAYOUTS, read
 from eman.platform import checkpoint
-from eman.platform.errors import UserError
-from eman.platform.store.claims import is_taken
+from eman.platform.errors import BusyError, UserError
 from eman.platform.store.records import TRAINING, new_id
 from eman.platform.store.store import Store
 from eman.trainers.backbones.registry import PREFIX
@@ -61,7 +61,7 @@ def import_network(
         content = {"spec": spec.flat(), "step": 0, "epoch": 0, **states}
         checkpoint.save(store.workspace.run_folder(spec.key) / f"{selection}.pt", content, spec.key)
     title = f"{run_title(spec)} · imported"
-    if not is_taken(store, TRAINING, spec.key):
+    with contextlib.suppress(BusyError):  # it was imported before
         tags = {**record_tags(spec, IMPORTED), "eman.launch": new_id(), "eman.workers": "1"}
         log = store.begin(TRAINING, spec.key, title, params=record_params(spec), tags=tags)
         log.finish({}, {"eman.source": path.name})

@@ -62,14 +62,6 @@ def oldest(store: Connection, kind: str, key: str) -> Record | None:
     return min(store.records(kind, key), key=lambda record: (record.start, record.run_id), default=None)
 
 
-def is_taken(store: Connection, kind: str, key: str) -> bool:
-    """Return whether a run is done, or another host is running it."""
-    known = oldest(store, kind, key)
-    return known is not None and (
-        known.status == "done" or (known.status == "running" and known.host != socket.gethostname())
-    )
-
-
 def _create(store: Connection, entry: Entry) -> str:
     tags = {"eman.kind": entry.kind, "eman.key": entry.key, **heartbeat()}
     if entry.parent is not None:
