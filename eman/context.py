@@ -1,8 +1,12 @@
-"""The workspace of a command, from the options before it."""
+"""The workspace and the store of a command, from the options before it."""
 
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from eman.platform.workspace import Workspace
+
+if TYPE_CHECKING:
+    from eman.platform.store.store import Store
 
 _workspace: ContextVar[Workspace] = ContextVar("workspace")
 _given: ContextVar[dict[str, str]] = ContextVar("given")
@@ -18,6 +22,13 @@ def set_workspace(home: str | None, data: str | None, store: str | None) -> None
 def workspace() -> Workspace:
     """Return the command's workspace."""
     return _workspace.get()
+
+
+def open_store() -> "Store":
+    """Open the command's MLflow store."""
+    from eman.platform.store.store import Store
+
+    return Store(workspace())
 
 
 def given_variables() -> dict[str, str]:

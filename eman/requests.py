@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from eman.context import workspace
+from eman.context import open_store
 from eman.options import Evaluated, Grid, Scale
 from eman.parsing import parse_grid, parse_list, parse_rates, parse_seeds
 from eman.platform.errors import UserError, unknown
@@ -73,12 +73,11 @@ def known_request(
 
 
 def _stored_request(name: str) -> "SweepRequest":
-    from eman.platform.store.store import Store
     from eman.sweeps.request import SweepRequest
     from eman.sweeps.view.status import find_sweep
 
     try:
-        record = find_sweep(name, Store(workspace()))
+        record = find_sweep(name, open_store())
     except UserError as error:
         if name == GRID:
             raise UserError(f"{error} For a new grid give --method and --scheme.") from None

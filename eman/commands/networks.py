@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from eman.commands.printing import show
-from eman.context import workspace
+from eman.context import open_store, workspace
 from eman.options import JsonOption, NetworkOption, RunArgument, SelectionOption
 from eman.parsing import check_number
 from eman.platform.output import check_output
@@ -29,9 +29,8 @@ def import_(
     - `eman import moco_eman_r50_200ep.pth.tar --as moco --scheme eman`
     """
     from eman.evaluation.exchange.importing import import_network
-    from eman.platform.store.store import Store
 
-    lines = import_network(file, layout, Store(workspace()), scheme=scheme, dataset=dataset)
+    lines = import_network(file, layout, open_store(), scheme=scheme, dataset=dataset)
     show(line for line in lines if not (quiet and line.startswith("  ")))
 
 
@@ -52,12 +51,11 @@ def export(
     The MLflow model takes uint8 images of shape (N, channels, height, width). It returns class probabilities for a
     classifier (FixMatch, supervised), else features.
     """
-    from eman.platform.store.store import Store
     from eman.sweeps.find import find_finished_run
 
     if form != "mlflow":
         check_output(out)
-    record = find_finished_run(run, Store(workspace()))
+    record = find_finished_run(run, open_store())
     from eman.evaluation.exchange.export import export_network
 
     print(export_network(record, workspace(), form, out, network=network, selection=selection))
@@ -82,12 +80,11 @@ def predict(
     A classifier (FixMatch, supervised) gives probabilities. A self-supervised run shows the nearest training images and
     their votes.
     """
-    from eman.platform.store.store import Store
     from eman.sweeps.find import find_finished_run
 
     check_number("--top", top, 1, 1000)
     check_number("--k", k, 1, 10_000)
-    record = find_finished_run(run, Store(workspace()))
+    record = find_finished_run(run, open_store())
     from eman.evaluation.exchange.predict import predict as ask
 
     predictions = ask(record, workspace(), images, network=network, selection=selection, k=20 if k is None else k)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from eman.commands.printing import show
-from eman.context import workspace
+from eman.context import open_store
 from eman.groups import expand_groups
 from eman.options import Evaluated, Grid, JsonOption, Scale
 from eman.requests import known_request
@@ -39,13 +39,12 @@ def plan_(
     - `eman plan 2 --profile imagenet --images-per-second moco=1340,byol=900,supervised=2500`
     - `eman plan grid --method moco --scheme bn,eman --grid lr=0.1,0.3`
     """
-    from eman.platform.store.store import Store
     from eman.sweeps.cost import cost_of, measured, parse_throughput
     from eman.sweeps.plan import plan
 
     speeds = parse_throughput(throughput) if throughput is not None else None
     planned = plan(known_request(what, scale, evaluated, grid, profile="imagenet"))
-    cost = cost_of(planned, measured(Store(workspace()), planned) if speeds is None else speeds)
+    cost = cost_of(planned, measured(open_store(), planned) if speeds is None else speeds)
     show(cost.lines(), cost.summary(), as_json=as_json)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from eman.commands.printing import PAPER, print_tables, show
-from eman.context import workspace
+from eman.context import open_store, workspace
 from eman.groups import expand_groups
 from eman.options import Evaluated, Format, Grid, JsonOption, Scale
 from eman.parsing import check_number
@@ -46,13 +46,12 @@ def table(
     - `eman table rates`, where a sweep had `--name rates`
     - `eman table 1 --against ../elsewhere/.eman`
     """
-    from eman.platform.store.store import Store
     from eman.sweeps.plan import plan
 
     if as_json and form is not None:
         raise UserError(f"--json and --format {form}: give one of the two.")
     planned = plan(known_request(what, scale, evaluated, grid))
-    print_tables(planned, Store(workspace()), form, out, against, as_json=as_json)
+    print_tables(planned, open_store(), form, out, against, as_json=as_json)
 
 
 @app.command(rich_help_panel="Look")
@@ -67,7 +66,6 @@ def figure(
     - `eman figure 3 --out figure3.png --profile quick`
     """
     from eman.evaluation.results.figures import draw
-    from eman.platform.store.store import Store
     from eman.sweeps.plan import plan
     from eman.sweeps.tables.figure3 import caption, lines
 
@@ -75,7 +73,7 @@ def figure(
         raise unknown("figure", number, ["3"])
     check_output(out)
     scope = plan(new_request(["1"], scale, Evaluated(), Grid())).scope
-    draw(lines(scope), Store(workspace()), out, caption(scope))
+    draw(lines(scope), open_store(), out, caption(scope))
     print(f"wrote {out}")
 
 
@@ -91,8 +89,6 @@ def status(
     - `eman status --runs`
     - `eman status --watch`, in another terminal, or on another machine with access to the store
     """
-    from eman.platform.store.store import Store
-
     check_number("--every", every, 0.1, 3600)
     if every is not None and not watch:
         raise UserError("--every has no effect without --watch; leave it out.")
@@ -101,11 +97,11 @@ def status(
     if watch:
         from eman.sweeps.view.watch import watch as follow
 
-        follow(Store(workspace()), every or 5.0)
+        follow(open_store(), every or 5.0)
         return
     from eman.sweeps.view.status import run_lines, status_lines, store_status
 
-    content = store_status(Store(workspace()))
+    content = store_status(open_store())
     lines = run_lines(content["runs"]) if runs else status_lines(content)
     show(lines, {name: part for name, part in content.items() if runs or name != "runs"}, as_json=as_json)
 
@@ -125,12 +121,11 @@ def report(
     - `eman report --out report.html`
     - `eman report "table1 + table8" --out report.html`
     """
-    from eman.platform.store.store import Store
     from eman.sweeps.view.report import write
     from eman.sweeps.view.status import find_sweep
 
     check_output(out)
-    store = Store(workspace())
+    store = open_store()
     record = find_sweep(sweep, store)
     write(record, store, out)
     print(f"wrote {out}: sweep {record.key[:8]} ({record.name})")

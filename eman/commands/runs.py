@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eman.commands.printing import show
-from eman.context import workspace
+from eman.context import open_store
 from eman.options import JsonOption
 
 if TYPE_CHECKING:
@@ -20,10 +20,9 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for con
 @app.command("list")
 def list_runs(as_json: JsonOption = False) -> None:
     """List the trainings in the store: key, state, name, profile."""
-    from eman.platform.store.store import Store
     from eman.sweeps.view.status import run_lines, store_status
 
-    runs = store_status(Store(workspace()))["runs"]
+    runs = store_status(open_store())["runs"]
     show(run_lines(runs), runs, as_json=as_json)
 
 
@@ -36,10 +35,9 @@ def show_run(
 
     - `eman runs show 3f2a`
     """
-    from eman.platform.store.store import Store
     from eman.sweeps.view.status import describe_run, description_lines
 
-    description = describe_run(run, Store(workspace()))
+    description = describe_run(run, open_store())
     show(description_lines(description), description, as_json=as_json)
 
 
@@ -52,11 +50,10 @@ def remove_runs(
 
     - `eman runs rm 3f2a 77c0`
     """
-    from eman.platform.store.store import Store
     from eman.sweeps.find import find_run
     from eman.sweeps.remove import removal_of
 
-    store = Store(workspace())
+    store = open_store()
     chosen = {record.key: record for record in (find_run(run, store) for run in runs)}
     _remove(removal_of(list(chosen.values()), store), store, yes=yes)
 
@@ -67,10 +64,9 @@ def prune_runs(yes: YesOption = False) -> None:
 
     - `eman runs prune --yes`
     """
-    from eman.platform.store.store import Store
     from eman.sweeps.remove import prunable
 
-    store = Store(workspace())
+    store = open_store()
     _remove(prunable(store), store, yes=yes)
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eman.commands.printing import show
-from eman.context import workspace
+from eman.context import open_store, workspace
 from eman.options import NetworkOption, RunArgument, SelectionOption, SetOption, WorkersOption
 from eman.parsing import check_number, parse_workers
 from eman.platform.errors import UserError
@@ -36,7 +36,6 @@ def train(
 
     The same command continues an interrupted run.
     """
-    from eman.platform.store.store import Store
     from eman.sweeps.checks import check_files, check_workers
     from eman.sweeps.profiles.registry import profile_named
     from eman.trainers.spec.fields import parse_fields
@@ -53,7 +52,7 @@ def train(
     from eman.sweeps.find import find_finished_run
     from eman.sweeps.run.foreground import train_in_foreground
 
-    store = Store(workspace())
+    store = open_store()
     if init is not None:
         start = Trained(find_finished_run(init, store).key, workspace()).spec
         fields = {**chosen.from_pretrained, "backbone": start.network.backbone, **overrides}
@@ -94,7 +93,6 @@ def evaluate(
     search the profile's learning rates unless `lr` is set.
     """
     from eman.evaluation.protocols.spec import parse_eval_fields
-    from eman.platform.store.store import Store
 
     fields = parse_eval_fields(protocol, set_ or [])
     for name in ("network", "selection"):
@@ -102,4 +100,4 @@ def evaluate(
             raise UserError(f"{name} cannot be set by hand; give --{name}.")
     from eman.sweeps.run.foreground import evaluate_in_foreground
 
-    show(evaluate_in_foreground(run, Store(workspace()), protocol, network, selection, fields))
+    show(evaluate_in_foreground(run, open_store(), protocol, network, selection, fields))

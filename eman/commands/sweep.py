@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eman.commands.printing import print_tables, show
-from eman.context import workspace
+from eman.context import open_store, workspace
 from eman.groups import expand_groups
 from eman.options import Evaluated, Grid, Resources, Scale
 from eman.platform.errors import UserError
@@ -112,13 +112,12 @@ def print_plan(planned: "Sweep", *, as_json: bool = False) -> None:
 
 
 def _launch(planned: "Sweep", options: "Options") -> None:
-    from eman.platform.store.store import Store
     from eman.sweeps.run.sweep import run_sweep
     from eman.sweeps.view.terminal import Terminal
 
     with Terminal() as terminal:
         terminal.say("opening the store")
-        store = Store(workspace())
+        store = open_store()
         report = run_sweep(planned, store, options=options, listen=terminal.show)
     for line in report.lines():
         print(line, file=sys.stderr)
