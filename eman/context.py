@@ -20,12 +20,10 @@ def set_workspace(home: str | None, data: str | None, store: str | None) -> None
 
 
 def workspace() -> Workspace:
-    """Return the command's workspace."""
     return _workspace.get()
 
 
 def open_store() -> "Store":
-    """Open the command's MLflow store."""
     from eman.platform.store.store import Store
 
     return Store(workspace())

@@ -95,7 +95,6 @@ class Grid:
 
     @property
     def given(self) -> tuple[str, ...]:
-        """The options that were given."""
         return tuple(f"--{name.replace('_', '-')}" for name, value in asdict(self).items() if value)
 
 
@@ -127,7 +126,6 @@ class Resources:
 
     @property
     def parsed_workers(self) -> Workers:
-        """The workers as a number, a range or `auto`."""
         return parse_workers(self.workers)
 
     def words(self) -> list[str]:

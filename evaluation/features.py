@@ -104,7 +104,6 @@ def path(folder: Path, network: str, selection: str, dataset: str | None = None)
 
 
 def store(features: Features, where: Path, key: str) -> None:
-    """Write features for later evaluations."""
     checkpoint.save(where, dict(features.__dict__), key)
 
 

@@ -4,7 +4,6 @@ Measuring does not change the training: the monitor restores modes, and final me
 """
 
 import copy
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -42,45 +41,6 @@ def monitor(training: Training) -> Metrics:
     return metrics
 
 
-@dataclass(frozen=True)
-class _Networks:
-    """Copies of a training's networks.
-
-    Attributes:
-        student: Backbone and heads.
-        teacher: The teacher network; ``None`` if there is none.
-        classifies: Whether the networks output class logits.
-    """
-
-    student: nn.Sequential
-    teacher: nn.Module | None
-    classifies: bool
-
-    @classmethod
-    def copied(cls, training: Training) -> "_Networks":
-        teacher = None if training.teacher is None else training.teacher.network
-        return cls(copy.deepcopy(training.student), copy.deepcopy(teacher), training.method.classifier)
-
-    def load(self, path: Path, key: str) -> None:
-        """Load the weights of a checkpoint."""
-        saved = checkpoint.load(path, key)
-        self.student.load_state_dict(saved["student"])
-        if self.teacher is not None:
-            self.teacher.load_state_dict(saved["teacher"])
-
-    def measure(self, splits: Splits, precision: str) -> tuple[Features, Metrics]:
-        """Return the student's features, and the test accuracies of both networks."""
-        f = features.compute(self.student[0], splits, precision)
-        metrics = {"test/knn_top1": knn.top1(f.train_ND, f.train_labels_N, f.test_ND, f.test_labels_N)}
-        if self.classifies:
-            metrics |= _tops("test/", features.logits(self.student, f.test_ND, precision), f.test_labels_N)
-        if self.classifies and self.teacher is not None:
-            test = splits.dataset.test
-            logits_NK = features.outputs(self.teacher, test, splits.dataset, precision)
-            metrics |= _tops("test/teacher_", logits_NK, test.labels)
-        return f, metrics
-
-
 def final(training: Training, folder: Path, best_epoch: int) -> Metrics:
     """Return the test accuracies of the networks of the last and the best epoch, in percent.
 
@@ -89,21 +49,36 @@ def final(training: Training, folder: Path, best_epoch: int) -> Metrics:
     Raises:
         RunFailed: The features are not finite.
     """
-    key, precision = training.spec.key, training.spec.network.precision
-    splits = Splits(training.dataset, training.train, training.held_out)
-    networks = _Networks.copied(training)
+    key = training.spec.key
+    student, teacher = copy.deepcopy(training.student), training.teacher and copy.deepcopy(training.teacher.network)
     path_last, path_best = (features.path(folder, "student", selection) for selection in ("last", "best"))
-    features_last, last = networks.measure(splits, precision)
+    features_last, last = _measured(training, student, teacher)
     features.store(features_last, path_last, key)
     if best_epoch == training.spec.optim.epochs:
         best = last
         path_best.unlink(missing_ok=True)
         path_best.hardlink_to(path_last)
     else:
-        networks.load(folder / "best.pt", key)
-        features_best, best = networks.measure(splits, precision)
+        saved = checkpoint.load(folder / "best.pt", key)
+        student.load_state_dict(saved["student"])
+        if teacher is not None:
+            teacher.load_state_dict(saved["teacher"])
+        features_best, best = _measured(training, student, teacher)
         features.store(features_best, path_best, key)
     return last | {f"{name}_best": value for name, value in best.items()}
+
+
+def _measured(training: Training, student: nn.Sequential, teacher: nn.Module | None) -> tuple[Features, Metrics]:
+    """Return a student's features, and the test accuracies of both networks."""
+    dataset, precision = training.dataset, training.spec.network.precision
+    f = features.compute(student[0], Splits(dataset, training.train, training.held_out), precision)
+    metrics = {"test/knn_top1": knn.top1(f.train_ND, f.train_labels_N, f.test_ND, f.test_labels_N)}
+    if training.method.classifier:
+        metrics |= _tops("test/", features.logits(student, f.test_ND, precision), f.test_labels_N)
+        if teacher is not None:
+            logits_NK = features.outputs(teacher, dataset.test, dataset, precision)
+            metrics |= _tops("test/teacher_", logits_NK, dataset.test.labels)
+    return f, metrics
 
 
 def _tops(name: str, logits_NK: Tensor, labels_N: Tensor) -> Metrics:

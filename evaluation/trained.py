@@ -47,7 +47,6 @@ class Trained:
 
     @property
     def folder(self) -> Path:
-        """Folder of the run's files."""
         return self.workspace.run_folder(self.run)
 
     @property
@@ -60,7 +59,6 @@ class Trained:
 
     @cached_property
     def spec(self) -> RunSpec:
-        """Its specification."""
         return RunSpec.from_flat(self._saved["spec"])
 
     @cached_property

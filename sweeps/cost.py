@@ -65,7 +65,6 @@ class Cost:
     evaluations: tuple[Part, ...]
 
     def summary(self) -> dict[str, Any]:
-        """Return the totals as plain values."""
         parts = (*self.trainings, *self.evaluations)
         hours = [part.hours for part in parts]
         return {
@@ -80,7 +79,6 @@ class Cost:
         }
 
     def lines(self) -> list[str]:
-        """Return the estimate as lines of text."""
         totals = self.summary()
         width = max(len(part.name) for part in (*self.trainings, *self.evaluations))
         lines = [

@@ -1,7 +1,7 @@
 """A grid as a table: a column per method, a row per scheme and combination of further fields."""
 
 import itertools
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,16 +31,10 @@ class _Point:
     fields: Fields
     runs: tuple[RunSpec, ...]
 
-    @property
-    def row(self) -> str:
-        """The scheme's title and the other fields that vary."""
-        others = {name: value for name, value in self.fields.items() if name not in NORM_FIELDS}
-        return _label(self.runs[0], others)
-
-    @property
-    def full_row(self) -> str:
-        """The scheme's title and all fields that vary."""
-        return _label(self.runs[0], self.fields)
+    def row(self, *, full: bool = False) -> str:
+        """Return the scheme's title and the other fields that vary; if ``full``, also those that the title implies."""
+        fields = [f"{n} {shown(value)}" for n, value in self.fields.items() if full or n not in NORM_FIELDS]
+        return " · ".join([scheme_label(self.runs[0]), *fields])
 
 
 def grid_table(request: SweepRequest, scope: Scope) -> Table:
@@ -101,19 +95,14 @@ def _labelled(points: Sequence[_Point]) -> Iterator[tuple[str, _Point]]:
     Raises:
         UserError: Different runs have the same row.
     """
-    distinct = {(point.method, point.runs[0].key): point for point in reversed(points)}
-    kept = [point for point in points if distinct[point.method, point.runs[0].key] is point]
-    taken: dict[tuple[str, str], list[_Point]] = defaultdict(list)
-    for point in kept:
-        taken[point.method, point.row].append(point)
+    distinct: dict[tuple[str, str], _Point] = {}
+    for point in points:
+        distinct.setdefault((point.method, point.runs[0].key), point)
+    rows = Counter((point.method, point.row()) for point in distinct.values())
     used = set()
-    for point in kept:
-        row = point.row if len(taken[point.method, point.row]) == 1 else point.full_row
+    for point in distinct.values():
+        row = point.row(full=rows[point.method, point.row()] > 1)
         if (point.method, row) in used:
             raise UserError(f"two runs of {point.method} would share the row {row!r}; plan them in two grids.")
         used.add((point.method, row))
         yield row, point
-
-
-def _label(run: RunSpec, fields: Fields) -> str:
-    return " · ".join([scheme_label(run), *(f"{name} {shown(value)}" for name, value in fields.items())])

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from eman.evaluation.protocols.spec import EvalSpec
@@ -15,7 +15,6 @@ from eman.sweeps.profiles.registry import profile_named
 from eman.sweeps.request import SweepRequest
 from eman.sweeps.tables import table1, table2, table3, table4, table5, table6, table7, table8
 from eman.sweeps.tables.scope import Scope
-from eman.trainers.spec.kinds import Value
 from eman.trainers.spec.labels import run_titles
 from eman.trainers.spec.run import RunSpec
 
@@ -48,12 +47,10 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        """Display name."""
         return self.request.title
 
     @property
     def profile(self) -> Profile:
-        """The scale."""
         return self.scope.profile
 
     @cached_property
@@ -63,7 +60,6 @@ class Sweep:
 
     @cached_property
     def cells(self) -> int:
-        """Number of cells."""
         return sum(len(table.cells) for table in self.tables)
 
     @cached_property
@@ -112,21 +108,13 @@ def plan(request: SweepRequest) -> Sweep:
 
 
 def _planned(request: SweepRequest, profile: Profile) -> Sweep:
-    scope = Scope(
-        profile=profile,
-        seeds=request.seeds,
-        overrides=request.overrides,
-        network=request.network,
-        selection=request.selection,
-    )
-    if request.is_grid:
-        tables: tuple[Table, ...] = (grid_table(request, scope),)
-    else:
-        tables = tuple(TABLES[name](scope) for name in dict.fromkeys(request.tables))
-    sweep = Sweep(request, scope, tables)
+    shared = {name: getattr(request, name) for name in ("seeds", "overrides", "network", "selection")}
+    scope = Scope(profile=profile, **shared)
+    tables = [TABLES[name](scope) for name in dict.fromkeys(request.tables)] or [grid_table(request, scope)]
+    sweep = Sweep(request, scope, tuple(tables))
     precisions = {run.network.precision for run in sweep.trainings.values()}
     if request.precision is None and profile.common.get("precision") == AUTO and len(precisions) == 1:
-        return Sweep(request.model_copy(update={"precision": precisions.pop()}), scope, tables)
+        return replace(sweep, request=request.model_copy(update={"precision": precisions.pop()}))
     return sweep
 
 
@@ -145,14 +133,10 @@ def _check_effect(request: SweepRequest, sweep: Sweep) -> None:
     """Raise `UserError` for an override without effect, because the tables set that field."""
     for name, value in request.overrides.items():
         field = name.rpartition(".")[2]
-        if any(_equal(run.flat().get(field), value) for run in sweep.trainings.values()):
+        flat = None if value is False else value  # flat values that are none or false are absent
+        if any(run.flat().get(field) == flat for run in sweep.trainings.values()):
             continue
         others = {other: kept for other, kept in request.overrides.items() if other != name}
         without = _planned(request.model_copy(update={"overrides": others}), sweep.profile)
         if without.trainings.keys() == sweep.trainings.keys():
             raise UserError(f"{name} has no effect in {sweep.name}, which sets this field; leave it out.")
-
-
-def _equal(given: object, value: Value) -> bool:
-    """Return whether a flat value equals a given one. Flat values that are none or false are absent."""
-    return given == (None if value is False else value)

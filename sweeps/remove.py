@@ -28,7 +28,6 @@ class Removal:
         return sum(file.stat().st_size for folder in self.folders for file in folder.rglob("*") if file.is_file())
 
     def lines(self) -> list[str]:
-        """Return a line for each run and folder, and the totals."""
         known = {record.key for record in self.records}
         runs = [f"{record.key}  {record.status:8}  {record.name}" for record in self.records]
         stray = [str(folder) for folder in self.folders if folder.name not in known]

@@ -81,7 +81,6 @@ class SweepRequest(Section):
 
     @property
     def is_grid(self) -> bool:
-        """Whether the request is for a grid."""
         return not self.tables
 
     @property

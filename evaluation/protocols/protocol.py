@@ -84,7 +84,6 @@ class Protocol(Generic[S]):
 
     @property
     def name(self) -> str:
-        """Its name on the command line."""
         return self.spec.name
 
     def evaluate(self, specs: Sequence[S], trained: "Trained", seed: int) -> list[EvalOutcome]:

@@ -61,7 +61,6 @@ class EvalSpec(Section):
 
     @property
     def entry(self) -> Protocol[Any]:
-        """Its protocol's declaration."""
         return protocol_named(self.protocol.name)
 
     def flat(self) -> dict[str, Any]:

@@ -86,17 +86,14 @@ class Table:
 
     @property
     def heading(self) -> str:
-        """Number, if any, and title."""
         return f"Table {self.number}. {self.title}" if self.number else self.title
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """Row titles in order."""
         return tuple(dict.fromkeys(cell.row for cell in self.cells))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Column titles in order."""
         return tuple(dict.fromkeys(cell.column for cell in self.cells))
 
 

@@ -55,7 +55,6 @@ def text(table: Table, values: Sequence[Value]) -> str:
 
 
 def markdown(table: Table, values: Sequence[Value]) -> str:
-    """Return a Markdown table."""
     head = [table.side, *(f"{c} | {table.reference}" for c in table.columns)]
     lines = [
         f"**{table.heading}**",

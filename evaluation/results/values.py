@@ -70,7 +70,6 @@ class Results:
         return cls(store.by_key(TRAINING, trainings), store.by_key(EVALUATION, evaluations))
 
     def done(self, key: str) -> bool:
-        """Return whether a training is done."""
         return key in self.trainings and self.trainings[key].status == "done"
 
     def state(self, run: RunSpec) -> tuple[Status, str]:
@@ -131,7 +130,6 @@ def value_of(cell: Cell, results: Results) -> Value:
 
 
 def values_of(table: Table, results: Results) -> list[Value]:
-    """Return the value of every cell."""
     return [value_of(cell, results) for cell in table.cells]
 
 

@@ -35,7 +35,6 @@ class Job:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of the runs that the job carries out."""
         raise NotImplementedError
 
     def __str__(self) -> str:  # Tune names trials after it

@@ -55,11 +55,9 @@ class Report:
 
     @property
     def efficiency(self) -> float:
-        """Training seconds over wall seconds times cores."""
         return self.training_seconds / (self.seconds * self.cores) if self.seconds and self.cores else 0.0
 
     def lines(self) -> list[str]:
-        """Return the report as lines of text."""
         out = [
             f"{self.trained} trained, {self.reused} reused, {self.evaluated} evaluations, "
             f"{len(self.failed)} failed, {self.seconds:.0f} s"

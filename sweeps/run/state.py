@@ -47,7 +47,6 @@ class RunState:
     _rate: float = 0.0
 
     def apply(self, event: Started | Progress | Done | Failed | Lost, launched: float) -> None:
-        """Apply an event of the run."""
         match event:
             case Started():
                 self.status, self.share, self.trains, self._rate = "running", 0.0, False, 0.0
@@ -112,7 +111,6 @@ class SweepState:
                 self._shown[spec.key] = f"{sweep.titles[spec.run]} · {group_title(group)}"
 
     def apply(self, event: Event) -> None:
-        """Apply an event."""
         with self.lock:
             if isinstance(event, Waiting):
                 self.waiting_for = event.reason

@@ -105,7 +105,6 @@ def logs(connected: "JobSubmissionClient", job: str, *, follow: bool = True) -> 
 
 
 def exit_code(connected: "JobSubmissionClient", job: str) -> int:
-    """Return the exit code of a job's sweep."""
     info = _info(connected, job)
     if info.driver_exit_code is not None:
         return int(info.driver_exit_code)

@@ -20,7 +20,6 @@ _RESTARTS = 2
 
 
 def train_trial(config: dict[str, TrainJob]) -> None:
-    """Train one run in this process."""
     from eman.sweeps.run.train import train
 
     _use_one_thread()

@@ -28,7 +28,6 @@ class Network:
     labelled: float | None = None
 
     def run(self, scope: Scope, seed: int) -> RunSpec:
-        """Return its training."""
         profile = scope.profile
         fields = dict(profile.fully_supervised if self.labelled == 1 else profile.pretraining.get(self.method, {}))
         spec = scope.run(self.method, self.scheme, seed, **fields)

@@ -8,5 +8,4 @@ ROWS = ("default", "bn", "syncbn", "shufflebn", "gn", "in", "eman")
 
 
 def table(scope: Scope) -> Table:
-    """Return the table at a scale."""
     return scheme_table(1, "Accuracy with different normalization", ROWS, scope)

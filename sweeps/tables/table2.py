@@ -29,7 +29,6 @@ ROWS = (
 
 
 def labels(fraction: float, top: int) -> str:
-    """Return a column's title."""
     return f"{100 * fraction:g}% labels top-{top}"
 
 
@@ -43,7 +42,6 @@ def result(scope: Scope, network: Network, kind: str, fraction: float, top: int)
 
 
 def table(scope: Scope) -> Table:
-    """Return the table at a scale."""
     cells = [
         scope.cell(2, row.title, labels(fraction, top), result(scope, row.network, row.kind, fraction, top))
         for row in ROWS

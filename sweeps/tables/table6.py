@@ -24,7 +24,6 @@ class Row(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The row's title."""
         return f"{self.scheme} from {self.start}, {self.times}×"
 
 

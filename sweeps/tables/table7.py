@@ -13,7 +13,6 @@ ROW = table6.Row("EMAN", "MoCo-EMAN", 3)
 
 
 def table(scope: Scope) -> Table:
-    """Return the table at a scale."""
     cells = [
         scope.cell(
             7,

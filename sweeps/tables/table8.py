@@ -18,5 +18,4 @@ ROWS = (
 
 
 def table(scope: Scope) -> Table:
-    """Return the table at a scale."""
     return scheme_table(8, "Ablations: EMAN momentum and proxy norms (PN)", ROWS, scope)

@@ -15,7 +15,6 @@ NEEDED = ("digits", "fashion-mnist")
 
 
 def data_lines(workspace: Workspace) -> list[str]:
-    """Return one line per data set."""
     lines = []
     for name in [*data.KNOWN, *data.own_sets(workspace)]:
         try:

@@ -42,7 +42,6 @@ def provenance(sweep: Sweep, record: Record, runs: Sequence[Record]) -> list[tup
 
 
 def moment(seconds: float) -> str:
-    """Return a date and time in UTC."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 

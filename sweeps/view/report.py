@@ -67,7 +67,6 @@ def write(record: Record, store: Store, out: Path) -> None:
 def _facts(
     sweep: Sweep, record: Record, runs: Sequence[Record], evaluations: Sequence[Record]
 ) -> list[tuple[str, str]]:
-    """Return a sweep's key figures."""
 
     def completed(records: Sequence[Record], count: int) -> str:
         done = sum(r.status == "done" for r in records)

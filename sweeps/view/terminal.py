@@ -89,7 +89,6 @@ def _left(state: SweepState, now: float | None = None) -> str:
 
 
 def summary(state: SweepState) -> str:
-    """Return a sweep's state in one line."""
     counts = state.count()
     counted = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     return f"{counted}, {100 * state.share():.0f} %{_left(state) if counts['running'] else ''}"

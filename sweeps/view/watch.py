@@ -37,7 +37,6 @@ def watch(store: Store, every: float = 5.0, terminal: Terminal | None = None) ->
 
 
 def _follow(store: Store, record: Record, every: float, terminal: Terminal) -> None:
-    """Follow one sweep to its end."""
     state = SweepState(planned_sweep(record), launched(record))
     name = f"{record.name} ({record.key[:8]})"
     for event in state.changes(Results.read(store, state.sweep.tables)):
