@@ -12,7 +12,7 @@ from eman.platform.errors import UserError
 from eman.platform.store.records import TRAINING
 from eman.platform.store.store import Store
 from eman.sweeps.plan import Sweep
-from eman.sweeps.work import epoch_images, training_images
+from eman.sweeps.work import epoch_images, evaluation_images, training_images
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.data import catalog
 from eman.trainers.methods.registry import METHODS, method_named
@@ -159,10 +159,10 @@ def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
     ]
     evaluated: dict[str, Part] = {}
     for group in together(list(sweep.evaluations.values())):
-        run, entry = sweep.trainings[group[0].run], group[0].entry
-        name = f"{entry.title} of {_kind(run)}"
+        run = sweep.trainings[group[0].run]
+        name = f"{group[0].entry.title} of {_kind(run)}"
         known = evaluated.get(name, Part(name, 0, 0, 0, 0, math.inf))
-        images = known.images + entry.images([spec.protocol for spec in group], training_images(run))
+        images = known.images + evaluation_images(group, run)
         evaluated[name] = Part(name, known.runs + len(group), 0, images, 0, speed(run) if images else math.inf)
     return Cost(sweep, tuple(trainings), tuple(evaluated[name] for name in sorted(evaluated)))
 

@@ -45,4 +45,9 @@ def evaluation_work(group: Sequence[EvalSpec], run: RunSpec) -> float:
     """Return the relative cost of evaluations that run together, in the unit of `work`: images through the network, and
     1,000 for the rest.
     """
-    return 1000.0 + group[0].entry.images([spec.protocol for spec in group], training_images(run))
+    return 1000.0 + evaluation_images(group, run)
+
+
+def evaluation_images(group: Sequence[EvalSpec], run: RunSpec) -> int:
+    """Return the number of images that pass through the network in evaluations that run together."""
+    return group[0].protocol.images([spec.protocol for spec in group], training_images(run))

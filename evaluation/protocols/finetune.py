@@ -4,7 +4,6 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from eman.evaluation.protocols import labelled
 from eman.evaluation.protocols.labelled import LabelledSpec
 from eman.evaluation.protocols.protocol import Protocol, Rate
 
@@ -13,9 +12,12 @@ class FinetuneSpec(LabelledSpec):
     """Fields of finetuning."""
 
     name: ClassVar[str] = "finetune"
-    lr: Annotated[Rate, Field(description="Initial learning rate of the backbone.")] = 0.001
-    head_lr: Annotated[Rate, Field(description="Initial learning rate of the new classifier.")] = 0.1  # 1.0 at 1 %
-    weight_decay: Annotated[float, Field(ge=0, le=1, description="Coefficient of weight decay (L2).")] = 1e-4
+    lr: Rate = 0.001
+    """Initial learning rate of the backbone."""
+    head_lr: Rate = 0.1  # 1.0 at 1 %
+    """Initial learning rate of the new classifier."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    """Coefficient of weight decay (L2)."""
 
 
 PROTOCOL = Protocol(
@@ -24,6 +26,4 @@ PROTOCOL = Protocol(
     shown=("label_fraction", "lr"),
     grid="lr",
     compute="eman.evaluation.compute.finetune",
-    images=labelled.images,
-    check=labelled.check,
 )

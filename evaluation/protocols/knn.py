@@ -13,21 +13,16 @@ class KnnSpec(ProtocolSpec):
     """Fields of kNN."""
 
     name: ClassVar[str] = "knn"
-    k: Annotated[int, Field(ge=1, le=1_000_000, description="Number of nearest neighbours that vote.")] = 20
-    temperature: Annotated[
-        Annotated[float, Field(ge=1e-3, le=1e3)] | None,
-        Field(description="Weight each vote by exp(cosine / temperature); none: equal weights, as in the paper."),
-    ] = None
+    k: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    """Number of nearest neighbours that vote."""
+    temperature: Annotated[float, Field(ge=1e-3, le=1e3)] | None = None
+    """Weight each vote by exp(cosine / temperature); none: equal weights, as in the paper."""
+
+    def check(self, sizes: EvalSizes) -> None:
+        if self.k > sizes.train:
+            raise UserError(
+                f"k is {self.k}, and there are {sizes.train} features to choose neighbours from; give a smaller k."
+            )
 
 
-def check(spec: KnnSpec, sizes: EvalSizes) -> None:
-    """Raise :class:`UserError` if ``k`` exceeds the number of training images."""
-    if spec.k > sizes.train:
-        raise UserError(
-            f"k is {spec.k}, and there are {sizes.train} features to choose neighbours from; give a smaller k."
-        )
-
-
-PROTOCOL = Protocol(
-    title="kNN", spec=KnnSpec, shown=("k", "temperature"), compute="eman.evaluation.compute.knn", check=check
-)
+PROTOCOL = Protocol(title="kNN", spec=KnnSpec, shown=("k", "temperature"), compute="eman.evaluation.compute.knn")

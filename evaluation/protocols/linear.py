@@ -1,10 +1,10 @@
 """Linear evaluation: a classifier on frozen features (Section 5.2)."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from eman.evaluation.protocols import labelled
 from eman.evaluation.protocols.labelled import LabelledSpec
 from eman.evaluation.protocols.protocol import Protocol, Rate
 from eman.platform.errors import UserError
@@ -14,14 +14,11 @@ class LinearSpec(LabelledSpec):
     """Fields of the linear evaluation."""
 
     name: ClassVar[str] = "linear"
-    lr: Annotated[Rate, Field(description="Initial learning rate of the classifier.")] = 30.0
-    views: Annotated[
-        Literal["cached", "augmented"],
-        Field(
-            description="Inputs of the classifier: cached features of the original images, or those of random crops "
-            "and flips (augmented), as in the official code."
-        ),
-    ] = "augmented"
+    lr: Rate = 30.0
+    """Initial learning rate of the classifier."""
+    views: Literal["cached", "augmented"] = "augmented"
+    """Inputs of the classifier: cached features of the original images, or those of random crops and flips (augmented),
+    as in the official code."""
 
     @model_validator(mode="after")
     def _check_views(self) -> Self:
@@ -30,11 +27,11 @@ class LinearSpec(LabelledSpec):
         return self
 
     def flat(self) -> dict[str, object]:
-        """Return the fields that can change the result; cached features do not depend on ``crop_min``."""
-        fields = super().flat()
-        if self.views == "cached":
-            del fields["crop_min"]
-        return fields
+        return {name: value for name, value in super().flat().items() if name != "crop_min" or self.views != "cached"}
+
+    @classmethod
+    def images(cls, specs: Sequence[Self], training_images: int) -> int:
+        return specs[0].passes(training_images) if specs[0].views == "augmented" else 0  # rates share a pass
 
 
 PROTOCOL = Protocol(
@@ -43,6 +40,4 @@ PROTOCOL = Protocol(
     shown=("label_fraction", "views", "lr"),
     grid="lr",
     compute="eman.evaluation.compute.linear",
-    images=lambda specs, images: specs[0].passes(images) if specs[0].views == "augmented" else 0,  # rates share a pass
-    check=labelled.check,
 )

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from eman.evaluation.protocols.protocol import Protocol, ProtocolSpec
+from eman.evaluation.protocols.protocol import LabelSets, Protocol, ProtocolSpec
 from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError
 
@@ -13,19 +13,17 @@ class LowShotSpec(ProtocolSpec):
     """Fields of low-shot classification."""
 
     name: ClassVar[str] = "lowshot"
-    shots: Annotated[int, Field(ge=1, le=100_000, description="Labelled images per class, k.")] = 1
-    label_sets: Annotated[
-        int, Field(ge=1, le=1000, description="Number of label sets over which results are averaged.")
-    ] = 5
+    shots: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """Labelled images per class, k."""
+    label_sets: LabelSets = 5
+    """Number of label sets over which results are averaged."""
 
-
-def check(spec: LowShotSpec, sizes: EvalSizes) -> None:
-    """Raise :class:`UserError` if ``shots`` exceeds the size of the smallest class."""
-    if sizes.smallest_class is not None and spec.shots > sizes.smallest_class:
-        raise UserError(
-            f"shots is {spec.shots}, and the smallest class of {sizes.dataset} has {sizes.smallest_class} images; give "
-            f"at most {sizes.smallest_class}."
-        )
+    def check(self, sizes: EvalSizes) -> None:
+        if sizes.smallest_class is not None and self.shots > sizes.smallest_class:
+            raise UserError(
+                f"shots is {self.shots}, and the smallest class of {sizes.dataset} has {sizes.smallest_class} images; "
+                f"give at most {sizes.smallest_class}."
+            )
 
 
 PROTOCOL = Protocol(
@@ -34,5 +32,4 @@ PROTOCOL = Protocol(
     shown=("shots",),
     multi_label=True,
     compute="eman.evaluation.compute.lowshot",
-    check=check,
 )

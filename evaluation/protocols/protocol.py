@@ -1,9 +1,9 @@
 """The declaration of a protocol, and the outcome of an evaluation."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Self, TypeVar, cast
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ Rate = Annotated[float, Field(gt=0, le=1e6)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Milestone = Annotated[float, Field(gt=0, lt=1)]
+LabelSets = Annotated[int, Field(ge=1, le=1000)]
 
 
 class ProtocolSpec(Section):
@@ -29,6 +30,16 @@ class ProtocolSpec(Section):
     def flat(self) -> dict[str, object]:
         """Return the fields that can change the result as plain values, except those that are ``None``."""
         return {name: getattr(self, name) for name in type(self).model_fields if getattr(self, name) is not None}
+
+    @classmethod
+    def images(cls, specs: Sequence[Self], training_images: int) -> int:
+        """Return the number of images that pass through the network in specifications that are computed together,
+        besides the pass for features that all protocols share.
+        """
+        return 0
+
+    def check(self, sizes: EvalSizes) -> None:
+        """Raise :class:`UserError` if the data set is too small."""
 
 
 S = TypeVar("S", bound=ProtocolSpec)
@@ -68,9 +79,6 @@ class Protocol(Generic[S]):
         multi_label: Whether it supports images with several classes.
         compute: Module that computes it, imported when an evaluation runs. Its ``evaluate(specs, trained, seed)`` takes
             specifications that differ only in ``grid``, and returns an :data:`EvalOutcome` for each.
-        images: From such specifications and the number of training images to the number of images that pass through the
-            network, besides the pass for features that all protocols share.
-        check: Raises :class:`UserError` if the data set is too small for a specification.
     """
 
     title: str
@@ -79,8 +87,6 @@ class Protocol(Generic[S]):
     grid: str = ""
     multi_label: bool = False
     compute: str
-    images: Callable[[Sequence[S], int], int] = lambda specs, images: 0
-    check: Callable[[S, EvalSizes], None] = lambda spec, sizes: None
 
     @property
     def name(self) -> str:

@@ -13,17 +13,14 @@ class RetrievalSpec(ProtocolSpec):
     """Fields of retrieval."""
 
     name: ClassVar[str] = "retrieval"
-    top: Annotated[int, Field(ge=1, le=10_000_000, description="Number of database images to rank per query, T.")] = (
-        1000
-    )
+    top: Annotated[int, Field(ge=1, le=10_000_000)] = 1000
+    """Number of database images to rank per query, T."""
+
+    def check(self, sizes: EvalSizes) -> None:
+        if self.top > sizes.train:
+            raise UserError(
+                f"top is {self.top}, and the database has {sizes.train} images; give at most {sizes.train}."
+            )
 
 
-def check(spec: RetrievalSpec, sizes: EvalSizes) -> None:
-    """Raise :class:`UserError` if ``top`` exceeds the size of the database."""
-    if spec.top > sizes.train:
-        raise UserError(f"top is {spec.top}, and the database has {sizes.train} images; give at most {sizes.train}.")
-
-
-PROTOCOL = Protocol(
-    title="retrieval", spec=RetrievalSpec, shown=("top",), compute="eman.evaluation.compute.retrieval", check=check
-)
+PROTOCOL = Protocol(title="retrieval", spec=RetrievalSpec, shown=("top",), compute="eman.evaluation.compute.retrieval")

@@ -33,16 +33,16 @@ class EvalSpec(Section):
         UserError: A field's value is not allowed, or two fields contradict each other.
     """
 
-    run: Annotated[str, Field(pattern=r"^\w+$", description="Key of the training run.")]
-    dataset: Annotated[
-        str | None,
-        Field(max_length=1000, description="Data set to evaluate on; none: the one of the training."),
-    ] = None
-    network: Annotated[NetworkName, Field(description="Network to evaluate.")] = "student"
-    selection: Annotated[
-        SelectionName, Field(description="Epoch to evaluate: the last, or the best on held-out images.")
-    ] = "last"
-    seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of the protocol's random draws.")] = 0
+    run: Annotated[str, Field(pattern=r"^\w+$")]
+    """Key of the training run."""
+    dataset: Annotated[str, Field(max_length=1000)] | None = None
+    """Data set to evaluate on; none: the one of the training."""
+    network: NetworkName = "student"
+    """Network to evaluate."""
+    selection: SelectionName = "last"
+    """Epoch to evaluate; best: on held-out images."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the protocol's random draws."""
     protocol: SerializeAsAny[ProtocolSpec]
 
     @field_validator("dataset")
@@ -138,4 +138,4 @@ def check(spec: EvalSpec, sizes: EvalSizes) -> None:
             f"protocol {entry.name} needs one class per image, and images of {sizes.dataset} have several; evaluate by "
             f"lowshot."
         )
-    entry.check(spec.protocol, sizes)
+    spec.protocol.check(sizes)
