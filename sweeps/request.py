@@ -80,10 +80,6 @@ class SweepRequest(Section):
         return cls(**json.loads(text))
 
     @property
-    def is_grid(self) -> bool:
-        return not self.tables
-
-    @property
     def title(self) -> str:
         """The sweep's name, or that of its tables."""
         return self.name or " + ".join(self.tables) or "grid"
