@@ -172,6 +172,18 @@ def test_a_dry_run_reads_the_index_file(
     assert message in err
 
 
+def test_a_dry_run_of_a_submission_checks_shared_data_and_names_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submission = ["submit", "4", "--profile", "imagenet", "--dry-run", "--address", "http://127.0.0.1:9"]
+    code, out, _ = call(capsys, "--data", str(tmp_path), *submission)
+    assert code == 0
+    assert out.endswith("Only the cluster can check that it can read imagenet, and that one run fits its resources.\n")
+    code, _, err = call(capsys, "--data", f"file://{tmp_path}", *submission)  # a URI means the same everywhere
+    assert code == 2
+    assert "imagenet must hold train/CLASS" in err
+
+
 def test_a_table_of_an_empty_store_says_missing(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "table", "1", "--profile", "smoke")
     assert code == 0

@@ -54,7 +54,7 @@ def submit(
     unchecked = check_shared(planned.trainings.values(), workspace(), planned.pairs)
     if dry_run:
         print_plan(planned)
-        data = f"that it has the data set {', '.join(unchecked)}, and " if unchecked else ""
+        data = f"that it can read {', '.join(unchecked)}, and " if unchecked else ""
         print(f"Only the cluster can check {data}that one run fits its resources.")
         return 0
     from eman.sweeps.request import arguments
