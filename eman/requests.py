@@ -18,15 +18,7 @@ GRID = "grid"
 def new_request(
     words: Sequence[str], scale: Scale, evaluated: Evaluated, grid: Grid, *, profile: str = "quick", name: str = ""
 ) -> "SweepRequest":
-    """Return the request for tables, or for a grid.
-
-    Args:
-        words: Tables by name or number, or `grid`.
-        scale: Scale, seeds, overrides.
-        evaluated: Network and epoch.
-        grid: Axes of a grid.
-        profile: Default profile.
-        name: Name of the sweep.
+    """Return the request for tables by name or number, or for `grid`, with these options; `profile` is the default.
 
     Raises:
         UserError: A value is not allowed, or options contradict each other.

@@ -12,12 +12,7 @@ from eman.platform.store.store import Store
 
 @dataclass(frozen=True)
 class Removal:
-    """Runs and folders to remove.
-
-    Attributes:
-        records: Trainings and their evaluations.
-        folders: Folders of checkpoints and features.
-    """
+    """Trainings with their evaluations, and folders of checkpoints and features, to remove."""
 
     records: tuple[Record, ...]
     folders: tuple[Path, ...]

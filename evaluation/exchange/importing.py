@@ -27,12 +27,8 @@ def import_network(
 ) -> Iterator[str]:
     """Make a finished run of a checkpoint, and yield lines to print.
 
-    Args:
-        path: The file.
-        layout: A name in :data:`~eman.evaluation.exchange.layouts.LAYOUTS`.
-        store: Store of the run.
-        scheme: Scheme of its training.
-        dataset: Data set of its training.
+    ``layout`` is a name in :data:`~eman.evaluation.exchange.layouts.LAYOUTS`; scheme and data set are those of its
+    training.
 
     Raises:
         UserError: A name is unknown, the file has another layout, or its images have other channels than the data

@@ -111,15 +111,9 @@ def predict(
     selection: str = "last",
     k: int = 20,
 ) -> Predictions:
-    """Return a finished run's predictions for images.
+    """Return a finished run's predictions for images: files that Pillow reads, of any size and mode.
 
-    Args:
-        record: The run.
-        workspace: Location of its networks and data.
-        paths: Files that Pillow reads, of any size and mode.
-        network: The network: student or teacher.
-        selection: The epoch: last or best.
-        k: Neighbours that vote, unless the run has a classifier.
+    ``k`` is the number of neighbours that vote, unless the run has a classifier.
 
     Raises:
         UserError: A file is not an image, the run has no such network, its data set is missing, or ``k`` is too large.

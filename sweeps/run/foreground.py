@@ -84,15 +84,9 @@ def _train_on_workers(job: TrainJob, store: Store) -> Outcome:
 def evaluate_in_foreground(
     prefix: str, store: Store, protocol: str, network: str, selection: str, fields: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Evaluate one finished run and yield lines to print.
+    """Evaluate the finished run whose key begins with `prefix`, and yield lines to print.
 
-    Args:
-        prefix: Key of the run, or its beginning.
-        store: Store of the run and its evaluations.
-        protocol: A protocol's name.
-        network: The network to evaluate.
-        selection: The epoch to evaluate.
-        fields: Evaluation fields that override those of the run's profile; an imported network has `imagenet`'s.
+    `fields` override the evaluation fields of the run's profile; an imported network has `imagenet`'s.
 
     Raises:
         UserError: No such run exists, it is not finished, or the evaluation failed.

@@ -30,15 +30,7 @@ _WAIT_SECONDS = 5.0
 
 
 class Launch:
-    """One launch of a sweep.
-
-    Args:
-        state: The sweep's state; every event is applied to it.
-        store: Store of the results.
-        options: Options of the launch.
-        interruption: Stops the sweep on a signal.
-        listen: Called with every event.
-    """
+    """One launch of a sweep. Every event is applied to `state` and passed to `listen`."""
 
     def __init__(
         self,

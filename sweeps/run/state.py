@@ -85,12 +85,7 @@ class Best:
 
 
 class SweepState:
-    """The state of every run of a sweep. One thread applies events; others may read.
-
-    Args:
-        sweep: The sweep.
-        launched: When it was launched, in seconds since the epoch.
-    """
+    """The state of every run of a sweep launched at this time. One thread applies events; others may read."""
 
     def __init__(self, sweep: Sweep, launched: float | None = None) -> None:
         self.sweep = sweep

@@ -33,13 +33,8 @@ def run_sweep(
 ) -> Report:
     """Run the missing parts of a sweep, then store its tables on the sweep's run.
 
-    Nothing is written to the store until the data have been checked and the cluster joined.
-
-    Args:
-        sweep: The sweep.
-        store: Store of the results.
-        options: Options of the launch.
-        listen: Called with the sweep's state and every event, in this thread.
+    Nothing is written to the store until the data have been checked and the cluster joined. `listen` is called with the
+    sweep's state and every event, in this thread.
 
     Raises:
         UserError: The data, the cluster or the number of workers is unsuitable.

@@ -14,12 +14,9 @@ from eman.sweeps.run.jobs import JobT
 
 
 class Follow(tune.Callback):
-    """Pass on the events of trials. Tune pickles its callbacks; this one pickles without its state.
+    """Pass on the events of trials to `emit`; `resolve_lost` looks up the outcome of a run whose trial ended without one.
 
-    Args:
-        interruption: Stops the sweep on a signal.
-        emit: Called with every event, in the launching thread.
-        resolve_lost: Looks up the outcome of a run whose trial ended without one.
+    Tune pickles its callbacks; this one pickles without its state.
     """
 
     def __init__(
@@ -63,13 +60,7 @@ def run_jobs(
 ) -> None:
     """Run each job as a trial of Ray Tune, in this order, reusing the processes of finished trials.
 
-    Args:
-        trainable: Function of a trial; it reads its job from ``config["job"]`` and reports events.
-        jobs: The jobs.
-        resources: Resources that Ray reserves for a trial.
-        concurrent: Largest number of trials at a time.
-        workspace: Workspace for Tune's files.
-        follow: Receives the events.
+    A trial reserves `resources` and calls `trainable`, which reads its job from ``config["job"]`` and reports events.
 
     Raises:
         KeyboardInterrupt: A signal was received.

@@ -10,11 +10,9 @@ from eman.trainers.spec.run import RunSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A pretrained network.
+    """A pretrained network with the paper's title; see the profile for its fields.
 
     Attributes:
-        title: The paper's name.
-        method, scheme: Method and scheme of its training.
         times: Length in units of the profile's pretraining; the paper's 800 epochs are four times 200.
         wide: Whether every layer has twice the channels.
         labelled: Share of labels of a supervised training.

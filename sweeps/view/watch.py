@@ -17,7 +17,7 @@ _ENDINGS = {"done": "has ended", "missing": "was interrupted; the same command c
 
 
 def watch(store: Store, every: float = 5.0, terminal: Terminal | None = None) -> None:
-    """Follow the running sweeps, newest first, reading the store ``every`` so many seconds, until none is running.
+    """Follow the running sweeps, newest first, until none is running, reading the store every so many seconds.
 
     Raises:
         UserError: The store cannot be reached, or another version of this project runs the sweep.
