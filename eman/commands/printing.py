@@ -36,7 +36,7 @@ def print_tables(
     *,
     as_json: bool = False,
 ) -> None:
-    """Print a sweep's tables from the store, or write them to `out`, beside the values of the paper or of another store."""
+    """Print a sweep's tables, or write them to `out`, beside the values of the paper or of another store."""
     from eman.evaluation.results.long import write_parquet
     from eman.evaluation.results.render import render
     from eman.evaluation.results.values import Results, against, values_of

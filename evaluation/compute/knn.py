@@ -100,7 +100,7 @@ def largest(x_MN: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def neighbours(bank_ND: Tensor, queries_MD: Tensor, k: int = 20) -> tuple[Tensor, Tensor]:
-    """Return cosine similarities and indices of the ``k`` nearest bank features of each query, nearest first, ``(M, k)``.
+    """Return cosine similarities and indices of each query's ``k`` nearest bank features, nearest first, ``(M, k)``.
 
     Raises:
         UserError: ``k`` is larger than the bank.

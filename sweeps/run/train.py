@@ -27,7 +27,7 @@ _REPORT_SECONDS = 2.0
 def train(job: TrainJob, report: Report) -> Outcome:
     """Train one run, in this process or as one of several workers. Only worker 0 writes to the store.
 
-    `report` is called with the progress, on every worker. The outcome is ``Lost`` if another process has claimed the run.
+    `report` gets the progress, on every worker. The outcome is ``Lost`` if another process has claimed the run.
 
     Raises:
         Exception: The run failed; the reason is in the store.

@@ -14,7 +14,7 @@ from eman.sweeps.run.jobs import JobT
 
 
 class Follow(tune.Callback):
-    """Pass on the events of trials to `emit`; `resolve_lost` looks up the outcome of a run whose trial ended without one.
+    """Pass the events of trials to `emit`; `resolve_lost` looks up the outcome of a run whose trial had none.
 
     Tune pickles its callbacks; this one pickles without its state.
     """

@@ -27,7 +27,7 @@ def _page(experiment: str, run: str = "") -> str:
 
 
 def comparisons(experiment: str, sweep: Record, trainings: Mapping[str, Record]) -> dict[str, str]:
-    """Return, by method, the paths of charts that compare a sweep's schemes, best run first; `trainings` are all by key."""
+    """Return, by method, the paths of charts that compare a sweep's schemes, best run first; `trainings` are by key."""
     keys = sweep.tags.get(MEMBERS, "").split(",")
     children = [record for record in trainings.values() if record.tags.get("mlflow.parentRunId") == sweep.run_id]
     members = [trainings[key] for key in keys if key in trainings] or children
