@@ -65,7 +65,7 @@ def _common(
 
 @cache
 def command() -> Any:
-    """Return the tree of commands, which is built once a process."""
+    """Return the tree of commands."""
     return typer.main.get_command(app)
 
 

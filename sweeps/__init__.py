@@ -6,5 +6,5 @@
 - `profiles`: the scales. `tables`: the paper's tables as declarations.
 - `run`: training and evaluating, on this machine or on a cluster.
 - `view`: progress, status and reports.
-- `find`, `remove`: runs by key, and their removal.
+- `runs`: runs by key, and their removal.
 """

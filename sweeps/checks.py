@@ -53,7 +53,7 @@ def datasets_of(runs: Iterable[RunSpec], evaluations: Pairs = ()) -> list[str]:
 def check_files(
     runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pairs = (), *, present: bool = False
 ) -> None:
-    """Check data sets and index files without reading images; `present`: data sets that are never downloaded must exist.
+    """Check data sets and index files without reading images; `present`: those that are never downloaded must exist.
 
     Raises:
         UserError: A data set is neither built in nor a folder of images or shards, or an index file cannot be read.

@@ -33,13 +33,7 @@ TABLES: Mapping[str, Callable[[Scope], Table]] = {
 
 @dataclass(frozen=True)
 class Sweep:
-    """Tables, and the runs that fill them.
-
-    Attributes:
-        request: The request, with a profile's automatic precision resolved.
-        scope: Scale, seeds and evaluated networks.
-        tables: The tables.
-    """
+    """Tables, and the runs that fill them. The request has a profile's automatic precision resolved."""
 
     request: SweepRequest
     scope: Scope

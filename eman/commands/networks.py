@@ -51,7 +51,7 @@ def export(
     The MLflow model takes uint8 images of shape (N, channels, height, width). It returns class probabilities for a
     classifier (FixMatch, supervised), else features.
     """
-    from eman.sweeps.find import find_finished_run
+    from eman.sweeps.runs import find_finished_run
 
     if form != "mlflow":
         check_output(out)
@@ -80,7 +80,7 @@ def predict(
     A classifier (FixMatch, supervised) gives probabilities. A self-supervised run shows the nearest training images and
     their votes.
     """
-    from eman.sweeps.find import find_finished_run
+    from eman.sweeps.runs import find_finished_run
 
     check_number("--top", top, 1, 1000)
     check_number("--k", k, 1, 10_000)

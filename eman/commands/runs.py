@@ -10,7 +10,7 @@ from eman.options import JsonOption
 
 if TYPE_CHECKING:
     from eman.platform.store.store import Store
-    from eman.sweeps.remove import Removal
+    from eman.sweeps.runs import Removal
 
 app = typer.Typer(name="runs", no_args_is_help=True, help="List, show and remove runs.")
 
@@ -50,8 +50,7 @@ def remove_runs(
 
     - `eman runs rm 3f2a 77c0`
     """
-    from eman.sweeps.find import find_run
-    from eman.sweeps.remove import removal_of
+    from eman.sweeps.runs import find_run, removal_of
 
     store = open_store()
     chosen = {record.key: record for record in (find_run(run, store) for run in runs)}
@@ -64,7 +63,7 @@ def prune_runs(yes: YesOption = False) -> None:
 
     - `eman runs prune --yes`
     """
-    from eman.sweeps.remove import prunable
+    from eman.sweeps.runs import prunable
 
     store = open_store()
     _remove(prunable(store), store, yes=yes)

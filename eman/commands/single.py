@@ -49,8 +49,8 @@ def train(
     check_workers(processes, [spec])
     check_files([spec], workspace())
     from eman.evaluation.trained import Trained
-    from eman.sweeps.find import find_finished_run
     from eman.sweeps.run.foreground import train_in_foreground
+    from eman.sweeps.runs import find_finished_run
 
     store = open_store()
     if init is not None:

@@ -14,13 +14,8 @@ from eman.trainers.views.options import ViewOptions
 def cropped(splits: Splits, index_N: Tensor, epoch: int, *, seed: int, crop_min: float, like: Tensor) -> Tensor:
     """Return training images, randomly cropped and flipped, normalized, ``(N, A, H, W)``.
 
-    Args:
-        splits: The splits of a run.
-        index_N: Indices in the training split.
-        epoch: Number of the epoch, counted from 0.
-        seed: Seed of crops and flips.
-        crop_min: Smallest area of a crop, as a fraction of the image's.
-        like: Tensor whose device and type the result has.
+    Crops and flips depend on ``seed`` and ``epoch``, counted from 0; ``crop_min`` is the smallest area of a crop, as a
+    fraction of the image's; the result has the device and type of ``like``.
     """
     split, options = splits.train, ViewOptions(crop_min, cropped=splits.train.cropped)
 

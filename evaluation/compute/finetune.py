@@ -28,11 +28,8 @@ from eman.trainers.precision import autocast
 def train(trained: Trained, index_n: Tensor, spec: FinetuneSpec, seed: int = 0) -> nn.Module:
     """Finetune a copy of the run's backbone with a new classifier, and return both as one ``nn.Sequential``.
 
-    Args:
-        trained: The run.
-        index_n: int64, ``(n,)``, indices of the labelled images in the run's training split.
-        spec: Learning rates and schedule.
-        seed: Seed of the classifier's initial weights, sample order and augmentations.
+    ``index_n``, int64, are the labelled images in the run's training split. ``seed`` decides the classifier's initial
+    weights, sample order and augmentations.
     """
     splits, precision = trained.splits, trained.spec.network.precision
     backbone = trained.backbone()

@@ -47,12 +47,7 @@ S = TypeVar("S", bound=ProtocolSpec)
 
 @dataclass(frozen=True)
 class Measured:
-    """The metrics of one evaluation.
-
-    Attributes:
-        metrics: Values by name; accuracies in percent. The first is the test result.
-        held_out: Name of the metric on the held-out images, used for selection; empty if there is none.
-    """
+    """The metrics of one evaluation, the test result first; ``held_out`` names the one used for selection, if any."""
 
     metrics: Mapping[str, float]
     held_out: str = ""

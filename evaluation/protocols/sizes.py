@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EvalSizes:
-    """Sizes of the data that a run is evaluated on; ``None`` skips the check that needs a value.
+    """Sizes of the data to evaluate on; ``None`` skips the check that needs a value.
 
     Attributes:
-        dataset: Name of the data set.
         train: Number of training images: kNN's bank, retrieval's database.
-        classes: Number of classes.
         smallest_class: Number of images of the smallest class.
         multi_label: Whether an image may have several classes.
     """

@@ -19,15 +19,9 @@ _WORST_FIRST: tuple[Status, ...] = ("running", "missing", "failed")
 
 @dataclass(frozen=True)
 class Value:
-    """The value of a cell.
+    """The value of a cell: mean over seeds in percent, sample standard deviation, Student's 95 % interval of the mean.
 
-    Attributes:
-        value: Mean over seeds in percent; ``None`` without results.
-        spread: Sample standard deviation over seeds.
-        interval: Student's 95 % interval of the mean.
-        by_seed: The single results.
-        status: Combined state of the results.
-        reason: Reason of a failure.
+    ``status`` combines the states of the results; ``reason`` is that of a failure.
     """
 
     cell: Cell

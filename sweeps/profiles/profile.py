@@ -22,7 +22,7 @@ class LowShot:
     Attributes:
         dataset: Data set; `None` for the profile's.
         several: Whether an image can have several classes.
-        pretrained: Fields by method of networks pretrained on this data set; empty for the profile's networks.
+        pretrained: Fields by method of networks pretrained on it; empty for the profile's networks.
     """
 
     dataset: str | None = None

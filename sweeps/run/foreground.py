@@ -15,7 +15,6 @@ from eman.platform.machine import cores
 from eman.platform.store.records import EVALUATION, TRAINING, new_id
 from eman.platform.store.store import Store
 from eman.sweeps.checks import check_data, check_sizes
-from eman.sweeps.find import find_finished_run
 from eman.sweeps.profiles.imagenet import IMAGENET
 from eman.sweeps.profiles.registry import PROFILES
 from eman.sweeps.run.evaluate import evaluate
@@ -26,6 +25,7 @@ from eman.sweeps.run.launch import resolve_lost
 from eman.sweeps.run.options import largest_divisor
 from eman.sweeps.run.train import train
 from eman.sweeps.run.trials import train_on_workers
+from eman.sweeps.runs import find_finished_run
 from eman.sweeps.tables.scope import Scope
 from eman.trainers.spec.labels import run_title
 from eman.trainers.spec.run import RunSpec

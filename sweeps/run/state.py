@@ -26,12 +26,9 @@ _SETTLING_SECONDS = 8.0
 
 @dataclass
 class RunState:
-    """The state of one run.
+    """The state of one run: see :data:`STATUSES`.
 
     Attributes:
-        status: See :data:`STATUSES`.
-        share: Completed share.
-        metrics: Latest values.
         trains: Whether a training has started its first step, after loading data.
         seconds: Time in the training loop.
         reason: Why it failed or was lost.

@@ -7,9 +7,9 @@ from typing import Any
 from eman.platform.errors import UserError
 from eman.platform.store.records import EVALUATION, SWEEP, TRAINING, Record, number
 from eman.platform.store.store import Store
-from eman.sweeps.find import find_run
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.request import SweepRequest
+from eman.sweeps.runs import find_run
 from eman.sweeps.view.text import duration
 
 
