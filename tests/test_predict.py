@@ -150,8 +150,8 @@ def test_the_command_for_people_and_for_programs(
     assert (content["run"], content["selection"], content["votes"]) == (runs["moco"].key, "best", 20)
     [image] = content["images"]
     assert (image["image"], image["changes"], len(image["neighbours"])) == (str(path), [], 2)
-    assert set(image["neighbours"][0]) == {"index", "class", "similarity"}
-    assert set(image["classes"][0]) == {"class", "vote_share"}
+    assert set(image["neighbours"][0]) == {"index", "label", "similarity"}
+    assert set(image["guesses"][0]) == {"label", "share"}
 
 
 def test_mistakes_are_one_line(runs: dict[str, Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ Shapes: N training images, M images, K classes, A channels, H by W pixels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,26 +80,9 @@ class Predictions:
 
     def content(self, top: int) -> dict[str, Any]:
         """Return the content of `lines` as plain values."""
-        weight = "probability" if self.votes is None else "vote_share"
-        return {
-            "run": self.run.key,
-            "name": self.run.name,
-            "network": self.network,
-            "selection": self.selection,
-            "dataset": self.dataset,
-            "votes": self.votes,
-            "images": [
-                {
-                    "image": one.image,
-                    "changes": one.changes,
-                    "classes": [{"class": guess.label, weight: guess.share} for guess in one.guesses[:top]],
-                    "neighbours": [
-                        {"index": n.index, "class": n.label, "similarity": n.similarity} for n in one.neighbours[:top]
-                    ],
-                }
-                for one in self.images
-            ],
-        }
+        shown = [replace(one, guesses=one.guesses[:top], neighbours=one.neighbours[:top]) for one in self.images]
+        own = {name: getattr(self, name) for name in ("network", "selection", "dataset", "votes")}
+        return {"run": self.run.key, "name": self.run.name, **own, "images": [asdict(one) for one in shown]}
 
 
 def predict(
