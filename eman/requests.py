@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from eman.context import open_store
 from eman.options import Evaluated, Grid, Scale
@@ -85,21 +85,18 @@ def _given(scale: Scale, evaluated: Evaluated) -> dict[str, Any]:
     from eman.trainers.spec.fields import parse_fields
 
     overrides = parse_fields(scale.set_ or [])
-    fields: dict[str, Any] = {}
+    seeds = None if scale.seeds is None else parse_seeds(scale.seeds)
     if "seed" in overrides:
-        if scale.seeds is not None:
+        if seeds is not None:
             raise UserError(
                 f"--seeds {scale.seeds} and --set seed={overrides['seed']} contradict; give one of the two."
             )
-        fields["seeds"] = [overrides.pop("seed")]
-    if scale.seeds is not None:
-        fields["seeds"] = parse_seeds(scale.seeds)
-    for name, value in (
-        ("profile", scale.profile),
-        ("network", evaluated.network),
-        ("selection", evaluated.selection),
-        ("overrides", overrides),
-    ):
-        if value is not None and value != {}:
-            fields[name] = value
-    return fields
+        seeds = [cast("int", overrides.pop("seed"))]
+    fields = {
+        "profile": scale.profile,
+        "seeds": seeds,
+        "network": evaluated.network,
+        "selection": evaluated.selection,
+        "overrides": overrides or None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
