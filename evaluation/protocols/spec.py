@@ -1,7 +1,7 @@
 """`EvalSpec`: the specification of an evaluation. Its key is a hash of the fields that can change the result."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator
 from pydantic.fields import FieldInfo
@@ -19,8 +19,6 @@ EVALUATION_VERSION = 1
 
 NetworkName = Literal["student", "teacher"]
 SelectionName = Literal["last", "best"]
-NETWORKS: tuple[str, ...] = get_args(NetworkName)
-SELECTIONS: tuple[str, ...] = get_args(SelectionName)
 
 #: Fields that ``--set`` does not accept, and what to do instead.
 _NOT_BY_HAND = {"run": "the run is the command's argument", "protocol": "give --protocol NAME"}

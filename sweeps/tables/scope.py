@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eman.evaluation.protocols.labelled import prefix
-from eman.evaluation.protocols.spec import NETWORKS, SELECTIONS, EvalSpec, make_eval
+from eman.evaluation.protocols.spec import EvalSpec, make_eval
 from eman.evaluation.results import paper
 from eman.evaluation.results.cells import Cell, Table, Wanted
-from eman.platform.errors import unknown
 from eman.sweeps.profiles.profile import Profile
 from eman.trainers.spec.run import RunSpec
 
@@ -27,9 +26,6 @@ class Scope:
         network: The network to evaluate: `student` (as in the paper) or `teacher`. Runs without a separate teacher
             network are evaluated by their student.
         selection: The epoch to evaluate: `last`, or the `best` on held-out images.
-
-    Raises:
-        UserError: The network or selection is unknown.
     """
 
     profile: Profile
@@ -37,11 +33,6 @@ class Scope:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     network: str = "student"
     selection: str = "last"
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("network", NETWORKS), ("selection", SELECTIONS)):
-            if getattr(self, name) not in allowed:
-                raise unknown(f"--{name}", getattr(self, name), allowed)
 
     def run(self, method: str, scheme: str, seed: int, **fields: Any) -> RunSpec:
         """Return a run at this scale. The user's overrides win over `fields`."""
