@@ -40,6 +40,7 @@ def arguments(command: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="JSON file of the results (gpu.json)")
     parser.add_argument("--budget", type=float, default=420.0, help="seconds for everything (420)")
     parser.add_argument("--dry", action="store_true", help="tiny sizes, in this process: a test that everything runs")
+    parser.add_argument("--apart", action="store_true", help="with --dry: run parts in processes of their own even so")
     parser.add_argument("--keep", action="store_true", help="continue the results in --out; else start anew")
     parser.add_argument("--inside", type=float, help=argparse.SUPPRESS)  # run one part here, with so many seconds
     found = parser.parse_args(command)
@@ -81,12 +82,13 @@ def run_part(part: str, out: Path, seconds: float, *, dry: bool) -> None:
     report.write()
 
 
-def start_part(part: str, out: Path, seconds: float) -> None:
+def start_part(part: str, out: Path, seconds: float, *, dry: bool) -> None:
     """Run one part in a process of its own, and start it again if it dies; end it if it takes too long."""
     deadline = time.monotonic() + seconds
     for _ in range(1 + RESTARTS):
         left = deadline - time.monotonic()
         command = [sys.executable, str(HERE / "gpu.py"), part, "--out", str(out), "--inside", f"{left:.1f}"]
+        command += ["--dry"] if dry else []
         process = subprocess.Popen(command, start_new_session=True, env={**LOOPBACK, **os.environ})
         try:
             code = process.wait(max(left, 0) + GRACE)
@@ -151,11 +153,11 @@ def main(command: list[str] | None = None) -> int:
         left = asked.budget - (time.monotonic() - started)
         seconds = left * SHARES[part] / sum(SHARES[later] for later in parts[number:])
         print(f"{part}: up to {seconds:.0f} s", flush=True)
-        if asked.dry:
+        if asked.dry and not asked.apart:
             torch.set_num_threads(1)  # so that the process can fork
             run_part(part, asked.out, seconds, dry=True)
         else:
-            start_part(part, asked.out, seconds)
+            start_part(part, asked.out, seconds, dry=asked.dry)
     print(f"\n{table.render(report.read(asked.out))}\n{time.monotonic() - started:.0f} s; {asked.out}", flush=True)
     return 0
 

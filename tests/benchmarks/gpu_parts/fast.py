@@ -50,8 +50,8 @@ def spec_of(method: str, scheme: str, *, dry: bool, **fields: Any) -> RunSpec:
 
 
 def images_of(spec: RunSpec) -> int:
-    """Return all images of a step, labelled ones included."""
-    return sum(spec.method.batches().values())
+    """Return the images of a step as the project counts them: unlabelled ones, where a method has any."""
+    return spec.method.images_per_step
 
 
 @contextmanager

@@ -6,6 +6,7 @@ A process that shall compute on the CPU is started with the GPU hidden from it, 
 import io
 import multiprocessing
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -178,14 +179,18 @@ def run_all(jobs: Sequence[Job], processes: int, *, cpu: bool, seconds: float) -
     if processes == 0:
         yield from ((job, attempt(job)) for job in jobs)
         return
-    failed: list[Job] = []
+    failed: list[tuple[Job, str]] = []
+    deadline = time.monotonic() + seconds
     for job, outcome in _pooled(jobs, processes, cpu, seconds):
         if isinstance(outcome, str):
-            failed.append(job)
+            failed.append((job, outcome))
         else:
             yield job, outcome
-    if failed:  # an error on a GPU can spoil the other jobs of its process
-        yield from _pooled(failed, min(processes, len(failed)), cpu, seconds / 2)
+    left = deadline - time.monotonic()
+    if failed and left > 5:  # an error on a GPU can spoil the other jobs of its process
+        yield from _pooled([job for job, _ in failed], min(processes, len(failed)), cpu, left)
+    else:
+        yield from failed
 
 
 def _pooled(jobs: Sequence[Job], processes: int, cpu: bool, seconds: float) -> Iterator[tuple[Job, Outcome | str]]:

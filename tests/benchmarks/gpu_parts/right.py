@@ -210,7 +210,7 @@ def _arrivals(
         work("cpu", cpu, 0)
         work("gpu", gpu, 0)
     else:
-        share = max(1, cores() // 4) if torch.cuda.is_available() else 1
+        share = max(1, cores() // 2) if torch.cuda.is_available() else 1
         for side, jobs, count in (("gpu", gpu, share), ("cpu", cpu, max(1, cores() - share))):
             threading.Thread(target=work, args=(side, jobs, count), daemon=True).start()
     for _ in range(2):
