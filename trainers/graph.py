@@ -28,6 +28,7 @@ class GraphedStep(Generic[R]):
     def __init__(self, step: Callable[[Mapping[str, Samples]], R]) -> None:
         self._step, self._calls = step, 0
         self._graph = torch.cuda.CUDAGraph()
+        self._side = torch.cuda.Stream()  # one for all warm-up steps: each stream has memory of its own
         self._samples: Mapping[str, Samples] = {}
         self._result: R | None = None
 
@@ -50,11 +51,10 @@ class GraphedStep(Generic[R]):
         return self._result
 
     def _warm_up(self, samples: Mapping[str, Samples]) -> R:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):
             result = self._step(samples)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._side)
         return result
 
 

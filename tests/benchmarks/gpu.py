@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def arguments(command: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dry", action="store_true", help="tiny sizes, in this process: a test that everything runs")
     parser.add_argument("--apart", action="store_true", help="with --dry: run parts in processes of their own even so")
     parser.add_argument("--keep", action="store_true", help="continue the results in --out; else start anew")
+    parser.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="only print the table of these results")
     parser.add_argument("--inside", type=float, help=argparse.SUPPRESS)  # run one part here, with so many seconds
     found = parser.parse_args(command)
     unknown = [part for part in found.parts if part not in SHARES]
@@ -124,9 +126,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def about(command: list[str]) -> dict[str, Any]:
     """Return what the results come from."""
     try:
-        revision = subprocess.run(
-            ["git", "-C", str(HERE), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        git = ["git", "-C", str(HERE)]
+        ask = partial(subprocess.run, capture_output=True, text=True, check=True)
+        revision = ask([*git, "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        if ask([*git, "status", "--porcelain"]).stdout.strip():
+            revision += " with changes"
     except (OSError, subprocess.CalledProcessError):
         revision = "unknown"
     return {"date": date.today().isoformat(), "revision": revision, "command": shlex.join(command)}
@@ -143,6 +147,9 @@ def main(command: list[str] | None = None) -> int:
     import torch
     from gpu_parts import report, table
 
+    if asked.table:
+        print(table.render(table.merged([report.read(path) for path in asked.table])))
+        return 0
     if not asked.keep:
         asked.out.unlink(missing_ok=True)
     results = report.read(asked.out)

@@ -3,7 +3,7 @@
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,9 +94,3 @@ def measure(report: Report, *, dry: bool) -> None:
     report.attempt("TF32 product", lambda: _product(torch.float32, size, tf32_allowed=True))
     report.attempt("float32 product", lambda: _product(torch.float32, size))
     report.attempt("float64 product", lambda: _product(torch.float64, size // 2))
-
-
-def ceiling(results: Mapping[str, Any], name: str, key: str) -> float | None:
-    """Return a measured ceiling; ``None`` if it was not measured."""
-    row = results["parts"].get("ceilings", {}).get("rows", {}).get(name)
-    return None if row is None else float(row[key])

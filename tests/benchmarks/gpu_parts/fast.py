@@ -1,7 +1,7 @@
 """Part `fast`: images per second of ResNet-50 at 224 pixels, beside the usual implementation of MoCo-EMAN."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from eman.sweeps.profiles.imagenet import IMAGENET
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training
 from gpu_parts import counting
-from gpu_parts.ceilings import ceiling, tf32
+from gpu_parts.ceilings import tf32
 from gpu_parts.official import OfficialStep, Sizes, process_group
 from gpu_parts.report import Report, release
 from gpu_parts.timing import on_gpu, step_seconds, summary
@@ -79,7 +79,6 @@ def measure(report: Report, home: Path, *, dry: bool) -> None:
     if on_gpu():  # on a CPU, compiling takes a minute and shows nothing
         bench.run("MoCo-EMAN, compiled", "moco", "eman", compile=True)
         bench.run("BYOL-EMAN, compiled", "byol", "eman", compile=True)
-    ratios(report)
 
 
 class _Ours:
@@ -94,9 +93,7 @@ class _Ours:
 
         def measured() -> dict[str, Any]:
             spec = spec_of(method, scheme, dry=self.dry, **fields)
-            row = self._timed(spec)
-            row |= self._counts(name, spec)
-            return row | shares(row, self.report.results)
+            return self._timed(spec) | self._counts(name, spec)
 
         self.report.attempt(name, measured, needs=needs)
 
@@ -129,24 +126,6 @@ class _Ours:
         return dict(counts[base])
 
 
-def shares(row: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, float]:
-    """Return a step's shares of the measured ceilings.
-
-    ``bandwidth_share`` counts what the step's operations read and write, ``floor_ms`` the time of its convolutions'
-    traffic alone, or of its arithmetic, whichever is longer.
-    """
-    rate, copy = ceiling(results, "bf16 product", "tflop_per_s"), ceiling(results, "copy", "gb_per_s")
-    if rate is None or copy is None or "tflop" not in row:
-        return {}
-    seconds = row["ms"] / 1e3
-    floor = max(row["tflop"] / rate, row["convolution_gb"] / copy)
-    return {
-        "bf16_share": round(row["tflop"] / seconds / rate, 4),
-        "bandwidth_share": round(row["gb"] / seconds / copy, 4),
-        "floor_ms": round(1e3 * floor, 3),
-    }
-
-
 def official(report: Report, dry: bool) -> None:
     """Measure the usual implementation: float32, with TF32 in convolutions (PyTorch's default), and with bf16."""
     sizes = Sizes(2, 32, "resnet18", 64, 16) if dry else Sizes()
@@ -175,20 +154,3 @@ def _official(sizes: Sizes, allow_tf32: bool, faster: bool, dry: bool) -> dict[s
     finally:
         torch.backends.cudnn.benchmark = benchmark
     return row
-
-
-def ratios(report: Report) -> None:
-    """Record how many times as fast our MoCo-EMAN is; ours makes its views, the usual implementation does not."""
-    rows = report.found["rows"]
-    ours = {name: row for name, row in rows.items() if name.startswith("MoCo-EMAN")}
-    usual = {name: row for name, row in rows.items() if name.startswith("usual")}
-    if ours and usual:
-        found = {
-            f"{mine} / {theirs}": round(row["images_per_s"] / other["images_per_s"], 2)
-            for mine, row in ours.items()
-            for theirs, other in usual.items()
-        }
-        report.add("ratios", found)
-    eman, bn = rows.get("MoCo-EMAN"), rows.get("MoCo, BN teacher")
-    if eman and bn:
-        report.add("EMAN / BN teacher", {"ratio": round(eman["images_per_s"] / bn["images_per_s"], 3)})

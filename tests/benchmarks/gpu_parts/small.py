@@ -1,7 +1,7 @@
 """Part `small`: many small runs side by side on one card, and the time of Tables 1 and 8 extrapolated from them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -225,22 +225,28 @@ def _streams(count: int, graph: dict[str, Any], home: Path, seconds: float, dry:
 
 
 def _extrapolate(report: Report) -> None:
-    """Extrapolate the tables' training time from each method's best rate in processes, as a sweep runs, with EMAN."""
+    """Record the images of the tables' trainings, and the time that they would take."""
     trainings = trainings_of_tables()
-    rows = list(report.found["rows"].values())
     images: dict[str, int] = {}
     for spec in trainings:
         images[spec.method.name] = images.get(spec.method.name, 0) + work.steps(spec) * images_of(spec)
-    rates = {
-        method: max(
-            (row["images_per_s"] for row in rows if row.get("method") == method and "processes" in row), default=None
-        )
-        for method in images
-    }
-    known = {method: rate for method, rate in rates.items() if rate}
-    row: dict[str, Any] = {"trainings": len(trainings), "images": images, "rates": known}
-    if len(known) == len(images):
-        seconds = sum(images[method] / rate for method, rate in known.items())
-        row["minutes"] = round(seconds / 60, 1)
+    row: dict[str, Any] = {"trainings": len(trainings), "images": images}
+    found = minutes(images, report.found["rows"])
+    if found is not None:
+        row["minutes"] = round(found, 1)
     row["note"] = "extrapolated from EMAN's runs, training alone: without evaluations, checkpoints and start-up"
     report.add("Tables 1 and 8, mini, three seeds, extrapolated", row)
+
+
+def minutes(images: Mapping[str, int], rows: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Return the time for each method's images at its best rate in processes, as a sweep runs.
+
+    ``None`` if a method was not measured.
+    """
+    seconds = 0.0
+    for method, count in images.items():
+        rates = [row["images_per_s"] for row in rows.values() if row.get("method") == method and "processes" in row]
+        if not rates:
+            return None
+        seconds += count / max(rates)
+    return seconds / 60

@@ -4,9 +4,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from gpu_parts import where
+from gpu_parts import small, where
 
 Rows = Mapping[str, Mapping[str, Any]]
+
+#: Parts of a state whose difference the table shows; those of the optimizer's momentum are in the JSON file.
+NETWORKS = ("student", "teacher")
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -31,8 +34,40 @@ def render(results: Mapping[str, Any]) -> str:
         found = results.get("parts", {}).get(part)
         if found is None:
             continue
-        lines += ["", *write(found.get("rows", {})), *_remarks(found)]
+        rows = found.get("rows", {})
+        if part == "fast":
+            rows = with_shares(rows, results["parts"].get("ceilings", {}).get("rows", {}))
+        lines += ["", *write(rows), *_remarks(found)]
     return "\n".join(lines) + "\n"
+
+
+def merged(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join the results of several commands on one card; of a part that several ran, the last counts."""
+    result: dict[str, Any] = {"about": {}, "parts": {}}
+    for one in several:
+        result["about"] |= one["about"]
+        result["parts"] |= one["parts"]
+    result["about"]["command"] = "; ".join(one["about"].get("command", "") for one in several)
+    return result
+
+
+def with_shares(rows: Rows, ceilings: Rows) -> dict[str, dict[str, Any]]:
+    """Add each step's shares of the measured ceilings, where these were measured on the card.
+
+    ``bandwidth_share`` counts what the step's operations read and write. ``floor_ms`` is the time of its convolutions'
+    traffic alone, or of its arithmetic, whichever is longer.
+    """
+    found = {name: dict(row) for name, row in rows.items()}
+    if not {"bf16 product", "copy"} <= ceilings.keys():
+        return found
+    rate, copy = ceilings["bf16 product"]["tflop_per_s"], ceilings["copy"]["gb_per_s"]
+    for row in found.values():
+        if "tflop" in row:
+            seconds = row["ms"] / 1e3
+            row["bf16_share"] = row["tflop"] / seconds / rate
+            row["bandwidth_share"] = row["gb"] / seconds / copy
+            row["floor_ms"] = 1e3 * max(row["tflop"] / rate, row["convolution_gb"] / copy)
+    return found
 
 
 def grid(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
@@ -86,13 +121,13 @@ def _right(rows: Rows) -> list[str]:
         return max((row[key] for row in rows for key in keys if key in row), default=None)
 
     lines = grid(
-        ("comparison", "agree", "first loss", "state after 20 steps", "views"),
+        ("comparison", "agree", "first loss", "networks after 20 steps", "views"),
         [
             (
                 kind,
                 f"{sum(bool(row.get('ok')) for row in of_kind)} of {len(of_kind)}",
                 worst(of_kind, "first_loss", "losses"),
-                worst(of_kind, "state_20"),
+                _networks(of_kind),
                 worst(of_kind, "views_max"),
             )
             for kind, of_kind in sorted(kinds.items())
@@ -100,6 +135,12 @@ def _right(rows: Rows) -> list[str]:
     )
     failed = [name for name, row in rows.items() if not row.get("ok")]
     return [*lines, "", f"- do not agree: {', '.join(failed)}"] if failed else lines
+
+
+def _networks(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the largest difference between networks."""
+    parts = [row.get("by_part", {}) for row in rows]
+    return max((of_row[name] for of_row in parts for name in NETWORKS if name in of_row), default=None)
 
 
 def kind_of_check(name: str) -> str:
@@ -110,13 +151,16 @@ def kind_of_check(name: str) -> str:
 
 def _fast(rows: Rows) -> list[str]:
     timed = {name: row for name, row in rows.items() if "ms" in row}
+    usual = [row["images_per_s"] for name, row in timed.items() if name.startswith("usual")]
+    names = [name.partition(", ")[2] for name in timed if name.startswith("usual")]
     lines = grid(
-        ("ResNet-50", "images/s", "ms", "peak GiB", "bf16 share", "bandwidth share", "floor ms", "first step s"),
+        ("ResNet-50", "images/s", "ms", f"times the usual: {'; '.join(names)}", *_COLUMNS),
         [
             (
                 name,
                 row["images_per_s"],
                 row["ms"],
+                ", ".join(f"{row['images_per_s'] / other:.2f}" for other in usual) if _comparable(name) else None,
                 row.get("peak_gib"),
                 _share(row.get("bf16_share")),
                 _share(row.get("bandwidth_share")),
@@ -126,9 +170,20 @@ def _fast(rows: Rows) -> list[str]:
             for name, row in timed.items()
         ],
     )
-    others = [f"- {name}: {value}x" for name, value in rows.get("ratios", {}).items()]
-    others += [f"- EMAN / BN teacher: {row['ratio']}x" for name, row in rows.items() if name == "EMAN / BN teacher"]
-    return [*lines, "", *others] if others else lines
+    eman, bn = rows.get("MoCo-EMAN"), rows.get("MoCo, BN teacher")
+    if eman and bn:
+        ratio = eman["images_per_s"] / bn["images_per_s"]
+        lines += ["", f"- MoCo with an EMAN teacher is {ratio:.3f} times as fast as with a BN teacher."]
+    return lines
+
+
+#: Columns of part `fast` after the rates.
+_COLUMNS = ("peak GiB", "bf16 share", "bandwidth share", "floor ms", "first step s")
+
+
+def _comparable(name: str) -> bool:
+    """Return whether a configuration does what the usual implementation does, MoCo-EMAN on one device."""
+    return name.startswith("MoCo-EMAN") and "devices" not in name
 
 
 def _small(rows: Rows) -> list[str]:
@@ -138,8 +193,9 @@ def _small(rows: Rows) -> list[str]:
     )
     for name, row in rows.items():
         if "trainings" in row:
-            minutes = f"{row['minutes']:g} minutes" if "minutes" in row else "not all methods were measured"
-            lines += ["", f"- {name}: {row['trainings']} trainings, {minutes}; {row['note']}"]
+            minutes = small.minutes(row["images"], rows)
+            time = "not all methods were measured" if minutes is None else f"{minutes:.1f} minutes"
+            lines += ["", f"- {name}: {row['trainings']} trainings, {time}; {row['note']}"]
     return lines
 
 
