@@ -121,11 +121,11 @@ class Report:
 
 
 def release() -> None:
-    """Free the memory of the last configuration."""
+    """Free the GPU's memory of the last configuration."""
     import torch
 
-    gc.collect()
     if torch.cuda.is_available():
+        gc.collect()
         with suppress(RuntimeError):
             torch.cuda.empty_cache()
 

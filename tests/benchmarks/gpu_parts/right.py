@@ -145,7 +145,7 @@ def plan(home: Path, dry: bool) -> tuple[list[Job], list[Job], list[Check]]:
 
 def _more(home: Path, steps: int, dry: bool) -> Iterator[tuple[Job, Job, Comparison, str]]:
     """Yield comparisons of runs on the GPU: resumed ones, and other precisions."""
-    kinds: dict[str, dict[str, Any]] = {"float32": {}, "bf16": {"precision": "bf16"}}
+    kinds: dict[str, dict[str, Any]] = {"float32": {}} if dry else {"float32": {}, "bf16": {"precision": "bf16"}}
     if on_gpu():
         kinds |= {f"{kind}, graph": {**fields, "cuda_graph": True} for kind, fields in kinds.items()}
     for method in ("moco",) if dry else OWN:

@@ -56,10 +56,8 @@ def label(training: Training) -> None:
 def measure(report: Report, home: Path, *, dry: bool) -> None:
     """Profile a large step, and a small one with and without a graph."""
     specs: dict[str, Callable[[], RunSpec]] = {}
-    for title, spec_of in (
-        ("ResNet-50", partial(fast.spec_of, "moco", "eman")),
-        ("mini", partial(small.spec_of, "moco")),
-    ):
+    large, little = partial(fast.spec_of, "moco", "eman"), partial(small.spec_of, "moco")
+    for title, spec_of in (("mini", little),) if dry else (("ResNet-50", large), ("mini", little)):
         specs[f"{title} MoCo-EMAN, no graph"] = partial(spec_of, dry=dry, cuda_graph=False)
         if on_gpu():
             specs[f"{title} MoCo-EMAN"] = partial(spec_of, dry=dry)
