@@ -49,7 +49,7 @@ lint: install  ## Style and types
 docs: install  ## The pages, in docs/_build/html; a broken link is an error
 	$(BIN)/python -m sphinx -q -E -W --keep-going docs docs/_build/html
 
-chaos: install  ## A sweep disturbed by twenty faults: minutes
+chaos: install  ## A sweep with twenty injected faults: minutes
 	$(BIN)/python tests/chaos.py
 
 bench: install  ## Benchmarks: medians and ratios
