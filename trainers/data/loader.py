@@ -11,7 +11,6 @@ import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from eman.platform.errors import UserError
-from eman.trainers.data.decode import random_crops, to_array
+from eman.trainers.data.decode import Array, random_crops, to_array
 from eman.trainers.data.order import WINDOW, Stream
 from eman.trainers.data.stored import StoredSplit
 from eman.trainers.views.draws import Draws
-
-Array = np.ndarray[Any, Any]
 
 log = logging.getLogger("eman")
 

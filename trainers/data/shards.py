@@ -19,7 +19,6 @@ import numpy as np
 
 from eman.platform.errors import UserError
 from eman.platform.storage import Place
-from eman.trainers.data.decode import decode as decode_images
 from eman.trainers.data.layout import MANIFEST
 
 #: Version of the layout; raise it when the layout changes. Other versions are not read.
@@ -191,6 +190,8 @@ def verify(place: Place, *, decode: bool = False) -> Iterator[str]:
                     for batch in pq.ParquetFile(stream, page_checksum_verification=True).iter_batches(batch_size=256):
                         rows += batch.num_rows
                         if decode:
+                            from eman.trainers.data.decode import decode as decode_images  # it imports torch
+
                             bad = decode_images(batch["image"].to_pylist(), content["channels"])[1]
                             corrupt += [f"{split} image {batch['index'][row]}" for row in bad]
             except (OSError, pa.ArrowException) as error:

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from eman.platform.errors import UserError
 from eman.platform.storage import Place
-from eman.trainers.data.decode import decode, middle_crop, random_crops, to_array
+from eman.trainers.data.decode import Array, decode, middle_crop, random_crops, to_array
 from eman.trainers.data.shards import Rows
 from eman.trainers.views.draws import Draws
 
-Array = np.ndarray[Any, Any]
 T = TypeVar("T")
 
 log = logging.getLogger("eman")
