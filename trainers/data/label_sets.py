@@ -12,7 +12,7 @@ from eman.trainers.data.splits import AnySplit, DataSet
 
 
 def indexed(name: str, file: str, split: AnySplit, workspace: Workspace) -> Tensor:
-    """Return the indices in ``split`` of the samples that an index file lists, ascending; see :func:`read_index`."""
+    """Return the indices in ``split`` of the samples that an index file lists, ascending; see ``read_index``."""
     listed = read_index(name, file, workspace)
     where = {int(sample): n for n, sample in enumerate(split.ids.tolist())}
     unknown = next((sample for sample in listed if sample not in where), None)

@@ -133,7 +133,7 @@ class StoredSplit:
         return in_threads(partial(self.read, part) for part in torch.arange(len(self)).split(count))
 
     def crops(self, index_n: Tensor, draws: Draws, crop_min: float) -> Tensor:
-        """Return random resized crops with the draws of a view, uint8, ``(n, A, S, S)``; see :func:`random_crops`."""
+        """Return random resized crops with the draws of a view, uint8, ``(n, A, S, S)``; see ``random_crops``."""
 
         def crop(part: Tensor) -> Tensor:
             pictures = self._pictures(index_n[part])
