@@ -59,7 +59,7 @@ class GraphedStep(Generic[R]):
 
 
 #: Largest images, in pixels of a side, for which a run uses a graph unless told otherwise. Larger ones keep a GPU busy
-#: without, and a graph takes about twice the memory of the step that it repeats.
+#: without, and PyTorch reserves more memory for a graph.
 _SMALL = 64
 
 

@@ -3,7 +3,6 @@
 Shapes: N images, C projection dimension.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,11 +10,8 @@ from eman.trainers.losses.criterion import Criterion, Parts
 from eman.trainers.methods.byol import BYOLSpec
 
 
-class BYOL(Criterion):
+class BYOL(Criterion[BYOLSpec]):
     """The symmetric regression loss of BYOL."""
-
-    def __init__(self, _spec: BYOLSpec, _devices: int, _generator: torch.Generator) -> None:
-        super().__init__()
 
     def forward(
         self,

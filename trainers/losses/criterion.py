@@ -12,13 +12,22 @@ from eman.trainers.spec.method import MethodSection
 S = TypeVar("S", bound=MethodSection)
 
 
-class Criterion(nn.Module):
+class Criterion(nn.Module, Generic[S]):
     """A loss, with state that it keeps between steps.
 
     ``forward(student, teacher, labels)`` takes the outputs of both networks and the labels by stream, for a batch or a
     part of it. It returns the loss and other measures, all scalars and means over images, so that averaging them over
     equal parts gives the batch's values. It must not change the state.
+
+    Args:
+        spec: The method's section.
+        devices: Devices of the run.
+        generator: Source of randomness for initial state.
     """
+
+    def __init__(self, spec: S, devices: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.spec = spec
 
     def after_step(self, teacher: list[Tensor]) -> None:
         """Update the state, once per step after the backward pass.
@@ -45,5 +54,5 @@ class Parts(Generic[S]):
     """
 
     heads: Callable[[S, int, int], dict[str, nn.Module]]
-    criterion: Callable[[S, int, torch.Generator], Criterion]
+    criterion: Callable[[S, int, torch.Generator], Criterion[S]]
     followed: Callable[[nn.Sequential], nn.Sequential] = whole

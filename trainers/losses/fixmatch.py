@@ -12,12 +12,8 @@ from eman.trainers.losses.supervised import classifier
 from eman.trainers.methods.fixmatch import FixMatchSpec
 
 
-class FixMatch(Criterion):
+class FixMatch(Criterion[FixMatchSpec]):
     """The loss of FixMatch, with tau = ``spec.threshold`` and lambda = ``spec.unlabelled_weight``."""
-
-    def __init__(self, spec: FixMatchSpec, _devices: int, _generator: torch.Generator) -> None:
-        super().__init__()
-        self.threshold, self.weight = spec.threshold, spec.unlabelled_weight
 
     def forward(
         self,
@@ -35,11 +31,11 @@ class FixMatch(Criterion):
         y_B = labels["labelled"]
         logits_BK, strong_UK = student[0].split([len(y_B), len(teacher[0])])
         confidence_U, pseudo_U = torch.softmax(teacher[0], 1).max(1)
-        mask_U = (confidence_U >= self.threshold).float()
+        mask_U = (confidence_U >= self.spec.threshold).float()
         supervised = F.cross_entropy(logits_BK, y_B)
         unlabelled = (mask_U * F.cross_entropy(strong_UK, pseudo_U, reduction="none")).mean()
         right_U = (pseudo_U == labels["unlabelled"]).float()
-        return supervised + self.weight * unlabelled, {
+        return supervised + self.spec.unlabelled_weight * unlabelled, {
             "loss_supervised": supervised.detach(),
             "loss_unlabelled": unlabelled.detach(),
             "mask_rate": mask_U.mean(),

@@ -13,15 +13,15 @@ from eman.trainers.losses.criterion import Criterion, Parts
 from eman.trainers.methods.moco import MoCoSpec
 
 
-class MoCo(Criterion):
+class MoCo(Criterion[MoCoSpec]):
     """InfoNCE with one positive and the queue as negatives. The queue takes the keys of all workers in device order."""
 
     queue_KC: Tensor
     pointer: Tensor
 
     def __init__(self, spec: MoCoSpec, devices: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.temperature, self.devices = spec.temperature, devices
+        super().__init__(spec, devices, generator)
+        self.devices = devices
         queue_KC = torch.randn(spec.queue, spec.projection_dim, generator=generator)
         self.register_buffer("queue_KC", F.normalize(queue_KC, dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
@@ -37,7 +37,7 @@ class MoCo(Criterion):
         ``contrast_accuracy`` is the share of queries that are more similar to their key than to all of the queue.
         """
         query_NC, key_NC = F.normalize(student[0], dim=1), F.normalize(teacher[0], dim=1)
-        loss_N, right_N = _InfoNCE.apply(query_NC / self.temperature, key_NC, self.queue_KC)
+        loss_N, right_N = _InfoNCE.apply(query_NC / self.spec.temperature, key_NC, self.queue_KC)
         return loss_N.mean(), {"contrast_accuracy": right_N.float().mean()}
 
     @torch.no_grad()

@@ -3,7 +3,6 @@
 Shapes: B images, K classes.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,11 +10,8 @@ from eman.trainers.losses.criterion import Criterion, Parts
 from eman.trainers.spec.method import LabelledSection
 
 
-class Supervised(Criterion):
+class Supervised(Criterion[LabelledSection]):
     """Cross-entropy on the labelled images."""
-
-    def __init__(self, _spec: LabelledSection, _devices: int, _generator: torch.Generator) -> None:
-        super().__init__()
 
     def forward(
         self,

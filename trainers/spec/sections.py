@@ -184,8 +184,8 @@ class ExecutionSpec(Section):
     """Parts into which each worker splits its batch to save memory, accumulating gradients; must divide the worker's
     devices. None: 1."""
     cuda_graph: bool | None = None
-    """On a GPU, replay the operations of a step as one CUDA graph, which removes the time between them and takes up to
-    twice the memory. None: in runs of one worker on images of at most 64 pixels, but for fp16 and compile."""
+    """On a GPU, replay the operations of a step as one CUDA graph, which removes the time between them and reserves
+    more memory. None: in runs of one worker on images of at most 64 pixels, but for fp16 and compile."""
     nondeterministic: bool = False
     """On a GPU, let cuDNN measure which algorithms are fastest; results then differ in the last bits from run to run,
     and a resumed run from an uninterrupted one."""
