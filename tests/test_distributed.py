@@ -44,6 +44,15 @@ def on_workers(workers: int, folder: Path, function: Callable[..., Any], *argume
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(workers)]
 
 
+@pytest.fixture(scope="module")
+def warm() -> None:
+    """Import and compile once what the forked workers would each import and compile."""
+    torch.set_num_threads(1)
+    for method in ("fixmatch", "moco", "byol"):
+        spec = SMOKE.run(method, "eman").replace(precision="float64")
+        Training.fresh(spec, Workspace.from_environment()).train_step()
+
+
 def _rows(permutation: torch.Tensor) -> dict[str, torch.Tensor]:
     mine = distributed.positions(len(permutation), DEVICES)
     x = mine.float().unsqueeze(1).expand(-1, 3) * 10
@@ -143,7 +152,7 @@ DISTINCT = list({(scheme.student, scheme.teacher): name for name, scheme in SCHE
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fixmatch", "moco", "byol"])
-def test_every_scheme_gives_the_same_run_on_1_2_and_4_workers(method: str, tmp_path: Path) -> None:
+def test_every_scheme_gives_the_same_run_on_1_2_and_4_workers(method: str, warm: None, tmp_path: Path) -> None:
     one = on_workers(1, tmp_path / "1", _every_scheme, method, 4, DISTINCT)[0]
     for workers in (2, 4):
         results = on_workers(workers, tmp_path / str(workers), _every_scheme, method, 4, DISTINCT)
@@ -151,7 +160,7 @@ def test_every_scheme_gives_the_same_run_on_1_2_and_4_workers(method: str, tmp_p
 
 
 @pytest.mark.parametrize("method", ["fixmatch", "moco", "byol"])
-def test_two_workers_that_accumulate_give_the_same_run(method: str, tmp_path: Path) -> None:
+def test_two_workers_that_accumulate_give_the_same_run(method: str, warm: None, tmp_path: Path) -> None:
     schemes = ("default", "shufflebn", "eman", "teacher-pn-0.9")
     one = on_workers(1, tmp_path / "1", _every_scheme, method, 3, schemes)[0]
     _assert_all_as(one, on_workers(2, tmp_path / "2", _every_scheme, method, 3, schemes, 2))
@@ -191,7 +200,7 @@ def _fit_some(fields: str, folder: str, stop_after: int | None) -> dict[str, Any
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "scheme"), [("moco", "bn"), ("fixmatch", "eman")])
-def test_a_run_stopped_on_2_workers_goes_on_on_1_or_4(method: str, scheme: str, tmp_path: Path) -> None:
+def test_a_run_stopped_on_2_workers_goes_on_on_1_or_4(method: str, scheme: str, warm: None, tmp_path: Path) -> None:
     fields = json.dumps(SMOKE.run(method, scheme).replace(precision="float64", device_statistics="mean").flat())
     whole = on_workers(1, tmp_path / "whole", _fit_some, fields, str(tmp_path / "w"), None)[0]
     for workers in (1, 4):
