@@ -57,7 +57,6 @@ def test_frozen_options(capsys: pytest.CaptureFixture[str]) -> None:
         ("figure",): ("--out", "--profile", "--seeds"),
         ("ui",): ("--port", "--host", "--allowed-host", "--open"),
         ("store", "migrate"): ("SRC", "DST", "checkpoints"),
-        ("store", "export"): ("--out",),
         ("status",): ("--runs", "--watch", "--every", "--json"),
         ("report",): ("--out",),
         ("predict",): ("--network", "--selection", "--top", "--k", "--json"),
