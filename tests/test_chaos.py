@@ -13,7 +13,7 @@ def test_a_sweep_with_faults_gives_the_results_of_one_without() -> None:
     done = subprocess.run(
         [
             *(sys.executable, str(Path(__file__).with_name("chaos.py")), "--seed", "1", "--minutes", "8"),
-            *("--sweep", "grid --method moco,byol --scheme bn,syncbn", "--epochs", "4", "--faults", "5"),
+            *("--sweep", "grid --method moco,byol --scheme bn,eman,syncbn", "--epochs", "4", "--faults", "6"),
         ],
         capture_output=True,
         text=True,
