@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A sweep on a Slurm allocation: Ray's head on its first node, workers on the others. From the project's root:
 #   sbatch deploy/slurm/sweep.sh table1 table8 --profile imagenet --workers 8 --cpus 8 --gpus 1
-# What stands behind the script's name goes to `eman sweep`. Given again, it continues.
+# The script's arguments are those of `eman sweep`. Submit it again to continue an interrupted sweep.
 #SBATCH --job-name=eman
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -12,7 +12,7 @@
 #SBATCH --requeue
 #SBATCH --output=eman-%j.log
 set -euo pipefail
-set -m # a background process of a script without job control would be deaf to Ctrl-C, and so would `eman`
+set -m # without job control, background processes ignore Ctrl-C, and `eman` would too
 
 cd "$SLURM_SUBMIT_DIR"
 PATH="$PWD/.venv/bin:$PATH"

@@ -4,14 +4,14 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from eman.platform.cluster import cluster
 from eman.platform.errors import first_line
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
-from eman.sweeps.checks import check_data, check_files, check_workers
+from eman.sweeps.checks import Pairs, check_data, check_files, check_workers
 from eman.sweeps.plan import Sweep
 from eman.sweeps.run.events import Event, Waiting
 from eman.sweeps.run.interrupt import Interruption
@@ -19,6 +19,7 @@ from eman.sweeps.run.launch import Launch
 from eman.sweeps.run.options import Options, Report, wait_for_room
 from eman.sweeps.run.publish import begin_sweep, publish_sweep
 from eman.sweeps.run.state import SweepState
+from eman.trainers.spec.run import RunSpec
 
 #: Seconds between a sweep's heartbeats.
 _BEAT_SECONDS = 5.0
@@ -66,15 +67,15 @@ def _carry_out(launch: Launch, started: float) -> None:
     check_files(trainings, launch.store.workspace, evaluations, present=True)
     try:
         with ThreadPoolExecutor(max_workers=1) as pool:
-            # Read the data while Ray starts.
-            data = pool.submit(check_data, trainings, launch.store.workspace, evaluations)
+            # Meanwhile Ray starts. A cluster elsewhere may refuse; then the store is opened afterwards.
+            prepared = pool.submit(_prepare, trainings, launch.store, evaluations, open_store=options.address is None)
             complete = False
             while not complete:
                 address = options.address
                 launch.emit(Waiting(f"joining Ray at {address}" if address else "starting Ray"))
                 with cluster(address) as available:
                     launch.emit(Waiting("loading the data"))
-                    data.result()
+                    prepared.result()
                     resources = wait_for_room(options, available)
                     report.cores = resources.cpus
                     parent = parent or begin_sweep(launch.sweep, launch.store, launch.state.launched)
@@ -95,6 +96,17 @@ def _carry_out(launch: Launch, started: float) -> None:
         launch.store.deliver()
         publish_sweep(launch.sweep, launch.store, parent, report)
         launch.emit(Waiting(""))
+
+
+def _prepare(trainings: Iterable[RunSpec], store: Store, evaluations: Pairs, *, open_store: bool) -> None:
+    """Check the data; then, with `open_store`, open the store, which creates its tables if it is new.
+
+    Raises:
+        UserError: The data is unsuitable.
+    """
+    check_data(trainings, store.workspace, evaluations)
+    if open_store:
+        _ = store.client
 
 
 @contextlib.contextmanager
