@@ -9,7 +9,7 @@ Shapes: B images, A channels, H by W pixels, P = H W.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -39,15 +39,21 @@ class _Bytes:
 
     Attributes:
         x_BAP: int32, values 0 to 255.
+        name_B: int64, index of the image's operation in its pool.
         level_B: float64, 0.1 to 0.9.
         positive_B: bool, the sign of amounts that have one.
         factor_B: float32, the factor of brightness, colour, contrast and sharpness.
     """
 
     x_BAP: Tensor
+    name_B: Tensor
     level_B: Tensor
     positive_B: Tensor
     factor_B: Tensor
+
+    def take(self, index: Tensor) -> "_Bytes":
+        """Return the images at the given indices."""
+        return _Bytes(*(x_B[index] for x_B in (self.x_BAP, self.name_B, self.level_B, self.positive_B, self.factor_B)))
 
     @cached_property
     def index_BAP(self) -> Tensor:  # noqa: N802
@@ -140,7 +146,7 @@ TABLES: dict[str, Callable[[_Bytes], Tensor]] = {
 }
 
 
-def _colour(images: _Bytes, _height: int) -> Tensor:
+def _colour(images: _Bytes, height: int) -> Tensor:
     return _blend(images.x_BAP, _gray(images.x_BAP).expand_as(images.x_BAP), images.factor_B)
 
 
@@ -155,7 +161,7 @@ def _sharpness(images: _Bytes, height: int) -> Tensor:
 
 
 #: Operations that blend images, ``(B, A, P)``.
-BLENDS: dict[str, Callable[[_Bytes, int], Tensor]] = {"color": _colour, "sharpness": _sharpness}
+BLENDS: dict[str, Callable[..., Tensor]] = {"color": _colour, "sharpness": _sharpness}
 
 #: Operations that move pixels.
 WARPS = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
@@ -217,7 +223,10 @@ def _sources(warp_B: Tensor, amount_B: Tensor, shift: float, height: int, width:
     return torch.where(inside, y * width + x, -1).flatten(1)
 
 
-def _warped(x_BAP: Tensor, source_BP: Tensor) -> Tensor:
+def _warped(images: _Bytes, pool: Pool, height: int) -> Tensor:
+    x_BAP, amount_B = images.x_BAP, torch.where(images.positive_B, images.level_B, -images.level_B)
+    warp_B = images.name_B - pool.operations.index(WARPS[0])
+    source_BP = _sources(warp_B, amount_B, pool.shift, height, x_BAP.shape[2] // height)
     moved = x_BAP.gather(2, source_BP.clamp(min=0).unsqueeze(1).expand_as(x_BAP))
     return torch.where(source_BP.unsqueeze(1) >= 0, moved, 0)
 
@@ -235,21 +244,30 @@ def apply_operations(x_BAHW: Tensor, name_B: Tensor, level_B: Tensor, positive_B
     Returns:
         Images of the same shape and type.
     """
-    height, width = x_BAHW.shape[2:]
+    height = x_BAHW.shape[2]
     x_BAP = x_BAHW.flatten(2)
-    images = _Bytes(x_BAP, level_B, positive_B, (pool.low + pool.span * level_B).float())
-    chosen = {name: (name_B == number).view(-1, 1, 1) for number, name in enumerate(pool.operations)}
-    table = images.values().expand(*x_BAP.shape[:2], -1)
+    images = _Bytes(x_BAP, name_B, level_B, positive_B, (pool.low + pool.span * level_B).float())
+    chosen = {name: name_B == number for number, name in enumerate(pool.operations)}
+    table = images.values().expand(*x_BAP.shape[:2], -1).contiguous()
     for name in pool.operations:
-        if name in TABLES:
-            table = torch.where(chosen[name], TABLES[name](images), table)
+        if name in TABLES and name != "identity":
+            table = _replaced(table, chosen[name], images, TABLES[name])
     out = table.gather(2, images.index_BAP)
     for name, blend in BLENDS.items():
-        out = torch.where(chosen[name], blend(images, height), out)
-    warp_B = name_B - pool.operations.index(WARPS[0])
-    source_BP = _sources(warp_B, torch.where(positive_B, level_B, -level_B), pool.shift, height, width)
-    out = torch.where((warp_B >= 0).view(-1, 1, 1), _warped(x_BAP, source_BP), out)
+        out = _replaced(out, chosen[name], images, partial(blend, height=height))
+    is_warp_B = name_B >= pool.operations.index(WARPS[0])
+    out = _replaced(out, is_warp_B, images, partial(_warped, pool=pool, height=height))
     return out.view(x_BAHW.shape)
+
+
+def _replaced(target: Tensor, chosen_B: Tensor, images: _Bytes, compute: Callable[[_Bytes], Tensor]) -> Tensor:
+    """Return the target, with what `compute` makes of the chosen images in their places."""
+    if target.device.type == "cuda":  # to compute all is faster than to wait for the number of the chosen
+        return torch.where(chosen_B.view(-1, 1, 1), compute(images), target)
+    index = chosen_B.nonzero()[:, 0]
+    if len(index):
+        target[index] = compute(images.take(index))
+    return target
 
 
 def randaugment(x_BAHW: Tensor, draws: Draws, operations: int, pool: Pool) -> Tensor:
