@@ -21,6 +21,7 @@ from eman.trainers.backbones.state import load_backbone
 from eman.trainers.data import catalog as data
 from eman.trainers.data import label_sets
 from eman.trainers.norm.convert import convert_norm
+from eman.trainers.precision import use_whole_float32
 from eman.trainers.spec.run import RunSpec
 
 #: Features have collapsed below this :func:`~eman.evaluation.features.spread`; bfloat16 rounds to about this.
@@ -82,6 +83,7 @@ class Trained:
         state = self._saved[self.network]
         if state is None:
             raise UserError(f"run {self.run} has no {self.network} network of its own; evaluate its student.")
+        use_whole_float32()
         spec = self.spec
         entry = backbone_named(spec.network.backbone)
         network = convert_norm(entry.build(self.splits.train.shape[0]), spec.norm.student_norm)

@@ -114,10 +114,9 @@ def test_a_step_reads_no_value_from_the_device(method: str, scheme: str) -> None
     """Neither learning rate, queue, permutation nor pseudo-labels make the host wait."""
     scheme = "default" if method == "supervised" else scheme
     training = Training.fresh(SMOKE.run(method, scheme), Workspace.from_environment())
-    samples = training.batches.samples(0)
     training.train_step()
     with Waits() as waits:
-        training._take_step(samples)
+        training.train_step()
     assert waits.seen == []
 
 
@@ -184,3 +183,10 @@ def test_a_resumed_run_is_the_same_bit_for_bit(method: str, graphed: bool) -> No
     assert first + rest == whole
     for name, value in leaves(expected).items():
         assert torch.equal(leaves(found)[name], value) if isinstance(value, torch.Tensor) else True, name
+
+
+def test_a_training_computes_float32_whole() -> None:
+    """Not in TF32, which PyTorch would take for convolutions on a GPU."""
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    Training.fresh(SMOKE.run("moco", "eman"), Workspace.from_environment())
+    assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "ieee"

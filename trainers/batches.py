@@ -78,6 +78,9 @@ class Batches:
         last = self.streams[self.method.streams[-1]]
         self.steps_per_epoch = max(1, len(last.split) // last.batch)
         self.feeds: dict[str, Loader] = {}
+        self._mine = {
+            name: distributed.positions(stream.batch, spec.norm.devices) for name, stream in self.streams.items()
+        }
         self._labels = {name: stream.split.labels.to(device) for name, stream in self.streams.items()}
         self._ids = {name: stream.split.ids.to(device) for name, stream in self.streams.items()}
         self._images = {
@@ -116,7 +119,7 @@ class Batches:
     def _samples(self, name: str, step: int) -> Samples:
         stream, images_PNAHW = self.streams[name], None
         if isinstance(stream.split, Split):
-            place_2N = torch.stack(stream.at(step))[:, distributed.positions(stream.batch, self.spec.norm.devices)]
+            place_2N = torch.stack(stream.at(step))[:, self._mine[name]]
             if name not in self._images:
                 images_PNAHW = stream.split.images[place_2N[0]].unsqueeze(0)
         else:
@@ -132,8 +135,7 @@ class Batches:
         """Return the loader of a stream whose images are not in memory."""
         if name not in self.feeds:
             views = tuple(n for n, (source, _) in enumerate(self.method.views.values()) if source == name)
-            mine = distributed.positions(stream.batch, self.spec.norm.devices)
-            recipe = Recipe(stream, mine, views, self.spec.seed, self.spec.method.crop_min)
+            recipe = Recipe(stream, self._mine[name], views, self.spec.seed, self.spec.method.crop_min)
             steps = max(self.steps_per_epoch * self.spec.optim.epochs, self.spec.norm.statistics_passes)
             settings = self.workspace.settings
             self.feeds[name] = Loader(recipe, steps, settings.most_corrupt, settings.loader_processes)

@@ -1,4 +1,4 @@
-"""Arithmetic: autocast for a run's precision, in training and evaluation alike, and the algorithms of a GPU."""
+"""A run's precision, in training and evaluation alike, and the algorithms of a GPU."""
 
 import torch
 
@@ -17,14 +17,12 @@ def is_half(precision: str) -> bool:
     return precision in _AUTOCAST
 
 
-def set_gpu_algorithms(*, deterministic: bool) -> None:
-    """Choose the algorithms of a process on a GPU.
-
-    float32 means float32: PyTorch would compute convolutions in TF32, whose products have 10 bits.
-
-    Args:
-        deterministic: Use algorithms whose results repeat bit for bit; otherwise cuDNN measures which are fastest.
-    """
+def use_whole_float32() -> None:
+    """Make float32 mean float32 on a GPU: PyTorch computes convolutions in TF32, whose products have 10 bits."""
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.fp32_precision = "ieee"
+
+
+def choose_algorithms(*, deterministic: bool) -> None:
+    """Choose cuDNN's algorithms: those whose results repeat bit for bit, or those that it measures to be fastest."""
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic

@@ -27,7 +27,7 @@ from eman.trainers.networks import (
 from eman.trainers.norm.device_bn import device_norms, frozen_statistics
 from eman.trainers.norm.statistics import plain_averages, share_statistics
 from eman.trainers.norm.teacher import Teacher
-from eman.trainers.precision import autocast, set_gpu_algorithms
+from eman.trainers.precision import autocast, choose_algorithms, use_whole_float32
 from eman.trainers.rates import Rates
 from eman.trainers.spec.labels import scheme_of
 from eman.trainers.spec.method import TeacherSection
@@ -54,8 +54,8 @@ class Training:
         self.local, self.parts = _split_of_devices(spec)
         self.device = distributed.device()
         self.dtype = torch.float64 if spec.network.precision == "float64" else torch.float32
-        if self.device.type == "cuda":
-            set_gpu_algorithms(deterministic=not spec.execution.nondeterministic)
+        use_whole_float32()
+        choose_algorithms(deterministic=not spec.execution.nondeterministic)
         self.batches = Batches(spec, workspace, self.device, self.dtype)
         self.step, self.steps_per_epoch = 0, self.batches.steps_per_epoch
         self.steps = self.steps_per_epoch * spec.optim.epochs

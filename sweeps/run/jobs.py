@@ -1,5 +1,6 @@
 """Jobs: the work of one Ray Tune trial."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -18,7 +19,7 @@ def max_workers(workers: Workers) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(ABC):
     """A job.
 
     Attributes:
@@ -34,8 +35,9 @@ class Job:
     parent: str | None = None
 
     @property
+    @abstractmethod
     def keys(self) -> tuple[str, ...]:
-        raise NotImplementedError
+        """Keys of the runs that the job fills."""
 
     def __str__(self) -> str:  # Tune names trials after it
         return self.keys[0]

@@ -34,7 +34,7 @@ def run_sweep(
 ) -> Report:
     """Run the missing parts of a sweep, then store its tables on the sweep's run.
 
-    Nothing is written to the store until the data have been checked and the cluster joined. `listen` is called with the
+    No run is written to the store until the data have been checked and the cluster joined. `listen` is called with the
     sweep's state and every event, in this thread.
 
     Raises:

@@ -30,6 +30,12 @@ def _tile(start, stop, v, channel, pixels, devices, channels, ROWS: tl.constexpr
 
 
 @triton.jit
+def _vector(values, v, column, channels):
+    """Load a device's value for some channels, as a row."""
+    return tl.load(values + v * channels + column, mask=column < channels, other=0.0)[None, :]
+
+
+@triton.jit
 def _moments(x, sums, squares, rows, size, pixels, devices, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Store the sums over a slice of the distances from the device's first pixel, which is near the mean, and of their
     squares.
@@ -96,8 +102,8 @@ def _affine(
     """Store ``x scale + shift + residual``, after ReLU if asked for."""
     channel, part, v = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     column = channel * COLUMNS + tl.arange(0, COLUMNS)
-    factor = tl.load(scale + v * channels + column, mask=column < channels, other=0.0)[None, :]
-    plus = tl.load(shift + v * channels + column, mask=column < channels, other=0.0)[None, :]
+    factor = _vector(scale, v, column, channels)
+    plus = _vector(shift, v, column, channels)
     stop = tl.minimum((part + 1) * size, rows)
     for at in range(part * size, stop, ROWS):
         offset, exists = _tile(at, stop, v, channel, pixels, devices, channels, ROWS, COLUMNS)
@@ -127,10 +133,9 @@ def _sums(
     """Store the sums over a slice of g and of g (x - mean)."""
     channel, part, v = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     column = channel * COLUMNS + tl.arange(0, COLUMNS)
-    at_v = v * channels + column
-    centre = tl.load(mean + at_v, mask=column < channels, other=0.0)[None, :]
-    factor = tl.load(scale + at_v, mask=column < channels, other=0.0)[None, :]
-    plus = tl.load(shift + at_v, mask=column < channels, other=0.0)[None, :]
+    centre = _vector(mean, v, column, channels)
+    factor = _vector(scale, v, column, channels)
+    plus = _vector(shift, v, column, channels)
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     product = tl.zeros([ROWS, COLUMNS], tl.float32)
     stop = tl.minimum((part + 1) * size, rows)
@@ -173,11 +178,10 @@ def _scaled(
     """Store ``scale g + b x + c``, and g itself for the shortcut if there is one."""
     channel, part, v = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     column = channel * COLUMNS + tl.arange(0, COLUMNS)
-    at_v = v * channels + column
-    factor = tl.load(scale + at_v, mask=column < channels, other=0.0)[None, :]
-    plus = tl.load(shift + at_v, mask=column < channels, other=0.0)[None, :]
-    b = tl.load(by_x + at_v, mask=column < channels, other=0.0)[None, :]
-    c = tl.load(plus_x + at_v, mask=column < channels, other=0.0)[None, :]
+    factor = _vector(scale, v, column, channels)
+    plus = _vector(shift, v, column, channels)
+    b = _vector(by_x, v, column, channels)
+    c = _vector(plus_x, v, column, channels)
     stop = tl.minimum((part + 1) * size, rows)
     for at in range(part * size, stop, ROWS):
         offset, exists = _tile(at, stop, v, channel, pixels, devices, channels, ROWS, COLUMNS)
