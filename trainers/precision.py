@@ -19,8 +19,9 @@ def is_half(precision: str) -> bool:
 
 def use_whole_float32() -> None:
     """Make float32 mean float32 on a GPU: PyTorch computes convolutions in TF32, whose products have 10 bits."""
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    # Not by `fp32_precision`, which can be set by operation: `torch.export` then refuses to read `allow_tf32`.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def choose_algorithms(*, deterministic: bool) -> None:

@@ -46,15 +46,15 @@ def _driver() -> str:
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Allow or forbid TF32 in matrix products and convolutions."""
-    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = [place.fp32_precision for place in places]
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [place.allow_tf32 for place in places]
     for place in places:
-        place.fp32_precision = "tf32" if allowed else "ieee"
+        place.allow_tf32 = allowed
     try:
         yield
     finally:
         for place, value in zip(places, before, strict=True):
-            place.fp32_precision = value
+            place.allow_tf32 = value
 
 
 def _copy(mebibytes: int) -> dict[str, Any]:

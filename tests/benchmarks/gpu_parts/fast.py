@@ -143,7 +143,7 @@ def _official(sizes: Sizes, allow_tf32: bool, faster: bool, dry: bool) -> dict[s
     torch.backends.cudnn.benchmark = True  # as that implementation does
     try:
         with process_group() as started, tf32(False):
-            torch.backends.cudnn.conv.fp32_precision = "tf32" if allow_tf32 else "ieee"
+            torch.backends.cudnn.allow_tf32 = allow_tf32
             step = OfficialStep(sizes, ddp=started, faster=faster)
             if on_gpu():
                 torch.cuda.reset_peak_memory_stats()
