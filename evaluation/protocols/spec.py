@@ -11,7 +11,7 @@ from eman.evaluation.protocols.registry import protocol_named
 from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError, unknown
 from eman.trainers.data import names
-from eman.trainers.spec.kinds import Value, kind_of
+from eman.trainers.spec.kinds import FieldKind, Value, kind_of, parse_pairs
 from eman.trainers.spec.section import Section, digest
 
 #: Increase it when a change of code changes results of evaluations with unchanged fields.
@@ -114,18 +114,15 @@ def parse_eval_fields(protocol: str, pairs: Sequence[str]) -> dict[str, Value]:
         UserError: A pair lacks ``=``, a field is unknown or cannot be set, or a value has the wrong type.
     """
     allowed = settable(protocol)
-    values: dict[str, Value] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise UserError(f"--set {pair!r}: give FIELD=VALUE, for example --set {next(iter(allowed))}=VALUE.")
+
+    def find(name: str) -> tuple[str, FieldKind | None]:
         if name in _NOT_BY_HAND:
             raise UserError(f"{name} cannot be set by hand; {_NOT_BY_HAND[name]}.")
         if name not in allowed:
             raise unknown_field(protocol, name)
-        kind = kind_of(allowed[name])
-        values[name] = text if kind is None else kind.parse(name, text)
-    return values
+        return name, kind_of(allowed[name])
+
+    return parse_pairs(pairs, find, f"{next(iter(allowed))}=VALUE")
 
 
 def check(spec: EvalSpec, sizes: EvalSizes) -> None:

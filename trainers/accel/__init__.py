@@ -4,5 +4,5 @@
 - ``cpu``: for CPUs, where they make runs 20 to 33 % faster. ``kernels`` is the code that Numba compiles, ``width`` the
   number of channels that it processes at once.
 - ``gpu``, ``gpu_colour``: for GPUs, compiled by Triton: batch norm, and colour changes of views.
-- ``triton_here``: whether Triton is installed.
+- ``available``: whether Triton is installed.
 """

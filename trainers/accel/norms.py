@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from eman.trainers.accel.triton_here import has_triton
+from eman.trainers.accel.available import has_triton
 from eman.trainers.accel.width import LANES
 
 _CPU_TYPES = (torch.bfloat16, torch.float32, torch.float64)

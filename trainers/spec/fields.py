@@ -7,7 +7,7 @@ from typing import Any
 from eman.platform.errors import UserError, unknown
 from eman.trainers.methods.method import Method
 from eman.trainers.methods.registry import METHODS, method_named
-from eman.trainers.spec.kinds import FieldKind, Value, kind_of
+from eman.trainers.spec.kinds import FieldKind, Value, kind_of, parse_pairs
 from eman.trainers.spec.run import SECTIONS, RunSpec, section_names
 from eman.trainers.spec.section import Section
 
@@ -60,16 +60,7 @@ def parse_fields(pairs: Iterable[str]) -> dict[str, Value]:
 
     A section's prefix is dropped. A method's prefix is kept: the value applies to that method only.
     """
-    values: dict[str, Value] = {}
-    for pair in pairs:
-        given, equals, text = pair.partition("=")
-        if not equals:
-            raise UserError(f"--set {pair!r}: give FIELD=VALUE, for example --set epochs=2.")
-        name, kind = find_field(given.strip())
-        if name in values:
-            raise UserError(f"--set {name} is given twice; give one value.")
-        values[name] = kind.parse(name, text)
-    return values
+    return parse_pairs(pairs, find_field, "epochs=2")
 
 
 def find_field(given: str) -> tuple[str, FieldKind]:

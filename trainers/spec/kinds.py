@@ -1,7 +1,7 @@
 """The values that a field of a specification accepts, derived from its type annotation."""
 
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -72,6 +72,28 @@ class FieldKind:
             return value
         except (ValueError, KeyError):
             raise UserError(f"{name} is {text!r}; give {self.describe()}.") from None
+
+
+def parse_pairs(
+    pairs: Iterable[str], find: Callable[[str], tuple[str, FieldKind | None]], example: str
+) -> dict[str, Value]:
+    """Parse the values of ``--set``, such as ``["epochs=2", "lr=0.1"]``, into typed values by name.
+
+    Args:
+        pairs: What was given.
+        find: From the name as given to the field's name and kind; raises :class:`UserError` for unknown ones.
+        example: A correct value, for the error.
+    """
+    values: dict[str, Value] = {}
+    for pair in pairs:
+        given, equals, text = pair.partition("=")
+        if not equals:
+            raise UserError(f"--set {pair!r}: give FIELD=VALUE, for example --set {example}.")
+        name, kind = find(given.strip())
+        if name in values:
+            raise UserError(f"--set {name} is given twice; give one value.")
+        values[name] = text if kind is None else kind.parse(name, text)
+    return values
 
 
 def kind_of(field: FieldInfo) -> FieldKind | None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eman.trainers.accel.triton_here import has_triton
+from eman.trainers.accel.available import has_triton
 
 
 def resize_matrix(start_B: Tensor, length_B: Tensor, size: int, out: int, flipped_B: Tensor | None = None) -> Tensor:
