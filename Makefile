@@ -47,6 +47,7 @@ lint: install  ## Style and types
 	$(BIN)/mypy
 
 docs: install  ## The pages, in docs/_build/html; a broken link is an error
+	$(BIN)/python docs/generate.py
 	$(BIN)/python -m sphinx -q -E -W --keep-going docs docs/_build/html
 
 chaos: install  ## A sweep with twenty injected faults: minutes
@@ -55,12 +56,7 @@ chaos: install  ## A sweep with twenty injected faults: minutes
 bench: install  ## Benchmarks: medians and ratios
 	$(BIN)/python tests/benchmarks/bench.py
 
-PEERS := .venv-peers
-bench-peers: install  ## Beside lightly, which gets an environment of its own
-	[ -x $(PEERS)/bin/python ] || $(BIN)/python -m venv $(PEERS)
-	@# It sees our packages, torch above all, and keeps its own; ours does not see it.
-	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check lightly==1.6.0
+bench-peers: install  ## Beside lightly and scikit-learn
 	$(BIN)/python tests/benchmarks/peers.py
 
 bench-growth: install  ## How a sweep's time grows with its runs, and a step's with its devices
@@ -74,4 +70,4 @@ gpu: install  ## Benchmark of one NVIDIA GPU: minutes; results in gpu.json
 	$(BIN)/python tests/benchmarks/gpu.py
 
 clean:  ## Remove the environment and caches; results in .eman stay
-	rm -rf docs/_build .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf docs/_build .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -1,8 +1,8 @@
 """Beside what people have: `make bench-peers`. Medians, and ratios taken in one run; nothing here passes or fails.
 
-lightly (github.com/lightly-ai/lightly) runs in processes of an environment of its own, `.venv-peers`, and nothing of it
-is installed in ours. Sides take turns, so that a machine whose speed drifts slows all. Same backbone, images, batch and
-threads; its transforms, heads, loss, memory bank and momentum update.
+lightly (github.com/lightly-ai/lightly) runs in processes of its own. Sides take turns, so that a machine whose speed
+drifts slows all. Same backbone, images, batch and threads; its transforms, heads, loss, memory bank and momentum
+update.
 """
 
 import json
@@ -43,7 +43,6 @@ from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 
 
 class Peer:
@@ -52,7 +51,7 @@ class Peer:
     def __init__(self, side: str, **what: Any) -> None:
         given = json.dumps({"side": side, "threads": torch.get_num_threads(), **what})
         self.process = subprocess.Popen(
-            [PYTHON, Path(__file__).with_name("peers_lightly.py"), given],
+            [sys.executable, Path(__file__).with_name("peers_lightly.py"), given],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -241,8 +240,6 @@ def main(names: Sequence[str]) -> int:
     """Prints the comparisons of these names, by default all."""
     try:
         chosen = [named("benchmark", name, BENCHMARKS) for name in names] or list(BENCHMARKS.values())
-        if not PYTHON.exists():
-            raise UserError("lightly's environment is not there; `make bench-peers` makes it.")
     except UserError as error:
         print(f"peers: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""lightly's side of `make bench-peers`: a process in the environment of the peers, told by lines on its standard input.
+"""lightly's side of `make bench-peers`: a process that is told by lines on its standard input.
 
 The backbone and the images are ours; transforms, heads, losses, memory bank and momentum update are lightly's, as its
 documentation puts them together.
