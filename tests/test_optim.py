@@ -35,6 +35,15 @@ def test_cosine_moves_once_an_epoch_or_at_each_step() -> None:
     assert by_step[33] < by_step[32]
 
 
+@pytest.mark.parametrize("arc", [7 / 16, 0.5, 0.1])
+def test_a_cosine_arc_is_the_cosine_of_a_part_of_pi(arc: float) -> None:
+    by_step = rates(4, schedule_unit="step", cosine_arc=arc)
+    for step in range(8, 40):
+        assert by_step[step] == pytest.approx(math.cos(math.pi * arc * (step - 8) / 32), rel=1e-12)
+    by_epoch = rates(4, cosine_arc=arc)
+    assert by_epoch[8::4] == pytest.approx(by_step[8::4], rel=1e-12)
+
+
 def test_milestones_drop_tenfold() -> None:
     spec = make_spec("fixmatch", "eman", {"lr": 0.03, "epochs": 100})
     assert [optim.learning_rate(spec.optim, epoch * 7, 7) for epoch in (5, 59, 60, 79, 80, 99)] == pytest.approx(
@@ -84,13 +93,24 @@ def test_lars_leaves_out_what_the_official_code_finds_by_name() -> None:
     assert IMAGENET.run("byol", "eman").optim.lars_exclude == "official"
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_decays_vectors_unless_they_are_exempt() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    for exempt, vectors in ((False, 0), (True, 4)):  # two biases; scale and shift of the norm
+        fields = {"optimizer": "sgd", "nesterov": True, "decay_exempts_vectors": exempt}
+        optimizer = optim.optimizer(make_spec("byol", "eman", fields).optim, network)
+        assert optimizer.nesterov
+        decayed, undecayed = (group["params"] for group in optimizer.param_groups)
+        assert (len(decayed), len(undecayed)) == (6 - vectors, vectors)
+        assert all(p.ndim == 1 for p in undecayed)
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 @pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
-def test_sgd_is_pytorchs_bit_for_bit(momentum: float, weight_decay: float) -> None:
+def test_sgd_is_pytorchs_bit_for_bit(momentum: float, nesterov: bool, weight_decay: float) -> None:
     values = [torch.randn(4, 3), torch.randn(5), torch.randn(2)]
     mine, theirs = ([v.clone().requires_grad_() for v in values] for _ in range(2))
-    ours = SGD(mine, 0.1, momentum, weight_decay)
-    stock = torch.optim.SGD(theirs, 0.1, momentum, weight_decay=weight_decay, foreach=True)
+    ours = SGD(mine, 0.1, momentum, weight_decay, nesterov=nesterov)
+    stock = torch.optim.SGD(theirs, 0.1, momentum, weight_decay=weight_decay, foreach=True, nesterov=nesterov)
     for step in range(4):
         for optimizer, parameters in ((ours, mine), (stock, theirs)):
             optimizer.zero_grad()
@@ -99,7 +119,7 @@ def test_sgd_is_pytorchs_bit_for_bit(momentum: float, weight_decay: float) -> No
             optimizer.param_groups[0]["lr"] = 0.1 / (1 + step)
             optimizer.step()
         if step == 1:  # a resume
-            fresh = SGD(mine, 0.1, momentum, weight_decay)
+            fresh = SGD(mine, 0.1, momentum, weight_decay, nesterov=nesterov)
             fresh.load_state_dict(ours.state_dict())
             ours = fresh
     assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))

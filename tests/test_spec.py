@@ -204,10 +204,6 @@ def test_different_runs_never_share_a_title() -> None:
         ({"devices": 1, "teacher_norm": "shufflebn"}, "devices is 1"),
         ({"teacher_norm": "bn", "eman_momentum": 0.9}, "eman_momentum is 0.9 and has no effect with teacher_norm bn"),
         ({"teacher_proxy_momentum": 0.9}, "teacher_proxy_momentum is 0.9 and has no effect with teacher_norm eman"),
-        (
-            {"student_norm": "gn", "teacher_norm": "gn", "student_proxy_momentum": 0.5},
-            "student_proxy_momentum is 0.5 and has no effect with student_norm gn",
-        ),
         ({"epochs": 2, "warmup_epochs": 3.0}, "longer than the run"),
         ({"schedule": "step"}, "'step' needs them"),
         ({"schedule": "step", "milestones": ()}, "'step' needs them"),
@@ -235,6 +231,14 @@ def test_bad_values_are_named(fields: dict[str, object], message: str) -> None:
     [
         ({"milestones": (0.5,)}, "milestones belong to schedule 'step'"),
         ({"lars_exclude": "official"}, "no effect with optimizer 'sgd'"),
+        ({"optimizer": "lars", "nesterov": True}, "nesterov is True and has no effect with optimizer 'lars'"),
+        ({"sgd_momentum": 0.0, "nesterov": True}, "nesterov is True and has no effect with sgd_momentum 0"),
+        ({"schedule": "step", "milestones": (0.5,), "cosine_arc": 0.4}, "no effect with schedule 'step'"),
+        ({"cosine_arc": 0.75}, "cosine_arc is 0.75; give a number above 0 and at most 0.5"),
+        (
+            {"student_norm": "gn", "teacher_norm": "gn", "student_proxy_momentum": 0.5},
+            "student_proxy_momentum is 0.5 and has no effect with student_norm gn",
+        ),
         ({"mocco.lr": 0.1}, "unknown method 'mocco'; did you mean 'moco'"),
         ({"moco.threshold": 0.1}, "threshold is not a field of moco"),
     ],
@@ -247,6 +251,10 @@ def test_overrides_without_effect_are_refused(overrides: dict[str, object], mess
 def test_a_profiles_dependent_values_give_way_to_overrides() -> None:
     assert IMAGENET.run("byol", "eman", 0, {"optimizer": "sgd"}).optim.lars_exclude is None
     assert IMAGENET.run("supervised", "default", 0, {"schedule": "cosine"}).optim.milestones is None
+    profile = {"nesterov": True, "decay_exempts_vectors": True, "cosine_arc": 0.4, "student_proxy_momentum": 0.999}
+    assert {"nesterov", "cosine_arc"} <= make_spec("moco", "eman", profile).flat().keys()
+    other = {"optimizer": "lars", "schedule": "step", "milestones": (0.5,), "student_norm": "gn", "teacher_norm": "gn"}
+    assert make_spec("moco", "eman", {**FIELDS, **profile}, other) == make_spec("moco", "eman", FIELDS, other)
 
 
 def test_an_override_may_be_for_one_method() -> None:

@@ -33,7 +33,7 @@ class SGD:
 
     .. math:: b := \mu b + (g + \lambda \theta), \qquad \theta := \theta - \eta b
 
-    where b = g + lambda theta at the first step.
+    where b = g + lambda theta at the first step. Nesterov's momentum subtracts eta (g + lambda theta + mu b) instead.
 
     Args:
         parameters: Parameters theta.
@@ -41,6 +41,7 @@ class SGD:
         momentum: Momentum mu.
         weight_decay: Weight decay lambda.
         undecayed: Further parameters, updated without weight decay.
+        nesterov: Whether to use Nesterov's momentum.
     """
 
     def __init__(
@@ -50,12 +51,13 @@ class SGD:
         momentum: float,
         weight_decay: float,
         undecayed: Iterable[Tensor] = (),
+        nesterov: bool = False,
     ) -> None:
         self.param_groups: list[dict[str, Any]] = [
             {"params": list(parameters), "lr": lr, "weight_decay": weight_decay},
             {"params": list(undecayed), "lr": lr, "weight_decay": 0.0},
         ]
-        self.momentum = momentum
+        self.momentum, self.nesterov = momentum, nesterov
         self._buffers: list[list[Tensor | None]] = [[None] * len(group["params"]) for group in self.param_groups]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -77,7 +79,8 @@ class SGD:
                 continue
             steps = self._directions(parameters, [p.grad for p in parameters], group)
             if self.momentum:
-                steps = self._accumulate(buffers, indices, steps)
+                averages = self._accumulate(buffers, indices, steps)
+                steps = list(torch._foreach_add(steps, averages, alpha=self.momentum)) if self.nesterov else averages
             if isinstance(group["lr"], Tensor):
                 torch._foreach_add_(parameters, torch._foreach_mul(steps, -group["lr"]))
             else:

@@ -8,7 +8,7 @@ from eman.trainers.methods.method import Method
 from eman.trainers.methods.registry import METHODS, method_named
 from eman.trainers.norm.schemes import TEACHER_NORMS, Scheme, scheme_named
 from eman.trainers.spec.run import RunSpec
-from eman.trainers.spec.sections import BATCH_NORMS, PROXY_MOMENTUM
+from eman.trainers.spec.sections import BATCH_NORMS
 
 
 def resolve_scheme(method: str, scheme: str) -> Scheme:
@@ -26,18 +26,32 @@ def make_spec(
         method: A method's name.
         scheme: A scheme, or its name.
         fields: Flat fields that override the official values and the scheme, for example a profile's.
-        overrides: Flat fields that the user set. ``moco.queue`` applies to method ``moco`` only. ``milestones`` without
-            schedule ``step`` and ``lars_exclude`` without optimizer ``lars`` are errors here, not in ``fields``.
+        overrides: Flat fields that the user set. ``moco.queue`` applies to method ``moco`` only. A field that has no
+            effect, such as ``milestones`` without schedule ``step``, is an error here, and is left out in ``fields``.
     """
     entry = method_named(method)
     asked = _overrides_for(overrides or {}, method)
     given = {**fields, **asked}
     resolved = resolve_scheme(method, scheme) if isinstance(scheme, str) else scheme
     values = {**_official_values(entry), **_norm_fields(entry, resolved, given), **given}
-    for name, used in (("milestones", values["schedule"] == "step"), ("lars_exclude", values["optimizer"] == "lars")):
+    for name, used in _used(values).items():
         if not used and name not in asked:
-            values[name] = None
+            values.pop(name, None)
     return RunSpec.from_flat({"method": method, **values})
+
+
+def _used(values: Mapping[str, Any]) -> dict[str, bool]:
+    """Return whether fields that belong to the value of another one have an effect."""
+    sgd, cosine = values["optimizer"] == "sgd", values["schedule"] == "cosine"
+    return {
+        "milestones": values["schedule"] == "step",
+        "cosine_arc": cosine,
+        "lars_exclude": values["optimizer"] == "lars",
+        "nesterov": sgd and bool(values["sgd_momentum"]),
+        "decay_exempts_vectors": sgd,
+        "student_proxy_momentum": values["student_norm"] in BATCH_NORMS,
+        "device_statistics": values["student_norm"] in BATCH_NORMS,
+    }
 
 
 def _overrides_for(overrides: Mapping[str, Any], method: str) -> dict[str, Any]:
@@ -59,8 +73,6 @@ def _official_values(entry: Method[Any]) -> dict[str, Any]:
 def _norm_fields(entry: Method[Any], scheme: Scheme, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the scheme's fields, without those that have no effect with the norms in ``given``."""
     values: dict[str, Any] = {"student_norm": scheme.student, "student_proxy_momentum": scheme.student_proxy_momentum}
-    if given.get("student_norm", scheme.student) not in BATCH_NORMS:
-        values["student_proxy_momentum"] = PROXY_MOMENTUM
     if not entry.teacher:
         return values
     values["teacher_norm"] = scheme.teacher

@@ -140,13 +140,20 @@ class OptimSpec(Section):
     """Peak learning rate, after the warm-up; not scaled by the batch."""
     sgd_momentum: Share = 0.9
     """Momentum of SGD or LARS."""
+    nesterov: bool = False
+    """Use Nesterov's momentum; for optimizer sgd."""
     weight_decay: Annotated[float, Field(ge=0, le=1_000)] = 1e-4
     """Coefficient of weight decay (L2)."""
+    decay_exempts_vectors: bool = False
+    """Leave vectors (biases, and weights of norms) without weight decay; for optimizer sgd."""
     lars_exclude: Literal["vectors", "official"] | None = None
     """Parameters that LARS updates without weight decay and trust ratio: vectors (biases and norms; none means the
     same), or official, those that the official code selects by name."""
     schedule: Literal["cosine", "step"] = "cosine"
-    """Decay of the learning rate: cosine to 0, or step, a division by 10 at each milestone."""
+    """Decay of the learning rate: cosine to 0 (see cosine_arc), or step, a division by 10 at each milestone."""
+    cosine_arc: Annotated[float, Field(gt=0, le=0.5)] | None = None
+    """With schedule cosine, the rate falls as cos(cosine_arc pi t) for t from 0 to 1, so that below 0.5 it ends above 0
+    (FixMatch's paper: 7/16 = 0.4375); none: as (1 + cos(pi t)) / 2."""
     schedule_unit: Literal["epoch", "step"] = "epoch"
     """How often the decay advances: once per epoch, as in the official code, or at every step."""
     milestones: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None, Field(max_length=100)] = None
@@ -166,11 +173,22 @@ class OptimSpec(Section):
             )
         if self.milestones and list(self.milestones) != sorted(set(self.milestones)):
             raise UserError(f"milestones are {_listed(self.milestones)}; give increasing numbers.")
+        self._check_effects()
+        return self
+
+    def _check_effects(self) -> None:
+        """Refuse values without effect, which would only give the same run another key."""
         if self.optimizer != "lars":
             self.refuse("lars_exclude", f"optimizer {self.optimizer!r}", "optimizer lars")
+        if self.optimizer != "sgd":
+            for name in ("nesterov", "decay_exempts_vectors"):
+                self.refuse(name, f"optimizer {self.optimizer!r}", "optimizer sgd")
+        if self.sgd_momentum == 0:
+            self.refuse("nesterov", "sgd_momentum 0", "a momentum")
+        if self.schedule != "cosine":
+            self.refuse("cosine_arc", f"schedule {self.schedule!r}", "schedule cosine")
         if self.lars_exclude == "vectors":
             self.drop("lars_exclude")
-        return self
 
 
 class ExecutionSpec(Section):
