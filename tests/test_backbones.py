@@ -10,6 +10,8 @@ from torch import nn
 
 from eman.trainers.backbones.registry import BACKBONES, backbone_named
 from eman.trainers.backbones.small import Pointwise, SmallResNet
+from eman.trainers.backbones.state import recompute_blocks
+from eman.trainers.norm.convert import convert_norm
 
 #: SHA-256 of the initial weights at seed 0, by name and channels, as every published result had them.
 INITIAL = {
@@ -23,6 +25,7 @@ INITIAL = {
     ("resnet18-2x", 3): "34f5221a4859dbf1",
     ("resnet34-small", 1): "d26086182eb85850",
     ("resnet50", 3): "791f7ab2bf003fa7",
+    ("wrn-28-2", 3): "465177be8217977d",
 }
 
 
@@ -53,6 +56,46 @@ def test_widths_and_sizes_are_those_of_the_networks(name: str) -> None:
         network = BACKBONES[name].build(3).eval()
         assert network(torch.empty(2, 3, 64, 64)).shape == (2, BACKBONES[name].features)
     assert sum(value.numel() for value in network.state_dict().values()) == BACKBONES[name].values
+
+
+def restated_wide_resnet(x: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
+    """USB's WRN-28-2 in training mode, written out: 12 pre-activation blocks, of which three change the channels."""
+
+    def active(x: torch.Tensor, name: str) -> torch.Tensor:
+        mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)
+        x = (x - mean) / (variance + 0.001).sqrt()
+        x = x * state[f"{name}.weight"].view(1, -1, 1, 1) + state[f"{name}.bias"].view(1, -1, 1, 1)
+        return torch.where(x > 0, x, 0.1 * x)
+
+    def convolved(x: torch.Tensor, name: str, stride: int) -> torch.Tensor:
+        kernel = state[f"{name}.weight"]
+        patches = nn.functional.unfold(x, kernel.shape[2:], padding=kernel.shape[2] // 2, stride=stride)
+        y = kernel.flatten(1) @ patches + state[f"{name}.bias"].view(-1, 1)
+        return y.unflatten(2, (x.shape[2] // stride, -1))
+
+    x = convolved(x, "conv1", 1)
+    for stage in (1, 2, 3):
+        for block in range(4):
+            name, stride = f"stage{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            y = active(x, f"{name}.bn1")
+            shortcut = convolved(y, f"{name}.downsample", stride) if block == 0 else x
+            x = shortcut + convolved(active(convolved(y, f"{name}.conv1", stride), f"{name}.bn2"), f"{name}.conv2", 1)
+    return active(x, "bn1").mean((2, 3))
+
+
+def test_the_wide_resnet_is_usbs() -> None:
+    network = backbone_named("wrn-28-2").build(3).double()
+    classifier = 128 * 10 + 10
+    assert sum(p.numel() for p in network.parameters()) + classifier == 1_469_642  # "1.47M"
+    for parameter in network.parameters():  # norms, too, whose initial scale and shift are 1 and 0
+        nn.init.normal_(parameter, std=0.1)
+    x = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    plain = restated_wide_resnet(x, network.state_dict())
+    torch.testing.assert_close(network(x), plain, rtol=1e-9, atol=1e-12)
+    converted = convert_norm(network, "bn").to(memory_format=torch.channels_last)  # by the kernels
+    torch.testing.assert_close(converted(x.to(memory_format=torch.channels_last)), plain, rtol=1e-9, atol=1e-12)
+    recompute_blocks(converted)
+    torch.testing.assert_close(converted(x), plain, rtol=1e-9, atol=1e-12)
 
 
 def test_the_registry_imports_no_torch_and_the_small_network_no_torchvision() -> None:

@@ -58,10 +58,17 @@ def _resnet(name: str, width: int, small: bool, channels: int) -> nn.Module:
     return build(name, channels, width=width, small=small)
 
 
+def _wide(depth: int, width: int, channels: int) -> nn.Module:
+    from eman.trainers.backbones.wide import WideResNet
+
+    return WideResNet(channels, depth, width)
+
+
 #: Every backbone; those with ``-small`` have a stem for small images.
 BACKBONES = {
     "small": Backbone(64, 78_073, partial(_small, 16)),
     "small" + WIDE: Backbone(128, 308_713, partial(_small, 32)),
+    "wrn-28-2": Backbone(128, 1_471_993, partial(_wide, 28, 2)),
     **{
         name + stem + suffix: Backbone(
             width * features, values[width - 1] - small * width * _STEM_DIFFERENCE, partial(_resnet, name, width, small)
