@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
@@ -17,6 +17,7 @@ from eman.trainers.views.randaugment import POOLS, Pool, apply_operations, randa
 from eman.trainers.views.views import VIEWS
 
 OPTIONS = ViewOptions(crop_min=0.2, blur_max=1.0, strong_ops=2)
+PUBLISHED = ViewOptions(crop_min=1, crop_padding=1 / 8, strong_ops=3, strong_pool="cifar", cutout=0.5)
 
 
 def images(n: int = 6, channels: int = 3, height: int = 20, width: int = 16) -> torch.Tensor:
@@ -58,12 +59,13 @@ def test_each_argument_gives_other_draws() -> None:
 
 @pytest.mark.parametrize("name", VIEWS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_view_does_not_depend_on_the_slicing_of_the_batch(name: str, channels: int) -> None:
+@pytest.mark.parametrize("options", [OPTIONS, PUBLISHED], ids=["resized", "padded"])
+def test_a_view_does_not_depend_on_the_slicing_of_the_batch(name: str, channels: int, options: ViewOptions) -> None:
     x, view = images(12, channels), VIEWS[name]
-    whole = view(x, draws(12), OPTIONS)
-    parts = [view(x[i : i + 4], draws(4, first=i), OPTIONS) for i in (0, 4, 8)]
+    whole = view(x, draws(12), options)
+    parts = [view(x[i : i + 4], draws(4, first=i), options) for i in (0, 4, 8)]
     assert torch.equal(whole, torch.cat(parts))  # to the last bit: operations with thresholds amplify it
-    assert not torch.allclose(whole, view(x, draws(12, epoch=1), OPTIONS))
+    assert not torch.allclose(whole, view(x, draws(12, epoch=1), options))
     assert whole.shape == x.shape
     assert whole.min() >= -1e-6
     assert whole.max() <= 1 + 1e-6
@@ -81,6 +83,52 @@ def test_crop_is_torchvisions_resized_crop() -> None:
         theirs = tv.resized_crop(x[i], int(top[i]), int(left[i]), int(h[i]), int(w[i]), [20, 16], antialias=True)
         theirs = theirs.flip(2) if flipped[i] else theirs
         torch.testing.assert_close(ours[i], theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_move_is_torchvisions_crop_of_an_image_padded_by_reflection() -> None:
+    x = images(6, 3, 20, 16)
+    moves = [0, 1, -4, 4, 2, -3], [0, -2, 4, 4, -4, 1]
+    flipped = torch.arange(6) % 2 == 1
+    ours = transforms.move_and_flip(x, tuple(map(torch.tensor, moves)), flipped)
+    padded = tv.pad(x, [4, 4, 4, 4], padding_mode="reflect")
+    for i, (down, right) in enumerate(zip(*moves, strict=True)):
+        theirs = tv.crop(padded[i], 4 + down, 4 + right, 20, 16)
+        assert torch.equal(ours[i], theirs.flip(2) if flipped[i] else theirs)
+
+
+def test_padded_crops_move_by_every_number_of_pixels_alike() -> None:
+    x = torch.arange(16.0).expand(4000, 1, 16, 16) / 15  # columns
+    out = VIEWS["weak"](torch.stack([x[:, 0], x[:, 0].transpose(1, 2)], 1), draws(4000), PUBLISHED)
+    flipped = out[:, 0, 8, 8] < out[:, 0, 8, 7]
+    assert flipped.float().mean().item() == pytest.approx(0.5, abs=0.03)
+    columns = torch.where(flipped, out[:, 0, 8, 8], out[:, 0, 8, 7]) * 15 - 7
+    for moved in (columns, out[:, 1, 7, 8] * 15 - 7):
+        counts = torch.bincount(moved.round().long() + 2, minlength=5)
+        assert len(counts) == 5  # 2 pixels of 16 to both sides
+        assert (counts / 4000 - 0.2).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_cutout_is_what_pillow_draws(channels: int) -> None:
+    """As the public versions of FixMatch call it, from a random middle and side; a side of 0 draws nothing."""
+    random = np.random.default_rng(0)
+    height, width = 33, 47
+    shape = (height, width, channels)
+    count = 300
+    side_B, row_B, column_B = (random.uniform(0, most, count) for most in (width / 2, height, width))
+    side_B[0] = 0
+    x = torch.from_numpy(random.integers(0, 256, (count, *shape), dtype=np.uint8))
+    middle = [torch.from_numpy(values).float() for values in (row_B, column_B, side_B)]
+    ours = transforms.cutout(x.permute(0, 3, 1, 2).float() / 255, *middle)
+    for n in range(count):
+        image = Image.fromarray(x[n].numpy().squeeze())
+        row, column, side = (float(values[n]) for values in middle)
+        left, top = int(max(0, column - side / 2)), int(max(0, row - side / 2))
+        if side > 0:
+            corners = (left, top, min(width, left + side), min(height, top + side))
+            ImageDraw.Draw(image).rectangle(corners, (125, 123, 114) if channels == 3 else 123)
+        theirs = torch.from_numpy(np.array(image).reshape(shape)).permute(2, 0, 1)
+        assert torch.equal((ours[n] * 255).round().byte(), theirs), n
 
 
 def test_shrinking_is_antialiased() -> None:
@@ -148,8 +196,12 @@ def test_colour_changes_are_torchvisions(ours: object, theirs: object, amounts: 
         torch.testing.assert_close(changed[i], theirs(x[i], amount), atol=2e-4, rtol=1e-3)  # type: ignore[operator]
 
 
-def pillow(name: str, image: Image.Image, level: int, positive: bool, pool: Pool) -> Image.Image:
+def pillow(name: str, image: Image.Image, level: float, positive: bool, pool: Pool) -> Image.Image:
     """Apply an operation as the PyTorch versions of FixMatch do."""
+
+    def whole(pixels: float) -> float:
+        return int(pixels) if pool.tenths else pixels
+
     signed, factor = level / 10 * (1 if positive else -1), pool.low + pool.span * level / 10
 
     def affine(*map_6: float) -> Image.Image:
@@ -174,15 +226,15 @@ def pillow(name: str, image: Image.Image, level: int, positive: bool, pool: Pool
         "rotate": lambda: image.rotate(signed * 30),
         "shear_x": lambda: affine(1, signed * 0.3, 0, 0, 1, 0),
         "shear_y": lambda: affine(1, 0, 0, signed * 0.3, 1, 0),
-        "translate_x": lambda: affine(1, 0, int(signed * pool.shift * image.width), 0, 1, 0),
-        "translate_y": lambda: affine(1, 0, 0, 0, 1, int(signed * pool.shift * image.height)),
+        "translate_x": lambda: affine(1, 0, whole(signed * pool.shift * image.width), 0, 1, 0),
+        "translate_y": lambda: affine(1, 0, 0, 0, 1, whole(signed * pool.shift * image.height)),
     }[name]()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (33, 47)])
 def test_every_operation_of_randaugment_is_pillows_byte_for_byte(channels: int, height: int, width: int) -> None:
-    """At all magnitudes and both signs; on noise, low contrast, a constant and a ramp."""
+    """At all magnitudes (some, where they are continuous) and both signs; on noise, low contrast, a constant, a ramp."""
     random = np.random.default_rng(0)
     shape = (height, width, channels)
     kinds = [
@@ -197,7 +249,8 @@ def test_every_operation_of_randaugment_is_pillows_byte_for_byte(channels: int, 
     every = torch.ones(len(kinds))
     for pool in POOLS.values():
         for number, name in enumerate(pool.operations):
-            for level, positive in itertools.product(range(1, 10), (True, False)):
+            levels = range(1, 10) if pool.tenths else [0.0, 0.7, 1.93, 3.3, 4.62, 5.01, 7.77, 8.4, 9.99]
+            for level, positive in itertools.product(levels, (True, False)):
                 arguments = (every.long() * number, every.double() * level / 10, every.bool() == positive)
                 ours = apply_operations(x, *arguments, pool)
                 theirs = np.stack([np.array(pillow(name, image, level, positive, pool)) for image in squeezed])

@@ -74,6 +74,8 @@ def test_what_lars_leaves_out_counts_where_it_differs() -> None:
 def test_fields_without_effect_are_no_part_of_the_key() -> None:
     listed = make_spec("fixmatch", "eman", {"label_index": "1percent"})
     assert listed.replace(label_fraction=0.5, label_set=3) == listed
+    moved = make_spec("fixmatch", "eman", {"crop_padding": 0.125})
+    assert moved.replace(crop_min=0.5) == moved
     joint = make_spec("fixmatch", "default", {})
     assert joint.replace(momentum=0.5) == joint
     with pytest.raises(UserError, match="momentum is 2"):
@@ -217,6 +219,8 @@ def test_different_runs_never_share_a_title() -> None:
         ({"compile": True, "recompute": True}, "compile and recompute are both true"),
         ({"optimizer": "lars", "lars_exclude": "oficial"}, "did you mean 'official'"),
         ({"threshold": 0.5}, "threshold is not a field of moco; its own fields are: "),
+        ({"crop_padding": 0.125, "image_size": 96}, "crop_padding is 0.125, which moves images of one size"),
+        ({"crop_padding": 1.0}, "crop_padding is 1.0; give a number above 0 and below 1"),
         ({"tresh": 0.5}, "unknown field 'tresh'"),
     ],
 )

@@ -233,6 +233,11 @@ def load(name: str, workspace: Workspace, size: int | None = None, *, download: 
     return replace(dataset, train=dataset.train.sized(size), test=dataset.test.sized(size))
 
 
+def is_cropped_when_read(name: str, size: int | None) -> bool:
+    """Return whether images come in many sizes, and are cropped to ``size`` when they are decoded."""
+    return size is not None and name not in IN_MEMORY and name != "synthetic"
+
+
 def size_of(name: str, size: int | None) -> int | None:
     """Return the ``size`` to pass to :func:`load`: ``None`` for data sets in memory, whose size is fixed."""
     return None if name in IN_MEMORY else size

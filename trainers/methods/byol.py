@@ -6,6 +6,7 @@ where z is the student's projection, q its predictor and z' the teacher's projec
 two views. The teacher has no predictor, and its momentum rises to 1.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -32,7 +33,7 @@ class BYOLSpec(UnlabelledSection, TeacherSection):
     ] = 2.0
 
     def view_options(self) -> ViewOptions:
-        return ViewOptions(crop_min=self.crop_min, blur_max=self.blur_max)
+        return replace(super().view_options(), blur_max=self.blur_max)
 
 
 METHOD = Method(

@@ -7,6 +7,7 @@ where q is the teacher's softmax on weak views. The default scheme has no second
 student in one pass and share its batch statistics, the "tricky mechanism" of Section 4.1.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -32,7 +33,15 @@ class FixMatchSpec(LabelledSection, UnlabelledSection, TeacherSection):
     strong_ops: Annotated[
         int, Field(ge=1, le=16, description="RandAugment operations applied to each image of the strong view.")
     ] = 2
-
+    cutout: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Largest side of the gray square that Cutout draws on the strong view after RandAugment, as a "
+            "fraction of the image's width (USB: 0.5); 0: no square.",
+        ),
+    ] = 0.0
     strong_pool: Annotated[
         Literal["imagenet", "cifar"],
         Field(
@@ -42,7 +51,9 @@ class FixMatchSpec(LabelledSection, UnlabelledSection, TeacherSection):
     ] = "imagenet"
 
     def view_options(self) -> ViewOptions:
-        return ViewOptions(crop_min=self.crop_min, strong_ops=self.strong_ops, strong_pool=self.strong_pool)
+        return replace(
+            super().view_options(), strong_ops=self.strong_ops, strong_pool=self.strong_pool, cutout=self.cutout
+        )
 
 
 METHOD = Method(

@@ -6,6 +6,7 @@ where q is the student's query of one view, k_+ the teacher's key of the other, 
 of length 1. The teacher is updated between the two forward passes.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -40,7 +41,7 @@ class MoCoSpec(UnlabelledSection, TeacherSection):
         return self
 
     def view_options(self) -> ViewOptions:
-        return ViewOptions(crop_min=self.crop_min, blur_max=self.blur_max)
+        return replace(super().view_options(), blur_max=self.blur_max)
 
 
 METHOD = Method(

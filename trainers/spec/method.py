@@ -19,6 +19,9 @@ class MethodSection(Section):
     name: str
     crop_min: PositiveShare = 0.2
     """Smallest area of a random resized crop, as a fraction of the image's."""
+    crop_padding: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """In place of a random resized crop: move the image by up to this fraction of its side over a border that mirrors
+    it (1/8 in USB); for images in memory, or of one size. None: random resized crop."""
 
     def batches(self) -> dict[str, int]:
         """Return the number of images per step, over all devices, by stream."""
@@ -26,13 +29,19 @@ class MethodSection(Section):
 
     def view_options(self) -> ViewOptions:
         """Return the options of the method's views."""
-        return ViewOptions(crop_min=self.crop_min)
+        return ViewOptions(crop_min=self.crop_min, crop_padding=self.crop_padding)
 
     @property
     def images_per_step(self) -> int:
         """Images per step of the stream whose passes are epochs: unlabelled if there is one, else labelled."""
         batches = self.batches()
         return batches[max(batches)]
+
+    @model_validator(mode="after")
+    def _check_crop(self) -> Self:
+        if self.crop_padding is not None:
+            self.drop("crop_min")
+        return self
 
 
 class TeacherSection(MethodSection):

@@ -116,6 +116,13 @@ class RunSpec(Section):
             label_fraction=labels.label_fraction if labels is not None and labels.label_index is None else None,
             image_size=self.data.image_size,
         )
+        if self.method.crop_padding is not None and catalog.is_cropped_when_read(
+            self.data.dataset, self.data.image_size
+        ):
+            raise UserError(
+                f"crop_padding is {self.method.crop_padding}, which moves images of one size, and those of "
+                f"{self.data.dataset} are cropped to image_size when they are read; leave one of the two out."
+            )
 
     @property
     def entry(self) -> Method[Any]:

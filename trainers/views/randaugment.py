@@ -1,6 +1,6 @@
 """RandAugment on batches, on bytes as in Pillow: each operation is applied to the images that drew it.
 
-A level is one of 1, 2, ..., 9 tenths of an operation's largest amount. Operations whose result for a pixel depends on
+A level is a share of an operation's largest amount. Operations whose result for a pixel depends on
 the pixel and its channel's histogram alone become one table of 256 values per image and channel.
 
 Shapes: B images, A channels, H by W pixels, P = H W.
@@ -25,12 +25,15 @@ class Pool:
         operations: Names, in :data:`TABLES`, :data:`BLENDS` or :data:`WARPS`.
         low, span: Brightness, colour, contrast and sharpness are multiplied by ``low + span * level``.
         shift: Largest translation, as a fraction of the side.
+        tenths: Whether levels are 1, 2, ..., 9 tenths and translations cut to whole pixels, as in the official code.
+            Otherwise levels are any numbers from 0 to 1 and translations are rounded.
     """
 
     operations: tuple[str, ...]
     low: float
     span: float
     shift: float
+    tenths: bool
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class _Bytes:
     Attributes:
         x_BAP: int32, values 0 to 255.
         name_B: int64, index of the image's operation in its pool.
-        level_B: float64, 0.1 to 0.9.
+        level_B: float64, 0 to 1.
         positive_B: bool, the sign of amounts that have one.
         factor_B: float32, the factor of brightness, colour, contrast and sharpness.
     """
@@ -178,21 +181,22 @@ _COMMON = (
     "solarize",
 )
 
-#: Pools by name: the official code's for ImageNet, and that of FixMatch's paper for small images.
+#: Pools by name: the official code's for ImageNet, and that of FixMatch's paper for small images, as in USB
+#: (microsoft/Semi-supervised-learning, semilearn/datasets/augmentation/randaugment.py).
 POOLS = {
-    "imagenet": Pool((*_COMMON, "invert", "solarize_add", *WARPS), low=0.1, span=1.8, shift=0.45),
-    "cifar": Pool((*_COMMON, *WARPS), low=0.05, span=0.9, shift=0.3),
+    "imagenet": Pool((*_COMMON, "invert", "solarize_add", *WARPS), low=0.1, span=1.8, shift=0.45, tenths=True),
+    "cifar": Pool((*_COMMON, *WARPS), low=0.05, span=0.9, shift=0.3, tenths=False),
 }
 
 
-def _sources(warp_B: Tensor, amount_B: Tensor, shift: float, height: int, width: int) -> Tensor:
+def _sources(warp_B: Tensor, amount_B: Tensor, pool: Pool, height: int, width: int) -> Tensor:
     """Return the pixel from which each pixel is copied, or -1 for black: int64, ``(B, P)``.
 
     Args:
         warp_B: Index in :data:`WARPS`. At amount 1: rotation by 30 degrees, shear by 0.3 about the corner, translation
-            by ``shift`` of the side.
+            by ``pool.shift`` of the side.
         amount_B: float64, signed.
-        shift: Largest translation.
+        pool: The operations.
         height: H.
         width: W.
     """
@@ -201,7 +205,7 @@ def _sources(warp_B: Tensor, amount_B: Tensor, shift: float, height: int, width:
     cos, sin, one = torch.cos(angle), torch.sin(angle), torch.ones_like(amount_B)
     shear_x, shear_y = (torch.where(warp_B == n, 0.3 * amount_B, 0.0) for n in (1, 2))
     move_x, move_y = (
-        torch.where(warp_B == n, torch.trunc(shift * amount_B * side + 1e-9 * amount_B.sign()), 0.0)
+        torch.where(warp_B == n, _whole(pool.shift * amount_B * side, pool.tenths), 0.0)
         for n, side in ((3, width), (4, height))
     )
     turned = warp_B == 0
@@ -223,10 +227,15 @@ def _sources(warp_B: Tensor, amount_B: Tensor, shift: float, height: int, width:
     return torch.where(inside, y * width + x, -1).flatten(1)
 
 
+def _whole(pixels_B: Tensor, cut: bool) -> Tensor:
+    """Return translations in whole pixels, cut or rounded."""
+    return torch.trunc(pixels_B + 1e-9 * pixels_B.sign()) if cut else torch.floor(pixels_B + 0.5)
+
+
 def _warped(images: _Bytes, pool: Pool, height: int) -> Tensor:
     x_BAP, amount_B = images.x_BAP, torch.where(images.positive_B, images.level_B, -images.level_B)
     warp_B = images.name_B - pool.operations.index(WARPS[0])
-    source_BP = _sources(warp_B, amount_B, pool.shift, height, x_BAP.shape[2] // height)
+    source_BP = _sources(warp_B, amount_B, pool, height, x_BAP.shape[2] // height)
     moved = x_BAP.gather(2, source_BP.clamp(min=0).unsqueeze(1).expand_as(x_BAP))
     return torch.where(source_BP.unsqueeze(1) >= 0, moved, 0)
 
@@ -237,7 +246,7 @@ def apply_operations(x_BAHW: Tensor, name_B: Tensor, level_B: Tensor, positive_B
     Args:
         x_BAHW: int32, values 0 to 255.
         name_B: int64, index in ``pool.operations``.
-        level_B: float64, 0.1 to 0.9.
+        level_B: float64, 0 to 1.
         positive_B: bool, the sign of amounts that have one.
         pool: The operations.
 
@@ -286,6 +295,6 @@ def randaugment(x_BAHW: Tensor, draws: Draws, operations: int, pool: Pool) -> Te
     for _ in range(operations):
         choice_B, level_B, sign_B = draws(3).unbind(1)
         name_B = torch.floor(choice_B * len(pool.operations)).long()
-        level_B = (torch.floor(level_B.double() * 9) + 1) / 10
+        level_B = (torch.floor(level_B.double() * 9) + 1) / 10 if pool.tenths else level_B.double()
         x = apply_operations(x, name_B, level_B, sign_B >= 0.5, pool)
     return x.to(x_BAHW.dtype).div_(255)

@@ -58,6 +58,55 @@ def crop_and_flip(x_BAHW: Tensor, box_4B: tuple[Tensor, ...] | None, flipped_B: 
     return _from_both_sides(rows, x_BAHW, columns)
 
 
+def move_and_flip(x_BAHW: Tensor, moved_2B: tuple[Tensor, ...], flipped_B: Tensor) -> Tensor:
+    """Apply torchvision's ``RandomCrop`` with reflected padding, with one place per image, then ``horizontal_flip``.
+
+    Args:
+        x_BAHW: Images.
+        moved_2B: int64, pixels by which the crop lies below and to the right of the image, negative for the other side.
+        flipped_B: bool; whether to flip horizontally.
+    """
+    height, width = x_BAHW.shape[2:]
+    row, column = (torch.arange(size, device=x_BAHW.device) for size in (height, width))
+    column_BW = torch.where(flipped_B.unsqueeze(1), column.flip(0), column)
+    down_B, right_B = moved_2B
+    source_BH = _mirrored(row + down_B.unsqueeze(1), height)
+    source_BW = _mirrored(column_BW + right_B.unsqueeze(1), width)
+    source_B1P = (source_BH.unsqueeze(2) * width + source_BW.unsqueeze(1)).flatten(1).unsqueeze(1)
+    return x_BAHW.flatten(2).gather(2, source_B1P.expand(-1, x_BAHW.shape[1], -1)).view(x_BAHW.shape)
+
+
+def _mirrored(place: Tensor, size: int) -> Tensor:
+    """Return places within an image for places up to its size away, mirrored at the middle of the border's pixels."""
+    return (size - 1) - ((size - 1) - place.abs()).abs()
+
+
+#: The gray with which the public versions of RandAugment fill a square: ImageNet's mean colour.
+GRAY = (125, 123, 114)
+
+
+def cutout(x_BAHW: Tensor, middle_B: Tensor, centre_B: Tensor, side_B: Tensor) -> Tensor:
+    """Fill a square with gray: Cutout as in the public versions of RandAugment, which draw with Pillow.
+
+    Pillow cuts the corners' coordinates to whole pixels and includes them, so a square is up to a pixel larger than
+    its side. Images of one channel get the gray's luminance.
+
+    Args:
+        x_BAHW: Images.
+        middle_B: Row of the square's middle, in pixels; parts outside the image are cut off.
+        centre_B: Column of the square's middle, in pixels.
+        side_B: Side of the square in pixels; 0 leaves an image as it is.
+    """
+    inside = (side_B > 0).view(-1, 1, 1, 1)
+    for dim, place_B in ((2, middle_B), (3, centre_B)):
+        first_B = torch.floor((place_B - side_B / 2).clamp(min=0))
+        pixel = torch.arange(x_BAHW.shape[dim], device=x_BAHW.device)
+        covered = (pixel >= first_B.unsqueeze(1)) & (pixel <= (first_B + side_B).unsqueeze(1))
+        inside = inside & covered.view(len(covered), 1, *((-1, 1) if dim == 2 else (1, -1)))
+    values = GRAY if x_BAHW.shape[1] == 3 else (round(0.299 * GRAY[0] + 0.587 * GRAY[1] + 0.114 * GRAY[2]),)
+    return torch.where(inside, _channels(tuple(value / 255 for value in values), x_BAHW.device), x_BAHW)
+
+
 def _from_both_sides(rows: Tensor, x_BAHW: Tensor, columns: Tensor) -> Tensor:
     """Return ``rows @ x @ columns.T`` for each channel of each image."""
     batch, channels, height, width = x_BAHW.shape

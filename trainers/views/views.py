@@ -61,6 +61,7 @@ class Changes:
 
     Attributes:
         box_4B: Top, left, height and width in pixels of the crop, which is resized to the image's size.
+        moved_2B: int64, pixels by which images are moved up and left, over a border that mirrors them.
         flipped_B: bool; whether to flip horizontally.
         colour_4B: Factors of brightness, contrast and saturation, and the hue's shift in turns, applied in this order;
             torchvision shuffles them.
@@ -70,7 +71,8 @@ class Changes:
         solarized_B: bool; whether to solarize.
     """
 
-    box_4B: tuple[Tensor, ...] | None
+    box_4B: tuple[Tensor, ...] | None = None
+    moved_2B: tuple[Tensor, ...] | None = None
     flipped_B: Tensor
     colour_4B: tuple[Tensor, ...] | None = None
     gray_B: Tensor | None = None
@@ -81,7 +83,10 @@ class Changes:
 
 def changed(x_BAHW: Tensor, changes: Changes) -> Tensor:
     """Apply changes to images."""
-    x = transforms.crop_and_flip(x_BAHW, changes.box_4B, changes.flipped_B)
+    if changes.moved_2B is None:
+        x = transforms.crop_and_flip(x_BAHW, changes.box_4B, changes.flipped_B)
+    else:
+        x = transforms.move_and_flip(x_BAHW, changes.moved_2B, changes.flipped_B)
     if changes.colour_4B is not None and changes.gray_B is not None:
         x = transforms.jitter(x, changes.colour_4B, changes.gray_B)
     if changes.sigma_B is not None:
@@ -92,16 +97,22 @@ def changed(x_BAHW: Tensor, changes: Changes) -> Tensor:
 
 
 def _place(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> dict[str, Any]:
-    """Draw a random resized crop (area ``crop_min`` to 1, ratio 3/4 to 4/3) and a horizontal flip."""
-    if options.cropped:
-        draws.skip(22)  # used by crop_boxes when the images were decoded
+    """Draw a horizontal flip, and a random resized crop (area ``crop_min`` to 1, ratio 3/4 to 4/3) or a move."""
     height, width = x_BAHW.shape[2:]
-    box_4B = None if options.cropped else crop_boxes(draws, height, width, options.crop_min)
-    return {"box_4B": box_4B, "flipped_B": draws(1)[:, 0] < 0.5}
+    drawn: dict[str, Any] = {}
+    if options.crop_padding is not None:
+        most_2 = [round(options.crop_padding * side) for side in (height, width)]
+        pairs = zip(draws(2).unbind(1), most_2, strict=True)
+        drawn["moved_2B"] = tuple(torch.floor(draw_B * (2 * most + 1)).long() - most for draw_B, most in pairs)
+    elif options.cropped:
+        draws.skip(22)  # used by crop_boxes when the images were decoded
+    else:
+        drawn["box_4B"] = crop_boxes(draws, height, width, options.crop_min)
+    return {**drawn, "flipped_B": draws(1)[:, 0] < 0.5}
 
 
 def weak(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
-    """Make FixMatch's weak view: random resized crop and flip."""
+    """Make FixMatch's weak view: crop and flip."""
     return changed(x_BAHW, Changes(**_place(x_BAHW, draws, options)))
 
 
@@ -145,8 +156,12 @@ def _self_supervised(
 
 
 def strong(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> Tensor:
-    """Make FixMatch's strong view: the weak view's crop and flip, then RandAugment."""
-    return randaugment(weak(x_BAHW, draws, options), draws, options.strong_ops, POOLS[options.strong_pool])
+    """Make FixMatch's strong view: a crop and a flip as in the weak view, then RandAugment, then Cutout."""
+    x_BAHW = randaugment(weak(x_BAHW, draws, options), draws, options.strong_ops, POOLS[options.strong_pool])
+    if not options.cutout:
+        return x_BAHW
+    side_B, (height, width) = draws.between(0, options.cutout) * x_BAHW.shape[3], x_BAHW.shape[2:]
+    return transforms.cutout(x_BAHW, draws.between(0, height), draws.between(0, width), side_B)
 
 
 #: Views by name.
