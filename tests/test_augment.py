@@ -234,7 +234,7 @@ def pillow(name: str, image: Image.Image, level: float, positive: bool, pool: Po
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (33, 47)])
 def test_every_operation_of_randaugment_is_pillows_byte_for_byte(channels: int, height: int, width: int) -> None:
-    """At all magnitudes (some, where they are continuous) and both signs; on noise, low contrast, a constant, a ramp."""
+    """At all magnitudes (a few, where they are continuous), both signs; on noise, low contrast, a constant, a ramp."""
     random = np.random.default_rng(0)
     shape = (height, width, channels)
     kinds = [
