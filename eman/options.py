@@ -13,6 +13,7 @@ Network = Literal["student", "teacher"]
 Selection = Literal["last", "best"]
 
 _grid_option = partial(typer.Option, rich_help_panel="Grid")
+_search_option = partial(typer.Option, rich_help_panel="Search", show_default=False)
 _resource_option = partial(typer.Option, rich_help_panel="Resources")
 _NETWORK = typer.Option(
     help="Network to evaluate. Runs without a separate teacher use their student. Default: student.", show_default=False
@@ -88,14 +89,62 @@ class Grid:
             metavar="FIELD=LIST", help="Values of any field of a run, for example `--grid lr=0.1,0.3`. Repeatable."
         ),
     ] = None
+    range_: Annotated[
+        list[str] | None,
+        _grid_option(
+            "--range",
+            metavar="FIELD=LOW:HIGH[:SCALE]",
+            help="Range of a numeric field; the scale is linear, log (for rates) or logit (for momenta), for example "
+            "`--range lr=0.01:1:log`. Repeatable. Needs --samples.",
+        ),
+    ] = None
     linear_lr: Annotated[
         str | None,
-        _grid_option(metavar="LIST", help="Learning rates to search in linear evaluation. Default: the profile's."),
+        _grid_option(
+            metavar="LIST|RANGE",
+            help="Learning rates to search in linear evaluation: a list, or a range such as 0.1:10:log, of which "
+            "--samples are taken. Default: the profile's.",
+        ),
+    ] = None
+    search: Annotated[
+        Literal["grid", "random", "optuna"] | None,
+        _search_option(
+            help="How to choose points, for each method and scheme: grid takes every combination, with --samples "
+            "evenly spaced values of a range; random draws --samples points; optuna chooses each of --samples points "
+            "by the results of those before. Default: grid."
+        ),
+    ] = None
+    samples: Annotated[
+        int | None, _search_option(min=1, help="Number of points, or of values of each range in a grid.")
+    ] = None
+    search_seed: Annotated[
+        int | None, _search_option(min=0, help="Seed of the points. The same command chooses the same. Default: 0.")
+    ] = None
+    scheduler: Annotated[
+        Literal["none", "asha", "median"] | None,
+        _search_option(
+            help="Stop poor trainings early: by asynchronous successive halving (asha), or if they are below the "
+            "median of the others. A stopped run continues when another sweep needs it. Default: none."
+        ),
+    ] = None
+    grace: Annotated[
+        int | None, _search_option(min=1, help="Epochs before which the scheduler stops nothing. Default: 1.")
+    ] = None
+    reduction: Annotated[
+        float | None, _search_option(help="With asha: one run in so many goes on at each rung. Default: 3.")
+    ] = None
+    objective: Annotated[
+        str | None,
+        _search_option(
+            metavar="METRIC",
+            help="Metric to choose and compare points by: knn/top1, accuracy/top1, train/loss, train/feature_std or, "
+            "for finished runs, an evaluation's held-out accuracy. Default: the method's accuracy on held-out images.",
+        ),
     ] = None
 
     @property
     def given(self) -> tuple[str, ...]:
-        return tuple(f"--{name.replace('_', '-')}" for name, value in asdict(self).items() if value)
+        return tuple(f"--{name.strip('_').replace('_', '-')}" for name, value in asdict(self).items() if value)
 
 
 @dataclass(frozen=True, kw_only=True)

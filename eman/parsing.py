@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from eman.platform.errors import UserError
 
 if TYPE_CHECKING:
+    from eman.sweeps.search.space import Range
     from eman.trainers.spec.kinds import Value
 
 #: A number of workers, a range within which Ray may vary it, or `auto`.
@@ -24,8 +25,16 @@ def parse_list(flag: str, text: str | None) -> list[str]:
     return parts
 
 
-def parse_rates(flag: str, text: str | None) -> list[float]:
-    """Return the numbers of `15,30,60`."""
+def parse_rates(flag: str, text: str | None, samples: int = 0, seed: int | None = None) -> "list[Value]":
+    """Return the numbers of `15,30,60`, or `samples` of `0.1:10:log`: drawn from a seed, else evenly spaced."""
+    if text is not None and ":" in text:
+        from eman.sweeps.search.space import axis, parse_range, random_points
+        from eman.trainers.spec.kinds import FieldKind
+
+        rates = parse_range(flag.removeprefix("--"), text, FieldKind(float))
+        if not samples:
+            raise UserError(f"{flag} {text}: give --samples, the number of rates to take of this range.")
+        return axis(rates, samples) if seed is None else [p[flag] for p in random_points({flag: rates}, samples, seed)]
     try:
         return [float(part) for part in parse_list(flag, text)]
     except ValueError:
@@ -57,6 +66,23 @@ def parse_grid(axes: Sequence[str] | None) -> "dict[str, tuple[Value, ...]]":
             raise UserError(f"--grid {name} is given twice; give all its values at once.")
         grid[name] = tuple(dict.fromkeys(kind.parse(name, value) for value in values.split(",")))
     return grid
+
+
+def parse_ranges(axes: Sequence[str] | None) -> "dict[str, Range]":
+    """Return the ranges of `FIELD=LOW:HIGH:SCALE`."""
+    from eman.sweeps.search.space import parse_range
+    from eman.trainers.spec.fields import find_field
+
+    ranges: dict[str, Range] = {}
+    for axis in axes or []:
+        given, equals, text = axis.partition("=")
+        if not equals or not given:
+            raise UserError(f"--range {axis!r}: give FIELD=LOW:HIGH[:SCALE], for example --range lr=0.01:1:log.")
+        name, kind = find_field(given.strip())
+        if name in ranges:
+            raise UserError(f"--range {name} is given twice; give one range.")
+        ranges[name] = parse_range(name, text, kind)
+    return ranges
 
 
 def parse_workers(text: str | None) -> Workers:

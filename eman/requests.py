@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from eman.context import open_store
 from eman.options import Evaluated, Grid, Scale
-from eman.parsing import parse_grid, parse_list, parse_rates, parse_seeds
+from eman.parsing import parse_grid, parse_list, parse_ranges, parse_rates, parse_seeds
 from eman.platform.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -30,12 +30,18 @@ def new_request(
         raise UserError(f"grid cannot be combined with {', '.join(word for word in words if word != GRID)}.")
     if GRID not in words and grid.given:
         raise UserError(f"{', '.join(grid.given)} belongs to `eman sweep grid`; tables define their own runs.")
+    drawn = (grid.search_seed or 0) if grid.search == "random" else None
     axes = {
         "methods": parse_list("--method", grid.method),
         "schemes": parse_list("--scheme", grid.scheme),
         "grid": parse_grid(grid.grid),
-        "linear_lr": parse_rates("--linear-lr", grid.linear_lr),
+        "ranges": parse_ranges(grid.range_),
+        "linear_lr": parse_rates("--linear-lr", grid.linear_lr, grid.samples or 0, drawn),
     }
+    names = ("search", "samples", "search_seed", "scheduler", "grace", "reduction", "objective")
+    axes |= {name: value for name in names if (value := getattr(grid, name)) is not None}
+    if ":" in (grid.linear_lr or "") and not (axes["grid"] or axes["ranges"]):  # only the linear rates are searched
+        axes = {name: value for name, value in axes.items() if name not in ("search", "samples", "search_seed")}
     common = {"profile": profile} | _given(scale, evaluated) | {"name": name}
     return SweepRequest(**common, **axes) if words == [GRID] else SweepRequest(**common, tables=words)
 

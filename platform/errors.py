@@ -16,7 +16,10 @@ class BusyError(Exception):
 
 
 class RunFailed(Exception):
-    """A training or evaluation without a result; the message is the reason that its table cell shows."""
+    """A training or evaluation that has no result, and would have none if it were repeated.
+
+    The message is the reason that its table cell shows.
+    """
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,5 @@
-"""A grid as a table: a column per method, a row per scheme and combination of further fields."""
+"""A grid as a table: a column per method, a row per scheme and point of further fields."""
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from eman.evaluation.results.cells import Cell, Table
 from eman.platform.errors import UserError
 from eman.sweeps.request import SweepRequest, shown
+from eman.sweeps.search.space import Range, axis, grid_points, random_points
 from eman.sweeps.tables.schemes import SIDE
 from eman.sweeps.tables.scope import Scope
 from eman.trainers.methods.registry import method_named
@@ -24,10 +24,11 @@ NORM_FIELDS = ("student_norm", "teacher_norm", "student_proxy_momentum", "teache
 
 
 @dataclass(frozen=True)
-class _Point:
-    """A point of the grid, with one run per seed."""
+class Point:
+    """A point of the grid, with one run per seed. `fields` are those that are searched, without a method's prefix."""
 
     method: str
+    scheme: str
     fields: Fields
     runs: tuple[RunSpec, ...]
 
@@ -43,13 +44,8 @@ def grid_table(request: SweepRequest, scope: Scope) -> Table:
     Raises:
         UserError: A name is unknown, a value is not allowed, or an axis has no effect.
     """
-    points = [
-        point
-        for method in dict.fromkeys(request.methods)
-        for scheme in dict.fromkeys(request.schemes)
-        for point in _points(method, scheme, request, scope)
-    ]
-    _check_axes_used(request, points)
+    points = grid_points_of(request, scope)
+    _check_axes_used(request)
     cells: dict[tuple[str, str], Cell] = {}
     for row, point in _labelled(points):
         column = method_named(point.method).title
@@ -62,16 +58,44 @@ def grid_table(request: SweepRequest, scope: Scope) -> Table:
     return scope.table(0, "Grid", ordered, note, side=SIDE, contrasts=contrasts)
 
 
-def _points(method: str, scheme: str, request: SweepRequest, scope: Scope) -> Iterator[_Point]:
-    axes = {name: axis for name, axis in request.grid.items() if _applies(name, method, scheme)}
-    for values in itertools.product(*axes.values()):
-        fields = {name.rpartition(".")[2]: value for name, value in zip(axes, values, strict=True)}
-        yield _Point(method, fields, tuple(scope.run(method, scheme, seed, **fields) for seed in scope.seeds))
+def grid_points_of(request: SweepRequest, scope: Scope) -> list[Point]:
+    """Return the points of a grid, method by method and scheme by scheme."""
+    return [
+        Point(method, scheme, fields, tuple(scope.run(method, scheme, seed, **fields) for seed in scope.seeds))
+        for method in dict.fromkeys(request.methods)
+        for scheme in dict.fromkeys(request.schemes)
+        for fields in _fields(method, scheme, request)
+    ]
 
 
-def _applies(axis: str, method: str, scheme: str) -> bool:
+def corner_runs(request: SweepRequest, scope: Scope) -> Iterator[RunSpec]:
+    """Yield the runs at the lower and upper ends of all axes, for each method and scheme."""
+    for method in dict.fromkeys(request.methods):
+        for scheme in dict.fromkeys(request.schemes):
+            axes = axes_of(request, method, scheme)
+            for share in (0, -1):
+                fields = {name: axis(values, 2)[share] for name, values in axes.items()}
+                yield scope.run(method, scheme, scope.seeds[0], **fields)
+
+
+def axes_of(request: SweepRequest, method: str, scheme: str) -> dict[str, Sequence[Value] | Range]:
+    """Return the axes that have an effect on a method and a scheme, by field."""
+    return {n.rpartition(".")[2]: values for n, values in request.axes.items() if _applies(n, method, scheme)}
+
+
+def _fields(method: str, scheme: str, request: SweepRequest) -> Iterator[Fields]:
+    axes = axes_of(request, method, scheme)
+    if request.search == "grid" or not axes:
+        yield from grid_points(axes, request.samples)
+    elif request.search == "random":
+        yield from random_points(axes, request.samples, request.search_seed)
+    else:
+        yield from request.points.get(f"{method}/{scheme}", ())
+
+
+def _applies(field: str, method: str, scheme: str) -> bool:
     """Return whether an axis has an effect on a method and a scheme."""
-    owner, dot, name = axis.rpartition(".")
+    owner, dot, name = field.rpartition(".")
     if dot:
         method_named(owner)
         return owner == method
@@ -80,22 +104,23 @@ def _applies(axis: str, method: str, scheme: str) -> bool:
     return used.get(name, True)
 
 
-def _check_axes_used(request: SweepRequest, points: Sequence[_Point]) -> None:
-    for axis in request.grid:
-        if not any(axis.rpartition(".")[2] in point.fields for point in points):
+def _check_axes_used(request: SweepRequest) -> None:
+    for name in request.axes:
+        if not any(_applies(name, method, scheme) for method in request.methods for scheme in request.schemes):
             raise UserError(
-                f"--grid {axis} has no effect on {', '.join(request.methods)} with {', '.join(request.schemes)}; leave "
-                f"it out, or add a method or a scheme that has it."
+                f"--{'range' if name in request.ranges else 'grid'} {name} has no effect on "
+                f"{', '.join(request.methods)} with {', '.join(request.schemes)}; leave it out, or add a method or a "
+                f"scheme that has it."
             )
 
 
-def _labelled(points: Sequence[_Point]) -> Iterator[tuple[str, _Point]]:
+def _labelled(points: Sequence[Point]) -> Iterator[tuple[str, Point]]:
     """Yield each distinct point with its row. Points that would share a cell get separate rows.
 
     Raises:
         UserError: Different runs have the same row.
     """
-    distinct: dict[tuple[str, str], _Point] = {}
+    distinct: dict[tuple[str, str], Point] = {}
     for point in points:
         distinct.setdefault((point.method, point.runs[0].key), point)
     rows = Counter((point.method, point.row()) for point in distinct.values())

@@ -9,10 +9,11 @@ from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.results.cells import Table, Wanted, wanted_by
 from eman.platform.errors import UserError, unknown
 from eman.sweeps.checks import check_sizes
-from eman.sweeps.grid import NORM_FIELDS, grid_table
+from eman.sweeps.grid import NORM_FIELDS, corner_runs, grid_table
 from eman.sweeps.profiles.profile import AUTO, Profile
 from eman.sweeps.profiles.registry import profile_named
 from eman.sweeps.request import SweepRequest
+from eman.sweeps.search.objective import objective_of
 from eman.sweeps.tables import table1, table2, table3, table4, table5, table6, table7, table8
 from eman.sweeps.tables.scope import Scope
 from eman.trainers.spec.labels import run_titles
@@ -78,8 +79,16 @@ class Sweep:
 
     @cached_property
     def key(self) -> str:
-        """Hash of the set of runs, which identifies a repeated sweep."""
-        return hashlib.sha256("".join(sorted([*self.trainings, *self.evaluations])).encode()).hexdigest()[:16]
+        """Hash of the set of runs, which identifies a repeated sweep.
+
+        The runs that Optuna chooses are not known before; then it is the hash of the request and of the corners of the
+        searched space.
+        """
+        parts = sorted([*self.trainings, *self.evaluations])
+        if self.request.search == "optuna":
+            runs = [run.key for run in corner_runs(self.request, self.scope)]
+            parts = [*runs, self.request.model_dump_json(exclude={"points", "name", "precision"})]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
 def plan(request: SweepRequest) -> Sweep:
@@ -98,7 +107,22 @@ def plan(request: SweepRequest) -> Sweep:
     sweep = _planned(request, profile)
     _check_effect(request, sweep)
     check_sizes(sweep.pairs)
+    if request.searches:
+        _check_search(sweep)
     return sweep
+
+
+def _check_search(sweep: Sweep) -> None:
+    """Raise `UserError` if the ends of a range make no run, or the search has no objective to compare runs by."""
+    request = sweep.request
+    early = request.scheduler != "none" or request.search == "optuna"
+    for run in corner_runs(request, sweep.scope):
+        objective_of(request.objective, run, while_training=early)
+        if request.scheduler != "none" and request.grace >= run.optim.epochs:
+            raise UserError(
+                f"--grace {request.grace} leaves nothing to stop in runs of {run.optim.epochs} epochs of "
+                f"{run.method.name}; give less, or --scheduler none."
+            )
 
 
 def _planned(request: SweepRequest, profile: Profile) -> Sweep:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from eman.platform.errors import UserError
+from eman.sweeps.search.space import Range
 from eman.trainers.spec.kinds import Value
 from eman.trainers.spec.section import Section
 
@@ -17,6 +18,9 @@ from eman.trainers.spec.section import Section
 MAX_SEEDS = 100
 MAX_GRID = 10_000
 MAX_NAME = 100
+
+#: Values that Optuna may choose in a sweep. They are kept in the tag that holds the request, and MLflow truncates tags.
+MAX_ASKED = 250
 
 
 def _seeds(value: object) -> object:
@@ -36,13 +40,31 @@ TableName = Annotated[str, BeforeValidator(_table_name)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+#: Values of `search` and `scheduler` that belong to tables too.
+_UNSET = ("grid", "none")
+
+Search = Literal["grid", "random", "optuna"]
+Scheduler = Literal["none", "asha", "median"]
+
+
 class SweepRequest(Section):
-    """A sweep: either `tables`, or a grid of `methods`, `schemes` and the axes of `grid`.
+    """A sweep: either `tables`, or a grid of `methods`, `schemes` and the axes of `grid` and `ranges`.
 
     Attributes:
         tables: Tables by name or number.
         methods, schemes: Methods and schemes of a grid.
         grid: Further axes of a grid: values by field of a run.
+        ranges: Further axes of a grid: ranges of numbers by field of a run.
+        search: How points are chosen, for each method and scheme: `grid` takes every combination, with `samples` evenly
+            spaced values of a range; `random` draws `samples` points; `optuna` asks Optuna for `samples` points, one
+            after the other, each from the results of those before.
+        samples: See `search`; 0 if nothing is sampled.
+        search_seed: Seed of the points.
+        scheduler: Rule of Ray Tune that stops trainings with poor results early: `none`, `asha` or `median`.
+        grace: Epochs before which the scheduler stops no training.
+        reduction: With `asha`: one in so many trainings goes on at each rung.
+        objective: Metric by which points are chosen and compared; empty for the method's accuracy on held-out images.
+        points: Points that Optuna has chosen, by method and scheme (``METHOD/SCHEME``).
         linear_lr: Learning rates of linear evaluation in a grid; empty for the profile's.
         profile: Name of the scale.
         seeds: Seeds of every cell. A number `n` means 0 to `n - 1`.
@@ -62,7 +84,16 @@ class SweepRequest(Section):
     methods: tuple[str, ...] = ()
     schemes: tuple[str, ...] = ()
     grid: Mapping[str, tuple[Value, ...]] = {}
+    ranges: Mapping[str, Range] = {}
     linear_lr: tuple[Rate, ...] = ()
+    search: Search = "grid"
+    samples: Annotated[int, Field(ge=0, le=MAX_GRID)] = 0
+    search_seed: Annotated[int, Field(ge=0)] = 0
+    scheduler: Scheduler = "none"
+    grace: Annotated[int, Field(ge=1)] = 1
+    reduction: Annotated[float, Field(gt=1)] = 3.0
+    objective: str = ""
+    points: Mapping[str, tuple[Mapping[str, Value], ...]] = {}
     profile: str = "quick"
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds)] = (0,)
     network: Literal["student", "teacher"] = "student"
@@ -80,18 +111,33 @@ class SweepRequest(Section):
         return cls(**json.loads(text))
 
     @property
+    def axes(self) -> dict[str, tuple[Value, ...] | Range]:
+        """The axes of a grid besides methods and schemes: lists and ranges by field."""
+        return {**self.grid, **self.ranges}
+
+    @property
+    def searches(self) -> bool:
+        """Whether the request compares points by an objective."""
+        return bool(self.ranges or self.search != "grid" or self.scheduler != "none" or self.objective)
+
+    @property
     def title(self) -> str:
         """The sweep's name, or that of its tables."""
         return self.name or " + ".join(self.tables) or "grid"
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        grid = [name for name in ("methods", "schemes", "grid", "linear_lr") if getattr(self, name)]
+        names = ("methods", "schemes", "grid", "ranges", "linear_lr", "samples", "objective")
+        grid = [name for name in names if getattr(self, name)]
+        grid += [
+            name for name, default in (("search", "grid"), ("scheduler", "none")) if getattr(self, name) != default
+        ]
         if self.tables and grid:
             raise UserError(f"{', '.join(grid)} belong to a grid, and tables define their runs; give one.")
         if not self.tables and not (self.methods and self.schemes):
             raise UserError("a grid needs methods and schemes, for example --method moco --scheme bn,eman.")
-        axes = math.prod(len(axis) for axis in self.grid.values())
+        axes = math.prod(len(axis) for axis in self.grid.values()) * max(self.samples, 1) ** len(self.ranges)
+        axes = axes if self.search == "grid" else self.samples
         runs = len(self.methods) * len(self.schemes) * axes * len(self.seeds)
         if runs > MAX_GRID:
             raise UserError(f"the grid has {runs:,} trainings; give at most {MAX_GRID:,}, in several sweeps.")
@@ -103,7 +149,7 @@ class SweepRequest(Section):
             raise UserError(f"{len(self.seeds)} seeds; give 1 to {MAX_SEEDS}.")
         if len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds are {','.join(map(str, self.seeds))}; give each seed once.")
-        if "seed" in self.overrides or "seed" in self.grid:
+        if "seed" in self.overrides or "seed" in self.axes:
             raise UserError("seed is not a field of a sweep's runs; give --seeds, for example --seeds 0,1,5.")
         return self
 
@@ -117,8 +163,31 @@ class SweepRequest(Section):
         for name, axis in self.grid.items():
             if not axis:
                 raise UserError(f"--grid {name}: give at least one value, for example --grid {name}=VALUE,VALUE.")
+        for name in self.axes:
             if name in self.overrides:
                 raise UserError(f"{name} is an axis of the grid and an override; give one of the two.")
+            if name in self.grid and name in self.ranges:
+                raise UserError(f"{name} has a list and a range; give one of the two.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_search(self) -> Self:
+        """Refuse options of a search that contradict each other or have no effect."""
+        if self.search != "grid" and not self.axes:
+            raise UserError(f"--search {self.search} has nothing to search; give --range or --grid.")
+        if (self.search != "grid" or self.ranges) and not self.samples:
+            raise UserError("--samples is missing: the number of points, in a grid of the values of each range.")
+        if self.samples and not (self.search != "grid" or self.ranges):
+            raise UserError("--samples has no effect without --range or --search random; leave it out.")
+        if (
+            self.search == "optuna"
+            and self.samples * len(self.axes) * len(self.methods) * len(self.schemes) > MAX_ASKED
+        ):
+            raise UserError(f"--search optuna chooses at most {MAX_ASKED} values in one sweep; give fewer --samples.")
+        if self.scheduler == "none" and self.grace != 1:
+            raise UserError("--grace has no effect without --scheduler; leave it out.")
+        if self.scheduler != "asha" and self.reduction != type(self).model_fields["reduction"].default:
+            raise UserError("--reduction has no effect without --scheduler asha; leave it out.")
         return self
 
     @model_validator(mode="after")
@@ -146,6 +215,11 @@ def arguments(request: SweepRequest) -> list[str]:
         words += [flag, _joined(names)] if names else []
     for name, axis in request.grid.items():
         words += ["--grid", f"{name}={_joined(axis)}"]
+    for name, numbers in request.ranges.items():
+        words += ["--range", f"{name}={numbers.text}"]
+    for flag in ("search", "samples", "search_seed", "scheduler", "grace", "reduction", "objective"):
+        if getattr(request, flag) != SweepRequest.model_fields[flag].default:
+            words += [f"--{flag.replace('_', '-')}", shown(getattr(request, flag))]
     words += ["--profile", request.profile]
     if request.seeds != (0,):
         counted = request.seeds == tuple(range(len(request.seeds)))

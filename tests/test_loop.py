@@ -17,6 +17,7 @@ from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.loop import feature_std, fit
 from eman.trainers.methods.registry import METHODS
 from eman.trainers.norm.schemes import SCHEMES
+from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training
 
 
@@ -130,8 +131,37 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_reason(monkeypatch: pytes
         return loss * float("nan"), measures, output
 
     monkeypatch.setattr(Training, "train_step", broken)
-    with pytest.raises(RunFailed, match="not finite in epoch 1"):
+    with pytest.raises(RunFailed, match="collapsed at epoch 1: the loss is not finite"):
         fit(SMOKE.run("moco", "eman"), Workspace.from_environment())
+
+
+def collapsing(**fields: Any) -> RunSpec:
+    """BYOL with group norm, whose predictions become alike within an epoch."""
+    return SMOKE.run("byol", "gn", overrides={"collapse_bound": 0.004, "collapse_patience": 2, **fields})
+
+
+def test_a_collapsed_run_ends_early_at_the_same_epoch_after_an_interruption(tmp_path: Path) -> None:
+    spec, workspace = collapsing(epochs=4), Workspace.from_environment()
+    for folder in (None, tmp_path):
+        epochs = list[int]()
+        if folder is not None:
+            half = Training.fresh(spec, workspace).steps_per_epoch * 3 // 2
+            fit(spec, workspace, folder=folder, stop_after=half)
+        with pytest.raises(RunFailed, match=r"collapsed at epoch 2: .* below 0.004 for 2 epochs"):
+            fit(spec, workspace, folder=folder, on_epoch=lambda number, _, seen=epochs: seen.append(number))
+        assert epochs[-1] == 2
+
+
+def test_epochs_of_the_warm_up_do_not_count_as_collapsed() -> None:
+    with pytest.raises(RunFailed, match="at epoch 2"):
+        fit(collapsing(collapse_patience=1, warmup_epochs=1.0), Workspace.from_environment())
+
+
+def test_the_rule_of_collapse_changes_no_other_run() -> None:
+    strict, never = (SMOKE.run("moco", "eman", overrides={"collapse_bound": bound}) for bound in (0.004, 0.0))
+    assert strict.key == never.key
+    states = [fit(spec, Workspace.from_environment()).training.student.state_dict() for spec in (strict, never)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_bf16_and_float32_are_different_runs_that_agree_roughly() -> None:
@@ -156,6 +186,7 @@ def test_labelled_images_are_not_among_the_unlabelled() -> None:
 def test_feature_std_sees_a_collapse() -> None:
     assert feature_std(torch.ones(8, 4)) == 0
     assert feature_std(torch.randn(512, 64)) == pytest.approx(1, abs=0.05)
+    assert feature_std(torch.ones(8, 4) + 1e-5 * torch.randn(8, 4)) == pytest.approx(1e-5, rel=0.5)
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from eman.cli import main
-from eman.evaluation.results.values import Results
+from eman.evaluation.results.values import Results, values_of
 from eman.platform.store.records import EVALUATION, SWEEP, TRAINING
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
@@ -78,6 +78,21 @@ def test_a_new_launch_tries_failed_runs_again(store_file: Path) -> None:
     assert todo({}) == [first, second]
     assert todo({first: 1}) == [first, second]
     assert todo({first: 2}) == [second]
+
+
+def test_a_collapsed_run_is_a_result_until_the_rule_changes(store_file: Path) -> None:
+    store = Store(Workspace.from_environment())
+    sweep, lenient = (
+        plan(SweepRequest(profile="smoke", methods=["moco"], schemes=["bn"], overrides={"collapse_bound": bound}))
+        for bound in (0.004, 0.001)
+    )
+    [(key, spec)] = sweep.trainings.items()
+    tags = {"eman.collapse_rule": spec.execution.collapse_rule}
+    store.begin(TRAINING, key, "run", params={}, tags=tags).fail("collapsed at epoch 3", final=True)
+    results = Results.read(store, sweep.tables)
+    assert find_todo(sweep, results, {}, 1, store.workspace).open == 0
+    assert [value.text() for value in values_of(sweep.tables[0], results)] == ["failed"]
+    assert find_todo(lenient, results, {}, 1, store.workspace).trainings == (lenient.trainings[key],)
 
 
 def test_a_finished_run_without_its_networks_is_trained_again(store_file: Path) -> None:

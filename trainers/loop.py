@@ -98,6 +98,7 @@ class _Run:
         self.settings = workspace.settings
         self.first = distributed.rank() == 0
         self.epoch, self.metrics = _Epoch(), Metrics()
+        self.low_epochs = 0  # in a row, with a spread of features below the bound
         self.best, self.best_epoch = -math.inf, 0
         state = None if folder is None else checkpoint.load_newest(folder / "resume.pt", spec.key)
         if state is None:
@@ -106,6 +107,7 @@ class _Run:
             self.training = Training.resumed(spec, workspace, state)
             self.epoch = _Epoch(state["epoch_steps"], state["epoch_sums"])
             self.best, self.best_epoch = state["best"], state["best_epoch"]
+            self.low_epochs = state["low_epochs"]
         self.resumed_from = self.epoch_from = self.training.step
         self.started = self.epoch_started = self.saved = time.monotonic()
 
@@ -126,7 +128,7 @@ class _Run:
         training, spec, on_epoch = self.training, self.spec, self.callbacks.on_epoch
         metrics = self.epoch.means()
         if not all(math.isfinite(value) for value in metrics.values()):
-            raise RunFailed(f"the loss is not finite in epoch {number}")
+            raise RunFailed(f"collapsed at epoch {number}: the loss is not finite")
         elapsed = time.monotonic() - self.epoch_started
         self.metrics = metrics | {
             "train/images_per_second": (training.step - self.epoch_from) * spec.method.images_per_step / elapsed,
@@ -138,7 +140,19 @@ class _Run:
             self._monitor(number)
         if on_epoch is not None:
             on_epoch(number, self.metrics)
+        self._check_collapse(number)
         self.epoch, self.epoch_started, self.epoch_from = _Epoch(), time.monotonic(), training.step
+
+    def _check_collapse(self, number: int) -> None:
+        """Raise `RunFailed` after so many epochs in a row, the warm-up's aside, with features that hardly differ."""
+        execution = self.spec.execution
+        low = self.metrics["train/feature_std"] < execution.collapse_bound and number > self.spec.optim.warmup_epochs
+        self.low_epochs = self.low_epochs + 1 if distributed.agreed(low) else 0
+        if self.low_epochs == execution.collapse_patience:
+            raise RunFailed(
+                f"collapsed at epoch {number}: the standard deviation of features has been below "
+                f"{execution.collapse_bound:g} for {self.low_epochs} epochs"
+            )
 
     def _monitor(self, number: int) -> None:
         if self.callbacks.monitor is None:
@@ -177,6 +191,7 @@ class _Run:
             "epoch_sums": self.epoch.sums,
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "low_epochs": self.low_epochs,
         }
         try:
             checkpoint.save_newest(self.folder / "resume.pt", state, self.spec.key)
@@ -215,7 +230,8 @@ def fit(
         stop_after: Save a checkpoint and stop after this many steps, counted from the run's start.
 
     Raises:
-        RunFailed: The loss is not finite.
+        RunFailed: The run has collapsed: the loss is not finite, or the features of all images have become alike. A
+            second attempt would end alike.
         UserError: Data, the initial run or a package is missing, the workers do not divide the devices, or the disk is
             full.
     """
@@ -237,9 +253,13 @@ def fit(
 
 
 def feature_std(output: Tensor) -> float:
-    """Return the standard deviation over images of the output, scaled to length 1, times the root of its width.
+    """Return the standard deviation over the batch of the output, scaled to length 1, times the root of its width.
 
-    It detects collapse: near 1 for outputs spread evenly over the sphere, 0 if all outputs are equal.
+    It detects collapse: near 1 for outputs spread evenly over the sphere, 0 if all outputs are equal. ``output`` holds
+    this worker's images; the result is that of all workers' images, and all must call this.
     """
-    unit = torch.nn.functional.normalize(output.float(), dim=1)
-    return float(unit.std(0).square().sum().sqrt()) if len(unit) > 1 else 0.0
+    unit = torch.nn.functional.normalize(output.double(), dim=1)
+    count = len(unit) * distributed.workers()
+    centre = distributed.mean_over_workers(unit.mean(0))
+    variance = distributed.mean_over_workers((unit - centre).square().mean(0)).sum()
+    return float((variance * count / (count - 1)).sqrt()) if count > 1 else 0.0

@@ -80,6 +80,11 @@ class Record:
         return self.owner.partition("/")[0]
 
     @property
+    def final(self) -> bool:
+        """Whether it failed in a way that would repeat itself."""
+        return self.status == "failed" and self.tags.get("eman.final") == "true"
+
+    @property
     def lost(self) -> bool:
         """Whether MLflow shows it as RUNNING although its process is gone."""
         return self.open and self.status == "missing"

@@ -84,15 +84,19 @@ class RunLog:
         """Write the final metrics and mark the run as finished."""
         self.write(metrics, self.last_step, tags=tags, status="FINISHED")
 
-    def fail(self, reason: str) -> None:
-        """Mark the run as failed for this reason, and count the failures of this launch."""
+    def fail(self, reason: str, *, final: bool = False) -> None:
+        """Mark the run as failed for this reason, and count the failures of this launch.
+
+        A ``final`` failure is a result: the run would fail again.
+        """
         failures = 1.0
         with contextlib.suppress(Exception):  # a store that is down cannot be read; count one
-            tags = self.store.client.get_run(self.run_id).data.tags
-            if tags.get("eman.failed_in") == tags.get("eman.launch", ""):
-                failures += number(tags.get("eman.failures"))
-            self.write(tags={"eman.failed_in": tags.get("eman.launch", "")})
-        self.write(tags={"eman.reason": reason, "eman.failures": f"{failures:.0f}"}, status="FAILED")
+            before = self.store.client.get_run(self.run_id).data.tags
+            if before.get("eman.failed_in") == before.get("eman.launch", ""):
+                failures += number(before.get("eman.failures"))
+            self.write(tags={"eman.failed_in": before.get("eman.launch", "")})
+        tags = {"eman.reason": reason, "eman.failures": f"{failures:.0f}", "eman.final": "true" if final else ""}
+        self.write(tags=tags, status="FAILED")
 
     def interrupt(self) -> None:
         """Mark the run as interrupted, so that it can be resumed at once."""

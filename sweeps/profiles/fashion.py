@@ -8,6 +8,7 @@ COMMON = {
     **SMALL_IMAGES,
     "dataset": "fashion-mnist",
     "statistics_passes": 20,  # the initial 0 and 1 would outlast a short run
+    "collapse_patience": 2,  # runs have 2 to 10 epochs, and one low epoch alone can pass
 }
 
 #: 1 % of the labels, with the whole RandAugment pool: small experiments show the paper's order only with few labels and

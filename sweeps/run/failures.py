@@ -39,5 +39,5 @@ def failure_recorded(log: RunLog | None) -> Iterator[None]:
             if not isinstance(error, RunFailed | UserError):
                 with contextlib.suppress(Exception):  # the store may be what fails
                     log.store.client.log_text(log.run_id, traceback.format_exc(), "error.txt")
-            log.fail(reason_of(error))
+            log.fail(reason_of(error), final=isinstance(error, RunFailed))
         raise

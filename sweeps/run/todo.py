@@ -1,6 +1,6 @@
 """What a launch has left to do."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from eman.evaluation.protocols.spec import EvalSpec
@@ -19,7 +19,8 @@ class Todo:
         trainings: Trainings whose initial network, if any, exists.
         evaluations: Evaluations whose training is done and whose networks exist.
         gone: Owners, by key, of finished trainings whose files are gone and that are trained again.
-        open: Number of trainings and evaluations without a result, ready or not.
+        open: Number of trainings and evaluations without a result, ready or not. Those of collapsed trainings, which
+            never get one, do not count.
     """
 
     trainings: tuple[RunSpec, ...]
@@ -31,19 +32,27 @@ class Todo:
 def find_todo(sweep: Sweep, results: Results, failures: Mapping[str, int], retries: int, workspace: Workspace) -> Todo:
     """Return the runs of a sweep that are missing in the store and not running.
 
-    ``failures`` counts those in this launch, by key; runs that failed in an earlier launch are tried again.
+    ``failures`` counts those in this launch, by key; runs that failed in an earlier launch are tried again, unless they
+    would fail again.
     """
+    collapsed = {key for key, spec in sweep.trainings.items() if _has_collapsed(spec, results.trainings.get(key))}
 
-    def is_open(key: str, record: Record | None) -> bool:
+    def is_open(key: str, record: Record | None, runs: Iterable[str]) -> bool:
+        if not collapsed.isdisjoint(runs):
+            return False
         if record is None or record.status == "missing":
             return True
-        return record.status == "failed" and failures.get(key, 0) <= retries
+        repeats = record.final and key in sweep.evaluations
+        return record.status == "failed" and not repeats and failures.get(key, 0) <= retries
 
     def has_networks(run: str, selection: str) -> bool:
         return (workspace.run_folder(run) / f"{selection}.pt").exists()
 
-    trainings = [spec for key, spec in sweep.trainings.items() if is_open(key, results.trainings.get(key))]
-    evaluations = [spec for key, spec in sweep.evaluations.items() if is_open(key, results.evaluations.get(key))]
+    lineages = {key: [run.key for run in spec.lineage] for key, spec in sweep.trainings.items()}
+    trainings = [spec for k, spec in sweep.trainings.items() if is_open(k, results.trainings.get(k), lineages[k])]
+    evaluations = [
+        spec for k, spec in sweep.evaluations.items() if is_open(k, results.evaluations.get(k), lineages[spec.run])
+    ]
     ready = [spec for spec in evaluations if results.done(spec.run)]
     starts = [init.key for spec in trainings if (init := spec.network.init) and results.done(init.key)]
     missing = {spec.run for spec in ready if not has_networks(spec.run, spec.selection)}
@@ -56,3 +65,8 @@ def find_todo(sweep: Sweep, results: Results, failures: Mapping[str, int], retri
         gone,
         len(trainings) + len(evaluations),
     )
+
+
+def _has_collapsed(spec: RunSpec, record: Record | None) -> bool:
+    """Return whether a training has collapsed by the rule of its specification; by another rule, it may go on."""
+    return record is not None and record.final and record.tags.get("eman.collapse_rule") == spec.execution.collapse_rule

@@ -50,6 +50,7 @@ def _claim(job: TrainJob) -> Iterator[RunLog]:
     """Create or resume the run in the store, so that no other process trains it."""
     spec = job.spec
     tags = {**record_tags(spec, job.profile), "eman.workers": str(job.workers), "eman.launch": job.launch}
+    tags["eman.collapse_rule"] = spec.execution.collapse_rule
     with locked(job.workspace.run_folder(spec.key) / "lock") as acquired:
         if not acquired:
             raise BusyError("another process on this machine is running it")
