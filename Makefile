@@ -28,12 +28,13 @@ data: install  ## Fashion-MNIST: from the data folder, Debian's package, or a do
 quickstart: data  ## Tables 1 and 8 from real runs at profile quick: minutes on two cores
 	@$(BIN)/eman sweep table1 table8 --profile quick
 
-services:  ## PostgreSQL and Chromium for the tests, where Debian's packages can be installed
+services:  ## PostgreSQL, Prometheus and Chromium for the tests, where Debian's packages can be installed
 	@missing=; ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing=postgresql; \
-	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	for name in chromium prometheus; do command -v $$name >/dev/null || missing="$$missing $$name"; done; \
 	[ -z "$$missing" ] || { echo "installing $$missing" >&2; \
 	  $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } \
-	|| echo "could not install $$missing: the tests that need it will be skipped" >&2
+	|| echo "could not install $$missing: the tests that need it will be skipped" >&2; \
+	case "$$missing" in *prometheus*) $(SUDO) systemctl --quiet disable --now prometheus 2>/dev/null || true;; esac  # it has no password
 
 test: install  ## The quick tests: every module and property, within ten minutes on two cores
 	$(BIN)/python -m pytest -m "not slow"

@@ -57,11 +57,10 @@ def submit(
         data = f"that it can read {', '.join(unchecked)}, and " if unchecked else ""
         print(f"Only the cluster can check {data}that one run fits its resources.")
         return 0
-    from eman.sweeps.request import arguments
     from eman.sweeps.run import submit as jobs
 
     connected = jobs.client(address)
-    job = jobs.submit(connected, address, [*arguments(planned.request), *resources.words()], python, given_variables())
+    job = jobs.submit(connected, address, planned, resources.words(), python, given_variables())
     print(f"submitted {job}; follow it with `eman logs {job} --address {address}`", file=sys.stderr)
     if detach:
         return 0
@@ -72,7 +71,7 @@ def submit(
 
 @app.command(name="jobs", rich_help_panel="Cluster")
 def list_jobs(address: JobServer) -> None:
-    """List the sweeps submitted to a cluster."""
+    """List the sweeps submitted to a cluster: status, start, time taken, name."""
     from eman.sweeps.run import submit as jobs
 
     show(jobs.listing(jobs.client(address)))
@@ -93,7 +92,10 @@ def logs(
 
 @app.command(rich_help_panel="Cluster")
 def stop(job: JobId, address: JobServer) -> None:
-    """Stop a submitted sweep. Finished runs are kept, and the same submission continues."""
+    """Stop a submitted sweep and wait until it has ended.
+
+    Finished runs are kept, others keep their checkpoints, and the same submission continues.
+    """
     from eman.sweeps.run import submit as jobs
 
     print(jobs.stop(jobs.client(address), job))

@@ -66,6 +66,8 @@ def sweep(
         raise UserError("--wait has no effect without --address; leave it out.")
     if address is not None and not address.strip():
         raise UserError("--address is empty; give HOST:PORT, auto, or leave it out.")
+    if address is not None and address.strip().startswith(("http://", "https://")):
+        raise UserError(f"--address {address}: that is the job server; use `eman submit`, or give HOST:PORT or auto.")
     planned = checked_plan(what, scale, evaluated, grid, resources, name)
     check_files(planned.trainings.values(), workspace(), planned.pairs)
     if dry_run:

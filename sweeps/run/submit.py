@@ -19,6 +19,8 @@ from eman import __version__
 from eman.platform.cluster import ENVIRONMENT, connection_error
 from eman.platform.errors import UserError
 from eman.platform.store.records import new_id
+from eman.sweeps.plan import Sweep
+from eman.sweeps.request import arguments
 from eman.sweeps.view.text import duration
 
 if TYPE_CHECKING:
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
 
 #: Seconds to wait for a cluster that has just started and cannot run jobs yet.
 _STARTING_SECONDS = 60.0
+
+#: Seconds that a job that is told to stop has for it; Ray kills it afterwards.
+_STOPPING_SECONDS = 60
+
+#: Read by Ray in the process that supervises the job.
+_JOB_ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOPPING_SECONDS)}
 
 #: Parts of the project's folder that a job does not need.
 _EXCLUDED = [".git", ".venv", ".eman", "tests", "docs", "build", "*.egg-info", ".mypy_cache", ".ruff_cache"]
@@ -63,16 +71,21 @@ def source_for_job(root: Path) -> dict[str, Any]:
 def submit(
     connected: "JobSubmissionClient",
     address: str,
-    arguments: Sequence[str],
+    sweep: Sweep,
+    options: Sequence[str],
     python: str | None,
     variables: Mapping[str, str],
 ) -> str:
-    """Submit ``eman sweep ARGUMENTS`` and return the job's id; raise `UserError` if the cluster rejects it."""
+    """Submit ``eman sweep`` with these options and return the job's id.
+
+    Raises:
+        UserError: The cluster rejects the job.
+    """
     if python is None:
         local = urlparse(address).hostname in ("127.0.0.1", "localhost", "::1")
         python = sys.executable if local else "python"
-    variables = {**ENVIRONMENT, **variables, "RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]}
-    command = [python, "-m", "eman", "sweep", *arguments, "--address", "auto"]
+    variables = {**ENVIRONMENT, **_JOB_ENVIRONMENT, **variables, "RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]}
+    command = [python, "-m", "eman", "sweep", *arguments(sweep.request), *options, "--address", "auto"]
     source = source_for_job(Path(__file__).resolve().parents[2])
     deadline = time.monotonic() + _STARTING_SECONDS
     while True:
@@ -81,7 +94,7 @@ def submit(
                 entrypoint=shlex.join(command),
                 submission_id=f"eman-{new_id()}",
                 runtime_env={**source, "env_vars": variables},
-                metadata={"eman": __version__, "sweep": " ".join(arguments)},
+                metadata={"eman": __version__, "sweep": f"{sweep.name} · {sweep.profile.name}"},
             )
         except Exception as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
@@ -112,25 +125,41 @@ def exit_code(connected: "JobSubmissionClient", job: str) -> int:
 
 
 def listing(connected: "JobSubmissionClient") -> Iterator[str]:
-    """Yield one line per job, newest first: id, status, start, duration, sweep."""
+    """Yield a heading and one line per job, newest first: id, status, start, duration, name of the sweep."""
     jobs = [job for job in connected.list_jobs() if (job.metadata or {}).get("eman")]
-    for job in sorted(jobs, key=lambda job: job.start_time or 0, reverse=True):
-        start, took = "not started", ""
-        if job.start_time:
-            start = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.start_time / 1000))
-            took = duration((job.end_time or 1000 * time.time()) / 1000 - job.start_time / 1000)
-        yield f"{job.submission_id}  {job.status.value:<10}{start:<18}{took:<8}{(job.metadata or {}).get('sweep', '')}"
     if not jobs:
         yield "no sweeps have been submitted to this cluster"
+        return
+    width = max(len(job.submission_id or "") for job in jobs)
+    yield f"{'job':<{width}}  status     started           took      sweep"
+    for job in sorted(jobs, key=lambda job: job.start_time or 0, reverse=True):
+        start = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.start_time / 1000)) if job.start_time else "not yet"
+        sweep = (job.metadata or {}).get("sweep", "")
+        yield f"{job.submission_id:<{width}}  {job.status.value:<9}  {start:<16}  {_took(job):<8}  {sweep}"
+
+
+def _took(job: Any) -> str:
+    """Return how long a job has run."""
+    return duration((job.end_time or 1000 * time.time()) / 1000 - job.start_time / 1000) if job.start_time else ""
 
 
 def stop(connected: "JobSubmissionClient", job: str) -> str:
-    """Stop a job and return a line to print. Finished runs are kept."""
+    """Stop a job, wait until it has ended, and return a line to print. Finished runs are kept.
+
+    Raises:
+        UserError: There is no such job, or it does not end.
+    """
     info = _info(connected, job)
     if info.status.is_terminal():
-        return f"{job} had already ended ({info.status.value})"
+        return f"{job} had already ended ({info.status.value}) after {_took(info)}"
     connected.stop_job(job)
-    return f"stopped {job}; finished runs are kept, and the same submission continues"
+    deadline = time.monotonic() + _STOPPING_SECONDS + _STARTING_SECONDS
+    while not (info := _info(connected, job)).status.is_terminal():
+        if time.monotonic() > deadline:
+            raise UserError(f"{job} was told to stop and has not ended; see `eman logs {job}`, then stop it again.")
+        time.sleep(0.5)
+    kept = "finished runs are kept, and the same submission continues"
+    return f"{job} ended ({info.status.value}) after {_took(info)}; {kept}"
 
 
 def _info(connected: "JobSubmissionClient", job: str) -> Any:

@@ -19,6 +19,7 @@ from eman.sweeps.run.launch import Launch
 from eman.sweeps.run.options import Options, Report, wait_for_room
 from eman.sweeps.run.publish import begin_sweep, publish_sweep
 from eman.sweeps.run.state import SweepState
+from eman.sweeps.view.gauges import Gauges
 from eman.trainers.spec.run import RunSpec
 
 #: Seconds between a sweep's heartbeats.
@@ -79,7 +80,7 @@ def _carry_out(launch: Launch, started: float) -> None:
                     resources = wait_for_room(options, available)
                     report.cores = resources.cpus
                     parent = parent or begin_sweep(launch.sweep, launch.store, launch.state.launched)
-                    with _heartbeat(parent):
+                    with _heartbeat(parent, Gauges(launch.state)):
                         complete = launch.carry_out(parent.run_id, resources)
     except KeyboardInterrupt:
         report.interrupted = True
@@ -110,12 +111,14 @@ def _prepare(trainings: Iterable[RunSpec], store: Store, evaluations: Pairs, *, 
 
 
 @contextlib.contextmanager
-def _heartbeat(parent: RunLog) -> Iterator[None]:
-    """Send the sweep's heartbeats from a thread, while Ray Tune blocks the main thread."""
+def _heartbeat(parent: RunLog, gauges: Gauges) -> Iterator[None]:
+    """Send the sweep's heartbeats and metrics from a thread, while Ray Tune blocks the main thread."""
     ended = threading.Event()
 
     def beat() -> None:
+        gauges.update()
         while not ended.wait(_BEAT_SECONDS):
+            gauges.update()
             try:
                 parent.beat()
             except Exception as error:  # calls that need the store report and retry
