@@ -1,12 +1,16 @@
 """A sweep submitted as a job to a cluster, over HTTP, with a token."""
 
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from eman.cli import main
+from eman.platform.store.records import TRAINING
+from eman.platform.store.store import Store
 from eman.sweeps.run.submit import source_for_job
 
 EMAN = [sys.executable, "-m", "eman"]
@@ -28,12 +32,31 @@ def test_a_submitted_sweep_runs_and_is_continued(cluster: tuple[str, dict[str, s
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 trained, 0 reused" in done.stdout
     job = done.stderr.split("submitted ")[1].split(";")[0]
-    assert f"{job}  SUCCEEDED" in call(environment, "jobs", "--address", address).stdout
+    listed = call({**environment, "RAY_API_SERVER_ADDRESS": address}, "jobs").stdout
+    [line] = [line for line in listed.splitlines() if job in line]
+    assert re.fullmatch(rf"{job}  SUCCEEDED  20\d\d-\d\d-\d\d \d\d:\d\d  \d+ s +grid · smoke", line), line
     assert "BN / EMAN" in call(environment, "logs", job, "--no-follow", "--address", address).stdout
     again = call(environment, "submit", *GRID, "--address", address)
     assert "0 trained, 2 reused" in again.stdout
     local = call(environment, "sweep", *GRID)
     assert "0 trained, 2 reused" in local.stderr  # the table is there from the store, without the cluster
+
+
+@pytest.mark.slow
+def test_a_stopped_job_has_ended_and_leaves_no_run_that_looks_alive(cluster: tuple[str, dict[str, str], str]) -> None:
+    address, environment, _ = cluster
+    environment = {**environment, "RAY_API_SERVER_ADDRESS": address}
+    words = ["grid", "--method", "moco", "--scheme", "in", "--profile", "smoke", "--set", "epochs=5000"]
+    job = call(environment, "submit", *words, "--detach").stderr.split("submitted ")[1].split(";")[0]
+    store = Store(f"sqlite:///{environment['EMAN_HOME']}/mlflow.db")
+    deadline = time.monotonic() + 120
+    while not (records := [r for r in store.records(TRAINING) if r.status == "running"]):
+        assert time.monotonic() < deadline
+        time.sleep(1.0)
+    assert f"{job} ended (STOPPED) after" in call(environment, "stop", job).stdout
+    assert f"{job}  STOPPED" in call(environment, "jobs").stdout
+    assert [r.status for r in store.records(TRAINING, records[0].key)] == ["missing"]
+    assert f"{job} had already ended (STOPPED)" in call(environment, "stop", job).stdout
 
 
 def test_the_project_travels_and_not_what_lies_beside_it(tmp_path: Path) -> None:
@@ -71,6 +94,29 @@ def test_a_submission_that_cannot_be_sent_is_one_line_and_code_2(
     told = capsys.readouterr().err
     assert message in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", ["option", "variable"])
+def test_a_sweep_at_the_job_servers_address_says_what_to_use(
+    given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server, words = "http://127.0.0.1:8265", ["sweep", *GRID]
+    if given == "option":
+        words += ["--address", server]
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", server)
+    assert main(words) == 2
+    assert f"--address {server}: that is the job server; use `eman submit`" in capsys.readouterr().err
+
+
+def test_the_job_servers_address_has_rays_variables_as_defaults(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:7")
+    for expected in ("http://127.0.0.1:7", "http://127.0.0.1:9"):
+        assert main(["jobs"]) == 2
+        assert f"--address {expected}: no Ray job server answers there" in capsys.readouterr().err
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")  # goes before the other
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +294,15 @@ def test_a_run_in_half_precision_learns_and_resumes_bit_for_bit(tmp_path: Path) 
     assert resumed.resumed_from == 9
     assert_same(whole.training, resumed.training)
     assert whole.training.state()["scaler"]["_growth_tracker"] > 0
+
+
+def test_a_run_that_must_leave_saves_and_repeats_no_step(tmp_path: Path) -> None:
+    spec, workspace = SMOKE.run("moco", "eman"), Workspace(settings=Settings(checkpoint_seconds=1e6))
+    whole = fit(spec, workspace)
+    left = fit(spec, workspace, folder=tmp_path, leave=lambda: True, on_step=lambda step, steps: time.sleep(0.2))
+    assert not left.finished
+    assert 0 < left.training.step < left.training.steps
+    resumed = fit(spec, workspace, folder=tmp_path, leave=lambda: False)
+    assert resumed.finished
+    assert resumed.resumed_from == left.training.step
+    assert_same(resumed.training, whole.training)

@@ -18,13 +18,17 @@ from eman.trainers import distributed
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.training import Training
 
-#: Steps between the broadcasts by which several workers agree whether a checkpoint is due.
+#: Steps between the broadcasts by which several workers agree whether a checkpoint is due, or whether to leave.
 _AGREE_EVERY = 20
+
+#: Seconds between calls of `leave`, which may ask another process.
+_LEAVE_SECONDS = 1.0
 
 Metrics = dict[str, float]
 Monitor = Callable[[Training], Metrics]
 OnEpoch = Callable[[int, Metrics], None]
 OnStep = Callable[[int, int], None]
+Leave = Callable[[], bool]
 
 log = logging.getLogger("eman")
 
@@ -39,11 +43,14 @@ class Callbacks:
         on_epoch: Called on every worker with the number of finished epochs and the last one's metrics. Only worker 0
             has the monitor's metrics.
         on_step: Called on worker 0 with the number of finished steps and the total.
+        leave: Called on every worker, with the same answer on all, about once a second: whether to save a checkpoint
+            and stop, because a machine is about to go.
     """
 
     monitor: Monitor | None = None
     on_epoch: OnEpoch | None = None
     on_step: OnStep | None = None
+    leave: Leave | None = None
 
 
 @dataclass
@@ -65,6 +72,11 @@ class Outcome:
     best: float
     seconds: float
     resumed_from: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its end."""
+        return self.training.step >= self.training.steps
 
 
 @dataclass
@@ -109,7 +121,7 @@ class _Run:
             self.best, self.best_epoch = state["best"], state["best_epoch"]
             self.low_epochs = state["low_epochs"]
         self.resumed_from = self.epoch_from = self.training.step
-        self.started = self.epoch_started = self.saved = time.monotonic()
+        self.started = self.epoch_started = self.saved = self.asked = time.monotonic()
 
     @property
     def done(self) -> bool:
@@ -176,6 +188,16 @@ class _Run:
             return False
         return distributed.agreed(due)
 
+    def must_leave(self) -> bool:
+        """Return whether ``leave`` wants the run to stop here."""
+        leave = self.callbacks.leave
+        if leave is None or (distributed.workers() > 1 and self.training.step % _AGREE_EVERY):
+            return False
+        if not distributed.agreed(time.monotonic() - self.asked > _LEAVE_SECONDS):
+            return False
+        self.asked = time.monotonic()
+        return leave()
+
     def save(self) -> None:
         """Write ``resume.pt``. If that fails, for example on a full disk, log a warning and continue."""
         self.saved = time.monotonic()
@@ -212,6 +234,7 @@ def fit(
     monitor: Monitor | None = None,
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
+    leave: Leave | None = None,
     stop_after: int | None = None,
 ) -> Outcome:
     """Train a run to its end, from its newest checkpoint if there is one.
@@ -227,6 +250,7 @@ def fit(
         monitor: See :class:`Callbacks`.
         on_epoch: See :class:`Callbacks`.
         on_step: See :class:`Callbacks`.
+        leave: See :class:`Callbacks`.
         stop_after: Save a checkpoint and stop after this many steps, counted from the run's start.
 
     Raises:
@@ -235,11 +259,11 @@ def fit(
         UserError: Data, the initial run or a package is missing, the workers do not divide the devices, or the disk is
             full.
     """
-    run = _Run(spec, workspace, folder, Callbacks(monitor, on_epoch, on_step))
+    run = _Run(spec, workspace, folder, Callbacks(monitor, on_epoch, on_step, leave))
     try:
         while not run.done:
             run.step()
-            if stop_after is not None and run.training.step >= stop_after:
+            if run.must_leave() or (stop_after is not None and run.training.step >= stop_after):
                 run.save()
                 break
             if run.checkpoint_due():

@@ -56,6 +56,11 @@ class Lost(RunEvent):
 
 
 @dataclass(frozen=True)
+class Preempted(Lost):
+    """The run saved a checkpoint and stopped, because a node that it runs on is about to go. It starts again."""
+
+
+@dataclass(frozen=True)
 class Waiting:
     """The whole sweep is waiting, for example for ``starting Ray``."""
 

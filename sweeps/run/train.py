@@ -12,22 +12,23 @@ from eman.platform.store.records import TRAINING
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
 from eman.platform.usage import Usage
-from eman.sweeps.run.events import Done, Lost, Outcome, Progress, Report
+from eman.sweeps.run.events import Done, Lost, Outcome, Preempted, Progress, Report
 from eman.sweeps.run.failures import failure_recorded
 from eman.sweeps.run.jobs import TrainJob
 from eman.trainers import distributed
 from eman.trainers.data import label_sets
-from eman.trainers.loop import fit
+from eman.trainers.loop import Leave, fit
 from eman.trainers.spec.labels import record_params, record_tags
 
 #: Seconds between reports within an epoch.
 _REPORT_SECONDS = 2.0
 
 
-def train(job: TrainJob, report: Report) -> Outcome:
+def train(job: TrainJob, report: Report, leave: Leave | None = None) -> Outcome:
     """Train one run, in this process or as one of several workers. Only worker 0 writes to the store.
 
-    `report` gets the progress, on every worker. The outcome is ``Lost`` if another process has claimed the run.
+    `report` gets the progress, on every worker. The outcome is ``Lost`` if another process has claimed the run, and
+    ``Preempted`` if `leave` ended it.
 
     Raises:
         Exception: The run failed; the reason is in the store.
@@ -42,7 +43,7 @@ def train(job: TrainJob, report: Report) -> Outcome:
         if not distributed.agreed(not busy):
             return Lost(job.spec.key, busy)
         with failure_recorded(log):
-            return _train(job, log, report)
+            return _train(job, log, report, leave)
 
 
 @contextlib.contextmanager
@@ -59,7 +60,7 @@ def _claim(job: TrainJob) -> Iterator[RunLog]:
         yield store.begin(TRAINING, spec.key, job.title, tags=tags, parent=job.parent, params=params, again=job.redo)
 
 
-def _train(job: TrainJob, log: RunLog | None, report: Report) -> Done:
+def _train(job: TrainJob, log: RunLog | None, report: Report, leave: Leave | None) -> Done | Preempted:
     """Train; on worker 0, which has a ``log``, also measure the final networks."""
     spec, folder = job.spec, job.workspace.run_folder(job.spec.key)
     usage = Usage()
@@ -82,7 +83,19 @@ def _train(job: TrainJob, log: RunLog | None, report: Report) -> Done:
             reported = time.monotonic()
             report(Progress(spec.key, step / steps))
 
-    outcome = fit(spec, job.workspace, folder=folder, monitor=measure.monitor, on_epoch=epoch_done, on_step=step_done)
+    outcome = fit(
+        spec,
+        job.workspace,
+        folder=folder,
+        monitor=measure.monitor,
+        on_epoch=epoch_done,
+        on_step=step_done,
+        leave=leave,
+    )
+    if not outcome.finished:
+        if log is not None:
+            log.interrupt()
+        return Preempted(spec.key, "one of its nodes is about to go")
     if log is None:
         return Done(spec.key, outcome.seconds)
     metrics = measure.final(outcome.training, folder, outcome.best_epoch)

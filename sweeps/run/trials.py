@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from eman.platform.errors import RunFailed, first_line
 from eman.platform.store.records import new_id
-from eman.sweeps.run.events import Event, Failed, Lost, Outcome
+from eman.sweeps.run.events import Event, Failed, Lost, Outcome, Preempted
 from eman.sweeps.run.failures import attempt
 from eman.sweeps.run.jobs import EvalJob, TrainJob
 
@@ -61,12 +61,21 @@ def _use_one_thread() -> None:
 def train_on_workers(job: TrainJob, callbacks: Sequence[Any] = ()) -> Outcome:
     """Train one run with a Ray Train ``TorchTrainer``: DDP over gloo or NCCL.
 
-    A worker that dies is replaced, and the run resumes from its checkpoint. If ``job.workers`` is a range, Ray Train
-    may change their number during the run.
+    A worker that dies is replaced, and the run resumes from its checkpoint. If a node is about to go, the run saves a
+    checkpoint and starts again on other nodes, which does not count as a failure. If ``job.workers`` is a range, Ray
+    Train may change their number during the run.
 
     Raises:
         Exception: Workers died or failed too often.
     """
+    outcome = _fit(job, callbacks)
+    while isinstance(outcome, Preempted):
+        outcome = _fit(job, callbacks)
+    return outcome
+
+
+def _fit(job: TrainJob, callbacks: Sequence[Any]) -> Outcome:
+    """Train until the run has ended or a node is about to go."""
     from ray import train as ray_train
     from ray.train.torch import TorchTrainer
 
@@ -104,12 +113,17 @@ def _worker(config: dict[str, TrainJob]) -> Outcome:
     def report(event: Event) -> None:
         ray_train.report({"event": event})
 
+    def leave() -> bool:
+        return v2.get_preemption_info() is not None
+
+    v2: Any = ray_train
     _use_one_thread()
     job = config["job"]
     try:
-        outcome = train(job, report)
+        outcome = train(job, report, leave)
     except RunFailed as error:  # every worker fails alike, for example on a loss that is not finite
         outcome = Failed(job.spec.key, str(error))
     # Other errors propagate: the other workers wait for this one, and Ray Train restarts them all.
-    report(outcome)
+    if not isinstance(outcome, Preempted):
+        report(outcome)
     return outcome
