@@ -127,10 +127,15 @@ def prometheus(cluster: Any, tmp_path: Path) -> Iterator[str]:
     server.wait(timeout=30)
 
 
+def told(address: str) -> Any:
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        return json.load(answer)["data"]
+
+
 @pytest.mark.slow
 def test_prometheus_answers_every_query_of_the_dashboard(cluster: Any, prometheus: str) -> None:
     started = time.time()
-    words = ["grid", "--method", "moco", "--scheme", "bn,eman", "--seeds", "3", "--profile", "smoke"]
+    words = ["grid", "--method", "moco", "--scheme", "bn,eman", "--profile", "smoke", "--set", "epochs=60"]
     done = subprocess.run(
         [sys.executable, "-m", "eman", "sweep", *words, "--name", "watched", "--address", cluster.address],
         env=cluster.environment,
@@ -145,9 +150,8 @@ def test_prometheus_answers_every_query_of_the_dashboard(cluster: Any, prometheu
             continue
         whole = query.replace("$sweep", "watched").replace("$profile", "smoke")
         asked = urllib.parse.urlencode({"query": whole, "start": started, "end": time.time(), "step": 1})
-        with urllib.request.urlopen(f"{prometheus}/api/v1/query_range?{asked}", timeout=30) as answer:
-            series = json.load(answer)["data"]["result"]
-        assert series, query
+        series = told(f"{prometheus}/api/v1/query_range?{asked}")["result"]
+        assert series, (query, told(f"{prometheus}/api/v1/targets?state=active"), done.stderr)
         numbers = [float(value) for one in series for _, value in one["values"]]
         assert all(math.isfinite(number) for number in numbers), query
         assert max(numbers) > 0, query
