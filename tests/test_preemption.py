@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing as mp
 
+from eman.platform import checkpoint
 from eman.platform.store.records import TRAINING
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
@@ -20,7 +21,7 @@ from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.loop import fit
 from eman.trainers.spec.run import RunSpec
 
-EPOCHS = 12
+EPOCHS = 8
 
 #: A cluster of a head and two nodes that a run of two workers fills. A word on its input adds a third node and drains
 #: the first, as the operator of a cluster does who has been told that a spot machine goes; then that node goes.
@@ -37,9 +38,9 @@ sys.stdin.readline()
 add()
 drain = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address,
          "--node-id", nodes[0].node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot",
-         "--deadline-remaining-seconds", "30"]
+         "--deadline-remaining-seconds", "20"]
 subprocess.run(drain, check=True, stdout=subprocess.DEVNULL)
-time.sleep(30)
+time.sleep(20)
 cluster.remove_node(nodes[0])
 sys.stdin.read()
 cluster.shutdown()
@@ -100,35 +101,33 @@ def _train(rank: int, folder: str, fields: str) -> None:
     dist.destroy_process_group()
 
 
-def tensors(path: Path) -> dict[str, Any]:
-    state = torch.load(path, weights_only=True)
+def tensors(path: Path, key: str) -> dict[str, Any]:
+    state = checkpoint.load(path, key)
     networks = {"student": state["student"], "teacher": state["teacher"]}
     return {f"{network}.{name}": value for network, part in networks.items() for name, value in part.items()}
 
 
 @pytest.mark.slow
 def test_a_drained_node_costs_no_step_and_no_failure(environment: dict[str, str], home: Path, tmp_path: Path) -> None:
-    cluster = start(CLUSTER, environment)
-    try:
+    epochs = []
+    with start(CLUSTER, environment) as cluster:
         [address] = next(words(cluster.stdout, "READY"))
-        sweep = start(SWEEP, environment, address, str(EPOCHS))
-        epochs = []
-        for [epoch] in words(sweep.stdout, "EPOCH"):
-            epochs.append(int(epoch))
-            if epoch == "2":
-                assert cluster.stdin is not None
-                cluster.stdin.write("drain\n")
-                cluster.stdin.flush()
-        assert sweep.wait(timeout=60) == 0
-    finally:
-        cluster.communicate(timeout=120)
+        with start(SWEEP, environment, address, str(EPOCHS)) as sweep:
+            for [epoch] in words(sweep.stdout, "EPOCH"):
+                epochs.append(int(epoch))
+                if epoch == "2":
+                    assert cluster.stdin is not None
+                    cluster.stdin.write("drain\n")
+                    cluster.stdin.flush()
+        assert sweep.returncode == 0
     assert epochs == list(range(1, EPOCHS + 1))
     [record] = Store(Workspace(home)).records(TRAINING)
     assert (record.status, len(record.claims)) == ("done", 2)
     spec = SMOKE.run("byol", "eman", overrides={"epochs": EPOCHS})
     assert spec.key == record.key
     mp.start_processes(_train, (str(tmp_path), json.dumps(spec.flat())), nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]
-    moved, whole = tensors(Workspace(home).run_folder(spec.key) / "last.pt"), tensors(tmp_path / "last.pt")
+    moved = tensors(Workspace(home).run_folder(spec.key) / "last.pt", spec.key)
+    whole = tensors(tmp_path / "last.pt", spec.key)
     assert moved.keys() == whole.keys()
     for name, value in whole.items():
         assert torch.equal(moved[name], value), name
