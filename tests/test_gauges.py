@@ -105,7 +105,7 @@ def prometheus(cluster: Any, tmp_path: Path) -> Iterator[str]:
     if program is None:
         pytest.skip("Prometheus is not installed; `make services` installs Debian's package")
     config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
-    config["global"]["scrape_interval"] = "1s"
+    config["global"]["scrape_interval"] = "5s"
     [scrape] = config["scrape_configs"]
     [discovery] = scrape["http_sd_configs"]
     discovery["url"] = discovery["url"].replace("http://127.0.0.1:8265", cluster.job_server)
