@@ -4,9 +4,11 @@ import logging
 import os
 import re
 import secrets
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -77,6 +79,7 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
     variables = {name: os.environ[name] for name in ENVIRONMENT}
     if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):  # inside a submitted job, whose environment has them
         variables = {}
+    on_term = signal.getsignal(signal.SIGTERM)  # Ray sets its own
     try:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:  # no runtime_env: workers inherit the environment, and prestarted ones can be used
@@ -87,6 +90,8 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
                 ray.init(address, runtime_env={"env_vars": variables} if variables else None, **quiet)
     except Exception as error:  # gRPC, authentication and version checks raise unrelated types
         raise UserError(connection_error(f"--address {address}" if address else "this machine's Ray", error)) from error
+    if on_term is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_term)
     try:
         yield Resources.now()
     finally:
