@@ -135,7 +135,7 @@ def told(address: str) -> Any:
 @pytest.mark.slow
 def test_prometheus_answers_every_query_of_the_dashboard(cluster: Any, prometheus: str) -> None:
     started = time.time()
-    words = ["grid", "--method", "moco", "--scheme", "bn,eman", "--profile", "smoke", "--set", "epochs=60"]
+    words = ["grid", "--method", "moco", "--scheme", "bn,eman", "--profile", "smoke", "--set", "epochs=30"]
     done = subprocess.run(
         [sys.executable, "-m", "eman", "sweep", *words, "--name", "watched", "--address", cluster.address],
         env=cluster.environment,
