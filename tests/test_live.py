@@ -1,6 +1,7 @@
 """The state of a sweep, from events and from the store, and what a terminal shows of it."""
 
 import io
+import random
 import re
 import time
 from collections.abc import Callable
@@ -71,6 +72,29 @@ def test_events_decide_the_state_of_runs() -> None:
     assert state.count()["waiting"] == 2
     state.apply(Started(THIRD, at=8.0))
     assert state.runs[THIRD].share == 0.0
+
+
+def test_totals_follow_from_the_runs_after_any_events() -> None:
+    chance, state = random.Random(0), SweepState(SWEEP_OF_TWO, 50.0)
+    for at in range(200):
+        key = chance.choice(list(state.runs))
+        make: Callable[[], Event] = chance.choice(
+            [
+                lambda: Started(key, at=at),  # noqa: B023
+                lambda: Progress(key, chance.random(), at=at),  # noqa: B023
+                lambda: Done(key, at=at),  # noqa: B023
+                lambda: Failed(key, "", at=at),  # noqa: B023
+                lambda: Lost(key, at=at),  # noqa: B023
+            ]
+        )
+        state.apply(make())
+        for trainings, keys in ((True, SWEEP_OF_TWO.trainings), (False, SWEEP_OF_TWO.evaluations)):
+            statuses = [state.runs[key].status for key in keys]
+            assert state.count(trainings=trainings) == {status: statuses.count(status) for status in set(statuses)}
+        assert len(state.running()) <= sum(run.status == "running" for run in state.runs.values())
+    for key in state.runs:
+        state.apply(Done(key, at=200.0))
+    assert state.share() == 1.0
 
 
 def test_what_was_done_before_the_launch_is_reused() -> None:

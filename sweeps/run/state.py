@@ -94,24 +94,45 @@ class SweepState:
         self.warning = ""
         self.lock = threading.RLock()
         self._began = float("inf")
-        self._work = {key: work(spec) for key, spec in sweep.trainings.items()}
+        # Every event updates the totals: adding up all runs each time would take long for thousands of them. Work is in
+        # whole numbers, which add up exactly.
+        self._work = {key: round(work(spec)) for key, spec in sweep.trainings.items()}
         for group in together(list(sweep.evaluations.values())):
             whole = evaluation_work(group, sweep.trainings[group[0].run])
             for spec in group:
-                self._work[spec.key] = whole / len(group)
+                self._work[spec.key] = round(whole / len(group))
                 self.titles[spec.key] = f"{sweep.titles[spec.run]} · {eval_title(spec)}"
                 self._shown[spec.key] = f"{sweep.titles[spec.run]} · {group_title(group)}"
+        self._total, self._over, self._reused = sum(self._work.values()), 0, 0
+        self._counts = {True: Counter[str](waiting=len(sweep.trainings)), False: Counter[str]()}
+        self._counts[False]["waiting"] = len(sweep.evaluations)
+        self._running: dict[str, RunState] = {}
 
     def apply(self, event: Event) -> None:
         with self.lock:
             if isinstance(event, Waiting):
                 self.waiting_for = event.reason
                 return
+            self._add(event.key, -1)
             self.runs[event.key].apply(event, self.launched)
+            self._add(event.key, 1)
             if isinstance(event, Started):
                 self.waiting_for, self._began = "", min(self._began, max(event.at, self.launched))
             elif isinstance(event, Failed | Lost) and event.reason and event.at >= self.launched:
                 self.warning = f"{self.titles[event.key]}: {event.reason}"
+
+    def _add(self, key: str, sign: int) -> None:
+        """Add a run to the totals, or take it out."""
+        run, work = self.runs[key], sign * self._work[key]
+        self._counts[key in self.sweep.trainings][run.status] += sign
+        if run.status == "running":
+            if sign > 0:
+                self._running[key] = run
+            else:
+                del self._running[key]
+        elif run.status != "waiting":
+            self._over += work
+            self._reused += work if run.status == "reused" else 0
 
     def changes(self, results: Results) -> Iterator[Event]:
         """Yield the events that lead from this state to the store's results."""
@@ -121,8 +142,7 @@ class SweepState:
 
     def count(self, *, trainings: bool = True) -> Mapping[str, int]:
         """Return the number of trainings, or of evaluations, by status."""
-        keys = self.sweep.trainings if trainings else self.sweep.evaluations
-        return Counter(self.runs[key].status for key in keys)
+        return +self._counts[trainings]
 
     def over(self, *, trainings: bool = True) -> int:
         """Return the number of trainings, or of evaluations, that are done, reused or failed."""
@@ -131,23 +151,21 @@ class SweepState:
 
     def running(self) -> dict[str, str]:
         """Return running runs as keys by name; evaluations that share their computation count as one."""
-        return {self._shown[key]: key for key, run in self.runs.items() if run.status == "running"}
+        return {self._shown[key]: key for key in self._running}
 
     def share(self, now: float | None = None) -> float:
         """Return the completed share of the sweep's work."""
         now = now or time.time()
-        total = sum(self._work.values())
-        return sum(self._work[key] * run.share_at(now) for key, run in self.runs.items()) / total if total else 1.0
+        done = self._over + sum(self._work[key] * run.share_at(now) for key, run in self._running.items())
+        return done / self._total if self._total else 1.0
 
     def seconds_left(self, now: float | None = None) -> float | None:
         """Return the estimated seconds until the sweep ends; ``None`` if it is too early."""
         now = now or time.time()
-        spent, total = now - self._began, sum(self._work.values())
-        reused = sum(self._work[key] for key, run in self.runs.items() if run.status == "reused")
-        done = self.share(now) * total
-        if spent < _SETTLING_SECONDS or done - reused < 0.02 * (total - reused):
+        spent, done = now - self._began, self.share(now) * self._total
+        if spent < _SETTLING_SECONDS or done - self._reused < 0.02 * (self._total - self._reused):
             return None
-        return spent * (total - done) / (done - reused)
+        return spent * (self._total - done) / (done - self._reused)
 
     def best(self) -> Iterator[Best]:
         """Yield each method's best result on held-out images, from its tables' evaluations if any are done, else from

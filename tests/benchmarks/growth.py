@@ -12,28 +12,18 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 from bench import about, machine, medians
 
-from eman.platform.cluster import cluster
-from eman.platform.store.records import new_id
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import plan
 from eman.sweeps.profiles.mini import MINI
 from eman.sweeps.request import SweepRequest
-from eman.sweeps.run.events import Done, Event, Lost, Outcome, Progress
-from eman.sweeps.run.interrupt import Interruption
-from eman.sweeps.run.jobs import TrainJob
 from eman.sweeps.run.options import Options, Report
-from eman.sweeps.run.state import SweepState
 from eman.sweeps.run.sweep import run_sweep
-from eman.sweeps.view.terminal import line_of
 from eman.trainers.training import Training
 
 SCHEMES = ("default", "bn", "syncbn", "gn", "in", "ln", "eman")
@@ -104,74 +94,19 @@ def devices() -> None:
     print(f"devices, a step of MoCo        {steps}; 64 take {found['64'] / found['8']:.2f}x the time of 8")
 
 
-def empty_trial(config: dict[str, TrainJob]) -> None:
-    """A training of no steps."""
-    from ray import tune
-
-    tune.report({"event": Done(config["job"].spec.key)})
-
-
-def waiting_trial(config: dict[str, TrainJob]) -> None:
-    """A training that begins its work when all others of the sweep are there too."""
-    from ray import tune
-
-    job = config["job"]
-    here = job.workspace.home / "here"
-    (here / job.spec.key).touch()
-    while len(os.listdir(here)) < AT_ONCE:
-        tune.report({"event": Progress(job.spec.key, 0.0)})
-        time.sleep(5.0)
-    tune.report({"event": Done(job.spec.key)})
-
-
-def drive(trainable: Any, number: int, home: Path, resources: dict[str, float], concurrent: int) -> SweepState:
-    """The state after trials that train nothing, through the driver of sweeps: Tune, its callback, the reducer, and the
-    lines of a terminal.
-    """
-    from eman.sweeps.run.tuning import Follow, run_jobs
-
-    workspace = Workspace(home)
-    sweep = plan(SweepRequest(profile="smoke", methods=["moco"], schemes=["bn"], seeds=range(number)))
-    jobs = [
-        TrainJob(spec=spec, title=sweep.titles[key], profile="smoke", workspace=workspace, launch=new_id())
-        for key, spec in sweep.trainings.items()
-    ]
-    state = SweepState(sweep)
-
-    def emit(event: Event) -> None:
-        state.apply(event)
-        line_of(state, event)
-
-    def lost(event: Lost) -> Outcome:
-        raise RuntimeError(event.reason)
-
-    follow = Follow(Interruption(), emit, lost)
-    run_jobs(trainable, jobs, resources=resources, concurrent=concurrent, workspace=workspace, follow=follow)
-    return state
-
-
-def empty(number: int) -> None:
-    """Print what this many trials that train nothing cost, as JSON."""
-    with tempfile.TemporaryDirectory() as folder, cluster(cpus=2):
-        home, me = Path(folder), psutil.Process()
-        drive(empty_trial, 20, home, {"CPU": 1.0}, 2)  # imports, processes
-        before, started = me.memory_info().rss, time.monotonic()
-        state = drive(empty_trial, number, home, {"CPU": 1.0}, 2)
-        seconds = time.monotonic() - started
-        assert state.over() == number
-        files = sum(path.is_file() for path in home.rglob("*"))
-        print(json.dumps({"seconds": seconds, "KiB": (me.memory_info().rss - before) / 1024, "files": files}))
+def idle(what: str, number: int) -> dict[str, float]:
+    """What `idle.py` prints, in a process of its own."""
+    command = [sys.executable, str(Path(__file__).with_name("idle.py")), what, str(number)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def trials() -> None:
-    """Trials that train nothing, each number in a process of its own."""
+    """Trials that train nothing."""
     found = []
     for number in TRIALS:
-        code = f"import growth; growth.empty({number})"
-        child = subprocess.run(
-            [sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, stdout=subprocess.PIPE, text=True
-        )
-        found.append(json.loads(child.stdout.splitlines()[-1]))
+        found.append(idle("empty", number))
         one = found[-1]
         print(
             f"{number:4} trials of nothing         {one['seconds']:.0f} s; a trial: {one['seconds'] / number:.3f} s, "
@@ -183,21 +118,8 @@ def trials() -> None:
 
 
 def at_once() -> None:
-    """Trials that all run at once, on a simulated cluster whose nodes have more CPUs than there are."""
-    from ray.cluster_utils import Cluster
-
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.urandom(32).hex()}
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(4):
-            nodes.add_node(num_cpus=AT_ONCE // 4, temp_dir=tempfile.mkdtemp(prefix="ray", dir=folder))
-        (Path(folder) / "here").mkdir()
-        with cluster(nodes.address):
-            started = time.monotonic()
-            state = drive(waiting_trial, AT_ONCE, Path(folder), {"CPU": 1.0}, AT_ONCE)
-            assert state.over() == AT_ONCE
-            print(f"{AT_ONCE} trials at once             on 4 nodes: {time.monotonic() - started:.0f} s")
-        nodes.shutdown()
+    """Trials that all run at once."""
+    print(f"{AT_ONCE:4} trials at once, on 4 nodes  {idle('at_once', AT_ONCE)['seconds']:.0f} s")
 
 
 PARTS = {part.__name__: part for part in (devices, runs, workers, trials, at_once)}
