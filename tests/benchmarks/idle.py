@@ -1,7 +1,7 @@
 """Trials that train nothing, through the driver of sweeps: what the driver costs. `growth.py` runs this file.
 
-`python idle.py empty 500` measures 500 trials, one after the other on two CPUs; `python idle.py at_once 200` checks that
-200 can run at once, on a simulated cluster whose nodes have more CPUs than the machine. PyTorch is not imported.
+`python idle.py empty 500` measures 500 trials, two at a time; `python idle.py at_once 200` checks that 200 can run at
+once, on a simulated cluster whose nodes have more CPUs than the machine. PyTorch is not imported.
 """
 
 import json
