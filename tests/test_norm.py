@@ -2,15 +2,19 @@
 
 import pytest
 import torch
+from timm.layers import EvoNorm2dS0, FilterResponseNormTlu2d, StdConv2d
 from torch import nn
 
 from eman.evaluation.results import paper
 from eman.platform.errors import UserError
 from eman.trainers.accel import norms
+from eman.trainers.backbones.registry import backbone_named
+from eman.trainers.norm.activated import ActivatedNorm, EvoNorm, FilterResponseNorm
 from eman.trainers.norm.convert import convert_norm, groups_for
 from eman.trainers.norm.device_bn import DeviceBatchNorm, in_one_pass, norm_relu
-from eman.trainers.norm.schemes import SCHEMES
+from eman.trainers.norm.schemes import EACH_CHANNEL, SCHEMES, STUDENT_NORMS
 from eman.trainers.norm.statistics import batch_statistics
+from eman.trainers.norm.weights import fold_standardization
 
 
 def reference(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
@@ -78,7 +82,7 @@ def test_running_statistics_follow_equation_4(source: str, alpha: float) -> None
     assert bn.num_batches_tracked == 3
 
 
-@pytest.mark.parametrize("kind", ["bn", "syncbn", "gn"])
+@pytest.mark.parametrize("kind", ["bn", "syncbn", "gn", "gn-ws"])
 @pytest.mark.parametrize("source", ["device0", "mean"])
 def test_two_passes_in_one_are_two_passes(kind: str, source: str) -> None:
     def build() -> nn.Module:
@@ -130,9 +134,10 @@ def test_a_batch_that_devices_do_not_divide_is_refused() -> None:
         layer(devices=4)(torch.randn(10, 5))
 
 
-@pytest.mark.parametrize("kind", ["gn", "in", "ln"])
+@pytest.mark.parametrize("kind", [name for name, norm in STUDENT_NORMS.items() if not norm.keeps_statistics])
 def test_norms_of_one_sample_ignore_the_batch(kind: str) -> None:
-    network = convert_norm(nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16)), kind)
+    plain = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16))
+    network = convert_norm(plain, kind)
     x = torch.randn(6, 1, 8, 8)
     torch.testing.assert_close(network(x)[:2], network(x[:2]))
     axes = {"in": (2, 3), "ln": (1, 2, 3)}.get(kind)
@@ -141,10 +146,98 @@ def test_norms_of_one_sample_ignore_the_batch(kind: str) -> None:
 
 
 def test_groups() -> None:
-    assert [groups_for("gn", c, vectors=False) for c in (2, 16, 64, 256, 2048)] == [1, 8, 32, 32, 32]
-    assert groups_for("in", 16, vectors=False) == 16
-    assert groups_for("in", 16, vectors=True) == 1
-    assert groups_for("ln", 16, vectors=False) == 1
+    assert [groups_for(32, c, vectors=False) for c in (2, 16, 64, 256, 2048)] == [1, 8, 32, 32, 32]
+    assert groups_for(EACH_CHANNEL, 16, vectors=False) == 16
+    assert groups_for(EACH_CHANNEL, 16, vectors=True) == 1
+    assert groups_for(1, 16, vectors=False) == 1
+
+
+def by_groups(x: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of each image's groups of channels, for each channel, in float64."""
+    parts = x.double().unflatten(1, (groups, -1)).flatten(2)
+    mean, var = parts.mean(2), ((parts - parts.mean(2, keepdim=True)) ** 2).mean(2)
+    return tuple(s.repeat_interleave(x.shape[1] // groups, 1)[..., None, None] for s in (mean, var))  # type: ignore[return-value]
+
+
+def randomized(network: nn.Module) -> nn.Module:
+    """Give every parameter random values."""
+    for parameter in network.parameters():
+        nn.init.normal_(parameter)
+    return network
+
+
+@pytest.mark.parametrize("activated", [True, False])
+def test_filter_response_norm_is_its_equation(activated: bool) -> None:
+    norm, x = randomized(FilterResponseNorm(16, activated=activated)), torch.randn(4, 16, 5, 5) * 3 + 1
+    scale, shift = (p.double()[:, None, None] for p in (norm.weight, norm.bias))
+    expected = scale * x.double() / torch.sqrt((x.double() ** 2).mean((2, 3), keepdim=True) + 1e-5) + shift
+    if activated:
+        expected = torch.maximum(expected, norm.tau.double()[:, None, None])
+    torch.testing.assert_close(norm(x).double(), expected, atol=1e-5, rtol=1e-5)
+    theirs = FilterResponseNormTlu2d(16, apply_act=activated)
+    theirs.load_state_dict(norm.state_dict())
+    torch.testing.assert_close(norm(x), theirs(x))
+
+
+@pytest.mark.parametrize("activated", [True, False])
+def test_evonorm_s0_is_its_equation(activated: bool) -> None:
+    norm, x = randomized(EvoNorm(16, 4, activated=activated)), torch.randn(4, 16, 5, 5) * 3 + 1
+    scale, shift = (p.double()[:, None, None] for p in (norm.weight, norm.bias))
+    numerator = x.double() * (torch.sigmoid(norm.v.double()[:, None, None] * x.double()) if activated else 1)
+    expected = scale * numerator / torch.sqrt(by_groups(x, 4)[1] + 1e-5) + shift
+    torch.testing.assert_close(norm(x).double(), expected, atol=1e-5, rtol=1e-5)
+    if activated:
+        theirs = EvoNorm2dS0(16, groups=4)
+        theirs.load_state_dict(norm.state_dict())
+        torch.testing.assert_close(norm(x), theirs(x))
+
+
+def test_group_norm_with_weight_standardization_is_its_equation() -> None:
+    network = randomized(convert_norm(nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)), "gn-ws"))
+    x, raw = torch.randn(4, 3, 8, 8), network.state_dict()["0.weight"].double()
+    flat = raw.flatten(1)
+    flat = (flat - flat.mean(1, keepdim=True)) / torch.sqrt(flat.var(1, correction=0, keepdim=True) + 1e-6)
+    y = nn.functional.conv2d(x.double(), flat.view_as(raw), network[0].bias.double())
+    mean, var = by_groups(y, 8)
+    scale, shift = (p.double()[:, None, None] for p in (network[1].weight, network[1].bias))
+    expected = scale * (y - mean) / torch.sqrt(var + 1e-5) + shift
+    torch.testing.assert_close(network(x).double(), expected, atol=1e-4, rtol=1e-4)
+    theirs = StdConv2d(3, 16, 3, padding=0, bias=True)
+    theirs.load_state_dict(network[0].state_dict())
+    torch.testing.assert_close(network[0](x), theirs(x), atol=1e-5, rtol=1e-5)
+
+
+def test_standardized_weights_are_trained_raw_and_can_be_folded() -> None:
+    network = convert_norm(nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)), "gn-ws")
+    [weight] = [p for p in network.parameters() if p.dim() == 4]
+    assert weight is network.state_dict(keep_vars=True)["0.weight"]
+    x = torch.randn(4, 3, 8, 8)
+    network(x).square().sum().backward()
+    gradient = weight.grad.flatten(1)
+    assert gradient.abs().max() > 0
+    torch.testing.assert_close(gradient.sum(1), torch.zeros(16), atol=1e-4, rtol=0)  # a shift changes nothing
+    expected = network(x).detach()
+    plain = nn.Sequential(nn.Conv2d(3, 16, 3), nn.GroupNorm(8, 16))
+    fold_standardization(network)
+    plain.load_state_dict(network.state_dict())
+    torch.testing.assert_close(plain(x), expected)
+    assert type(network[0]) is nn.Conv2d
+
+
+@pytest.mark.parametrize("kind", ["frn", "evonorm-s0"])
+def test_a_norm_with_activation_replaces_the_relu_that_follows_it(kind: str) -> None:
+    network = convert_norm(backbone_named("resnet18").build(3), kind)
+    norms = {name: layer for name, layer in network.named_modules() if isinstance(layer, ActivatedNorm)}
+    assert {name for name, norm in norms.items() if norm.activated} == {name for name in norms if "bn1" in name}
+    x = torch.randn(2, 64, 4, 4)
+    alone = norms["layer1.0.bn1"]
+    torch.testing.assert_close(norm_relu(alone, x), alone(x))
+    torch.testing.assert_close(norm_relu(alone, x, x), torch.relu(alone(x) + x))
+    sequence = convert_norm(nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU()), kind)
+    y = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(sequence(y), sequence[1](sequence[0](y)))
+    assert sequence[1].activated
+    assert isinstance(convert_norm(nn.BatchNorm1d(8), kind), nn.GroupNorm)
 
 
 def test_conversion_keeps_weights_and_refuses_unknown_norms() -> None:

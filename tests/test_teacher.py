@@ -1,6 +1,7 @@
 """The teacher: its equations against float64 loops, and the properties that make EMAN what it is."""
 
 import copy
+import math
 import re
 from pathlib import Path
 
@@ -95,10 +96,17 @@ def test_it_equals_pytorchs_averaged_model_held_in_evaluation_mode() -> None:
         ("gn", True),
         ("in", True),
         ("ln", True),
+        ("gn-ws", True),
+        ("evonorm-s0", True),
+        ("frn", True),
+        ("syncbn-eman", True),
+        ("eman-corrected", True),
+        ("momentum2", False),
+        ("frozen", True),
     ],
 )
 def test_which_teachers_ignore_batch_mates(scheme: str, independent: bool) -> None:
-    teacher = Teacher(network(norm=SCHEMES[scheme].student), scheme)
+    teacher = Teacher(network(norm=SCHEMES[scheme].student), scheme, steps=10)
     x = images()
     state = copy.deepcopy(teacher.state_dict())
     alone = teacher(x)[:2]
@@ -147,6 +155,99 @@ def test_teacher_proxy_norm_uses_the_statistics_of_before_this_batch(devices: in
     kept = teacher.network[1].running_mean.clone()
     teacher.update(student)
     torch.testing.assert_close(teacher.network[1].running_mean, kept, atol=0, rtol=0)
+
+
+def test_bias_corrected_statistics_are_averages_of_the_students_alone() -> None:
+    """s := m s + (1 - m) mu from s = 0, divided by 1 - the product of all m, also when m varies."""
+    student = network()
+    teacher = Teacher(student, "eman-corrected", 0.9)
+    assert teacher.network is not None
+    names = ("running_mean", "running_var")
+    sums, product = dict.fromkeys(names, 0.0), 1.0
+    for m in (1.0, 0.99, 0.5, 0.999, 1.0):
+        perturb(student)
+        teacher.update(student, m)
+        product *= m
+        for name in names:
+            sums[name] = m * sums[name] + (1 - m) * student[1].get_buffer(name).double()
+            if product < 1:
+                found = teacher.network[1].get_buffer(name).double()
+                torch.testing.assert_close(found, sums[name] / (1 - product), atol=1e-6, rtol=1e-5)
+            else:
+                assert torch.equal(teacher.network[1].get_buffer(name), torch.full((8,), float(name == names[1])))
+
+
+def test_frozen_statistics_are_those_of_the_start() -> None:
+    student = network()
+    perturb(student)
+    teacher = Teacher(student, "frozen", 0.5)
+    start = copy.deepcopy(student).eval()
+    x = images()
+    torch.testing.assert_close(teacher(x), start(x), atol=1e-6, rtol=1e-5)
+    perturb(student)
+    teacher.update(student)
+    assert teacher.network is not None
+    assert torch.equal(teacher.network[1].running_mean, start[1].running_mean)
+    assert not torch.equal(teacher.network[0].weight, start[0].weight)
+
+
+@pytest.mark.parametrize("source", ["device0", "mean"])
+def test_momentum_statistics_take_in_the_batch_that_they_normalize(source: str) -> None:
+    """A float64 loop over devices and two views a step, with the batch's weight falling from 1 to 0."""
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.BatchNorm2d(3))
+    convert_norm(student, "bn", devices=2, device_statistics=source)
+    student[0].weight.data.uniform_(0.5, 2)
+    teacher = Teacher(student, "momentum2", 0.9, steps=4)
+    mean, var = torch.zeros(3).double(), torch.ones(3).double()
+    for step in range(5):
+        views = [torch.randn(8, 3, 4, 4) * (view + 1) + step for view in range(2)]
+        _, found = teacher.pair(lambda *inputs: [student(x) for x in inputs], views, views)
+        a = (1 + math.cos(math.pi * min(step, 4) / 4)) / 2
+        seen = []
+        for x, y in zip(views, found, strict=True):
+            for device in range(2):
+                part = x[device::2].double()
+                blended = (
+                    a * part.mean((0, 2, 3)) + (1 - a) * mean,
+                    a * part.var((0, 2, 3)) + (1 - a) * var,
+                )
+                center, spread = (s[:, None, None] for s in blended)
+                expected = (part - center) / torch.sqrt(spread + 1e-5) * student[0].weight.double()[:, None, None]
+                torch.testing.assert_close(y[device::2].double(), expected, atol=1e-4, rtol=1e-4)
+                if source == "mean" or device == 0:
+                    seen.append(blended)
+        mean, var = (torch.stack([s[i] for s in seen]).mean(0) for i in range(2))
+    assert teacher.network is not None
+    torch.testing.assert_close(teacher.network[0].running_mean.double(), mean, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(teacher.network[0].running_var.double(), var, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", [name for name, scheme in SCHEMES.items() if name != "default"])
+def test_a_plain_loop_resumes_bit_exactly(scheme: str) -> None:
+    def begin() -> tuple[nn.Module, Teacher, torch.optim.Optimizer]:
+        student = network(devices=2, norm=SCHEMES[scheme].student)
+        return student, Teacher(student, scheme, 0.9, steps=6), torch.optim.SGD(student.parameters(), 0.1, momentum=0.9)
+
+    def train(parts: tuple[nn.Module, Teacher, torch.optim.Optimizer], steps: range) -> None:
+        student, teacher, optimizer = parts
+        for step in steps:
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            (student(images()) - teacher(images())).square().mean().backward()
+            optimizer.step()
+            teacher.update(student)
+
+    whole, first, second = begin(), begin(), begin()
+    train(whole, range(6))
+    train(first, range(3))
+    for mine, theirs in zip(second, first, strict=True):
+        mine.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    train(second, range(3, 6))
+    for mine, theirs in zip(second[:2], whole[:2], strict=True):
+        for name, tensor in theirs.state_dict().items():
+            assert torch.isfinite(tensor).all()
+            assert torch.equal(mine.state_dict()[name], tensor), name
 
 
 def test_shuffling_is_undone_and_changes_whose_statistics_count() -> None:
@@ -205,12 +306,12 @@ def test_every_policy_says_what_happens_to_each_kind_of_tensor() -> None:
     """A declaration is enough: no other code knows the policies."""
     student = network()
     student.register_buffer("scale", torch.zeros(3))
-    frozen = TeacherNorm(parameters=Move.COPY, statistics=Move.KEEP, buffers=Move.AVERAGE)
+    frozen = TeacherNorm(title="x", parameters=Move.COPY, statistics=Move.KEEP, buffers=Move.AVERAGE)
     follower = Follower(teacher := copy.deepcopy(student), student, frozen)
     perturb(student)
     student.get_buffer("scale").fill_(1)
     kept = teacher[1].running_mean.clone()
-    follower.update(0.75, 0.75)
+    follower.update(0.75, 0.75, torch.zeros(()))
     assert torch.equal(teacher[0].weight, student[0].weight)
     assert torch.equal(teacher[1].running_mean, kept)
     assert torch.equal(teacher.get_buffer("scale"), torch.full((3,), 0.25))
@@ -226,6 +327,8 @@ def test_mistakes_are_named() -> None:
         Teacher(nn.Linear(3, 3), "eman")
     with pytest.raises(UserError, match=re.escape("call convert_norm(student, 'gn') first")):
         Teacher(network(), "gn")
+    with pytest.raises(UserError, match="steps is None; give the number of steps"):
+        Teacher(network(), "momentum2")
     with pytest.raises(UserError, match="keeps none"):
         Teacher(network(norm="gn"), Scheme(title="x", student="gn", teacher="eman"))
 

@@ -73,8 +73,8 @@ class Training:
         self.followed = parts.followed(student)
         self.teacher: Teacher | None = None
         if self.method.teacher:
-            teacher = Teacher(self.followed, scheme_of(spec), self.base_momentum, seed=spec.seed)
-            self.teacher = teacher.to(self.device)
+            teacher = Teacher(self.followed, scheme_of(spec), self.base_momentum, seed=spec.seed, steps=self.steps)
+            self.teacher = teacher.to(self.device, self.dtype)
         for layer in device_norms(student):  # not the teacher, copied above: it sees the whole batch at once
             layer.devices //= self.parts
         self._passes = OneForward(student)

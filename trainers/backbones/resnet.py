@@ -14,6 +14,8 @@ from eman.trainers.norm.device_bn import norm_relu
 class _Basic(resnet.BasicBlock):  # type: ignore[misc]
     """Torchvision's basic block with fused norms."""
 
+    norms_before_relu = ("bn1",)
+
     def forward(self, x_BDHW: Tensor) -> Tensor:
         shortcut = x_BDHW if self.downsample is None else self.downsample(x_BDHW)
         y_BDHW = norm_relu(self.bn1, self.conv1(x_BDHW))
@@ -22,6 +24,8 @@ class _Basic(resnet.BasicBlock):  # type: ignore[misc]
 
 class _Bottleneck(resnet.Bottleneck):  # type: ignore[misc]
     """Torchvision's bottleneck with fused norms."""
+
+    norms_before_relu = ("bn1", "bn2")
 
     def forward(self, x_BDHW: Tensor) -> Tensor:
         shortcut = x_BDHW if self.downsample is None else self.downsample(x_BDHW)
@@ -32,6 +36,8 @@ class _Bottleneck(resnet.Bottleneck):  # type: ignore[misc]
 
 class _ResNet(resnet.ResNet):  # type: ignore[misc]
     """Torchvision's ResNet with fused norms."""
+
+    norms_before_relu = ("bn1",)
 
     def _forward_impl(self, x_BAHW: Tensor) -> Tensor:
         x_BDHW = self.maxpool(norm_relu(self.bn1, self.conv1(x_BAHW)))

@@ -41,6 +41,8 @@ class SmallResNet(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (He et al., 2016)."""
 
+    norms_before_relu = ("bn1",)
+
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         shortcut = (  # built first: the order of construction decides the initial weights

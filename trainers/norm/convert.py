@@ -1,37 +1,29 @@
 """Replace the batch norms of any network with another norm."""
 
 import math
+from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
-from eman.platform.errors import unknown
+from eman.platform.errors import named
+from eman.trainers.norm.activated import ActivatedNorm, EvoNorm, FilterResponseNorm
 from eman.trainers.norm.device_bn import DeviceBatchNorm
-from eman.trainers.norm.schemes import STUDENT_NORMS
+from eman.trainers.norm.schemes import EACH_CHANNEL, STUDENT_NORMS, StudentNorm
+from eman.trainers.norm.weights import standardize_weights
 
 
-def groups_for(kind: str, channels: int, *, vectors: bool) -> int:
-    """Return the number of groups with which group normalization implements ``gn``, ``in`` or ``ln``.
-
-    ``gn`` uses the official code's 32 groups, or fewer so that each has at least two channels. ``ln`` is one group,
-    over channels and pixels (Section 2). ``in`` is one group per channel; on vectors, where instance norm would erase
-    every value, it is layer norm.
+def groups_for(groups: int, channels: int, *, vectors: bool) -> int:
+    """Return the number of groups of a group norm.
 
     Args:
-        kind: ``gn``, ``in`` or ``ln``.
+        groups: The norm's :attr:`~eman.trainers.norm.schemes.StudentNorm.groups`.
         channels: Number of channels.
         vectors: Whether inputs are vectors ``(N, C)`` instead of maps.
-
-    Raises:
-        UserError: The kind is none of these.
     """
-    match kind:
-        case "gn":
-            return math.gcd(32, max(channels // 2, 1))
-        case "in" if not vectors:
-            return channels
-        case "in" | "ln":
-            return 1
-    raise unknown("norm", kind, STUDENT_NORMS)
+    if groups == EACH_CHANNEL:
+        return 1 if vectors else channels
+    return math.gcd(groups, max(channels // 2, 1))
 
 
 def convert_norm(
@@ -41,9 +33,13 @@ def convert_norm(
 
     It works for any network built with PyTorch's ``BatchNorm``; convert before training.
 
+    A norm with its own activation also replaces a ReLU that follows it directly: in an ``nn.Sequential``, and after the
+    norms that a module's ``norms_before_relu`` names. Elsewhere, as before a shortcut's addition, it stands without
+    activation.
+
     Args:
         module: Any module; changed in place unless it is itself a batch norm.
-        kind: ``bn``, ``syncbn``, ``gn``, ``in`` or ``ln``.
+        kind: A key of :data:`~eman.trainers.norm.schemes.STUDENT_NORMS`.
         devices: Devices that this worker hosts.
         proxy_momentum: Momentum alpha of Eq. (4).
         device_statistics: ``"device0"`` or ``"mean"``, see :class:`DeviceBatchNorm`.
@@ -54,32 +50,57 @@ def convert_norm(
     Raises:
         UserError: The kind is unknown.
     """
-    if kind not in STUDENT_NORMS:
-        raise unknown("norm", kind, STUDENT_NORMS)
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        new: nn.Module
-        if kind in ("bn", "syncbn"):
-            new = DeviceBatchNorm(
-                module.num_features,
-                devices=devices,
-                sync=kind == "syncbn",
-                eps=module.eps,
-                momentum=1 - proxy_momentum,
-                device_statistics=device_statistics,
-            )
-            new.load_state_dict(module.state_dict())
-        else:
-            groups = groups_for(kind, module.num_features, vectors=isinstance(module, nn.BatchNorm1d))
-            new = nn.GroupNorm(groups, module.num_features, eps=module.eps)
-            if module.affine:
-                new.load_state_dict({"weight": module.weight, "bias": module.bias})
-        return new.to(module.weight.device if module.affine else "cpu")
-    for name, child in module.named_children():
-        setattr(
-            module,
-            name,
-            convert_norm(
-                child, kind, devices=devices, proxy_momentum=proxy_momentum, device_statistics=device_statistics
-            ),
-        )
-    return module
+    norm = named("norm", kind, STUDENT_NORMS)
+    if norm.standardizes_weights:
+        standardize_weights(module)
+    return _Conversion(norm, devices, 1 - proxy_momentum, device_statistics).convert(module)
+
+
+@dataclass(frozen=True)
+class _Conversion:
+    norm: StudentNorm
+    devices: int
+    momentum: float
+    device_statistics: str
+
+    def convert(self, module: nn.Module, before_relu: bool = False) -> nn.Module:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return self._replacement(module, before_relu)
+        activated = set(getattr(module, "norms_before_relu", ()))
+        children: list[tuple[str, nn.Module | None]] = list(module.named_children())
+        for (name, child), (after, following) in pairwise([*children, ("", None)]):
+            assert child is not None
+            in_sequence = isinstance(module, nn.Sequential) and isinstance(following, nn.ReLU)
+            new = self.convert(child, in_sequence or name in activated)
+            if new is not child:
+                setattr(module, name, new)
+            if in_sequence and isinstance(new, ActivatedNorm):
+                setattr(module, after, nn.Identity())
+        return module
+
+    def _replacement(self, old: nn.modules.batchnorm._BatchNorm, before_relu: bool) -> nn.Module:
+        new = self._layer(old, before_relu)
+        own = new.state_dict()
+        new.load_state_dict({**own, **{name: kept for name, kept in old.state_dict().items() if name in own}})
+        return new.to(old.weight.device if old.affine else "cpu")
+
+    def _layer(self, old: nn.modules.batchnorm._BatchNorm, before_relu: bool) -> nn.Module:
+        channels, eps, vectors = old.num_features, old.eps, isinstance(old, nn.BatchNorm1d)
+        groups = groups_for(self.norm.groups, channels, vectors=vectors)
+        match self.norm.layer:
+            case "batch":
+                return DeviceBatchNorm(
+                    channels,
+                    devices=self.devices,
+                    sync=self.norm.sync,
+                    eps=eps,
+                    momentum=self.momentum,
+                    device_statistics=self.device_statistics,
+                )
+            case "group":
+                return nn.GroupNorm(groups, channels, eps=eps)
+            case "frn" if not vectors:
+                return FilterResponseNorm(channels, activated=before_relu, eps=eps)
+            case "evonorm" if not vectors:
+                return EvoNorm(channels, groups, activated=before_relu, eps=eps)
+        return nn.GroupNorm(1, channels, eps=eps)

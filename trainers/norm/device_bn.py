@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from eman.trainers import distributed
 from eman.trainers.accel import norms
 from eman.trainers.accel.width import LANES
+from eman.trainers.norm.activated import ActivatedNorm
 from eman.trainers.norm.sync import SyncBatchNormFunction
 
 
@@ -134,9 +135,14 @@ def _add_and_relu(y: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
 
 
 def norm_relu(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    """Return ``relu(norm(x) + residual)``, fused if the norm is a :class:`DeviceBatchNorm`."""
+    """Return ``relu(norm(x) + residual)``, fused if the norm is a :class:`DeviceBatchNorm`.
+
+    A norm with its own activation replaces ReLU, unless a residual is added in between.
+    """
     if isinstance(norm, DeviceBatchNorm):
         return norm(x, residual, True)  # type: ignore[no-any-return]
+    if isinstance(norm, ActivatedNorm) and norm.activated and residual is None:
+        return norm(x)  # type: ignore[no-any-return]
     return _add_and_relu(norm(x), residual, True)
 
 

@@ -4,7 +4,7 @@ Shapes: N images on this worker.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from eman.platform.errors import UserError
 from eman.trainers import distributed
 from eman.trainers.norm.convert import convert_norm
-from eman.trainers.norm.device_bn import DeviceBatchNorm
-from eman.trainers.norm.schemes import TEACHER_NORMS, Scheme
+from eman.trainers.norm.device_bn import DeviceBatchNorm, device_norms, in_one_pass
+from eman.trainers.norm.momentum_bn import MomentumBatchNorm, with_momentum_norms
+from eman.trainers.norm.schemes import STUDENT_NORMS, TEACHER_NORMS, Scheme
 from eman.trainers.norm.statistics import batch_norms, batch_statistics, share_statistics
 
 #: Default of 1 - alpha, Eq. (4), for a teacher that collects statistics: PyTorch's default.
@@ -34,7 +35,8 @@ def teacher_network(student: nn.Module, scheme: Scheme) -> nn.Module:
             f"scheme {scheme.title!r} uses the statistics of batch norms, and the student has none; build it with "
             f"BatchNorm, or choose a scheme such as bn, gn or ln."
         )
-    if layers and norm.norm not in (None, "bn", "syncbn"):
+    layer = STUDENT_NORMS[norm.norm] if norm.norm is not None else None
+    if layers and layer is not None and not layer.keeps_statistics:
         raise UserError(
             f"scheme {scheme.title!r} needs a student without batch norms; call "
             f"convert_norm(student, {scheme.student!r}) first."
@@ -44,8 +46,10 @@ def teacher_network(student: nn.Module, scheme: Scheme) -> nn.Module:
             "ShuffleBN moves images between the devices of a batch, and there is one device; give "
             "convert_norm(student, 'bn', devices=8), or run several workers."
         )
-    if norm.norm in ("bn", "syncbn"):
-        network = _set_sync(network, norm.norm == "syncbn")
+    if layer is not None and layer.keeps_statistics:
+        network = _set_sync(network, layer.sync)
+    if norm.blends:
+        network = with_momentum_norms(network).requires_grad_(False)
     if norm.collects:
         alpha = scheme.teacher_proxy_momentum
         for layer in layers:
@@ -80,6 +84,25 @@ def teacher_pass(network: nn.Module, scheme: Scheme, x_N: Tensor, permutation: C
     if norm.collects:
         share_statistics(network)
     return y_N
+
+
+def blended_passes(network: nn.Module, inputs: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
+    """Run the passes of a step in one, through a network whose batch norms are :class:`MomentumBatchNorm`.
+
+    Args:
+        network: A network made by :func:`teacher_network`.
+        inputs: Images, each ``(N, ...)``.
+        weight: Weight of the batch in its norms' statistics, a scalar.
+
+    Returns:
+        Outputs, each ``(N, ...)``.
+    """
+    for layer in device_norms(network):
+        assert isinstance(layer, MomentumBatchNorm)
+        layer.batch_weight = weight
+    outputs = in_one_pass(network, inputs)
+    share_statistics(network)
+    return outputs
 
 
 def _set_sync(network: nn.Module, sync: bool) -> nn.Module:

@@ -23,7 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 from eman.platform.errors import UserError
 from eman.trainers.hashing import permutation
 from eman.trainers.norm.averaging import Follower
-from eman.trainers.norm.policies import teacher_network, teacher_pass
+from eman.trainers.norm.momentum_bn import batch_weight
+from eman.trainers.norm.policies import blended_passes, teacher_network, teacher_pass
 from eman.trainers.norm.schemes import TEACHER_NORMS, Scheme, check_names, scheme_named
 
 
@@ -44,9 +45,12 @@ class Teacher(nn.Module):
         momentum: Momentum m of Eq. (1), in [0, 1].
         eman_momentum: Momentum m of Eq. (9), in [0, 1]; ``None`` for the scheme's, or else that of Eq. (1).
         seed: Seed of ShuffleBN's permutations.
+        steps: Steps of the run, each with one pass of the teacher (or one :meth:`pair`); for schemes that change the
+            weight of a batch over the run (``momentum2``).
 
     Raises:
-        UserError: The scheme does not exist or does not fit the student, or a momentum is outside [0, 1].
+        UserError: The scheme does not exist or does not fit the student, a momentum is outside [0, 1], or ``steps`` is
+            missing.
     """
 
     def __init__(
@@ -56,9 +60,11 @@ class Teacher(nn.Module):
         momentum: float = 0.999,
         eman_momentum: float | None = None,
         seed: int = 0,
+        steps: int | None = None,
     ) -> None:
         super().__init__()
         self.passes: Tensor
+        self.averaged: Tensor
         self.scheme = scheme_named(scheme) if isinstance(scheme, str) else scheme
         check_names(self.scheme.student, self.scheme.teacher)
         self.norm = TEACHER_NORMS[self.scheme.teacher]
@@ -66,7 +72,9 @@ class Teacher(nn.Module):
         eman_momentum = self.scheme.eman_momentum if eman_momentum is None else eman_momentum
         self.eman_momentum = None if eman_momentum is None else _checked("eman_momentum", eman_momentum)
         self.seed = seed
+        self.steps = self._checked_steps(steps)
         self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("averaged", torch.zeros(()))  # 1 - Π m, for bias-corrected averages
         self.network: nn.Module | None = None
         self._follower: Follower | None = None
         if not self.norm.joint:
@@ -102,6 +110,8 @@ class Teacher(nn.Module):
                 f"scheme {self.scheme.title!r} has no teacher network; use Teacher.pair, which takes the "
                 f"student's own pass."
             )
+        if self.norm.blends:
+            return self._run_on([x_N])[0]
         return teacher_pass(self.network, self.scheme, x_N, self._permutation)
 
     def _permutation(self, rows: int) -> Tensor:
@@ -123,7 +133,18 @@ class Teacher(nn.Module):
         if _unwrap(student) is not self._follower.student:
             self._follower = Follower(self.network, _unwrap(student), self.norm)
         momentum = self.momentum if momentum is None else momentum
-        self._follower.update(momentum, momentum if self.eman_momentum is None else self.eman_momentum)
+        eman_momentum = momentum if self.eman_momentum is None else self.eman_momentum
+        self._follower.update(momentum, eman_momentum, self.averaged)
+
+    def _checked_steps(self, steps: int | None) -> int:
+        if not self.norm.blends:
+            return 0
+        if steps is None or steps < 1:
+            raise UserError(
+                f"scheme {self.scheme.title!r} changes the weight of a batch over the run, and steps is {steps}; give "
+                f"the number of steps, for example Teacher(student, scheme, steps=10_000)."
+            )
+        return steps
 
     def pair(
         self,
@@ -178,7 +199,13 @@ class Teacher(nn.Module):
         for inputs_S, part_T in zip(parts_S[1:], parts_T[1:], strict=True):
             yield student(*inputs_S), list(part_T)
 
+    @torch.no_grad()
     def _run_on(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        if self.norm.blends:
+            assert self.network is not None
+            weight = batch_weight(self.passes, self.steps)
+            self.passes.add_(1)
+            return blended_passes(self.network, inputs, weight)
         if not self.norm.independent:
             return [self(x) for x in inputs]
         together: Tensor = self(torch.cat(list(inputs)))  # outputs do not depend on the other images

@@ -12,9 +12,6 @@ from eman.trainers.norm.schemes import SCHEMES, STUDENT_NORMS, Move, Scheme
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.spec.sections import BATCH_NORMS, PROXY_MOMENTUM, NormSpec
 
-#: The paper's names of teacher norms that are not student norms.
-_TEACHERS = {"shufflebn": "ShuffleBN", "eman": "EMAN", "student-pn": "student PN", "teacher-pn": "teacher PN"}
-
 
 def scheme_of(spec: RunSpec) -> Scheme:
     """Return the scheme of a run's norm fields; its title is :func:`scheme_label`."""
@@ -33,16 +30,15 @@ def scheme_of(spec: RunSpec) -> Scheme:
 def scheme_label(spec: RunSpec) -> str:
     """Return the name of a run's scheme, for example ``SyncBN / EMAN (m=0.9)``, with the run's own momenta."""
     norm = spec.norm
-    student = STUDENT_NORMS[norm.student_norm]
+    student = STUDENT_NORMS[norm.student_norm].title
     details = _details(norm)
     suffix = f" ({', '.join(details)})" if details else ""
-    if norm.teacher is None or norm.teacher_norm is None:
+    if norm.teacher is None:
         return f"{student}{suffix}"
     if norm.teacher.joint:
         plain = norm.student_norm == "bn" and not details
         return "default / default" if plain else f"{student} / default{suffix}"
-    teacher = {**STUDENT_NORMS, **_TEACHERS}.get(norm.teacher_norm, norm.teacher_norm)
-    return f"{student} / {teacher}{suffix}"
+    return f"{student} / {norm.teacher.title}{suffix}"
 
 
 def _details(norm: NormSpec) -> list[str]:

@@ -13,7 +13,11 @@ from eman.trainers.norm.schemes import STUDENT_NORMS, TEACHER_NORMS, TeacherNorm
 from eman.trainers.spec.section import Section
 
 #: Student norms that use batch statistics and keep running ones.
-BATCH_NORMS = ("bn", "syncbn")
+BATCH_NORMS = tuple(name for name, norm in STUDENT_NORMS.items() if norm.keeps_statistics)
+
+#: Teacher norms that average statistics by Eq. (9), and those that collect their own by Eq. (4).
+_AVERAGING = " or ".join(name for name, norm in TEACHER_NORMS.items() if norm.averages_statistics)
+_COLLECTING = " or ".join(name for name, norm in TEACHER_NORMS.items() if norm.collects)
 
 #: Default momentum alpha of running statistics, Eq. (4). PyTorch's ``momentum`` is 1 - alpha = 0.1.
 PROXY_MOMENTUM = 0.9
@@ -54,7 +58,7 @@ class NormSpec(Section):
     teacher_norm: Annotated[
         str | None,
         Field(
-            description=f"Normalization of the teacher (Tables 1 and 8): {', '.join(TEACHER_NORMS)}. With student "
+            description=f"Normalization of the teacher: {', '.join(TEACHER_NORMS)}. With student "
             "there is no second network. None only for a method without a teacher."
         ),
     ] = None
@@ -63,13 +67,17 @@ class NormSpec(Section):
     teacher_proxy_momentum: Annotated[
         Share | None,
         Field(
-            description="Momentum alpha of the teacher's own running statistics, Eq. (4); for teacher_norm teacher-pn "
-            f"only, where none means {PROXY_MOMENTUM}."
+            description="Momentum alpha of the teacher's own running statistics, Eq. (4); for teacher_norm "
+            f"{_COLLECTING} only, where none means {PROXY_MOMENTUM}."
         ),
     ] = None
-    eman_momentum: Share | None = None
-    """Momentum m of the averaged batch norm statistics, Eq. (9); for teacher_norm eman only, where none means the
-    momentum of the parameters."""
+    eman_momentum: Annotated[
+        Share | None,
+        Field(
+            description=f"Momentum m of the averaged batch norm statistics, Eq. (9); for teacher_norm {_AVERAGING} "
+            "only, where none means the momentum of the parameters."
+        ),
+    ] = None
     devices: Annotated[int, Field(ge=1, le=65_536)] = 8
     """Devices (GPUs) of the recipe; under bn each normalizes its share of a batch by itself. The number of worker
     processes may differ. Section 5: 8."""
@@ -119,9 +127,9 @@ class NormSpec(Section):
         """Refuse values without effect, which would only give the same run another key."""
         teacher, given = self.teacher, f"teacher_norm {self.teacher_norm or 'none'}"
         if teacher is None or not teacher.averages_statistics:
-            self.refuse("eman_momentum", given, "teacher_norm eman")
+            self.refuse("eman_momentum", given, f"teacher_norm {_AVERAGING}")
         if teacher is None or not teacher.collects:
-            self.refuse("teacher_proxy_momentum", given, "teacher_norm teacher-pn")
+            self.refuse("teacher_proxy_momentum", given, f"teacher_norm {_COLLECTING}")
         if self.student_norm not in BATCH_NORMS:
             for name in ("student_proxy_momentum", "device_statistics"):
                 self.refuse(name, f"student_norm {self.student_norm}", "student_norm bn or syncbn")
