@@ -9,6 +9,7 @@ import typer
 from eman.parsing import Workers, check_number, parse_workers
 
 Format = Literal["text", "markdown", "latex", "csv", "parquet"]
+EmaScaling = Literal["none", "batch", "run"]
 Network = Literal["student", "teacher"]
 Selection = Literal["last", "best"]
 
@@ -61,6 +62,14 @@ class Scale:
         typer.Option(metavar="N|LIST", help="Number of seeds, or a list such as 0,1,5. Cells are means. Default: 1."),
     ] = None
     set_: SetOption = None
+    ema_scaling: Annotated[
+        EmaScaling | None,
+        typer.Option(
+            help="Momenta m of the teacher: the profile's own (none), or the paper's by the EMA scaling rule, m^k: to "
+            "the batch, or to the length of the run. Default: none.",
+            show_default=False,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

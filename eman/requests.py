@@ -1,6 +1,5 @@
 """Make a sweep's request from the arguments of a command."""
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -55,8 +54,9 @@ def known_request(
         UserError: See `new_request`; or the store has no such sweep.
     """
     from eman.sweeps.request import SweepRequest
+    from eman.sweeps.tables.registry import is_table
 
-    is_sweep = len(words) == 1 and not re.fullmatch(r"(table)?\d+", words[0])
+    is_sweep = len(words) == 1 and not is_table(words[0])
     if not is_sweep or (words == [GRID] and grid.given):
         return new_request(words, scale, evaluated, grid, profile=profile)
     if grid.given:
@@ -72,6 +72,7 @@ def known_request(
 
 def _stored_request(name: str) -> "SweepRequest":
     from eman.sweeps.request import SweepRequest
+    from eman.sweeps.tables.registry import TABLES
     from eman.sweeps.view.status import find_sweep
 
     try:
@@ -79,7 +80,7 @@ def _stored_request(name: str) -> "SweepRequest":
     except UserError as error:
         if name == GRID:
             raise UserError(f"{error} For a new grid give --method and --scheme.") from None
-        near = unknown("table or sweep", name, [*(f"table{number}" for number in range(1, 9)), GRID])
+        near = unknown("table or sweep", name, [*TABLES, GRID])
         raise UserError(f"{near} `eman status` lists the sweeps in the store.") from None
     if "eman.request" not in record.tags:
         raise UserError(f"sweep {record.key[:8]} ({record.name}) has no stored request; launch it again.")
@@ -101,6 +102,7 @@ def _given(scale: Scale, evaluated: Evaluated) -> dict[str, Any]:
     fields = {
         "profile": scale.profile,
         "seeds": seeds,
+        "ema_scaling": scale.ema_scaling,
         "network": evaluated.network,
         "selection": evaluated.selection,
         "overrides": overrides or None,

@@ -50,12 +50,12 @@ def grid_table(request: SweepRequest, scope: Scope) -> Table:
     for row, point in _labelled(points):
         column = method_named(point.method).title
         wanted = tuple(scope.standard(run, request.linear_lr) for run in point.runs)
-        cells[row, column] = Cell(0, row, column, "-", wanted)
+        cells[row, column] = Cell("grid", row, column, "-", wanted)
     rows = list(dict.fromkeys(row for row, _ in cells))
     columns = dict.fromkeys(column for _, column in cells)
     ordered = tuple(cells[row, column] for row in rows for column in columns if (row, column) in cells)
     note, contrasts = scope.standard_note(request.methods, request.linear_lr), [(row, rows[0]) for row in rows[1:]]
-    return scope.table(0, "Grid", ordered, note, side=SIDE, contrasts=contrasts)
+    return scope.table("grid", "Grid", ordered, note, side=SIDE, contrasts=contrasts)
 
 
 def grid_points_of(request: SweepRequest, scope: Scope) -> list[Point]:

@@ -1,7 +1,6 @@
 """Plan the distinct trainings and evaluations behind a request."""
 
 import hashlib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,22 +13,10 @@ from eman.sweeps.profiles.profile import AUTO, Profile
 from eman.sweeps.profiles.registry import profile_named
 from eman.sweeps.request import SweepRequest
 from eman.sweeps.search.objective import objective_of
-from eman.sweeps.tables import table1, table2, table3, table4, table5, table6, table7, table8
+from eman.sweeps.tables.registry import TABLES
 from eman.sweeps.tables.scope import Scope
 from eman.trainers.spec.labels import run_titles
 from eman.trainers.spec.run import RunSpec
-
-#: The paper's tables by name.
-TABLES: Mapping[str, Callable[[Scope], Table]] = {
-    "table1": table1.table,
-    "table2": table2.table,
-    "table3": table3.table,
-    "table4": table4.table,
-    "table5": table5.table,
-    "table6": table6.table,
-    "table7": table7.table,
-    "table8": table8.table,
-}
 
 
 @dataclass(frozen=True)
@@ -100,7 +87,7 @@ def plan(request: SweepRequest) -> Sweep:
     for name in request.tables:
         if name not in TABLES:
             raise unknown("table", name, [*TABLES, "grid"])
-    profile = profile_named(request.profile)
+    profile = replace(profile_named(request.profile), ema_scaling=request.ema_scaling)
     if request.precision is not None:
         profile = profile.with_precision(request.precision)
     _check_overrides(request)

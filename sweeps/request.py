@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
@@ -11,6 +10,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from eman.platform.errors import UserError
 from eman.sweeps.search.space import Range
+from eman.sweeps.profiles.scaling import EmaScaling
+from eman.sweeps.tables.registry import is_table, table_name
 from eman.trainers.spec.kinds import Value
 from eman.trainers.spec.section import Section
 
@@ -33,7 +34,7 @@ def _seeds(value: object) -> object:
 
 
 def _table_name(name: object) -> object:
-    return f"table{name}" if isinstance(name, str) and name.isdecimal() else name
+    return table_name(name) if isinstance(name, str) else name
 
 
 TableName = Annotated[str, BeforeValidator(_table_name)]
@@ -71,6 +72,7 @@ class SweepRequest(Section):
         network, selection: The network and the epoch to evaluate.
         overrides: Fields for every run. `METHOD.FIELD` applies to the runs of one method.
         name: Name of the sweep; empty to name it after its tables.
+        ema_scaling: Momenta by the EMA scaling rule, instead of the profile's own.
         precision: A profile's automatic precision, as resolved on the machine that planned the sweep. `None` to resolve
             it on this machine.
 
@@ -100,6 +102,7 @@ class SweepRequest(Section):
     selection: Literal["last", "best"] = "last"
     overrides: Mapping[str, Value] = {}
     name: str = ""
+    ema_scaling: EmaScaling = "none"
     precision: str | None = None
 
     def __init__(self, **values: Any) -> None:  # accepts what validation converts, such as lists
@@ -194,7 +197,7 @@ class SweepRequest(Section):
     def _check_name(self) -> Self:
         """Refuse a name that could be a table or `grid`, or that does not fit on a line."""
         name = self.name
-        taken = name == "grid" or re.fullmatch(r"(table)?\d+", name)
+        taken = name == "grid" or is_table(name)
         if taken or len(name) > MAX_NAME or name != name.strip() or not name.isprintable():
             raise UserError(
                 f"--name {name!r}: give up to {MAX_NAME} printable characters, neither a table's name nor 'grid'."
@@ -227,6 +230,7 @@ def arguments(request: SweepRequest) -> list[str]:
     for flag, value, default in (
         ("--network", request.network, "student"),
         ("--selection", request.selection, "last"),
+        ("--ema-scaling", request.ema_scaling, "none"),
         ("--name", request.name, ""),
     ):
         words += [flag, value] if value != default else []

@@ -47,7 +47,7 @@ def exact(method: str, scheme: str, **fields: Any) -> RunSpec:
     return SMOKE.run(method, scheme, overrides={"precision": "float64", **fields})
 
 
-SCHEMES = ("bn", "eman", "shufflebn", "teacher-pn-0.9", "student-pn-0.9", "gn")
+SCHEMES = ("bn", "eman", "shufflebn", "teacher-pn-0.9", "student-pn-0.9", "gn-ws", "momentum2")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_what_cannot_be_accumulated_is_refused() -> None:
     [
         ("byol", "bn", {}),
         ("fixmatch", "default", {}),
-        ("moco", "gn", {}),
+        ("moco", "gn-ws", {}),
         ("byol", "eman", {"accumulate": 2}),
         ("moco", "eman", {"precision": "bf16"}),
     ],
@@ -137,6 +137,7 @@ def test_channels_last_where_the_norms_are_faster_in_it() -> None:
         ("byol", "syncbn"),
         ("fixmatch", "default"),
         ("fixmatch", "teacher-pn-0.9"),
+        ("byol", "momentum2"),
         ("moco", "shufflebn"),
         ("supervised", "default"),
     ],
@@ -197,11 +198,12 @@ def test_neither_threads_nor_where_memory_lies_change_a_bit_of_fused_norms(dtype
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-def test_a_compiled_run_is_the_same_run() -> None:
+@pytest.mark.parametrize("scheme", ["eman", pytest.param("gn-ws", marks=pytest.mark.slow)])
+def test_a_compiled_run_is_the_same_run(scheme: str) -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     fields = {"devices": 2, "statistics_passes": 0}
-    assert_close(trained(exact("moco", "eman", **fields, compile=True), 2), trained(exact("moco", "eman", **fields), 2))
+    assert_close(trained(exact("moco", scheme, **fields, compile=True), 2), trained(exact("moco", scheme, **fields), 2))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2  # student and teacher
 
 

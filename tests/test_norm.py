@@ -250,7 +250,7 @@ def test_conversion_keeps_weights_and_refuses_unknown_norms() -> None:
 
 
 def test_every_row_of_tables_1_and_8_is_a_scheme() -> None:
-    rows = {row for table, row, _ in paper.published() if table in (1, 8)}
+    rows = {row for table, row, _ in paper.published() if table in ("table1", "table8")}
     assert rows <= {scheme.title for scheme in SCHEMES.values()}
 
 

@@ -200,9 +200,9 @@ def test_papers_numbers_stand_beside_ours_in_all_tables(profile: Profile) -> Non
     left = dict(paper.published())
     for table in planned(*TABLES, profile=profile.name):
         for cell in table.cells:
-            row = cell.row.partition(" (res")[0] if table.number == 3 else cell.row
-            row = f"ImageNet: {row}" if table.number == 5 and ": " not in row else row
-            assert cell.paper == left.pop((table.number, row, cell.column))
+            row = cell.row.partition(" (res")[0] if table.name == "table3" else cell.row
+            row = f"ImageNet: {row}" if table.name == "table5" and ": " not in row else row
+            assert cell.paper == left.pop((table.name, row, cell.column), "-")
     elsewhere = () if profile is IMAGENET else ("VOC2007: ", "iNaturalist: ")
     for (number, row, column), value in left.items():
         known = value == "-" or column in ("arch", "pretraining epochs") or row.startswith(elsewhere)
@@ -247,10 +247,10 @@ def test_the_papers_numbers_are_whole() -> None:
 def test_a_result_cannot_hide_another_one() -> None:
     first, second = (Wanted(SMOKE.run("fixmatch", scheme, 0), (), "test/top1") for scheme in ("bn", "eman"))
     with pytest.raises(UserError, match="'a', 'b' has several results of seed 0"):
-        Cell(0, "a", "b", "-", (first, second))
-    cells = tuple(Cell(0, "a", "b", "-", (wanted,)) for wanted in (first, second))
+        Cell("grid", "a", "b", "-", (first, second))
+    cells = tuple(Cell("grid", "a", "b", "-", (wanted,)) for wanted in (first, second))
     with pytest.raises(UserError, match="several different runs would stand in the cell 'a', 'b'"):
-        Table(0, "Grid", cells)
+        Table("grid", "Grid", cells)
 
 
 def test_only_what_a_table_needs_is_read() -> None:

@@ -1,4 +1,4 @@
-"""Commands for planning: plan, fields."""
+"""Commands for planning: plan, fields, schemes."""
 
 from typing import Annotated
 
@@ -67,3 +67,19 @@ def fields(
 
     listed = protocol_fields(method) if method in PROTOCOLS else listed_fields(method, profile)
     show(field_lines(listed), [field_values(field) for field in listed], as_json=as_json)
+
+
+@app.command(rich_help_panel="Look")
+def schemes(
+    name: Annotated[str | None, typer.Argument(help="A scheme. Default: all.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the schemes of `--scheme`: how student and teacher normalize, by equation and source.
+
+    - `eman schemes`
+    - `eman schemes momentum2`
+    """
+    from eman.sweeps.view.schemes import listed_schemes, scheme_lines, scheme_values
+
+    listed = listed_schemes(name)
+    show(scheme_lines(listed), [scheme_values(name, scheme) for name, scheme in listed.items()], as_json=as_json)

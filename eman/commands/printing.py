@@ -69,7 +69,7 @@ def content(valued: "Sequence[tuple[Table, Sequence[Value]]]") -> list[dict[str,
     """Return tables as plain values for JSON."""
     return [
         {
-            "number": table.number,
+            "name": table.name,
             "title": table.title,
             "notes": list(table.notes),
             "cells": [

@@ -24,8 +24,8 @@ def table(
         list[str],
         typer.Argument(
             metavar="TABLE... | grid | SWEEP",
-            help="Tables (1 to 8), the name of a sweep in the store, or grid: the newest grid, or the one given by "
-            "options.",
+            help="Tables (1 to 8, schemes), the name of a sweep in the store, or grid: the newest grid, or the one "
+            "given by options.",
         ),
     ],
     scale: Scale,

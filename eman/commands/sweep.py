@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 WhatArgument = Annotated[
-    list[str], typer.Argument(metavar="TABLE... | grid", help="Tables to fill (1 to 8, or table1 to table8), or grid.")
+    list[str],
+    typer.Argument(metavar="TABLE... | grid", help="Tables to fill (1 to 8, or table1 to table8; schemes), or grid."),
 ]
 NameOption = Annotated[
     str | None,

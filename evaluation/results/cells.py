@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from eman.evaluation.protocols.spec import EvalSpec
+from eman.evaluation.results import paper
 from eman.platform.errors import UserError
 from eman.trainers.spec.run import RunSpec
 
@@ -41,7 +42,7 @@ class Cell:
         UserError: Two results have the same seed, so one would hide the other.
     """
 
-    table: int
+    table: str
     row: str
     column: str
     paper: str
@@ -60,7 +61,8 @@ class Table:
     """A table at a scale.
 
     Attributes:
-        number: Number in the paper; 0 for other tables.
+        name: Name on the command line, for example ``table1``.
+        title: Title, without the number.
         contrasts: Pairs of rows whose difference is tested in each column, the first minus the second.
         side: Heading of the row titles.
         reference: Name of the reference values: `paper`, or another store.
@@ -69,7 +71,7 @@ class Table:
         UserError: Two cells have the same row and column, so one would hide the other.
     """
 
-    number: int
+    name: str
     title: str
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = ()
@@ -85,8 +87,14 @@ class Table:
             )
 
     @property
+    def label(self) -> str:
+        """Short name: ``Table 1`` for a table of the paper, else the title."""
+        number = paper.number(self.name)
+        return self.title if number is None else f"Table {number}"
+
+    @property
     def heading(self) -> str:
-        return f"Table {self.number}. {self.title}" if self.number else self.title
+        return self.title if self.label == self.title else f"{self.label}. {self.title}"
 
     @property
     def rows(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def frame(tables: Sequence[tuple[Table, Sequence[Value]]]) -> "pd.DataFrame":
 
     rows = [
         (
-            *(table.number, v.cell.row, v.cell.column, v.value, v.spread),
+            *(table.name, v.cell.row, v.cell.column, v.value, v.spread),
             *(v.interval or (None, None)),
             *(v.n, v.status, v.cell.paper),
         )

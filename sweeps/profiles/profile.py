@@ -1,10 +1,11 @@
 """Profiles: the fields of the paper's runs and evaluations at some scale."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from eman.platform.machine import fast_bf16
+from eman.sweeps.profiles.scaling import EmaScaling, note, scaled_run
 from eman.trainers.data.catalog import MOST_LABEL_SETS
 from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import Scheme
@@ -48,6 +49,8 @@ class Profile:
             0.1 at 10 %, and gives none at 100 %.
         finetune_epochs: Epochs of finetuning, by share of labels.
         protocols: Evaluation fields by protocol that differ from the paper's.
+        ema_scaling: Take the paper's momenta m of Eqs. (1) and (9), scaled by the EMA scaling rule, instead of this
+            profile's own; see :mod:`~eman.sweeps.profiles.scaling`.
         stand_in: Replacements, in shorter runs, of the momenta in the paper's rows (m of Eq. (9), alpha of Eq. (4)).
             Other momenta are unchanged.
         fully_supervised: Fields of the supervised network with all labels (Tables 2, 4 and 5).
@@ -69,6 +72,7 @@ class Profile:
     head_lr: Mapping[float, float] = field(default_factory=lambda: {0.01: 1.0, 0.1: 0.1, 1.0: 0.1})
     finetune_epochs: Mapping[float, int] = field(default_factory=lambda: {0.01: 50, 0.1: 50, 1.0: 50})
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ema_scaling: EmaScaling = "none"
     stand_in: Mapping[float, float] = field(default_factory=dict)
     fully_supervised: Mapping[str, Any] = field(default_factory=dict)
     pretraining: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -89,7 +93,10 @@ class Profile:
             fields["precision"] = "bf16" if fast_bf16() else "float32"
         if "label_set" in entry.section.model_fields:
             fields["label_set"] = seed % MOST_LABEL_SETS
-        return make_spec(method, self._scaled(resolve_scheme(method, scheme)), fields, overrides)
+        if self.ema_scaling != "none":
+            fields.pop("momentum", None)  # the paper's
+        spec = make_spec(method, self._scaled(resolve_scheme(method, scheme)), fields, overrides)
+        return scaled_run(spec, self.ema_scaling, overrides or {})
 
     def with_precision(self, precision: str) -> "Profile":
         """Return this profile with its automatic precision replaced by that of the machine that planned the sweep."""
@@ -103,16 +110,20 @@ class Profile:
         return self.linear_lr.get(method, tuple(known))
 
     def _scaled(self, scheme: Scheme) -> Scheme:
-        names = ("student_proxy_momentum", "teacher_proxy_momentum", "eman_momentum")
+        names = ["student_proxy_momentum", "teacher_proxy_momentum"]
+        names += ["eman_momentum"] if self.ema_scaling == "none" else []
         momenta: dict[str, Any] = {name: getattr(scheme, name) for name in names}
         return replace(scheme, **{name: self.stand_in.get(value, value) for name, value in momenta.items()})
 
-    def notes(self) -> tuple[str, ...]:
-        """Return the notes under every table at this scale."""
+    def notes(self, runs: Iterable[RunSpec] = ()) -> tuple[str, ...]:
+        """Return the notes under every table at this scale; `runs` are those of the table."""
         notes = [f"Profile {self.name}: {self.about}"]
+        if self.ema_scaling != "none":
+            notes.append(note(runs, self.ema_scaling))
         if self.stand_in:
             pairs = ", ".join(f"{ours:g} for the paper's {paper:g}" for paper, ours in self.stand_in.items())
-            notes.append(f"Momenta m and α of the rows: {pairs}, because runs are shorter.")
+            which = "m and α" if self.ema_scaling == "none" else "α"
+            notes.append(f"Momenta {which} of the rows: {pairs}, because runs are shorter.")
         return tuple(notes)
 
     def results_note(self, methods: Sequence[str], held_out: int | None = None, rates: Sequence[float] = ()) -> str:

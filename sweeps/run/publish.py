@@ -64,13 +64,13 @@ def publish_sweep(sweep: Sweep, store: Store, parent: RunLog, report: Report) ->
     report.failed += [f"{name}: {reason}" for name, status, reason in states if status == "failed"]
     values = [(table, values_of(table, results)) for table in sweep.tables]
     texts = [markdown(table, cells) for table, cells in values]
-    artifacts = {f"table{table.number}.md": text for table, text in zip(sweep.tables, texts, strict=True)}
+    artifacts = {f"{table.name}.md": text for table, text in zip(sweep.tables, texts, strict=True)}
     artifacts["tables.csv"] = render(values, "csv")
     # Written whole: `log_table` would append to the table of an earlier, interrupted launch.
     artifacts["tables.json"] = frame(values).to_json(orient="split", index=False)
     for name, text in artifacts.items():
         store.with_retries(partial(store.client.log_text, parent.run_id, text, name))
-    if any(table.number == 1 for table in sweep.tables):
+    if any(table.name == "table1" for table in sweep.tables):
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(UserError):  # nothing to draw yet
             picture = Path(folder) / "figure3.png"
             draw(figure3.lines(sweep.scope), store, picture, figure3.caption(sweep.scope))

@@ -1,10 +1,10 @@
-"""Tables 1 and 8: a row per scheme, a column per method."""
+"""Tables of schemes: a row per scheme, a column per method. Tables 1 and 8, and the table `schemes` of all."""
 
 from collections.abc import Callable, Sequence
 
 from eman.evaluation.results import paper
 from eman.evaluation.results.cells import Table, Wanted
-from eman.sweeps.tables.scope import Scope
+from eman.sweeps.tables.scope import Pairs, Scope
 from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import SCHEMES
 
@@ -15,17 +15,29 @@ METHODS = ("fixmatch", "moco", "byol")
 SIDE = "student / teacher"
 
 
-def scheme_table(number: int, title: str, schemes: Sequence[str], scope: Scope) -> Table:
-    """Return a table of schemes by methods. Cells that are empty in the paper are not trained."""
+def scheme_table(name: str, title: str, schemes: Sequence[str], scope: Scope, contrasts: Pairs = ()) -> Table:
+    """Return a table of schemes by methods. Cells that are empty in the paper's table of this name are not trained.
+
+    `contrasts` are tested beside those of EMAN with BN and with the default.
+    """
 
     def result(method: str, scheme: str) -> Callable[[int], Wanted]:
         return lambda seed: scope.standard(scope.run(method, scheme, seed))
 
-    cells = [
-        scope.cell(number, SCHEMES[scheme].title, column, result(method, scheme))
-        for scheme in schemes
-        for method, column in ((method, method_named(method).title) for method in METHODS)
-        if paper.value(number, SCHEMES[scheme].title, column) != "-"
-    ]
-    contrasts = [(SCHEMES["eman"].title, SCHEMES[other].title) for other in ("bn", "default")]
-    return scope.table(number, title, cells, scope.standard_note(METHODS), side=SIDE, contrasts=contrasts)
+    cells = []
+    for row, scheme in ((SCHEMES[scheme].title, scheme) for scheme in schemes):
+        for column, method in ((method_named(method).title, method) for method in METHODS):
+            published = paper.published().get((name, row, column))
+            if published != "-":
+                cells.append(scope.cell(name, row, column, result(method, scheme), published or "-"))
+    pairs = [(SCHEMES["eman"].title, SCHEMES[other].title) for other in ("bn", "default")]
+    note = scope.standard_note(METHODS)
+    return scope.table(name, title, cells, note, side=SIDE, contrasts=(*pairs, *contrasts))
+
+
+def table(scope: Scope) -> Table:
+    """Return the table of all schemes. Those that the paper does not have are compared with EMAN."""
+    in_paper = {row for _, row, _ in paper.published()}
+    eman = SCHEMES["eman"].title
+    contrasts = [(scheme.title, eman) for scheme in SCHEMES.values() if scheme.title not in in_paper]
+    return scheme_table("schemes", "All schemes", tuple(SCHEMES), scope, contrasts)

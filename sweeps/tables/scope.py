@@ -95,9 +95,9 @@ class Scope:
         return self.profile.results_note(methods, self.overrides.get("held_out"), rates)
 
     def cell(
-        self, table: int, row: str, column: str, result: Callable[[int], Wanted] | None, published: str | None = None
+        self, table: str, row: str, column: str, result: Callable[[int], Wanted] | None, published: str | None = None
     ) -> Cell:
-        """Return a cell of the paper's table with this number.
+        """Return a cell of the table of this name.
 
         `result` returns the result of a seed; it is `None` for rows that are only quoted. `published` is the paper's
         value, by default the one with these titles.
@@ -106,11 +106,13 @@ class Scope:
         return Cell(table, row, column, paper.value(table, row, column) if published is None else published, wanted)
 
     def table(
-        self, number: int, title: str, cells: Iterable[Cell], *notes: str, side: str = "network", contrasts: Pairs = ()
+        self, name: str, title: str, cells: Iterable[Cell], *notes: str, side: str = "network", contrasts: Pairs = ()
     ) -> Table:
         """Return a table with the notes of the profile, these, and those of `notes`."""
-        notes = (*self.profile.notes(), *notes, *self.notes())
-        return Table(number, title, tuple(cells), notes, tuple(contrasts), side)
+        cells = tuple(cells)
+        runs = [wanted.run for cell in cells for wanted in cell.wanted]
+        notes = (*self.profile.notes(runs), *notes, *self.notes())
+        return Table(name, title, cells, notes, tuple(contrasts), side)
 
     def notes(self) -> tuple[str, ...]:
         """Return notes on the overrides, the evaluated network and the seeds."""

@@ -8,4 +8,4 @@ ROWS = ("default", "bn", "syncbn", "shufflebn", "gn", "in", "eman")
 
 
 def table(scope: Scope) -> Table:
-    return scheme_table(1, "Accuracy with different normalization", ROWS, scope)
+    return scheme_table("table1", "Accuracy with different normalization", ROWS, scope)

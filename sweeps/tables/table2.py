@@ -43,14 +43,14 @@ def result(scope: Scope, network: Network, kind: str, fraction: float, top: int)
 
 def table(scope: Scope) -> Table:
     cells = [
-        scope.cell(2, row.title, labels(fraction, top), result(scope, row.network, row.kind, fraction, top))
+        scope.cell("table2", row.title, labels(fraction, top), result(scope, row.network, row.kind, fraction, top))
         for row in ROWS
         if row.network is not None
         for fraction in FRACTIONS
         for top in TOPS
     ]
     return scope.table(
-        2,
+        "table2",
         "Linear evaluation and finetuning",
         cells,
         *about(scope),

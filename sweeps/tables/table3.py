@@ -18,7 +18,7 @@ OTHERS = ("Supervised", "InstDisc", "PIRL", "CPC v2", "MoCo-v2", "SimCLR", "PCL"
 def table(scope: Scope) -> Table:
     cells = []
     for name in (*OTHERS, *OURS):
-        arch, epochs = (paper.value(3, name, column) for column in ("arch", "pretraining epochs"))
+        arch, epochs = (paper.value("table3", name, column) for column in ("arch", "pretraining epochs"))
         row = f"{name} ({arch}{f', {epochs} epochs' if epochs != '-' else ''})"
         for fraction in (0.01, 0.1):
             for top in table2.TOPS:
@@ -27,9 +27,9 @@ def table(scope: Scope) -> Table:
                     network, kinds = OURS[name]
                     result = table2.result(scope, network, kinds[fraction], fraction, top)
                 title = table2.labels(fraction, top)
-                cells.append(scope.cell(3, row, title, result, paper.value(3, name, title)))
+                cells.append(scope.cell("table3", row, title, result, paper.value("table3", name, title)))
     return scope.table(
-        3,
+        "table3",
         "Comparison with other self-supervised models",
         cells,
         *table2.about(scope),

@@ -23,7 +23,7 @@ def table(scope: Scope) -> Table:
         return None if network is None else lambda seed: scope.result(network.run(scope, seed), protocol, metric)
 
     cells = [
-        scope.cell(4, row.title, column, result(row.network, *source))
+        scope.cell("table4", row.title, column, result(row.network, *source))
         for row in ROWS
         for column, source in COLUMNS.items()
     ]
@@ -31,7 +31,7 @@ def table(scope: Scope) -> Table:
     knn, retrieval = (scope.evaluation(run, protocol).flat() for protocol in ("knn", "retrieval"))
     votes = f"votes weighted by exp(cosine / {knn['temperature']:g})" if "temperature" in knn else "one vote each"
     return scope.table(
-        4,
+        "table4",
         "kNN classification and image retrieval",
         cells,
         f"kNN: k = {knn['k']}, {votes}. Retrieval: mean average precision and recall of the {retrieval['top']:,} "

@@ -54,9 +54,11 @@ def table(scope: Scope) -> Table:
         contrasts += pretrained.contrasts(rows)
         for row, original in zip(rows, BLOCKS[name], strict=True):
             for shots in SHOTS:
-                published = paper.value(5, f"{name}: {original.title}", f"k={shots}")
-                cells.append(scope.cell(5, row.title, f"k={shots}", result(scope, row, block, shots), published))
+                published = paper.value("table5", f"{name}: {original.title}", f"k={shots}")
+                cells.append(scope.cell("table5", row.title, f"k={shots}", result(scope, row, block, shots), published))
     omitted = [name for name in BLOCKS if name not in blocks]
     missing = [f"The paper's numbers are its ImageNet rows; {' and '.join(omitted)} are omitted."] if omitted else []
     lengths = pretrained.lengths(scope, BLOCKS["ImageNet"])
-    return scope.table(5, "Low-shot classification", cells, ABOUT, *missing, QUOTED, lengths, contrasts=contrasts)
+    return scope.table(
+        "table5", "Low-shot classification", cells, ABOUT, *missing, QUOTED, lengths, contrasts=contrasts
+    )

@@ -67,9 +67,11 @@ def table(scope: Scope) -> Table:
         for fraction in FRACTIONS:
             for top in table2.TOPS:
                 column = table2.labels(fraction, top)
-                trained = paper.value(6, row.title, column) != "-"
-                cells.append(scope.cell(6, row.title, column, result(scope, row, fraction, top) if trained else None))
-    return scope.table(6, "FixMatch", cells, about(scope), side="FixMatch", contrasts=contrasts())
+                trained = paper.value("table6", row.title, column) != "-"
+                cells.append(
+                    scope.cell("table6", row.title, column, result(scope, row, fraction, top) if trained else None)
+                )
+    return scope.table("table6", "FixMatch", cells, about(scope), side="FixMatch", contrasts=contrasts())
 
 
 def contrasts() -> tuple[tuple[str, str], ...]:

@@ -15,7 +15,7 @@ ROW = table6.Row("EMAN", "MoCo-EMAN", 3)
 def table(scope: Scope) -> Table:
     cells = [
         scope.cell(
-            7,
+            "table7",
             name,
             table2.labels(fraction, top),
             table6.result(scope, ROW, fraction, top) if name == OURS else None,
@@ -26,4 +26,4 @@ def table(scope: Scope) -> Table:
     ]
     about = f"{OURS} is the row '{ROW.title}' of Table 6. * is an estimate from a plot."
     title = "Comparison with other semi-supervised models"
-    return scope.table(7, title, cells, table6.about(scope), about, QUOTED, side="method")
+    return scope.table("table7", title, cells, table6.about(scope), about, QUOTED, side="method")

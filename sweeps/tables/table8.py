@@ -18,4 +18,4 @@ ROWS = (
 
 
 def table(scope: Scope) -> Table:
-    return scheme_table(8, "Ablations: EMAN momentum and proxy norms (PN)", ROWS, scope)
+    return scheme_table("table8", "Ablations: EMAN momentum and proxy norms (PN)", ROWS, scope)

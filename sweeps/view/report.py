@@ -92,8 +92,8 @@ def _table(table: Table, values: Sequence[Value]) -> dict[str, Any]:
     for value in values:
         best[value.cell.column] = max(best[value.cell.column], value.value or 0.0)
     return {
-        "name": f"Table {table.number}" if table.number else table.title,
-        "title": table.title if table.number else "",
+        "name": table.label,
+        "title": "" if table.label == table.title else table.title,
         "table": table,
         "rows": [(row, [cells.get((row, column)) for column in table.columns]) for row in table.rows],
         "best": [f"{best[column]:.1f}" if several else "" for column in table.columns],
@@ -106,7 +106,7 @@ def _pictures(sweep: Sweep, store: Store) -> list[tuple[str, str, str]]:
     """Return title, caption and SVG of each figure that has any data."""
     seeds = "" if len(sweep.scope.seeds) == 1 else " Means over seeds."
     wanted = []
-    if any(table.number == 1 for table in sweep.tables):
+    if any(table.name == "table1" for table in sweep.tables):
         caption = "Accuracy on held-out images during training: the classifier's in FixMatch, kNN otherwise."
         wanted.append(("Figure 3", caption + seeds, figure3.lines(sweep.scope)))
     caption = (
