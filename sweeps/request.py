@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from eman.platform.errors import UserError
-from eman.sweeps.search.space import Range
 from eman.sweeps.profiles.scaling import EmaScaling
+from eman.sweeps.search.space import Range
 from eman.sweeps.tables.registry import is_table, table_name
 from eman.trainers.spec.kinds import Value
 from eman.trainers.spec.section import Section

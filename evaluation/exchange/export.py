@@ -12,6 +12,7 @@ from eman.platform.errors import UserError, unknown
 from eman.platform.output import output_file
 from eman.platform.store.records import Record
 from eman.platform.workspace import Workspace
+from eman.trainers.norm.weights import fold_standardization
 
 EXPORTS = ("torchvision", "safetensors", "mlflow")
 
@@ -35,6 +36,7 @@ def export_network(
     if form == "mlflow":
         return f"{out}: images to {serving.write(trained, out, record.name)}, by {which}"
     name, backbone = trained.spec.network.backbone, trained.backbone()
+    fold_standardization(backbone)
     state: dict[str, Any] = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
     if form == "torchvision":
         state |= _zero_classifier(name, record.key)

@@ -35,8 +35,8 @@ def teacher_network(student: nn.Module, scheme: Scheme) -> nn.Module:
             f"scheme {scheme.title!r} uses the statistics of batch norms, and the student has none; build it with "
             f"BatchNorm, or choose a scheme such as bn, gn or ln."
         )
-    layer = STUDENT_NORMS[norm.norm] if norm.norm is not None else None
-    if layers and layer is not None and not layer.keeps_statistics:
+    own = STUDENT_NORMS[norm.norm] if norm.norm is not None else None
+    if layers and own is not None and not own.keeps_statistics:
         raise UserError(
             f"scheme {scheme.title!r} needs a student without batch norms; call "
             f"convert_norm(student, {scheme.student!r}) first."
@@ -46,8 +46,8 @@ def teacher_network(student: nn.Module, scheme: Scheme) -> nn.Module:
             "ShuffleBN moves images between the devices of a batch, and there is one device; give "
             "convert_norm(student, 'bn', devices=8), or run several workers."
         )
-    if layer is not None and layer.keeps_statistics:
-        network = _set_sync(network, layer.sync)
+    if own is not None and own.keeps_statistics:
+        network = _set_sync(network, own.sync)
     if norm.blends:
         network = with_momentum_norms(network).requires_grad_(False)
     if norm.collects:

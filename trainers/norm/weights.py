@@ -3,14 +3,14 @@
 Shapes: O output channels.
 """
 
-from functools import cache
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 #: Epsilon of :func:`standardized`, as in timm.
 EPS = 1e-6
+
+#: Classes of standardized convolutions by the class that they standardize.
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -36,7 +36,7 @@ def standardize_weights(module: nn.Module) -> None:
     """
     for layer in module.modules():
         if isinstance(layer, _CONVOLUTIONS) and not is_standardized(layer) and layer.weight[0].numel() > 1:
-            layer.__class__ = _standardized_class(type(layer))
+            _set_class(layer, _standardized_class(type(layer)))
 
 
 def is_standardized(layer: nn.Module) -> bool:
@@ -49,15 +49,23 @@ def fold_standardization(module: nn.Module) -> None:
     """Store standardized weights as such, in place, so that plain convolutions compute the same; for export."""
     for layer in module.modules():
         if is_standardized(layer):
-            layer._parameters["weight"] = nn.Parameter(layer.weight, requires_grad=False)
-            layer.__class__ = type(layer).__base__
+            layer._parameters["weight"] = nn.Parameter(standardized(_raw(layer)), requires_grad=False)
+            _set_class(layer, type(layer).__mro__[1])
 
 
-@cache
 def _standardized_class(kind: type[nn.Module]) -> type[nn.Module]:
     """Return a subclass whose attribute ``weight`` is the standardized one, for any forward pass that reads it."""
+    if kind not in _CLASSES:
+        weight = property(lambda layer: standardized(_raw(layer)))
+        _CLASSES[kind] = type(f"Standardized{kind.__name__}", (kind,), {"weight": weight})
+    return _CLASSES[kind]
 
-    def weight(layer: Any) -> Tensor:
-        return standardized(layer._parameters["weight"])
 
-    return type(f"Standardized{kind.__name__}", (kind,), {"weight": property(weight)})
+def _raw(layer: nn.Module) -> Tensor:
+    weight = layer._parameters["weight"]
+    assert weight is not None
+    return weight
+
+
+def _set_class(layer: nn.Module, kind: type) -> None:
+    layer.__class__ = kind
