@@ -40,7 +40,8 @@ def _common(
         str | None,
         typer.Option(
             envvar="EMAN_HOME",
-            help="Work folder for results, checkpoints and features. Default: .eman in the current folder.",
+            help="Work folder for results, checkpoints and features, by path or URI (s3://, gs://). Default: .eman in "
+            "the current folder.",
         ),
     ] = None,
     data: Annotated[
@@ -49,6 +50,16 @@ def _common(
     store: Annotated[
         str | None,
         typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow store. Default: a SQLite file in the work folder."),
+    ] = None,
+    cache_size: Annotated[
+        float | None,
+        typer.Option(
+            envvar="EMAN_CACHE_SIZE",
+            metavar="GIB",
+            min=0,
+            help="With a work folder by URI: GiB that local copies of its files may take on each machine. The least "
+            "recently used go first. Default: 20.",
+        ),
     ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -60,7 +71,7 @@ def _common(
     - `eman table 1 8` prints them again, `eman report` writes a page, `eman ui` opens MLflow
     - `eman sweep grid --method moco --scheme bn,eman --grid lr=0.03,0.1` compares any configurations
     """
-    context.set_workspace(home, data, store)
+    context.set_workspace(home, data, store, cache_size)
 
 
 @cache

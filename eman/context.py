@@ -12,11 +12,12 @@ _workspace: ContextVar[Workspace] = ContextVar("workspace")
 _given: ContextVar[dict[str, str]] = ContextVar("given")
 
 
-def set_workspace(home: str | None, data: str | None, store: str | None) -> None:
+def set_workspace(home: str | None, data: str | None, store: str | None, cache_size: float | None) -> None:
     """Set the command's workspace; ``None`` means the default."""
-    given = {"EMAN_HOME": home, "EMAN_DATA": data, "MLFLOW_TRACKING_URI": store}
+    size = None if cache_size is None else f"{cache_size:g}"
+    given = {"EMAN_HOME": home, "EMAN_DATA": data, "MLFLOW_TRACKING_URI": store, "EMAN_CACHE_SIZE": size}
     _given.set({name: value for name, value in given.items() if value})
-    _workspace.set(Workspace.from_environment(home, data, store))
+    _workspace.set(Workspace.from_environment(home, data, store, cache_size))
 
 
 def workspace() -> Workspace:
@@ -30,5 +31,5 @@ def open_store() -> "Store":
 
 
 def given_variables() -> dict[str, str]:
-    """Return the given home, data and store as environment variables for a remote job."""
+    """Return the given home, data, store and cache size as environment variables for a remote job."""
     return _given.get()

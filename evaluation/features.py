@@ -3,16 +3,17 @@
 Shapes: N images, D features, K classes.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed
+from eman.platform.storage import Place, StorageError
 from eman.trainers.data.names import identity
 from eman.trainers.data.splits import AnySplit, DataSet
 from eman.trainers.precision import autocast
@@ -20,6 +21,8 @@ from eman.trainers.views import transforms
 
 #: Images per forward pass, so that activations fit a core's cache. It does not change results.
 CHUNK = 256
+
+log = logging.getLogger("eman")
 
 
 @contextmanager
@@ -98,16 +101,28 @@ def spread(features_ND: Tensor) -> float:
     return float((x - x.mean(0)).square().mean().sqrt() / x.square().mean().sqrt().clamp(min=1e-30))
 
 
-def path(folder: Path, network: str, selection: str, dataset: str | None = None) -> Path:
+def path(folder: Place, network: str, selection: str, dataset: str | None = None) -> Place:
     """Return the file of a network's features; ``dataset`` is ``None`` for the run's own data set."""
     return folder / f"features-{network}-{selection}{f'-{identity(dataset)}' if dataset else ''}.pt"
 
 
-def store(features: Features, where: Path, key: str) -> None:
-    checkpoint.save(where, dict(features.__dict__), key)
+def store(features: Features, where: Place, key: str, *, copy: str = "") -> None:
+    """Store features, also under the name ``copy``.
+
+    If object storage does not answer, log a warning: who needs them computes them again.
+    """
+    where = replace(where, patience=where.patience if where.local else 0.0)
+    try:
+        checkpoint.save(where, dict(features.__dict__), key)
+        if copy:
+            where.copy(copy)
+    except StorageError as error:
+        if where.local:
+            raise
+        log.warning("features are not kept: %s", error)
 
 
-def read(where: Path, key: str) -> Features:
+def read(where: Place, key: str) -> Features:
     """Read features; raise :class:`UserError` if the file is missing, damaged, or another run's."""
     content = checkpoint.load(where, key, fields=Features.__dataclass_fields__)
     return Features(**{name: content[name] for name in Features.__dataclass_fields__})

@@ -4,7 +4,6 @@ Measuring does not change the training: the monitor restores modes, and final me
 """
 
 import copy
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from eman.evaluation.compute.labelled import top_accuracy
 from eman.evaluation.features import Features, Splits
 from eman.evaluation.headline import CLASSIFIER, NEIGHBOURS
 from eman.platform import checkpoint
+from eman.platform.storage import Place
 from eman.trainers.data.splits import AnySplit
 from eman.trainers.loop import Metrics
 from eman.trainers.training import Training
@@ -41,7 +41,7 @@ def monitor(training: Training) -> Metrics:
     return metrics
 
 
-def final(training: Training, folder: Path, best_epoch: int) -> Metrics:
+def final(training: Training, folder: Place, best_epoch: int) -> Metrics:
     """Return the test accuracies of the networks of the last and the best epoch, in percent.
 
     Store the student's features of both epochs in ``folder`` for later evaluations.
@@ -53,11 +53,10 @@ def final(training: Training, folder: Path, best_epoch: int) -> Metrics:
     student, teacher = copy.deepcopy(training.student), training.teacher and copy.deepcopy(training.teacher.network)
     path_last, path_best = (features.path(folder, "student", selection) for selection in ("last", "best"))
     features_last, last = _measured(training, student, teacher)
-    features.store(features_last, path_last, key)
-    if best_epoch == training.spec.optim.epochs:
+    same = best_epoch == training.spec.optim.epochs
+    features.store(features_last, path_last, key, copy=path_best.name if same else "")
+    if same:
         best = last
-        path_best.unlink(missing_ok=True)
-        path_best.hardlink_to(path_last)
     else:
         saved = checkpoint.load(folder / "best.pt", key)
         student.load_state_dict(saved["student"])

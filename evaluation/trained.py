@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from eman.evaluation.features import Features, Splits
 from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
+from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
 from eman.trainers import distributed
 from eman.trainers.backbones.registry import PREFIX, backbone_named
@@ -47,11 +47,11 @@ class Trained:
     dataset: str | None = None
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Place:
         return self.workspace.run_folder(self.run)
 
     @property
-    def _checkpoint(self) -> Path:
+    def _checkpoint(self) -> Place:
         return self.folder / f"{self.selection}.pt"
 
     @cached_property
@@ -87,7 +87,7 @@ class Trained:
         spec = self.spec
         entry = backbone_named(spec.network.backbone)
         network = convert_norm(entry.build(self.splits.train.shape[0]), spec.norm.student_norm)
-        load_backbone(network, state, spec.network.backbone, self._checkpoint)
+        load_backbone(network, state, spec.network.backbone, str(self._checkpoint))
         return network.to(distributed.device(), torch.float64 if spec.network.precision == "float64" else torch.float32)
 
     def classifier(self) -> nn.Sequential | None:

@@ -1,23 +1,20 @@
-"""Checkpoints: replaced atomically, verified on reading."""
+"""Checkpoints: written whole, verified on reading; of those to resume from, the newest two are kept."""
 
-import contextlib
-import errno
 import io
 import logging
-import os
-import time
-import zipfile
+import re
 from collections.abc import Iterable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from eman.platform.errors import UserError
-from eman.platform.output import atomic_path
+from eman.platform.sealed import DamagedError, UnsealedError, open_sealed, write_sealed
+from eman.platform.storage import MissingError, Place, StorageError
 
-#: Error numbers of a disk, a quota or a file-size limit that is exhausted.
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: Names of the checkpoints to resume from, by step.
+_NEWEST = re.compile(r"resume-(\d+)\.pt")
 
 log = logging.getLogger("eman")
 
@@ -26,89 +23,85 @@ class UnusableError(UserError):
     """A checkpoint that is missing, damaged, or not this run's."""
 
 
-class DiskFullError(UserError, OSError):
-    """The disk is too full to write a checkpoint."""
-
-
-def save(path: Path, content: dict[str, Any], key: str, *, patience: float = 120.0) -> None:
-    """Replace a checkpoint of run ``key`` atomically by a PyTorch file, waiting ``patience`` seconds for a full disk.
-
-    Raises:
-        OSError: Writing failed, with :class:`DiskFullError` for a full disk; the previous file is kept.
-    """
+def encode(content: dict[str, Any], key: str) -> bytes:
+    """Return the file of a checkpoint of run ``key``."""
     whole = io.BytesIO()  # PyTorch's own writer hides the error of a full disk
     torch.save({"key": key, "content": content}, whole)
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
-                file.write(whole.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            return
-        except OSError as error:
-            if error.errno not in _DISK_FULL:
-                raise
-            if time.monotonic() > deadline:
-                raise DiskFullError(
-                    f"the disk is full: {path} could not be written ({error.strerror}); make room, then repeat the "
-                    f"command."
-                ) from error
-            log.warning("the disk is full (%s); waiting to write %s", error.strerror, path.name)
-            time.sleep(1.0)
+    return whole.getvalue()
 
 
-def load(path: Path, key: str, *, fields: Iterable[str] = ()) -> dict[str, Any]:
+def save(place: Place, content: dict[str, Any], key: str) -> None:
+    """Replace a checkpoint of run ``key`` atomically by a PyTorch file.
+
+    Raises:
+        StorageError: Writing failed; the previous file is kept.
+    """
+    write_sealed(place, encode(content, key))
+
+
+def load(place: Place, key: str, *, fields: Iterable[str] = ()) -> dict[str, Any]:
     """Read a checkpoint of run ``key``; raise :class:`UnusableError` if it lacks ``fields`` or cannot be used."""
     try:
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()  # PyTorch does not compare checksums
-        whole = None if damaged else torch.load(path, weights_only=True, map_location="cpu")
-    except FileNotFoundError:
-        raise UnusableError(f"there is no checkpoint {path}; train the run first.") from None
-    except Exception:  # torch.load raises many kinds
-        damaged, whole = "file", None
-    if damaged:
-        raise UnusableError(f"checkpoint {path} is damaged; delete it and run again.")
+        with open_sealed(place) as file:
+            whole = torch.load(file, weights_only=True, map_location="cpu")
+    except MissingError:
+        raise UnusableError(f"there is no checkpoint {place}; train the run first.") from None
+    except UnsealedError:
+        raise UnusableError(
+            f"{place} is damaged, or not a checkpoint of eman; choose another folder, or delete it and run again."
+        ) from None
+    except DamagedError:
+        raise UnusableError(f"checkpoint {place} is damaged; delete it and run again.") from None
     if not isinstance(whole, dict) or whole.keys() != {"key", "content"}:
-        raise UnusableError(f"{path} is not a checkpoint of eman; choose another folder, or delete it and run again.")
+        raise UnusableError(f"{place} is not a checkpoint of eman; choose another folder, or delete it and run again.")
     if whole["key"] != key:
-        raise UnusableError(f"checkpoint {path} belongs to run {whole['key']}, not to {key}; choose another folder.")
+        raise UnusableError(f"checkpoint {place} belongs to run {whole['key']}, not to {key}; choose another folder.")
     lacking = set(fields) - whole["content"].keys()
     if lacking:
-        raise UnusableError(f"checkpoint {path} lacks {', '.join(sorted(lacking))}; delete it and run again.")
+        raise UnusableError(f"checkpoint {place} lacks {', '.join(sorted(lacking))}; delete it and run again.")
     return dict(whole["content"])
 
 
-def save_newest(path: Path, content: dict[str, Any], key: str) -> None:
-    """Save without waiting for disk space, and keep the previous checkpoint as ``<name>.before``."""
-    fresh = path.with_name(f"{path.name}.new")
-    save(fresh, content, key, patience=0.0)
-    if path.exists():
-        os.replace(path, _before(path))
-    os.replace(fresh, path)
+def newest_name(step: int) -> str:
+    """Return the file name of the checkpoint at a step, from which a run resumes."""
+    return f"resume-{step:09d}.pt"
 
 
-def load_newest(path: Path, key: str) -> dict[str, Any] | None:
+def write_newest(folder: Place, name: str, encoded: bytes) -> None:
+    """Write a checkpoint to resume from, without waiting for storage, and keep the one before it.
+
+    Raises:
+        StorageError: Writing failed; the checkpoints that were there stay.
+    """
+    place = replace(folder, patience=0.0, cache=None)  # who resumes is mostly elsewhere
+    write_sealed(place / name, encoded)
+    for older in _newest_first(place)[2:]:
+        (place / older).remove()
+
+
+def load_newest(folder: Place, key: str) -> dict[str, Any] | None:
     """Return the newest checkpoint that can be read, or ``None``; rename others to ``<name>.set-aside``."""
-    for candidate in (path, _before(path)):
-        if candidate.exists():
+    for name in _newest_first(folder):
+        try:
+            return load(folder / name, key)
+        except UnusableError as error:
+            log.warning("%s Set aside as %s.set-aside.", error, name)
             try:
-                return load(candidate, key)
-            except UnusableError as error:
-                aside = candidate.with_name(f"{candidate.name}.set-aside")
-                log.warning("%s Set aside as %s.", error, aside.name)
-                with contextlib.suppress(FileNotFoundError):  # another worker has renamed it
-                    os.replace(candidate, aside)
+                (folder / name).move(f"{name}.set-aside")
+            except MissingError:  # another worker has renamed it
+                continue
     return None
 
 
-def remove_newest(path: Path) -> None:
-    """Remove what :func:`save_newest` wrote."""
-    for candidate in (path, _before(path), path.with_name(f"{path.name}.new")):
-        candidate.unlink(missing_ok=True)
+def remove_newest(folder: Place) -> None:
+    """Remove what :func:`write_newest` wrote. If object storage does not answer, ``eman store gc`` does it later."""
+    folder = replace(folder, patience=0.0)
+    try:
+        for name in _newest_first(folder):
+            (folder / name).remove()
+    except StorageError as error:
+        log.warning("checkpoints of a finished run stay: %s", error)
 
 
-def _before(path: Path) -> Path:
-    return path.with_name(f"{path.name}.before")
+def _newest_first(folder: Place) -> list[str]:
+    return [name for name in reversed(folder.names()) if _NEWEST.fullmatch(name)]

@@ -1,12 +1,11 @@
 """Find runs by key or key prefix, and remove them from the store and the work folder."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 
 from eman.platform.errors import UserError
+from eman.platform.storage import Place
 from eman.platform.store.records import EVALUATION, TRAINING, Record
 from eman.platform.store.store import Store
 
@@ -43,12 +42,12 @@ class Removal:
     """Trainings with their evaluations, and folders of checkpoints and features, to remove."""
 
     records: tuple[Record, ...]
-    folders: tuple[Path, ...]
+    folders: tuple[Place, ...]
 
     @property
     def size(self) -> int:
         """Total size of the folders in bytes."""
-        return sum(file.stat().st_size for folder in self.folders for file in folder.rglob("*") if file.is_file())
+        return sum(size for folder in self.folders for _, size in folder.files())
 
     def lines(self) -> list[str]:
         known = {record.key for record in self.records}
@@ -61,7 +60,7 @@ class Removal:
         for record in self.records:
             store.client.delete_run(record.run_id)
         for folder in self.folders:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove_folder()
 
 
 def removal_of(trainings: Sequence[Record], store: Store) -> Removal:
@@ -76,7 +75,7 @@ def removal_of(trainings: Sequence[Record], store: Store) -> Removal:
     keys = {record.key for record in trainings}
     evaluations = [record for record in store.records(EVALUATION) if record.tags.get("eman.run") in keys]
     folders = [store.workspace.run_folder(key) for key in sorted(keys)]
-    return Removal((*trainings, *evaluations), tuple(folder for folder in folders if folder.is_dir()))
+    return Removal((*trainings, *evaluations), tuple(folder for folder in folders if folder.exists()))
 
 
 def prunable(store: Store) -> Removal:
@@ -85,6 +84,5 @@ def prunable(store: Store) -> Removal:
     kept = {record.key for record in trainings if record.status in ("done", "running")}
     unwanted = [record for record in trainings if record.status in ("failed", "missing")]
     evaluations = [record for record in store.records(EVALUATION) if record.status in ("failed", "missing")]
-    root = store.workspace.run_folder("x").parent
-    folders = [folder for folder in sorted(root.glob("*")) if folder.is_dir() and folder.name not in kept]
-    return Removal((*unwanted, *evaluations), tuple(folders))
+    runs = store.workspace.runs
+    return Removal((*unwanted, *evaluations), tuple(runs / name for name in runs.folders() if name not in kept))

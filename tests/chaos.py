@@ -198,7 +198,7 @@ class Chaos:
 
     def _checkpoint(self) -> bool:
         """Kill the trials and truncate their checkpoints to half their size."""
-        files = [p for p in sorted((self.folder / "home" / "runs").glob("*/resume.pt")) if p.stat().st_size]
+        files = [p for p in sorted((self.folder / "home" / "runs").glob("*/resume-*.pt")) if p.stat().st_size]
         trials = self._processes(TRIAL)
         if not files or not trials:
             return False

@@ -130,6 +130,51 @@ def make_server(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
         server.stop()
 
 
+class S3:
+    """An S3 server in this process, with the bucket ``eman``. Its content outlives a stop."""
+
+    uri = "s3://eman/home"
+
+    def __init__(self) -> None:
+        self.port = 0
+
+    def start(self) -> None:
+        from moto.server import ThreadedMotoServer
+
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
+        self._server.start()
+        self.port = self._server.get_host_and_port()[1]
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client needs."""
+        keys = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+        return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}", **keys}
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """An S3 server with an empty bucket. A test may stop it and start it again."""
+    import boto3
+
+    from eman.platform import storage
+
+    server = S3()
+    server.start()
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="eman")
+    storage._filesystem.cache_clear()
+    yield server
+    storage._filesystem.cache_clear()
+    boto3.resource("s3").Bucket("eman").objects.delete()
+    boto3.client("s3").delete_bucket(Bucket="eman")
+    server.stop()
+
+
 def sweep(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``eman sweep`` in a process of its own."""
     done = subprocess.run(

@@ -9,19 +9,24 @@ import pytest
 import torch
 
 from eman.platform import checkpoint
+from eman.platform.storage import DiskFullError, Place
 
 CONTENT = {"weights": torch.arange(5000.0), "step": 3, "nested": [{"a": torch.ones(2, 2)}]}
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "new" / "x.pt", CONTENT, "k")
-    torch.testing.assert_close(checkpoint.load(tmp_path / "new" / "x.pt", "k"), CONTENT, rtol=0, atol=0)
+    checkpoint.save(at(tmp_path / "new" / "x.pt"), CONTENT, "k")
+    torch.testing.assert_close(checkpoint.load(at(tmp_path / "new" / "x.pt"), "k"), CONTENT, rtol=0, atol=0)
 
 
 def test_a_checkpoint_without_the_fields_that_are_needed_is_refused(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "x.pt", CONTENT, "k")
+    checkpoint.save(at(tmp_path / "x.pt"), CONTENT, "k")
     with pytest.raises(checkpoint.UnusableError, match="lacks spec, student"):
-        checkpoint.load(tmp_path / "x.pt", "k", fields=("student", "spec", "step"))
+        checkpoint.load(at(tmp_path / "x.pt"), "k", fields=("student", "spec", "step"))
+
+
+def at(path: Path) -> Place:
+    return Place(str(path))
 
 
 def truncated(path: Path) -> None:
@@ -34,7 +39,7 @@ def altered(path: Path) -> None:
 
 
 def of_another_run(path: Path) -> None:
-    checkpoint.save(path, CONTENT, "other")
+    checkpoint.save(at(path), CONTENT, "other")
 
 
 def of_another_program(path: Path) -> None:
@@ -49,8 +54,8 @@ DAMAGES = {
     truncated: "is damaged",
     altered: "is damaged",
     of_another_run: "belongs to run other",
-    of_another_program: "is not a checkpoint of eman",
-    a_tensor: "is not a checkpoint of eman",
+    of_another_program: "not a checkpoint of eman",
+    a_tensor: "not a checkpoint of eman",
 }
 
 
@@ -59,10 +64,10 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_in_one_line(
     damage: Callable[[Path], None], error: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.pt"
-    checkpoint.save(path, CONTENT, "k")
+    checkpoint.save(at(path), CONTENT, "k")
     damage(path)
     with pytest.raises(checkpoint.UnusableError, match=error) as caught:
-        checkpoint.load(path, "k")
+        checkpoint.load(at(path), "k")
     assert "\n" not in str(caught.value)
 
 
@@ -70,30 +75,32 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_in_one_line(
 def test_a_checkpoint_that_cannot_be_used_is_set_aside(
     damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "resume.pt"
-    for step in (1, 2):
-        checkpoint.save_newest(path, CONTENT | {"step": step}, "k")
-    damage(path)
-    found = checkpoint.load_newest(path, "k")
+    folder = at(tmp_path)
+    names = [checkpoint.newest_name(step) for step in (8, 9, 10)]
+    for step, name in enumerate(names):
+        checkpoint.write_newest(folder, name, checkpoint.encode(CONTENT | {"step": step}, "k"))
+    assert folder.names() == names[1:]
+    damage(tmp_path / names[2])
+    found = checkpoint.load_newest(folder, "k")
     assert found is not None
     assert found["step"] == 1
-    assert "Set aside as resume.pt.set-aside" in caplog.text
-    assert not path.exists()
-    damage(tmp_path / "resume.pt.before")
-    assert checkpoint.load_newest(path, "k") is None
-    checkpoint.save_newest(path, CONTENT, "k")  # and the run goes on
+    assert f"Set aside as {names[2]}.set-aside" in caplog.text
+    assert folder.names() == [names[1], f"{names[2]}.set-aside"]
+    damage(tmp_path / names[1])
+    assert checkpoint.load_newest(folder, "k") is None
+    checkpoint.write_newest(folder, names[0], checkpoint.encode(CONTENT, "k"))  # and the run goes on
 
 
 @pytest.mark.parametrize("bytes_left", [0, 100, 6_000, 15_000])
 def test_a_full_disk_is_named_and_what_was_there_stays(bytes_left: int, tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
-    checkpoint.save(path, {"step": 1}, "k")
+    checkpoint.save(at(path), {"step": 1}, "k")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, before[1]))
     try:
-        with pytest.raises(checkpoint.DiskFullError, match=r"the disk is full: .* make room"):
-            checkpoint.save(path, CONTENT, "k", patience=0.0)
+        with pytest.raises(DiskFullError, match=r"the disk is full: .* make room"):
+            checkpoint.save(at(path), CONTENT, "k")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert checkpoint.load(path, "k") == {"step": 1}
+    assert checkpoint.load(at(path), "k") == {"step": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]

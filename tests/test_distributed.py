@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing as mp
 
+from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers import distributed
@@ -191,7 +192,7 @@ def _fit_some(fields: str, folder: str, stop_after: int | None) -> dict[str, Any
     outcome = fit(
         RunSpec.from_flat(json.loads(fields)),
         Workspace.from_environment(),
-        folder=Path(folder),
+        folder=Place(folder),
         stop_after=stop_after,
     )
     networks = outcome.training.weights()

@@ -138,7 +138,7 @@ def test_evaluations_that_differ_in_the_rate_alone_go_together() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A short MoCo run on digits."""
     spec = SMOKE.run("moco", "eman")
-    found = Trained(spec.key, Workspace(tmp_path_factory.mktemp("run")))
+    found = Trained(spec.key, Workspace(str(tmp_path_factory.mktemp("run"))))
     outcome = fit(spec, found.workspace, folder=found.folder, monitor=measure.monitor)
     measure.final(outcome.training, found.folder, outcome.best_epoch)
     return found
@@ -272,7 +272,7 @@ def test_a_collapsed_run_is_reported_as_collapsed(run: Trained, tmp_path: Path) 
     ):
         student = {k: torch.full_like(v, value) if k.endswith("bn2.weight") else v for k, v in saved["student"].items()}
         student = {k: torch.zeros_like(v) if "downsample" in k and "weight" in k else v for k, v in student.items()}
-        flat = Trained(run.run, Workspace(tmp_path / name))
+        flat = Trained(run.run, Workspace(str(tmp_path / name)))
         checkpoint.save(flat.folder / "last.pt", saved | {"student": student}, run.run)
         for spec in (make_eval("knn", run.run), make_eval("finetune", run.run, label_sets=1)):
             with pytest.raises(RunFailed, match=f"collapsed.*{message}"):
@@ -283,7 +283,7 @@ def test_a_collapsed_run_is_reported_as_collapsed(run: Trained, tmp_path: Path) 
 def test_another_backbones_checkpoint_is_refused(run: Trained, tmp_path: Path) -> None:
     saved = checkpoint.load(run.folder / "last.pt", run.run)
     saved["spec"]["backbone"] = "small-2x"
-    other = Trained(run.run, Workspace(tmp_path))
+    other = Trained(run.run, Workspace(str(tmp_path)))
     checkpoint.save(other.folder / "last.pt", saved, run.run)
     with pytest.raises(UserError, match="does not hold a backbone 'small-2x' as built here"):
         other.backbone()

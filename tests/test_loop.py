@@ -13,6 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
+from eman.platform.storage import Place
 from eman.platform.workspace import Settings, Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.loop import feature_std, fit
@@ -64,11 +65,17 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(method: str, scheme: str
     whole = fit(spec, Workspace.from_environment(), monitor=lambda t: {"x": float(t.step)})
     epochs = []
     middle = whole.training.steps_per_epoch + whole.training.steps_per_epoch // 2
-    fit(spec, Workspace.from_environment(), folder=tmp_path, monitor=lambda t: {"x": float(t.step)}, stop_after=middle)
+    fit(
+        spec,
+        Workspace.from_environment(),
+        folder=Place(str(tmp_path)),
+        monitor=lambda t: {"x": float(t.step)},
+        stop_after=middle,
+    )
     resumed = fit(
         spec,
         Workspace.from_environment(),
-        folder=tmp_path,
+        folder=Place(str(tmp_path)),
         monitor=lambda t: {"x": float(t.step)},
         on_epoch=lambda number, metrics: epochs.append((number, metrics["train/loss"])),
     )
@@ -195,11 +202,11 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
 ) -> None:
     spec = SMOKE.run("moco", "eman")
     whole = fit(spec, Workspace.from_environment())
-    fit(spec, Workspace.from_environment(), folder=tmp_path, stop_after=5)
-    fit(spec, Workspace.from_environment(), folder=tmp_path, stop_after=9)
-    newest = tmp_path / "resume.pt"
+    fit(spec, Workspace.from_environment(), folder=Place(str(tmp_path)), stop_after=5)
+    fit(spec, Workspace.from_environment(), folder=Place(str(tmp_path)), stop_after=9)
+    newest = max(tmp_path.glob("resume-*.pt"))
     newest.write_bytes(newest.read_bytes()[:1000])
-    resumed = fit(spec, Workspace.from_environment(), folder=tmp_path)
+    resumed = fit(spec, Workspace.from_environment(), folder=Place(str(tmp_path)))
     assert resumed.resumed_from == 5
     assert "is damaged" in caplog.text
     assert_same(whole.training, resumed.training)
@@ -211,22 +218,22 @@ def test_a_checkpoint_that_cannot_be_used_is_set_aside(
 ) -> None:
     spec, workspace = SMOKE.run("moco", "eman"), Workspace.from_environment()
     if kind == "foreign":
-        fit(spec.replace(seed=1), workspace, folder=tmp_path, stop_after=3)
+        fit(spec.replace(seed=1), workspace, folder=Place(str(tmp_path)), stop_after=3)
     else:
-        (tmp_path / "resume.pt").write_bytes(b"no checkpoint at all")
-    content = (tmp_path / "resume.pt").read_bytes()
-    outcome = fit(spec, workspace, folder=tmp_path, stop_after=4)
+        (tmp_path / "resume-000000003.pt").write_bytes(b"no checkpoint at all")
+    content = (tmp_path / "resume-000000003.pt").read_bytes()
+    outcome = fit(spec, workspace, folder=Place(str(tmp_path)), stop_after=4)
     assert outcome.resumed_from == 0
     assert len(caplog.records) == 1
     assert content in [path.read_bytes() for path in tmp_path.iterdir()]  # nothing is lost
-    assert fit(spec, workspace, folder=tmp_path, stop_after=5).resumed_from == 4
+    assert fit(spec, workspace, folder=Place(str(tmp_path)), stop_after=5).resumed_from == 4
 
 
 def test_a_resumed_run_starts_without_a_pass_through_its_networks(tmp_path: Path) -> None:
     spec, workspace = SMOKE.run("moco", "eman").replace(statistics_passes=3), Workspace.from_environment()
-    fit(spec, workspace, folder=tmp_path, stop_after=2)
+    fit(spec, workspace, folder=Place(str(tmp_path)), stop_after=2)
     forwards: list[str] = []
-    state = checkpoint.load(tmp_path / "resume.pt", spec.key)
+    state = checkpoint.load(Place(str(tmp_path / "resume-000000002.pt")), spec.key)
     with register_module_forward_hook(lambda module, *_: forwards.append(type(module).__name__)):
         Training.resumed(spec, workspace, state)
         assert not forwards
@@ -235,12 +242,15 @@ def test_a_resumed_run_starts_without_a_pass_through_its_networks(tmp_path: Path
 
 
 def test_a_disk_that_stays_full_is_named(tmp_path: Path) -> None:
-    spec, workspace = SMOKE.run("moco", "eman"), Workspace(tmp_path / "home", settings=Settings(disk_patience=0))
+    spec, workspace = (
+        SMOKE.run("moco", "eman"),
+        Workspace(str(tmp_path / "home"), settings=Settings(storage_patience=0)),
+    )
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
     try:
         with pytest.raises(UserError, match=r"the disk is full: .*last\.pt"):
-            fit(spec.replace(epochs=1), workspace, folder=tmp_path)
+            fit(spec.replace(epochs=1), workspace, folder=Place(str(tmp_path)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -269,7 +279,7 @@ def test_a_full_disk_costs_a_checkpoint_and_no_run(
     spec = SMOKE.run("moco", "eman")
     whole = fit(spec, Workspace.from_environment())
     monkeypatch.setenv("EMAN_CHECKPOINT_SECONDS", "0")
-    monkeypatch.setenv("EMAN_DISK_PATIENCE", "60")
+    monkeypatch.setenv("EMAN_STORAGE_PATIENCE", "60")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
 
@@ -278,19 +288,19 @@ def test_a_full_disk_costs_a_checkpoint_and_no_run(
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     try:
-        outcome = fit(spec, Workspace.from_environment(), folder=tmp_path, on_step=later)
+        outcome = fit(spec, Workspace.from_environment(), folder=Place(str(tmp_path)), on_step=later)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "no checkpoint of" in caplog.text
     assert_same(whole.training, outcome.training)
-    assert checkpoint.load(tmp_path / "last.pt", spec.key)["epoch"] == spec.optim.epochs
+    assert checkpoint.load(Place(str(tmp_path / "last.pt")), spec.key)["epoch"] == spec.optim.epochs
 
 
 def test_a_run_in_half_precision_learns_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     spec = SMOKE.run("moco", "eman", overrides={"precision": "fp16", "epochs": 1})
     whole = fit(spec, Workspace.from_environment())
-    fit(spec, Workspace.from_environment(), folder=tmp_path, stop_after=9)
-    resumed = fit(spec, Workspace.from_environment(), folder=tmp_path)
+    fit(spec, Workspace.from_environment(), folder=Place(str(tmp_path)), stop_after=9)
+    resumed = fit(spec, Workspace.from_environment(), folder=Place(str(tmp_path)))
     assert resumed.resumed_from == 9
     assert_same(whole.training, resumed.training)
     assert whole.training.state()["scaler"]["_growth_tracker"] > 0

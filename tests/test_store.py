@@ -256,7 +256,7 @@ def test_reading_the_file_gives_what_mlflow_gives(filled: Store) -> None:
 @pytest.mark.parametrize("through_mlflow", [False, True])
 def test_runs_are_looked_up_by_their_keys(filled: Store, through_mlflow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if through_mlflow:  # as where the file's tables are not as expected
-        with sqlite3.connect(filled.workspace.home / "mlflow.db") as database:
+        with sqlite3.connect(filled.workspace.local / "mlflow.db") as database:
             database.execute("SELECT 1")
         monkeypatch.setattr("eman.platform.store.sqlite.SqliteReader.experiment_tags", _unknown_layout)
     assert set(filled.by_key(TRAINING, ["k1", "k3", "nothing"])) == {"k1", "k3"}
@@ -284,7 +284,7 @@ def test_reading_needs_neither_mlflow_nor_a_writable_folder(filled: Store) -> No
         "print(len(store.records()), store.settle_lost(), 'mlflow' in sys.modules, 'torch' in sys.modules)"
     )
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
-        home = Path(shutil.copytree(filled.workspace.home, Path(folder) / "home"))
+        home = Path(shutil.copytree(filled.workspace.local, Path(folder) / "home"))
         for lock in home.glob("*.lock"):
             lock.unlink()
         (home / "mlflow.db").chmod(0o444)
@@ -383,7 +383,7 @@ def test_a_tag_that_is_no_number_does_no_harm(store: Store) -> None:
     assert one(store).failures == 1
 
 
-@pytest.mark.parametrize("name", ["EMAN_STORE_PATIENCE", "EMAN_MOST_CORRUPT", "EMAN_DISK_PATIENCE"])
+@pytest.mark.parametrize("name", ["EMAN_STORE_PATIENCE", "EMAN_MOST_CORRUPT", "EMAN_STORAGE_PATIENCE"])
 @pytest.mark.parametrize("value", ["x", "-1", "nan", "inf"])
 def test_a_variable_that_is_no_number_is_refused(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -24,6 +24,7 @@ from eman.evaluation.protocols.linear import LinearSpec
 from eman.evaluation.trained import Trained
 from eman.platform import storage
 from eman.platform.errors import UserError
+from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers import loop
@@ -209,9 +210,9 @@ def test_workers_make_the_parts_of_the_same_batch(birds: Path, name: str) -> Non
 @pytest.mark.parametrize("method", ["moco", "fixmatch"])
 def test_a_run_from_shards_stops_and_goes_on_bit_for_bit(birds: Path, method: str) -> None:
     spec = run("sharded", method, epochs=3)
-    whole = loop.fit(spec, Workspace.from_environment(), folder=birds / "whole")
-    loop.fit(spec, Workspace.from_environment(), folder=birds / "cut", stop_after=7)
-    again = loop.fit(spec, Workspace.from_environment(), folder=birds / "cut")
+    whole = loop.fit(spec, Workspace.from_environment(), folder=Place(str(birds / "whole")))
+    loop.fit(spec, Workspace.from_environment(), folder=Place(str(birds / "cut")), stop_after=7)
+    again = loop.fit(spec, Workspace.from_environment(), folder=Place(str(birds / "cut")))
     assert again.resumed_from == 7
     states = [outcome.training.student.state_dict() for outcome in (whole, again)]
     for name, tensor in states[0].items():
@@ -344,12 +345,12 @@ def test_labelled_images_from_an_index_file(birds: Path) -> None:
     chosen = [3, 7, 31, 35, 62, 66, 93, 99]
     (folder / "few.csv").write_text("Index\n" + "\n".join(str(n) for n in reversed(chosen)))
     spec_ = run("birds", "fixmatch", label_index="few", held_out=0, statistics_passes=0, epochs=1)
-    training = loop.fit(spec_, Workspace.from_environment(), folder=birds / "run").training
+    training = loop.fit(spec_, Workspace.from_environment(), folder=Place(str(birds / "run"))).training
     assert training.labelled is not None
     assert training.train.ids[training.labelled].tolist() == chosen
     assert len(training.batches.streams["unlabelled"].split) == CLASSES * TRAIN - len(chosen)
     spec = LinearSpec(label_fraction=0.1, label_sets=2, label_index="few,few")
-    shutil.copytree(birds / "run", Workspace.from_environment().run_folder(spec_.key))
+    shutil.copytree(birds / "run", str(Workspace.from_environment().run_folder(spec_.key)))
     found = labelled.label_sets(Trained(spec_.key, Workspace.from_environment()), spec)
     assert [training.train.ids[part].tolist() for part in found] == [chosen, chosen]
     (folder / "few.csv").write_text("Index\n5000")
@@ -509,17 +510,17 @@ def test_shards_and_folders_in_an_object_store(
 
 def test_a_run_does_not_go_on_with_other_images(birds: Path) -> None:
     spec = run("birds", epochs=2)
-    loop.fit(spec, Workspace.from_environment(), folder=birds / "cut", stop_after=3)
+    loop.fit(spec, Workspace.from_environment(), folder=Place(str(birds / "cut")), stop_after=3)
     one = next((birds / "birds" / "train" / "n0000").iterdir())
     Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(one)
     data.forget()
     with pytest.raises(UserError, match="was trained on other images: birds had hash"):
-        loop.fit(spec, Workspace.from_environment(), folder=birds / "cut")
-    loop.fit(spec, Workspace.from_environment(), folder=birds / "whole")
+        loop.fit(spec, Workspace.from_environment(), folder=Place(str(birds / "cut")))
+    loop.fit(spec, Workspace.from_environment(), folder=Place(str(birds / "whole")))
     for path in (birds / "birds").glob("*/n0003/*"):
         path.unlink()  # three classes are left, and the head has four
     data.forget()
-    shutil.copytree(birds / "whole", Workspace.from_environment().run_folder(spec.key))
+    shutil.copytree(birds / "whole", str(Workspace.from_environment().run_folder(spec.key)))
     with pytest.raises(UserError, match="was trained on other images: birds had hash"):
         _ = Trained(spec.key, Workspace.from_environment()).splits
 

@@ -104,8 +104,7 @@ def test_a_finished_run_without_its_networks_is_trained_again(store_file: Path) 
     assert ([spec.key for spec in todo.trainings], todo.evaluations) == ([key], ())
     assert todo.gone[key] == store.by_key(TRAINING)[key].owner
     networks = store.workspace.run_folder(key) / "last.pt"
-    networks.parent.mkdir(parents=True)
-    networks.touch()
+    networks.write(b"")
     todo = find_todo(sweep, Results.read(store, sweep.tables), {}, 1, store.workspace)
     assert (todo.trainings, len(todo.evaluations)) == ((), len(sweep.evaluations))
 

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,8 @@ from torch import Tensor
 
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed
+from eman.platform.saver import Saver
+from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
 from eman.trainers import distributed
 from eman.trainers.spec.run import RunSpec
@@ -105,14 +106,15 @@ class _Epoch:
 class _Run:
     """A training in progress: its place in the epoch, its best epoch, and its checkpoints."""
 
-    def __init__(self, spec: RunSpec, workspace: Workspace, folder: Path | None, callbacks: Callbacks) -> None:
-        self.spec, self.folder, self.callbacks = spec, folder, callbacks
+    def __init__(self, spec: RunSpec, workspace: Workspace, folder: Place | None, callbacks: Callbacks) -> None:
+        self.spec, self.callbacks = spec, callbacks
         self.settings = workspace.settings
         self.first = distributed.rank() == 0
         self.epoch, self.metrics = _Epoch(), Metrics()
         self.low_epochs = 0  # in a row, with a spread of features below the bound
         self.best, self.best_epoch = -math.inf, 0
-        state = None if folder is None else checkpoint.load_newest(folder / "resume.pt", spec.key)
+        self.saver = None if folder is None else Saver(folder, spec.key, workspace.unsent_folder(spec.key))
+        state = self._newest()
         if state is None:
             self.training = Training.fresh(spec, workspace)
         else:
@@ -122,6 +124,15 @@ class _Run:
             self.low_epochs = state["low_epochs"]
         self.resumed_from = self.epoch_from = self.training.step
         self.started = self.epoch_started = self.saved = self.asked = time.monotonic()
+
+    def _newest(self) -> dict[str, Any] | None:
+        """Return the newest checkpoint, on every worker the same."""
+        if self.saver is None:
+            return None
+        if self.first:
+            self.saver.recover()
+        distributed.agreed(True)  # wait for worker 0
+        return checkpoint.load_newest(self.saver.folder, self.spec.key)
 
     @property
     def done(self) -> bool:
@@ -177,9 +188,8 @@ class _Run:
             self._save_weights("best.pt", number)
 
     def _save_weights(self, name: str, epoch: int) -> None:
-        if self.folder is not None and self.first:
-            weights = {**self.training.weights(), "epoch": epoch}
-            checkpoint.save(self.folder / name, weights, self.spec.key, patience=self.settings.disk_patience)
+        if self.saver is not None and self.first:
+            self.saver.save(name, {**self.training.weights(), "epoch": epoch})
 
     def checkpoint_due(self) -> bool:
         """Return whether worker 0 wants to save a checkpoint now."""
@@ -199,14 +209,16 @@ class _Run:
         return leave()
 
     def save(self) -> None:
-        """Write ``resume.pt``. If that fails, for example on a full disk, log a warning and continue."""
+        """Write a checkpoint. If that fails, for example on a full disk, log a warning and continue."""
         self.saved = time.monotonic()
-        if self.folder is None:
+        if self.saver is None:
             return
         self.epoch.share()
         self.training.share_teacher_statistics()
-        if not self.first:
-            return
+        if self.first:
+            self._write_newest(self.saver)
+
+    def _write_newest(self, saver: Saver) -> None:
         state: dict[str, Any] = {
             **self.training.state(),
             "epoch_steps": self.epoch.steps,
@@ -216,21 +228,29 @@ class _Run:
             "low_epochs": self.low_epochs,
         }
         try:
-            checkpoint.save_newest(self.folder / "resume.pt", state, self.spec.key)
+            saver.save_newest(self.training.step, state)
         except OSError as error:
             log.warning("no checkpoint of %s at step %d: %s", self.spec.key, self.training.step, error)
 
     def finish(self) -> None:
         """Write the networks of the last epoch."""
         self.training.share_teacher_statistics()
+        if self.saver is not None and self.saver.behind:  # if storage stays away, the run resumes here
+            self._write_newest(self.saver)
         self._save_weights("last.pt", self.spec.optim.epochs)
+
+    def close(self) -> None:
+        """Release processes and threads."""
+        self.training.close()
+        if self.saver is not None:
+            self.saver.close()
 
 
 def fit(
     spec: RunSpec,
     workspace: Workspace,
     *,
-    folder: Path | None = None,
+    folder: Place | None = None,
     monitor: Monitor | None = None,
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
@@ -245,8 +265,8 @@ def fit(
     Args:
         spec: The run.
         workspace: Location of data sets, and of the run that it starts from.
-        folder: Folder of the checkpoint ``resume.pt`` and the networks ``last.pt`` and ``best.pt``; ``None`` saves
-            nothing.
+        folder: Folder of the checkpoints ``resume-STEP.pt`` and the networks ``last.pt`` and ``best.pt``; ``None``
+            saves nothing. In object storage they are written in the background.
         monitor: See :class:`Callbacks`.
         on_epoch: See :class:`Callbacks`.
         on_step: See :class:`Callbacks`.
@@ -256,8 +276,8 @@ def fit(
     Raises:
         RunFailed: The run has collapsed: the loss is not finite, or the features of all images have become alike. A
             second attempt would end alike.
-        UserError: Data, the initial run or a package is missing, the workers do not divide the devices, or the disk is
-            full.
+        UserError: Data, the initial run or a package is missing, the workers do not divide the devices, or storage
+            stays full or away.
     """
     run = _Run(spec, workspace, folder, Callbacks(monitor, on_epoch, on_step, leave))
     try:
@@ -270,8 +290,10 @@ def fit(
                 run.save()
         else:
             run.finish()
+        if run.saver is not None:
+            run.saver.flush()
     finally:
-        run.training.close()
+        run.close()
     seconds = time.monotonic() - run.started
     return Outcome(run.training, run.metrics, run.best_epoch, run.best, seconds, run.resumed_from)
 

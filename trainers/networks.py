@@ -55,7 +55,7 @@ def build_student(spec: RunSpec, workspace: Workspace, channels: int, classes: i
     if spec.network.init is not None:
         path = workspace.run_folder(spec.network.init.key) / "last.pt"
         saved = checkpoint.load(path, spec.network.init.key, fields=["student"])
-        load_backbone(student[0], saved["student"], spec.network.backbone, path)
+        load_backbone(student[0], saved["student"], spec.network.backbone, str(path))
     if spec.execution.recompute:
         recompute_blocks(student[0])
     convert_norm(

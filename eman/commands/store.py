@@ -1,13 +1,14 @@
-"""Commands for the MLflow store: migrate."""
+"""Commands for the MLflow store and the files that belong to it: migrate, gc."""
 
 from typing import Annotated
 
 import typer
 
 from eman.commands.printing import show
-from eman.context import workspace
+from eman.context import open_store, workspace
+from eman.parsing import check_number
 
-app = typer.Typer(name="store", no_args_is_help=True, help="Copy the MLflow store.")
+app = typer.Typer(name="store", no_args_is_help=True, help="Copy the MLflow store; find files without runs.")
 
 
 @app.command()
@@ -27,3 +28,32 @@ def migrate(
     from eman.platform.store.copy import migrate as copy
 
     show(copy(source, target, print, workspace()).lines())
+
+
+@app.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    hours: Annotated[float, typer.Option(help="Leave alone what has changed within so many hours.")] = 1.0,
+) -> None:
+    """List files of no use in the work folder, by path or URI, with their sizes, and remove them after confirmation.
+
+    These are folders whose run is not in the store, checkpoints of finished runs to resume from, and interrupted runs
+    without files. Runs that are running, and results, are never removed. `eman runs prune` also removes failed and
+    interrupted runs that have files.
+
+    - `eman store gc`
+    - `eman --home s3://bucket/eman --store http://HOST:5000 store gc --yes`
+    """
+    from eman.sweeps.garbage import find_garbage
+
+    check_number("--hours", hours, 0, 1e6)
+    store = open_store()
+    garbage = find_garbage(store, hours)
+    show(list(garbage.lines()))
+    if garbage.empty:
+        print("nothing to remove")
+        return
+    if not yes:
+        typer.confirm("Delete these permanently?", abort=True)
+    garbage.remove(store)
+    print("removed")

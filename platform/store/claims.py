@@ -2,12 +2,11 @@
 
 A claim is the run's parameter ``claim/N``; its value is the owner. MLflow parameters are immutable, so the database
 refuses one of two concurrent claims. A run can be claimed when its last owner stopped, failed or is lost. An owner on
-this machine is lost if the caller could lock the run's folder; one on another machine, if it has sent no heartbeat for
-:data:`~eman.platform.store.records.SILENT_SECONDS`.
+this machine is lost if the caller could lock the run's local lock file; one on another machine, if it has sent no
+heartbeat for :data:`~eman.platform.store.records.SILENT_SECONDS`. So no disk has to be shared.
 """
 
 import logging
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +45,7 @@ def claim(store: Connection, entry: Entry, again: str = "") -> RunLog:
         known = oldest(store, entry.kind, entry.key)
         run_id = _create(store, entry) if known is None else known.run_id
         if known is not None:
-            _check_free(known, entry, again)
+            _check_free(known, entry, again, store.workspace.machine)
         try:
             return _start(store, run_id, entry, known, again)
         except _Deleted:
@@ -77,20 +76,20 @@ def _create(store: Connection, entry: Entry) -> str:
     return first.run_id
 
 
-def _check_free(known: Record, entry: Entry, again: str) -> None:
+def _check_free(known: Record, entry: Entry, again: str, machine: str) -> None:
     if entry.kind == SWEEP:
         return
     if known.status == "done" and (not again or known.owner != again):
         raise BusyError(f"{entry.name} is done already")
-    # On this host the caller holds the lock of the run's folder, so no other process is running it.
-    if known.status == "running" and known.claims and known.host != socket.gethostname():
+    # On this machine the caller holds the run's lock, so no other process is running it.
+    if known.status == "running" and known.claims and known.host != machine:
         raise BusyError(f"{entry.name} is running on {known.host}")
 
 
 def _start(store: Connection, run_id: str, entry: Entry, known: Record | None, again: str) -> RunLog:
     """Claim a run that looked free, and write its parameters and tags."""
     number = 1 + (len(known.claims) if known is not None else 0)
-    owner = f"{socket.gethostname()}/{new_id()}"
+    owner = f"{store.workspace.machine}/{new_id()}"
     writer = RunLog(store, run_id)
     try:
         if entry.kind != SWEEP:

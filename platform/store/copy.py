@@ -67,7 +67,7 @@ def migrate(source: str, target: str, say: Callable[[str], None], workspace: Wor
     from_store, to_store = store_at(source, workspace), store_at(target, workspace, new=True)
     if from_store.uri.rstrip("/") == to_store.uri.rstrip("/"):
         raise UserError(f"{source} and {target} are the same store; give two.")
-    with locked(workspace.home / "locks" / "migrate.lock") as locked_here:
+    with locked(workspace.local / "locks" / "migrate.lock") as locked_here:
         if not locked_here:
             raise UserError("another `eman store migrate` of this work folder is running; wait for it.")
         return _Migration(from_store, to_store, say).run()

@@ -1,14 +1,20 @@
-"""Write entries to a run of the store; keep them on disk, one file per run, in order, while the store is down."""
+"""Write entries to a run of the store; keep them on disk, one file per run, in order, while the store is down.
+
+With a work folder in object storage, that file is local, and a copy of it is put into storage, so that another machine
+can deliver the entries if this one is lost.
+"""
 
 import contextlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from eman.platform.errors import UserError, first_line
-from eman.platform.output import locked
+from eman.platform.output import atomic_path, locked
+from eman.platform.storage import MissingError, Place, StorageError
 from eman.platform.store.client import is_away
 from eman.platform.store.connection import Connection
 
@@ -19,9 +25,26 @@ log = logging.getLogger("eman")
 
 
 def pending(store: Connection) -> list["Spool"]:
-    """Return the spools that have entries."""
+    """Return the spools that have entries, on this machine or in storage."""
+    if store.workspace.remote:
+        _adopt(store)
     paths = sorted(store.workspace.spool_folder.glob("*.jsonl"))
     return [Spool(store, path.stem) for path in paths if re.fullmatch(r"\w+", path.stem)]
+
+
+def _adopt(store: Connection) -> None:
+    """Take over the entries that other machines have left in storage."""
+    folder = replace(store.workspace.storage, patience=0.0) / "spool"
+    try:
+        for name in folder.names():
+            run_id, _, machine = name.removesuffix(".jsonl").partition(".")
+            if machine != store.workspace.machine:
+                Spool(store, run_id).insert((folder / name).read())
+                (folder / name).remove()
+    except MissingError:  # somebody else has taken it
+        return
+    except StorageError as error:
+        log.warning("entries of other machines, if any, are delivered later: %s", error)
 
 
 class Spool:
@@ -34,8 +57,24 @@ class Spool:
 
     def append(self, entry: Entry) -> None:
         """Append an entry."""
-        with locked(self._lock, wait=True), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        with locked(self._lock, wait=True):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+            if self.store.workspace.remote:
+                with _best_effort():
+                    self._copy().write(self.path.read_bytes())
+
+    def insert(self, lines: bytes) -> None:
+        """Put earlier entries before the others."""
+        with locked(self._lock, wait=True):
+            later = self.path.read_bytes() if self.path.exists() else b""
+            with atomic_path(self.path) as temporary:
+                temporary.write_bytes(lines + later)
+
+    def _copy(self) -> Place:
+        """Return this machine's copy of the file in storage."""
+        workspace = self.store.workspace
+        return replace(workspace.storage, patience=0.0) / "spool" / f"{self.run_id}.{workspace.machine}.jsonl"
 
     def deliver(self, *, wait: bool = False) -> bool:
         """Send all entries in order, then delete them; set them aside if the store rejects one.
@@ -64,7 +103,19 @@ class Spool:
                 self.path.rename(self.path.with_suffix(".refused"))
                 return False
             self.path.unlink()
+            if self.store.workspace.remote:
+                with _best_effort():
+                    self._copy().remove()
         return True
+
+
+@contextlib.contextmanager
+def _best_effort() -> Iterator[None]:
+    """Ignore storage that does not answer: the file on this machine has everything."""
+    try:
+        yield
+    except StorageError as error:
+        log.warning("the copy of pending entries in storage is out of date: %s", error)
 
 
 def send(store: Connection, run_id: str, entry: Entry) -> None:

@@ -24,7 +24,7 @@ _trained = lru_cache(maxsize=2)(Trained)
 def evaluate(job: EvalJob, report: Report) -> None:
     """Carry out a job's evaluations and report the outcome of each."""
     first, logs = job.specs[0], dict[EvalSpec, RunLog]()
-    with locked(job.workspace.run_folder(first.run) / f"{group_key(first)}.lock") as acquired:
+    with locked(job.workspace.lock_file(first.run, f"{group_key(first)}.lock")) as acquired:
         for spec in job.specs:
             try:
                 if not acquired:

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Self, TypeVar
 
 from eman.evaluation.protocols.spec import EvalSpec
 from eman.platform.workspace import Workspace
@@ -38,6 +38,10 @@ class Job(ABC):
     @abstractmethod
     def keys(self) -> tuple[str, ...]:
         """Keys of the runs that the job fills."""
+
+    def here(self) -> Self:
+        """Return the job for the machine that carries it out."""
+        return replace(self, workspace=self.workspace.here())
 
     def __str__(self) -> str:  # Tune names trials after it
         return self.keys[0]

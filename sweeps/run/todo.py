@@ -1,6 +1,7 @@
 """What a launch has left to do."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from eman.evaluation.protocols.spec import EvalSpec
@@ -9,6 +10,9 @@ from eman.platform.store.records import Record
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep
 from eman.trainers.spec.run import RunSpec
+
+#: Files that are looked for at a time: object storage takes tens of milliseconds for each.
+_LOOKS = 8
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,6 @@ def find_todo(sweep: Sweep, results: Results, failures: Mapping[str, int], retri
         repeats = record.final and key in sweep.evaluations
         return record.status == "failed" and not repeats and failures.get(key, 0) <= retries
 
-    def has_networks(run: str, selection: str) -> bool:
-        return (workspace.run_folder(run) / f"{selection}.pt").exists()
-
     lineages = {key: [run.key for run in spec.lineage] for key, spec in sweep.trainings.items()}
     trainings = [spec for k, spec in sweep.trainings.items() if is_open(k, results.trainings.get(k), lineages[k])]
     evaluations = [
@@ -55,9 +56,8 @@ def find_todo(sweep: Sweep, results: Results, failures: Mapping[str, int], retri
     ]
     ready = [spec for spec in evaluations if results.done(spec.run)]
     starts = [init.key for spec in trainings if (init := spec.network.init) and results.done(init.key)]
-    missing = {spec.run for spec in ready if not has_networks(spec.run, spec.selection)}
-    missing |= {key for key in starts if not has_networks(key, "last")}
-    gone = {key: results.trainings[key].owner for key in sorted(missing)}
+    needed = {(spec.run, spec.selection) for spec in ready} | {(key, "last") for key in starts}
+    gone = {key: results.trainings[key].owner for key in _without_networks(needed, workspace)}
     wanted = [*trainings, *(sweep.trainings[key] for key in gone)]
     return Todo(
         tuple(s for s in wanted if not (init := s.network.init) or (results.done(init.key) and init.key not in gone)),
@@ -70,3 +70,11 @@ def find_todo(sweep: Sweep, results: Results, failures: Mapping[str, int], retri
 def _has_collapsed(spec: RunSpec, record: Record | None) -> bool:
     """Return whether a training has collapsed by the rule of its specification; by another rule, it may go on."""
     return record is not None and record.final and record.tags.get("eman.collapse_rule") == spec.execution.collapse_rule
+
+
+def _without_networks(needed: Collection[tuple[str, str]], workspace: Workspace) -> list[str]:
+    """Return the runs that lack a network, of pairs of run and selection, sorted."""
+    pairs = sorted(needed)
+    with ThreadPoolExecutor(_LOOKS) as pool:
+        found = pool.map(lambda pair: (workspace.run_folder(pair[0]) / f"{pair[1]}.pt").exists(), pairs)
+        return sorted({run for (run, _), exists in zip(pairs, found, strict=True) if not exists})

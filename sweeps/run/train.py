@@ -52,7 +52,7 @@ def _claim(job: TrainJob) -> Iterator[RunLog]:
     spec = job.spec
     tags = {**record_tags(spec, job.profile), "eman.workers": str(job.workers), "eman.launch": job.launch}
     tags["eman.collapse_rule"] = spec.execution.collapse_rule
-    with locked(job.workspace.run_folder(spec.key) / "lock") as acquired:
+    with locked(job.workspace.lock_file(spec.key)) as acquired:
         if not acquired:
             raise BusyError("another process on this machine is running it")
         store = Store(job.workspace, patient=True)
@@ -103,5 +103,5 @@ def _train(job: TrainJob, log: RunLog | None, report: Report, leave: Leave | Non
     if outcome.training.labelled is not None:
         tags["eman.label_set_hash"] = label_sets.fingerprint(outcome.training.labelled)
     log.finish(metrics | {"train/seconds": outcome.seconds} | usage.take(last=True), tags)
-    checkpoint.remove_newest(folder / "resume.pt")
+    checkpoint.remove_newest(folder)
     return Done(spec.key, outcome.seconds, metrics)

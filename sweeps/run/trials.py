@@ -23,7 +23,7 @@ def train_trial(config: dict[str, TrainJob]) -> None:
     from eman.sweeps.run.train import train
 
     _use_one_thread()
-    job = config["job"]
+    job = config["job"].here()
     _report(attempt(job.spec.key, lambda: train(job, _report)))
 
 
@@ -31,7 +31,7 @@ def train_on_workers_trial(config: dict[str, TrainJob]) -> None:
     """Train one run on several workers and pass on their reports."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    job = config["job"]
+    job = config["job"].here()
     try:
         train_on_workers(job, [TuneReportCallback()])
     except Exception as error:
@@ -43,7 +43,7 @@ def evaluate_trial(config: dict[str, EvalJob]) -> None:
     from eman.sweeps.run.evaluate import evaluate
 
     _use_one_thread()
-    evaluate(config["job"], _report)
+    evaluate(config["job"].here(), _report)
 
 
 def _report(event: Event) -> None:
@@ -118,7 +118,7 @@ def _worker(config: dict[str, TrainJob]) -> Outcome:
 
     v2: Any = ray_train
     _use_one_thread()
-    job = config["job"]
+    job = config["job"].here()
     try:
         outcome = train(job, report, leave)
     except RunFailed as error:  # every worker fails alike, for example on a loss that is not finite

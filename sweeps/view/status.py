@@ -66,7 +66,7 @@ def describe_run(prefix: str, store: Store) -> dict[str, Any]:
         "status": record.status,
         "reason": record.reason,
         "profile": record.tags.get("profile", ""),
-        "folder": str(folder) if folder.is_dir() else "",
+        "folder": str(folder) if folder.exists() else "",
         "fields": dict(record.params),
         "metrics": dict(record.metrics),
         "evaluations": [

@@ -66,7 +66,7 @@ def _server_command(workspace: Workspace, port: int, host: str, allowed: Sequenc
     origins = [f"{scheme}://{name}" for name in hosts for scheme in ("http", "https")]
     options = {
         "--backend-store-uri": workspace.store,
-        "--default-artifact-root": (workspace.home / "artifacts").as_uri(),
+        "--default-artifact-root": _artifacts(workspace),
         "--host": host,
         "--port": str(port),
         "--workers": "1",
@@ -75,6 +75,11 @@ def _server_command(workspace: Workspace, port: int, host: str, allowed: Sequenc
     }
     mlflow = str(Path(sys.executable).with_name("mlflow"))
     return [mlflow, "server", *(word for pair in options.items() for word in pair)]
+
+
+def _artifacts(workspace: Workspace) -> str:
+    """Return the URI of the artifacts, next to the work folder's other files."""
+    return f"{workspace.home}/artifacts" if workspace.remote else (Path(workspace.home) / "artifacts").as_uri()
 
 
 def _is_loopback(host: str) -> bool:

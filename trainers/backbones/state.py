@@ -2,7 +2,6 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ def recompute_blocks(network: nn.Module) -> None:
             setattr(network, name, _Recomputed(*child))
 
 
-def load_backbone(network: nn.Module, state: dict[str, Any], name: str, path: Path) -> None:
+def load_backbone(network: nn.Module, state: dict[str, Any], name: str, path: str) -> None:
     """Load a backbone from a whole network's state.
 
     Args:

@@ -1,0 +1,136 @@
+"""Write the files of a run while it trains: at once to a folder, in the background to object storage."""
+
+import logging
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eman.platform import checkpoint
+from eman.platform.errors import first_line
+from eman.platform.sealed import write_sealed
+from eman.platform.storage import Place, StorageError
+
+#: Longest pause in seconds between attempts to reach storage that does not answer.
+_LONGEST_PAUSE = 10.0
+
+#: Kind of the checkpoints to resume from.
+_RESUME = "resume"
+
+log = logging.getLogger("eman")
+
+
+class Saver:
+    """Files of one run.
+
+    While object storage does not answer, the run goes on and the newest content of each kind is kept in memory and
+    tried again. :meth:`flush` waits for it.
+
+    Args:
+        folder: The run's folder in storage.
+        key: Key of the run.
+        unsent: Local folder for what storage did not take in the end.
+    """
+
+    def __init__(self, folder: Place, key: str, unsent: Path) -> None:
+        self.folder, self.key, self.unsent = folder, key, unsent
+        self._remote = folder.local is None
+        self._waiting: dict[str, tuple[str, bytes]] = {}  # by kind: name and content
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed, self._reason = False, ""
+
+    def recover(self) -> None:
+        """Write what an earlier process on this machine could not."""
+        for path in sorted(self.unsent.glob("*.pt")):
+            write_sealed(self.folder / path.name, path.read_bytes())
+            path.unlink()
+        shutil.rmtree(self.unsent, ignore_errors=True)
+
+    def save(self, name: str, content: dict[str, Any]) -> None:
+        """Write a checkpoint; in a folder, wait for space on a full disk."""
+        encoded = checkpoint.encode(content, self.key)
+        if self._remote:
+            self._enqueue(name, name, encoded)
+        else:
+            write_sealed(self.folder / name, encoded)
+
+    def save_newest(self, step: int, content: dict[str, Any]) -> None:
+        """Write the checkpoint of a step, to resume from. It replaces an older one that is still waiting."""
+        encoded = checkpoint.encode(content, self.key)
+        if self._remote:
+            self._enqueue(_RESUME, checkpoint.newest_name(step), encoded)
+        else:
+            checkpoint.write_newest(self.folder, checkpoint.newest_name(step), encoded)
+
+    @property
+    def behind(self) -> bool:
+        """Whether something waits to be written."""
+        with self._changed:
+            return bool(self._waiting)
+
+    def flush(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            StorageError: Storage does not answer. What is left is kept in ``unsent``, and :meth:`recover` writes it.
+        """
+        with self._changed:
+            if self._changed.wait_for(lambda: not self._waiting, timeout=max(self.folder.patience, 0.1)):
+                return
+            left = dict(self._waiting.values())
+        for name, content in left.items():
+            (Place(str(self.unsent)) / name).write(content)
+        raise StorageError(
+            f"{self.folder} cannot be written ({self._reason or 'it is too slow'}); gave up after "
+            f"{self.folder.patience:.0f} s. Nothing is lost: {len(left)} files are kept in {self.unsent}. Repeat the "
+            f"command on this machine when the storage answers."
+        )
+
+    def close(self) -> None:
+        """End the background thread; what still waits is dropped."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout=1.0)
+
+    def _enqueue(self, kind: str, name: str, content: bytes) -> None:
+        with self._changed:
+            self._waiting[kind] = name, content
+            self._changed.notify_all()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="eman-saver", daemon=True)
+                self._thread.start()
+
+    def _work(self) -> None:
+        pause = 0.0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._waiting)
+                if not self._closed and pause:
+                    self._changed.wait_for(lambda: self._closed, timeout=pause)
+                if self._closed:
+                    return
+                kind, entry = next(iter(self._waiting.items()))
+            try:
+                self._write(kind, *entry)
+                pause = 0.0
+            except Exception as error:
+                if not pause:
+                    log.warning("no checkpoint of %s for now, training goes on: %s", self.key, first_line(error))
+                self._reason = first_line(error)
+                pause = min(2 * pause or 0.5, _LONGEST_PAUSE)
+                continue
+            with self._changed:
+                if self._waiting.get(kind) is entry:  # nothing newer has come
+                    del self._waiting[kind]
+                self._changed.notify_all()
+
+    def _write(self, kind: str, name: str, content: bytes) -> None:
+        if kind == _RESUME:
+            checkpoint.write_newest(self.folder, name, content)
+        else:
+            write_sealed(replace(self.folder, patience=0.0) / name, content)
