@@ -1,11 +1,13 @@
 """Checks of data sets, index files and workers before anything runs."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from eman.evaluation.protocols.labelled import LabelledSpec
 from eman.evaluation.protocols.sizes import EvalSizes
 from eman.evaluation.protocols.spec import EvalSpec, check
 from eman.platform.errors import UserError
+from eman.platform.store.records import new_id
 from eman.platform.workspace import Workspace
 from eman.trainers.data import catalog
 from eman.trainers.data.catalog import read_index
@@ -85,6 +87,14 @@ def check_shared(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pai
     pairs = [(spec, run) for spec, run in evaluations if is_shared(spec.dataset or run.data.dataset)]
     check_files(shared, workspace, pairs, present=True)
     return [name for name in datasets_of(runs, evaluations) if not is_shared(name)]
+
+
+def check_storage(workspace: Workspace) -> None:
+    """Raise `UserError` unless a work folder in object storage can be written, without waiting for it."""
+    if workspace.remote:
+        probe = replace(workspace.storage, patience=0.0) / f"probe-{new_id()}"
+        probe.write(b"")
+        probe.remove()
 
 
 def check_data(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pairs = ()) -> None:

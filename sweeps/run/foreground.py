@@ -14,7 +14,7 @@ from eman.platform.errors import UserError, first_line
 from eman.platform.machine import cores
 from eman.platform.store.records import EVALUATION, TRAINING, new_id
 from eman.platform.store.store import Store
-from eman.sweeps.checks import check_data, check_sizes
+from eman.sweeps.checks import check_data, check_sizes, check_storage
 from eman.sweeps.profiles.imagenet import IMAGENET
 from eman.sweeps.profiles.registry import PROFILES
 from eman.sweeps.run.evaluate import evaluate
@@ -45,6 +45,7 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: str, workers: W
         yield f"{title} ({spec.key}) is already done; another --seed or --set makes another run"
         yield _summary(known.metrics)
         return
+    check_storage(store.workspace)
     check_data([spec], store.workspace)
     if isinstance(workers, str):
         workers = largest_divisor(spec.norm.devices, cores())

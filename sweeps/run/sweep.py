@@ -11,7 +11,7 @@ from eman.platform.cluster import cluster
 from eman.platform.errors import first_line
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
-from eman.sweeps.checks import Pairs, check_data, check_files, check_workers
+from eman.sweeps.checks import Pairs, check_data, check_files, check_storage, check_workers
 from eman.sweeps.plan import Sweep
 from eman.sweeps.run.events import Event, Waiting
 from eman.sweeps.run.interrupt import Interruption
@@ -46,6 +46,7 @@ def run_sweep(
     with Interruption() as interruption:
         launch = Launch(SweepState(sweep), store, options, interruption, listen)
         try:
+            check_storage(store.workspace)
             launch.emit(Waiting("reading the store"))
             store.deliver()
             store.settle_lost()
