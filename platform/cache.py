@@ -3,6 +3,7 @@
 Several processes may share it. A copy may be removed while it is read: who has it open reads it to its end.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -33,9 +34,10 @@ class Cache:
         path = self.folder / digest
         try:
             found = path.open("rb")
-            os.utime(path)  # used last
         except FileNotFoundError:
             return None
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+            os.utime(path)  # used last
         return found
 
     def add(self, digest: str, size: int, write: Callable[[BinaryIO], object]) -> BinaryIO:
@@ -58,7 +60,10 @@ class Cache:
         with locked(self.folder / ".lock", wait=True):
             copies = []
             for entry in os.scandir(self.folder):
-                stat = entry.stat()
+                try:
+                    stat = entry.stat()
+                except FileNotFoundError:  # a temporary file that is a copy by now
+                    continue
                 if not entry.name.startswith(".") or (
                     entry.name != ".lock" and stat.st_mtime < time.time() - _STALE_SECONDS
                 ):
