@@ -3,7 +3,6 @@
 Each `workspace` of a test stands for a machine with a folder of its own.
 """
 
-import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -267,8 +266,3 @@ def test_gc_removes_files_without_a_run_and_runs_without_files(
     assert set(filled.by_key(TRAINING)) == {"done", "bare", "running", "cut"}
     assert main(["store", "gc", "--hours", "0", "--yes"]) == 0
     assert "nothing to remove" in capsys.readouterr().out
-
-
-@pytest.fixture(autouse=True)
-def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "eman")
