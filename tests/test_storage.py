@@ -119,6 +119,7 @@ SPEC = SMOKE.run("moco", "eman").replace(epochs=1)
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """The networks of an uninterrupted run without storage."""
+    torch.set_num_threads(1)  # as the tests' own runs have
     weights: dict[str, torch.Tensor] = fit(SPEC, Workspace(str(tmp_path_factory.mktemp("whole")))).training.weights()[
         "teacher"
     ]
