@@ -309,10 +309,12 @@ def test_a_run_in_half_precision_learns_and_resumes_bit_for_bit(tmp_path: Path) 
 def test_a_run_that_must_leave_saves_and_repeats_no_step(tmp_path: Path) -> None:
     spec, workspace = SMOKE.run("moco", "eman"), Workspace(settings=Settings(checkpoint_seconds=1e6))
     whole = fit(spec, workspace)
-    left = fit(spec, workspace, folder=tmp_path, leave=lambda: True, on_step=lambda step, steps: time.sleep(0.2))
+    left = fit(
+        spec, workspace, folder=Place(str(tmp_path)), leave=lambda: True, on_step=lambda step, steps: time.sleep(0.2)
+    )
     assert not left.finished
     assert 0 < left.training.step < left.training.steps
-    resumed = fit(spec, workspace, folder=tmp_path, leave=lambda: False)
+    resumed = fit(spec, workspace, folder=Place(str(tmp_path)), leave=lambda: False)
     assert resumed.finished
     assert resumed.resumed_from == left.training.step
     assert_same(resumed.training, whole.training)

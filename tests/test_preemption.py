@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import multiprocessing as mp
 
 from eman.platform import checkpoint
+from eman.platform.storage import Place
 from eman.platform.store.records import TRAINING
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
@@ -97,11 +98,11 @@ def _train(rank: int, folder: str, fields: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     spec = RunSpec.from_flat(json.loads(fields))
-    fit(spec, Workspace(Path(folder), data=os.environ.get("EMAN_DATA") or Workspace.data), folder=Path(folder))
+    fit(spec, Workspace(Path(folder), data=os.environ.get("EMAN_DATA") or Workspace.data), folder=Place(folder))
     dist.destroy_process_group()
 
 
-def tensors(path: Path, key: str) -> dict[str, Any]:
+def tensors(path: Place, key: str) -> dict[str, Any]:
     state = checkpoint.load(path, key)
     networks = {"student": state["student"], "teacher": state["teacher"]}
     return {f"{network}.{name}": value for network, part in networks.items() for name, value in part.items()}
@@ -127,7 +128,7 @@ def test_a_drained_node_costs_no_step_and_no_failure(environment: dict[str, str]
     assert spec.key == record.key
     mp.start_processes(_train, (str(tmp_path), json.dumps(spec.flat())), nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]
     moved = tensors(Workspace(home).run_folder(spec.key) / "last.pt", spec.key)
-    whole = tensors(tmp_path / "last.pt", spec.key)
+    whole = tensors(Place(str(tmp_path / "last.pt")), spec.key)
     assert moved.keys() == whole.keys()
     for name, value in whole.items():
         assert torch.equal(moved[name], value), name

@@ -38,7 +38,7 @@ def waiting_trial(config: dict[str, TrainJob]) -> None:
     from ray import tune
 
     job = config["job"]
-    here = job.workspace.home / "here"
+    here = job.workspace.local / "here"
     (here / job.spec.key).touch()
     while len(os.listdir(here)) < int(job.profile):
         tune.report({"event": Progress(job.spec.key, 0.0)})
