@@ -20,7 +20,9 @@ _NETWORK = typer.Option(
     help="Network to evaluate. Runs without a separate teacher use their student. Default: student.", show_default=False
 )
 _SELECTION = typer.Option(
-    help="Epoch to evaluate: the last, or the best on held-out images. Default: last.", show_default=False
+    help="Epoch to evaluate: the last, or the best on held-out images (on test images where none are held out, as in "
+    "the official code). Default: last.",
+    show_default=False,
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

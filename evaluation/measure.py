@@ -12,15 +12,12 @@ from eman.evaluation import features
 from eman.evaluation.compute import knn
 from eman.evaluation.compute.labelled import top_accuracy
 from eman.evaluation.features import Features, Splits
-from eman.evaluation.headline import CLASSIFIER, NEIGHBOURS
+from eman.evaluation.headline import CLASSIFIER, MONITOR_BANK, MONITOR_QUERIES, NEIGHBOURS
 from eman.platform import checkpoint
 from eman.platform.storage import Place
 from eman.trainers.data.splits import AnySplit
 from eman.trainers.loop import Metrics
 from eman.trainers.training import Training
-
-#: Shares of the training images (bank) and the held-out images (queries) that the monitor uses (Section 5.1).
-MONITOR_BANK, MONITOR_QUERIES = 0.1, 0.5
 
 
 def monitor(training: Training) -> Metrics:

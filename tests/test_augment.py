@@ -165,6 +165,21 @@ def test_blur_is_torchvisions_on_a_repeated_border_and_pillows_to_a_level(sigma:
     assert difference.max() < 8
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 50), (50, 1), (2, 3), (3, 2), (5, 7), (7, 5), (4, 300), (300, 4)])
+def test_crop_boxes_are_torchvisions_at_extreme_ratios(height: int, width: int) -> None:
+    """Every box that either gives is given by the other, also where some tries fit."""
+    ours = torch.stack(augment.crop_boxes(draws(4000), height, width, 0.2), 1)
+    torch.manual_seed(0)
+    image = torch.zeros(1, height, width)
+    theirs = torch.tensor([RandomResizedCrop.get_params(image, [0.2, 1], [3 / 4, 4 / 3]) for _ in range(4000)]).float()
+    rare = 12 / 4000  # a box this rare may be missing from 4,000 by chance
+    for mine, other in ((ours, theirs), (theirs, ours)):
+        boxes, counts = mine.unique(dim=0, return_counts=True)
+        others = {tuple(box) for box in other.tolist()}
+        assert all(tuple(box) in others for box in boxes[counts > rare * 4000].tolist())
+    torch.testing.assert_close(ours.mean(0), theirs.mean(0), atol=0.1, rtol=0.05)
+
+
 @pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10), (64, 64), (75, 100)])
 def test_crop_boxes_are_torchvisions(height: int, width: int) -> None:
     """In distribution, and in the box that replaces ten tries of which none fits."""

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.model_selection import train_test_split
 from torchvision import datasets
 
 from eman.cli import main
+from eman.evaluation.compute import labelled
+from eman.evaluation.features import Features
 from eman.evaluation.protocols.groups import eval_title
+from eman.evaluation.protocols.labelled import LabelledSpec
 from eman.evaluation.protocols.spec import EvalSpec, make_eval
+from eman.evaluation.trained import Trained
 from eman.platform.errors import UserError
 from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
@@ -40,13 +46,66 @@ def test_digits() -> None:
     assert torch.bincount(digits.test.labels).min() >= 43
 
 
-def test_a_stratified_subset_has_equal_shares_and_two_can_be_disjoint() -> None:
+#: Class sizes of ImageNet's kind.
+UNEQUAL = torch.repeat_interleave(torch.arange(5), torch.tensor([732, 1000, 1200, 1300, 1300]))
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.01, 0.123, 0.5, 0.987])
+def test_a_label_set_is_stratified_as_scikit_learns(fraction: float) -> None:
+    chosen = label_sets.label_set(UNEQUAL, fraction, 0)
+    counts = torch.bincount(UNEQUAL[chosen]).tolist()
+    if fraction == 0.1:
+        assert counts == [73, 100, 120, 130, 130]
+    theirs, _ = train_test_split(UNEQUAL.numpy(), train_size=len(chosen), stratify=UNEQUAL.numpy(), random_state=0)
+    assert counts == np.bincount(theirs).tolist()
+    assert len(chosen) == round(fraction * len(UNEQUAL)) == len(set(chosen.tolist()))
+    assert not torch.equal(chosen, label_sets.label_set(UNEQUAL, fraction, 1))
+
+
+def test_a_label_set_may_be_balanced_by_name() -> None:
+    balanced = label_sets.label_set(UNEQUAL, 0.1, 0, "balanced")
+    assert torch.bincount(UNEQUAL[balanced]).tolist() == [111, 111, 111, 110, 110]
+    equal = torch.arange(1000) % 10
+    assert torch.equal(*(label_sets.label_set(equal, 0.1, 3, sampling) for sampling in ("balanced", "proportional")))
+
+
+def test_runs_and_evaluations_draw_label_sets_by_the_same_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = data.load("digits", Workspace.from_environment())
+    few = (digits.train.labels != 0).logical_or(torch.arange(len(digits.train)) % 3 == 0).nonzero()[:, 0]
+    unequal = replace(digits, name="unequal", train=digits.train.take(few))
+    monkeypatch.setitem(memory.LOADERS, "unequal", lambda _folder, _download: unequal)
+    for names_ in (data.IN_MEMORY, data.KNOWN):
+        monkeypatch.setitem(names_, "unequal", data.Sizes(len(few), 454, 10, pixels=16))
+    labels, several = unequal.train.labels, []
+    for sampling, least in (("proportional", 4), ("balanced", 12)):
+        fields = {"dataset": "unequal", "held_out": 0, "label_sampling": sampling}
+        training = Training.fresh(SMOKE.run("fixmatch", "eman", 2, fields), Workspace.from_environment())
+        evaluated = Trained("x", Workspace.from_environment())
+        evaluated.__dict__["features"] = Features(torch.empty(0), labels, *4 * (torch.empty(0),))
+        for name in ("linear", "finetune"):
+            section = make_eval(name, "x", label_sampling=sampling).protocol
+            assert isinstance(section, LabelledSpec)
+            sets = labelled.label_sets(evaluated, section)
+            assert torch.equal(sets[2], training.labelled)
+        several.append(sets[2])
+        assert abs(int((labels[sets[2]] == 0).sum()) - least) <= 1
+    assert not torch.equal(*several)
+
+
+def test_a_class_without_labels_is_refused_by_name() -> None:
+    labels = torch.tensor([0] * 500 + [1] * 497 + [2] * 3)
+    with pytest.raises(UserError, match=r"leave class 2 with none of its 3; .*label_sampling=balanced"):
+        label_sets.label_set(labels, 0.1, 0)
+    assert torch.bincount(labels[label_sets.label_set(labels, 0.1, 0, "balanced")]).tolist()[2] == 3
+
+
+def test_a_balanced_subset_has_equal_shares_and_two_can_be_disjoint() -> None:
     labels = data.load("digits", Workspace.from_environment()).train.labels
-    first, second = label_sets.stratified(labels, 100, 0), label_sets.stratified(labels, 200, 0, skip=100)
+    first, second = label_sets.balanced(labels, 100, 0), label_sets.balanced(labels, 200, 0, skip=100)
     assert torch.bincount(labels[first]).tolist() == [10] * 10
     assert torch.bincount(labels[second]).tolist() == [20] * 10
     assert not set(first.tolist()) & set(second.tolist())
-    assert not torch.equal(first, label_sets.stratified(labels, 100, 1))
+    assert not torch.equal(first, label_sets.balanced(labels, 100, 1))
 
 
 def test_label_sets_differ_and_are_reproducible() -> None:

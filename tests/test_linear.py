@@ -26,7 +26,9 @@ from eman.evaluation.trained import Trained, sizes_of, splits_of
 from eman.platform import checkpoint
 from eman.platform.errors import RunFailed, UserError
 from eman.platform.workspace import Workspace
+from eman.sweeps.profiles.imagenet import IMAGENET
 from eman.sweeps.profiles.smoke import SMOKE
+from eman.sweeps.tables.scope import Scope
 from eman.trainers.backbones.registry import BACKBONES
 from eman.trainers.data import catalog as data
 from eman.trainers.data import label_sets, memory
@@ -62,7 +64,7 @@ def of_features(features: Features) -> Trained:
 def test_training_is_torchs_sgd_for_every_label_set_and_rate() -> None:
     features, labels = problem()
     spec = LinearSpec(epochs=10, batch=32, label_sets=2)
-    sets = torch.stack([label_sets.stratified(labels, 100, seed) for seed in range(2)])
+    sets = torch.stack([label_sets.balanced(labels, 100, seed) for seed in range(2)])
     rates = (0.3, 0.05)
     weights, biases = linear.train(lambda index, epoch: features[index], 6, labels, sets, 4, spec, rates)
     for rate, weight, bias in zip(rates, weights, biases, strict=True):
@@ -186,14 +188,11 @@ def test_augmented_features_are_those_of_fresh_crops_and_leave_the_network_as_it
 
 
 def test_finetuning_is_torchs_sgd_with_two_rates_on_stock_modules(run: Trained) -> None:
-    spec = FinetuneSpec(lr=0.01, head_lr=0.1, epochs=3, milestones=(0.7,), batch=32)
+    spec = FinetuneSpec(lr=0.01, head_lr=0.1, epochs=3, milestones=(0.7,), batch=32, devices=1)
     index = label_sets.label_set(run.splits.train.labels, 0.05, 0)
     network = finetune.train(run, index, spec)
-    backbone, head = stock(run), nn.Linear(64, 10)
-    with torch.no_grad():
-        head.weight.copy_(torch.randn(10, 64, generator=torch.Generator().manual_seed(0)) * 0.01)
-        head.bias.zero_()
-    model = nn.Sequential(backbone, head)
+    model = nn.Sequential(stock(run), finetune.classifier(64, 10, spec.head_init, 0))
+    backbone, head = model
     optimizer = torch.optim.SGD(
         [{"params": backbone.parameters(), "lr": 0.01}, {"params": head.parameters(), "lr": 0.1}],
         momentum=0.9,
@@ -214,8 +213,85 @@ def test_finetuning_is_torchs_sgd_with_two_rates_on_stock_modules(run: Trained) 
         torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.parametrize("samples", [64, 61, 3])
+def test_finetuning_normalizes_by_device_and_follows_device_0(run: Trained, samples: int) -> None:
+    """As four processes of stock modules under DDP; the last batch is filled up with the epoch's first samples."""
+    spec = FinetuneSpec(lr=0.01, head_lr=0.1, epochs=1, milestones=(), batch=32, devices=4)
+    index = torch.arange(samples)
+    network = finetune.train(run, index, spec)
+    replicas = [nn.Sequential(stock(run), finetune.classifier(64, 10, "uniform", 0)) for _ in range(4)]
+    optimizers = [
+        torch.optim.SGD(
+            [{"params": replica[0].parameters(), "lr": 0.01}, {"params": replica[1].parameters(), "lr": 0.1}],
+            momentum=0.9,
+            weight_decay=1e-4,
+        )
+        for replica in replicas
+    ]
+    order = epoch_order(samples, 0, 0, 0)
+    order = order.repeat(4)[: -(-samples // 4) * 4]
+    for batch in order.split(32):
+        for device, (replica, optimizer) in enumerate(zip(replicas, optimizers, strict=True)):
+            mine = batch[device::4]
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(replica(images(run, mine, 0)), run.splits.train.labels[mine]).backward()
+        for same in zip(*(replica.parameters() for replica in replicas), strict=True):
+            mean = torch.stack([parameter.grad for parameter in same]).mean(0)  # type: ignore[misc]
+            for parameter in same:
+                parameter.grad = mean.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    expected = replicas[0].state_dict()
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=1e-3)
+
+
+def test_a_new_classifier_starts_as_pytorchs_or_from_a_normal_distribution() -> None:
+    uniform, normal = (finetune.classifier(400, 500, init, 0) for init in ("uniform", "normal"))
+    torch.manual_seed(0)
+    stock = nn.Linear(400, 500)
+    for ours, theirs in zip(uniform.parameters(), stock.parameters(), strict=True):
+        assert ours.abs().max() <= 0.05
+        assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.1)
+    assert normal.weight.std().item() == pytest.approx(0.01, rel=0.01)
+    assert not normal.bias.any()
+    assert torch.equal(uniform.weight, finetune.classifier(400, 500, "uniform", 0).weight)
+    assert not torch.equal(uniform.weight, finetune.classifier(400, 500, "uniform", 1).weight)
+
+
+def test_finetuning_has_the_official_values_at_imagenet_and_refuses_uneven_devices() -> None:
+    scope = Scope(profile=IMAGENET)
+    section = scope.evaluation(IMAGENET.run("moco", "eman"), "finetune").protocol
+    assert isinstance(section, FinetuneSpec)
+    assert (section.batch // section.devices, section.head_init) == (32, "uniform")
+    with pytest.raises(UserError, match="batch is 30, which 8 devices do not divide"):
+        FinetuneSpec(batch=30)
+
+
+def test_a_half_precision_run_is_finetuned_in_half_precision_with_scaled_gradients(tmp_path: Path) -> None:
+    """Without the scale, small gradients would vanish in fp16."""
+    spec = SMOKE.run("moco", "eman", overrides={"precision": "fp16", "epochs": 1})
+    found = Trained(spec.key, Workspace(tmp_path))
+    fit(spec, found.workspace, folder=found.folder)
+    slopes: list[torch.Tensor] = []
+
+    def see(module: nn.Module, _inputs: Any, of_outputs: Any) -> None:
+        if isinstance(module, nn.Linear):
+            slopes.append(of_outputs[0])
+
+    hook = nn.modules.module.register_module_full_backward_hook(see)
+    try:
+        index = torch.arange(64)
+        network = finetune.train(found, index, FinetuneSpec(lr=0.01, epochs=2, batch=32, devices=1))
+    finally:
+        hook.remove()
+    assert {slope.dtype for slope in slopes} == {torch.float16}
+    assert all(slope.abs().max() > 1 for slope in slopes)  # of a mean over 32 images, at most 1 / 32
+    assert all(torch.isfinite(parameter).all() for parameter in network.parameters())
+
+
 def test_finetuning_reports_every_rate_and_its_best_network_learns(run: Trained) -> None:
-    fields = {"label_fraction": 1.0, "label_sets": 1, "epochs": 4}
+    fields = {"label_fraction": 1.0, "label_sets": 1, "epochs": 4, "devices": 1}
     specs = [make_eval("finetune", run.run, lr=lr, **fields) for lr in (1e-4, 1e-2)]
     slow, fast = evaluate(specs, run)
     assert isinstance(slow, Measured)

@@ -16,6 +16,7 @@ from eman.platform.errors import RunFailed, UserError
 from eman.platform.storage import Place
 from eman.platform.workspace import Settings, Workspace
 from eman.sweeps.profiles.smoke import SMOKE
+from eman.sweeps.work import epoch_images
 from eman.trainers.loop import feature_std, fit
 from eman.trainers.methods.registry import METHODS
 from eman.trainers.norm.schemes import SCHEMES
@@ -294,6 +295,23 @@ def test_a_full_disk_costs_a_checkpoint_and_no_run(
     assert "no checkpoint of" in caplog.text
     assert_same(whole.training, outcome.training)
     assert checkpoint.load(Place(str(tmp_path / "last.pt")), spec.key)["epoch"] == spec.optim.epochs
+
+
+def test_a_supervised_runs_speed_counts_the_images_that_it_saw() -> None:
+    """Which are its labelled batches; the plan counts the same."""
+    spec = SMOKE.run("supervised", "default", overrides={"epochs": 2, "label_fraction": 1.0})
+    ends: list[float] = []
+    seen: list[float] = []
+
+    def on_epoch(_number: int, metrics: dict[str, float]) -> None:
+        ends.append(time.monotonic())
+        seen.append(metrics["train/images_per_second"])
+
+    outcome = fit(spec, Workspace.from_environment(), on_epoch=on_epoch, on_step=lambda _step, _steps: time.sleep(0.01))
+    images = outcome.training.steps_per_epoch * 16
+    assert spec.flat()["labelled_batch"] == 16
+    assert seen[1] * (ends[1] - ends[0]) == pytest.approx(images, rel=0.1)
+    assert 0 <= epoch_images(spec) - images < 16
 
 
 def test_a_run_in_half_precision_learns_and_resumes_bit_for_bit(tmp_path: Path) -> None:

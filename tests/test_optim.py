@@ -3,7 +3,9 @@
 import copy
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -135,7 +137,7 @@ def test_lars_is_timms() -> None:
     theirs = copy.deepcopy(mine)
     ours = LARS([m.weight for m in mine], 0.7, 0.9, 0.01, [m.bias for m in mine])
     groups = [{"params": [m.weight for m in theirs]}, {"params": [m.bias for m in theirs], "weight_decay": 0.0}]
-    stock = Lars(groups, lr=0.7, momentum=0.9, weight_decay=0.01, trust_coeff=0.001)
+    stock = Lars(groups, lr=0.7, momentum=0.9, weight_decay=0.01, trust_coeff=0.001, eps=0)
     for _ in range(5):
         for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
             a.grad = torch.randn_like(a)
@@ -144,6 +146,72 @@ def test_lars_is_timms() -> None:
         stock.step()
         for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def reference_lars(
+    parameters: Sequence[np.ndarray], gradients: Sequence[np.ndarray], buffers: list[np.ndarray], rate: float
+) -> None:
+    """Take a step of LARS in NumPy, the rate inside the buffer: momentum 0.9, weight decay 1e-6, eta 0.001. Vectors
+    follow SGD."""
+    for n, (theta, g) in enumerate(zip(parameters, gradients, strict=True)):
+        direction = rate * g
+        if theta.ndim > 1:
+            size, slope = np.sqrt((theta**2).sum()), np.sqrt((g**2).sum())
+            direction = rate * 0.001 * size / (slope + 1e-6 * size) * (g + 1e-6 * theta)
+        buffers[n] = 0.9 * buffers[n] + direction
+        parameters[n][...] = theta - buffers[n]
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_lars_in_the_official_order_is_a_float64_reference_through_the_warm_up(as_tensor: bool) -> None:
+    """Profile imagenet's own schedule, on a small network; the other order strays by more than rounding."""
+    spec = IMAGENET.run("byol", "eman", 0, {"epochs": 8, "warmup_epochs": 5.0}).optim
+    assert spec.lars_rate == "inside"
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    other = copy.deepcopy(network)
+    x, y = torch.randn(20, 6).double(), torch.randn(20, 3).double()
+    theirs = [p.detach().numpy().copy() for p in network.parameters()]
+    buffers = [np.zeros_like(p) for p in theirs]
+    choices = {network: "inside", other: "outside"}
+    optimizers = {
+        net: optim.optimizer(spec.model_copy(update={"lars_exclude": None, "lars_rate": rate}), net)
+        for net, rate in choices.items()
+    }
+    for step in range(24):  # three steps an epoch
+        rate = optim.learning_rate(spec, step, 3)
+        for net, optimizer in optimizers.items():
+            optimizer.zero_grad()
+            nn.functional.mse_loss(net(x), y).backward()
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(rate, dtype=torch.float64) if as_tensor else rate
+            gradients = [p.grad.numpy().copy() for p in net.parameters()]  # type: ignore[union-attr]
+            optimizer.step()
+            if net is network:
+                reference_lars(theirs, gradients, buffers, rate)
+        if step == 6:  # a resume
+            fresh = optim.optimizer(spec.model_copy(update={"lars_exclude": None}), network)
+            fresh.load_state_dict(optimizers[network].state_dict())
+            optimizers[network] = fresh
+        for ours, expected in zip(network.parameters(), theirs, strict=True):
+            np.testing.assert_allclose(ours.detach().numpy(), expected, rtol=1e-11, atol=1e-13)
+    difference = max(float((a - b).abs().max()) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+    assert difference > 1e-3
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_where_the_rate_enters_matters_only_while_it_changes(momentum: float) -> None:
+    torch.manual_seed(0)
+    start = torch.randn(4, 3, dtype=torch.float64)
+    ends = []
+    for inside in (False, True):
+        parameter = nn.Parameter(start.clone())
+        optimizer = LARS([parameter], 0.5, momentum, 0.01, rate_inside=inside)
+        for step in range(6):
+            parameter.grad = torch.full_like(parameter, step + 1) * start
+            optimizer.step()
+        ends.append(parameter.detach())
+    torch.testing.assert_close(*ends, rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", [SGD, LARS])

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
+from eman.evaluation.protocols.linear import LinearSpec
 from eman.platform.errors import UserError
 from eman.sweeps.profiles.imagenet import IMAGENET
 from eman.sweeps.profiles.registry import PROFILES
@@ -65,15 +66,22 @@ def test_how_a_run_is_computed_is_no_part_of_its_key() -> None:
     assert plain.replace(precision="fp16").key != plain.key
 
 
-def test_what_lars_leaves_out_counts_where_it_differs() -> None:
+@pytest.mark.parametrize(
+    ("name", "same", "other"), [("lars_exclude", "vectors", "official"), ("lars_rate", "outside", "inside")]
+)
+def test_a_choice_of_lars_counts_where_it_differs(name: str, same: str, other: str) -> None:
     plain = spec(optimizer="lars")
-    assert spec(optimizer="lars", lars_exclude="vectors").key == plain.key
-    assert spec(optimizer="lars", lars_exclude="official").key != plain.key
+    assert spec(optimizer="lars", **{name: same}).key == plain.key
+    assert spec(optimizer="lars", **{name: other}).key != plain.key
 
 
 def test_fields_without_effect_are_no_part_of_the_key() -> None:
     listed = make_spec("fixmatch", "eman", {"label_index": "1percent"})
-    assert listed.replace(label_fraction=0.5, label_set=3) == listed
+    assert listed.replace(label_fraction=0.5, label_set=3, label_sampling="balanced") == listed
+    every = make_spec("fixmatch", "eman", {"label_fraction": 1.0})
+    assert every.replace(label_sampling="balanced") == every
+    assert every.replace(label_fraction=0.5, label_sampling="balanced") != every.replace(label_fraction=0.5)
+    assert LinearSpec(label_fraction=1.0, label_sampling="balanced") == LinearSpec(label_fraction=1.0)
     moved = make_spec("fixmatch", "eman", {"crop_padding": 0.125})
     assert moved.replace(crop_min=0.5) == moved
     joint = make_spec("fixmatch", "default", {})
@@ -253,7 +261,8 @@ def test_overrides_without_effect_are_refused(overrides: dict[str, object], mess
 
 
 def test_a_profiles_dependent_values_give_way_to_overrides() -> None:
-    assert IMAGENET.run("byol", "eman", 0, {"optimizer": "sgd"}).optim.lars_exclude is None
+    plain = IMAGENET.run("byol", "eman", 0, {"optimizer": "sgd"}).optim
+    assert (plain.lars_exclude, plain.lars_rate) == (None, None)
     assert IMAGENET.run("supervised", "default", 0, {"schedule": "cosine"}).optim.milestones is None
     profile = {"nesterov": True, "decay_exempts_vectors": True, "cosine_arc": 0.4, "student_proxy_momentum": 0.999}
     assert {"nesterov", "cosine_arc"} <= make_spec("moco", "eman", profile).flat().keys()

@@ -2,9 +2,12 @@
 
 import hashlib
 import io
+import itertools
+import math
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -139,6 +142,66 @@ def test_differences_are_those_of_the_textbook() -> None:
     assert (equal.p, equal.verdict) == (1.0, "no difference shown")
     assert significance.kendall([1, 2, 3, 4], [10, 30, 20, 40]) == pytest.approx(4 / 6)
     assert significance.kendall([1, 1], [1, 2]) is None
+
+
+@pytest.mark.parametrize(
+    ("profile", "where"),
+    [("imagenet", "of the test images, as in the official code"), ("smoke", "of the 200 held-out training images")],
+)
+def test_every_table_names_its_selection_and_what_it_is_made_on(profile: str, where: str) -> None:
+    grid = SweepRequest(methods=("moco",), schemes=("bn",), profile=profile, selection="best")
+    asked = [SweepRequest(tables=tuple(TABLES), profile=profile, selection="best"), grid]
+    shown = [table for request in asked for table in plan(request).tables]
+    assert len(shown) == 9
+    for table in shown:
+        [note] = [note for note in table.notes if note.startswith("Network: the student after the best epoch")]
+        assert f"on 50 % {where}; selection: best." in note
+    last = plan(grid.model_copy(update={"selection": "last"})).tables[0].notes
+    assert "Network: the student after the last epoch; selection: last." in last
+
+
+def tau_by_enumeration(pairs: Sequence[tuple[float, float]]) -> float:
+    """Kendall's tau-b by its definition, over all pairs of rows."""
+
+    def sign(a: float, b: float) -> int:
+        return (a > b) - (a < b)
+
+    signs = [(sign(a[0], b[0]), sign(a[1], b[1])) for a, b in itertools.combinations(pairs, 2)]
+    ours, theirs = (sum(pair[side] != 0 for pair in signs) for side in (0, 1))
+    return sum(first * second for first, second in signs) / math.sqrt(ours * theirs)
+
+
+def test_failures_rank_last_on_both_sides_and_a_run_of_two_rows_counts_once() -> None:
+    """The default of BYOL is SyncBN / SyncBN; the paper's GN and IN failed, our BN / BN did."""
+    store = Store(Workspace.from_environment())
+    numbers = {"syncbn": 60.0, "shufflebn": 57.0, "gn": 20.0, "in": 61.0, "eman": 59.0}
+    for seed, scheme in itertools.product(range(2), numbers):
+        run = SMOKE.run("byol", scheme, seed)
+        begin(store, TRAINING, run.key).finish({"test/knn_top1": 1.0})
+        for spec in SCOPE.standard(run).evaluations:
+            metrics = {"linear/10pct_top1": numbers[scheme] + seed, "linear/10pct_held_out_top1": 1.0}
+            begin(store, EVALUATION, spec.key).finish(metrics)
+    begin(store, TRAINING, SMOKE.run("byol", "bn", 0).key).fail("the loss is not finite in epoch 1")
+    begin(store, TRAINING, SMOKE.run("byol", "bn", 1).key).finish({"test/knn_top1": 1.0})
+    table = TABLES["table1"](Scope(profile=SMOKE, seeds=range(2)))
+    text = render([(table, values_of(table, Results.read(store, [table])))], "text")
+    lowest = 0.0
+    pairs = [(60.5, 55.4), (lowest, 52.0), (57.5, 52.6), (20.5, lowest), (61.5, lowest), (59.5, 56.2)]
+    expected = tau_by_enumeration(pairs)
+    assert expected == pytest.approx(stats.kendalltau(*zip(*pairs, strict=True)).statistic)
+    assert f"Kendall's tau with the paper's column {expected:+.2f} over 6 rows" in text
+    assert "a run that fills two rows counts once" in text
+
+
+def test_rows_without_a_number_on_one_side_are_not_ranked() -> None:
+    cells = [
+        Cell(0, f"row {n}", "a", published, (Wanted(SMOKE.run("fixmatch", "bn", n), (), "test/top1"),))
+        for n, published in enumerate(("50.0", "60.0*", "-", "failed", "† 70.0"))
+    ]
+    ours = (1.0, 2.0, 0.5, 0.1, 3.0)
+    shown = [Value(cell, x, None, None, {0: x, 1: x}, "done") for cell, x in zip(cells, ours, strict=True)]
+    table = Table(0, "Grid", tuple(cells), contrasts=(("row 0", "row 1"),))
+    assert "Kendall's tau with the paper's column +1.00 over 3 rows" in render([(table, shown)], "text")
 
 
 def test_text_and_markdown(filled: list[tuple[Table, list[Value]]]) -> None:

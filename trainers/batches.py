@@ -94,7 +94,9 @@ class Batches:
         if not isinstance(method, LabelledSection):
             return None
         if method.label_index is None:
-            return label_sets.label_set(self.train.labels, method.label_fraction, method.label_set)
+            return label_sets.label_set(
+                self.train.labels, method.label_fraction, method.label_set, method.label_sampling
+            )
         return label_sets.indexed(self.spec.data.dataset, method.label_index, self.train, self.workspace)
 
     def _splits(self) -> dict[str, AnySplit]:

@@ -19,7 +19,7 @@ def optimizer(spec: OptimSpec, network: nn.Module) -> Optimizer:
 
     LARS updates some parameters without weight decay and trust ratio. ``spec.lars_exclude`` selects them: all vectors
     (biases, and weights of norms), or those that the official code selects by name (``_OFFICIAL_EXCLUDES``), which
-    misses the norms of the heads and of ``small``'s stem.
+    misses the norms of the heads and of ``small``'s stem. ``spec.lars_rate`` says where the learning rate enters.
     """
     if spec.optimizer == "sgd":
         decayed, exempt = _divided(network, lambda _, p: spec.decay_exempts_vectors and p.ndim <= 1)
@@ -28,7 +28,8 @@ def optimizer(spec: OptimSpec, network: nn.Module) -> Optimizer:
     adapted, plain = _divided(
         network, lambda name, p: any(part in name for part in _OFFICIAL_EXCLUDES) if official else p.ndim <= 1
     )
-    return LARS(adapted, spec.lr, spec.sgd_momentum, spec.weight_decay, plain)
+    inside = spec.lars_rate == "inside"
+    return LARS(adapted, spec.lr, spec.sgd_momentum, spec.weight_decay, plain, rate_inside=inside)
 
 
 def _divided(network: nn.Module, is_exempt: Callable[[str, Tensor], bool]) -> tuple[list[Tensor], list[Tensor]]:

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-#: Trust coefficient eta of LARS, and the number that keeps its denominator from 0.
-_TRUST, _EPS = 0.001, 1e-8
+#: Trust coefficient eta of LARS.
+_TRUST = 0.001
 
 
 class Optimizer(Protocol):
@@ -42,6 +42,9 @@ class SGD:
         weight_decay: Weight decay lambda.
         undecayed: Further parameters, updated without weight decay.
         nesterov: Whether to use Nesterov's momentum.
+        rate_inside: Multiply by the learning rate inside the buffer, b := mu b + eta (g + lambda theta) and
+            theta := theta - b, so that a change of the rate does not act on earlier gradients. The same while the rate
+            is constant.
     """
 
     def __init__(
@@ -52,12 +55,13 @@ class SGD:
         weight_decay: float,
         undecayed: Iterable[Tensor] = (),
         nesterov: bool = False,
+        rate_inside: bool = False,
     ) -> None:
         self.param_groups: list[dict[str, Any]] = [
             {"params": list(parameters), "lr": lr, "weight_decay": weight_decay},
             {"params": list(undecayed), "lr": lr, "weight_decay": 0.0},
         ]
-        self.momentum, self.nesterov = momentum, nesterov
+        self.momentum, self.nesterov, self.rate_inside = momentum, nesterov, rate_inside
         self._buffers: list[list[Tensor | None]] = [[None] * len(group["params"]) for group in self.param_groups]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -77,14 +81,18 @@ class SGD:
             parameters = [group["params"][n] for n in indices]
             if not parameters:
                 continue
-            steps = self._directions(parameters, [p.grad for p in parameters], group)
+            steps, rate = self._directions(parameters, [p.grad for p in parameters], group), group["lr"]
+            if self.rate_inside:
+                steps = list(torch._foreach_mul(steps, rate))
             if self.momentum:
                 averages = self._accumulate(buffers, indices, steps)
                 steps = list(torch._foreach_add(steps, averages, alpha=self.momentum)) if self.nesterov else averages
-            if isinstance(group["lr"], Tensor):
-                torch._foreach_add_(parameters, torch._foreach_mul(steps, -group["lr"]))
+            if self.rate_inside:
+                torch._foreach_sub_(parameters, steps)
+            elif isinstance(rate, Tensor):
+                torch._foreach_add_(parameters, torch._foreach_mul(steps, -rate))
             else:
-                torch._foreach_add_(parameters, steps, alpha=-group["lr"])
+                torch._foreach_add_(parameters, steps, alpha=-rate)
 
     def _directions(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
         """Return the gradients with weight decay."""
@@ -134,7 +142,7 @@ class LARS(SGD):
             return gradients
         weight_decay = group["weight_decay"]
         size_P, slope_P = (torch.stack(torch._foreach_norm(tensors)) for tensors in (parameters, gradients))
-        trust_P = _TRUST * size_P / (slope_P + weight_decay * size_P + _EPS)
+        trust_P = _TRUST * size_P / (slope_P + weight_decay * size_P)
         trust_P = torch.where((size_P > 0) & (slope_P > 0), trust_P, 1.0)
         steps = list(torch._foreach_add(gradients, parameters, alpha=weight_decay))
         torch._foreach_mul_(steps, trust_P.unbind())

@@ -1,9 +1,10 @@
 """Finetuning of the whole network on a fraction of the labels (Section 5.2), over several label sets.
 
-The backbone starts from the run's weights, a linear classifier from N(0, 0.01), each with its own learning rate. SGD
+The backbone starts from the run's weights, a linear classifier from random ones, each with its own learning rate. SGD
 with momentum 0.9, weight decay 1e-4, batch 256, 50 epochs, rates divided by 10 at epochs 30 and 40; batch norms in
-training mode, over the whole batch; random resized crops and flips. The result is that of the last epoch (the official
-code reports the best epoch on the test images).
+training mode, over the images of each device (also in a run trained with SyncBN), with the running statistics of device
+0; random resized crops and flips. The result is that of the last epoch (the official code reports the best epoch on the
+test images).
 
 Shapes: N images of a batch, A channels, H by W pixels, K classes.
 """
@@ -22,6 +23,7 @@ from eman.evaluation.protocols.finetune import FinetuneSpec
 from eman.evaluation.protocols.protocol import EvalOutcome
 from eman.evaluation.trained import Trained
 from eman.trainers.data.order import epoch_order
+from eman.trainers.norm.device_bn import device_norms
 from eman.trainers.precision import autocast
 
 
@@ -35,12 +37,11 @@ def train(trained: Trained, index_n: Tensor, spec: FinetuneSpec, seed: int = 0) 
     backbone = trained.backbone()
     parameter = next(backbone.parameters())
     device, dtype = parameter.device, parameter.dtype
-    width = trained.features.train_ND.shape[1]
-    head = nn.Linear(width, len(splits.dataset.classes))
-    with torch.no_grad():
-        head.weight.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(seed)) * 0.01)
-        head.bias.zero_()
+    for layer in device_norms(backbone):
+        layer.devices, layer.sync = spec.devices, False
+    head = classifier(trained.features.train_ND.shape[1], len(splits.dataset.classes), spec.head_init, seed)
     network = nn.Sequential(backbone, head.to(device, dtype)).train()
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     groups = [
         {"params": list(backbone.parameters()), "lr": spec.lr},
         {"params": list(head.parameters()), "lr": spec.head_lr},
@@ -49,17 +50,39 @@ def train(trained: Trained, index_n: Tensor, spec: FinetuneSpec, seed: int = 0) 
     drops = [round(share * spec.epochs) for share in spec.milestones]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, 0.1)
     for epoch in range(spec.epochs):
-        for batch in epoch_order(len(index_n), seed, 0, epoch).split(spec.batch):
+        for batch in _filled(epoch_order(len(index_n), seed, 0, epoch), spec.devices).split(spec.batch):
             place_N = index_n[batch]
             x_NAHW = cropped(splits, place_N, epoch, seed=seed, crop_min=spec.crop_min, like=parameter)
             with autocast(device, precision):
                 logits_NK = network(x_NAHW)
             loss = F.cross_entropy(logits_NK.to(dtype), splits.train.labels[place_N].to(device))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
         schedule.step()
     return network
+
+
+def classifier(features: int, classes: int, init: str, seed: int) -> nn.Linear:
+    """Return a new linear classifier, on the CPU; for ``init`` see ``head_init`` of the protocol."""
+    head, generator = nn.Linear(features, classes), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        if init == "normal":
+            head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * 0.01)
+            head.bias.zero_()
+        else:
+            for parameter in (head.weight, head.bias):
+                parameter.uniform_(-(features**-0.5), features**-0.5, generator=generator)
+    return head
+
+
+def _filled(order_n: Tensor, devices: int) -> Tensor:
+    """Repeat an epoch's first samples at its end, so that devices divide every batch, as PyTorch's DistributedSampler
+    does.
+    """
+    samples = len(order_n)
+    return order_n[torch.arange(samples + -samples % devices) % samples]
 
 
 def evaluate(specs: Sequence[FinetuneSpec], trained: Trained, seed: int = 0) -> list[EvalOutcome]:

@@ -21,7 +21,7 @@ Accuracies = tuple[Tensor, Tensor, Tensor]
 
 
 def label_sets(trained: Trained, spec: LabelledSpec) -> Tensor:
-    """Return the samples of each label set, ``(S, n)``: class-balanced, or those of the index files in ``label_index``.
+    """Return the samples of each label set, ``(S, n)``: drawn, or those of the index files in ``label_index``.
 
     Raises:
         UserError: A class would get no sample, or an index file is missing.
@@ -29,8 +29,12 @@ def label_sets(trained: Trained, spec: LabelledSpec) -> Tensor:
     """
     labels_N = trained.features.train_labels_N
     if spec.label_index is None:
-        numbers = range(spec.label_sets)
-        return torch.stack([data_label_sets.label_set(labels_N, spec.label_fraction, number) for number in numbers])
+        return torch.stack(
+            [
+                data_label_sets.label_set(labels_N, spec.label_fraction, number, spec.label_sampling)
+                for number in range(spec.label_sets)
+            ]
+        )
     splits, files = trained.splits, spec.label_index.split(",")
     name = splits.dataset.name
     return torch.stack([data_label_sets.indexed(name, file, splits.train, trained.workspace) for file in files])

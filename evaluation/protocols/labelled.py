@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from eman.evaluation.protocols.protocol import Count, LabelSets, Milestone, ProtocolSpec, Rate, Share
 from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError
+from eman.trainers.spec.method import LabelSampling
 
 #: Names of index files, separated by commas. They have no slash, so they stay in the data set's folder.
 IndexFiles = Annotated[str, Field(pattern=r"^\w[\w.-]*(,\w[\w.-]*)*$")]
@@ -27,10 +28,19 @@ class LabelledSpec(ProtocolSpec):
     """Fraction of the training images whose labels are used."""
     label_sets: LabelSets = 3  # five at 1 %, three at 10 % (Section 5.2)
     """Number of label sets over which results are averaged."""
+    label_sampling: LabelSampling = "proportional"
+    """How many images of each class a label set has: as many as its share of the training images (proportional), or
+    equally many (balanced)."""
     label_index: IndexFiles | None = None
     """Index files of the labelled images, in place of the label sets."""
     crop_min: Share = 0.08
     """Smallest area of a random crop, as a fraction of the image's."""
+
+    @model_validator(mode="after")
+    def _check_sampling(self) -> Self:
+        if self.label_index is not None or self.label_fraction == 1:
+            self.drop("label_sampling")
+        return self
 
     @model_validator(mode="after")
     def _check_milestones(self) -> Self:

@@ -38,7 +38,8 @@ class EvalSpec(Section):
     network: NetworkName = "student"
     """Network to evaluate."""
     selection: SelectionName = "last"
-    """Epoch to evaluate; best: on held-out images."""
+    """Epoch to evaluate: the last, or the best that was monitored, on held-out images or, in a run without any, on test
+    images."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the protocol's random draws."""
     protocol: SerializeAsAny[ProtocolSpec]

@@ -48,6 +48,13 @@ class Cell:
     paper: str
     wanted: tuple[Wanted, ...]
 
+    @property
+    def results(self) -> tuple[tuple[str, ...], ...]:
+        """Identity of the results behind the cell: equal for two cells that the same runs fill."""
+        return tuple(
+            (wanted.run.key, wanted.metric, *(spec.key for spec in wanted.evaluations)) for wanted in self.wanted
+        )
+
     def __post_init__(self) -> None:
         for seed in _repeated(wanted.run.seed for wanted in self.wanted):
             raise UserError(

@@ -1,5 +1,7 @@
 """The lines under a table: notes, comparisons over seeds, and failures."""
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 
 from eman.evaluation.results import significance
@@ -8,9 +10,13 @@ from eman.evaluation.results.values import Value
 
 ONE_SEED = "One seed cannot show differences between rows; use --seeds 3."
 
+#: Rank of a row that failed.
+FAILED = -math.inf
+
 _METHOD = (
     "Differences are means over seeds with 95 % intervals, tested by a paired t-test; ±x.x in a cell is the sample "
-    "standard deviation. Rows that the paper reports as failed rank last."
+    "standard deviation. Kendall's tau ranks the rows with a number or a failure on both sides, failures last; a run "
+    "that fills two rows counts once."
 )
 
 
@@ -31,7 +37,7 @@ def comparisons(table: Table, values: Sequence[Value]) -> list[str]:
     for column in table.columns:
         parts = [
             *_differences(table, column, by_place),
-            *_agreement(table, [value for value in values if value.cell.column == column and value.value is not None]),
+            *_agreement(table, [value for value in values if value.cell.column == column]),
         ]
         if parts:
             lines.append(f"{column}: {'; '.join(parts)}.")
@@ -52,16 +58,26 @@ def _differences(table: Table, column: str, by_place: Mapping[tuple[str, str], V
     return parts
 
 
-def _agreement(table: Table, ranked: Sequence[Value]) -> list[str]:
-    tau = significance.kendall([v.value or 0.0 for v in ranked], [_published(v.cell.paper) for v in ranked])
+def _agreement(table: Table, column: Sequence[Value]) -> list[str]:
+    """Compare the order of a column's rows with that of the reference, over the rows that both of them rank."""
+    distinct = {value.cell.results: value for value in column if value.cell.wanted}
+    pairs = [(_rank(value), _reference_rank(value.cell.paper)) for value in distinct.values()]
+    ranked = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
+    tau = significance.kendall([ours for ours, _ in ranked], [theirs for _, theirs in ranked])
     if tau is None:
         return []
     whose = "the paper's" if table.reference == "paper" else f"{table.reference}'s"
     return [f"Kendall's tau with {whose} column {tau:+.2f} over {len(ranked)} rows"]
 
 
-def _published(text: str) -> float:
-    try:
-        return float(text.split(maxsplit=1)[0].rstrip("*"))
-    except ValueError:
-        return 0.0
+def _rank(value: Value) -> float | None:
+    """Return the number by which a row is ranked: below all others if it failed, ``None`` if it has no result."""
+    return FAILED if value.status == "failed" else value.value
+
+
+def _reference_rank(text: str) -> float | None:
+    """Return the same for a reference value as printed: the paper's, or another store's."""
+    number = re.match(r"[\d.]+", text)
+    if "failed" in text:
+        return FAILED
+    return float(number[0]) if number else None

@@ -1,7 +1,7 @@
 """Profile `cifar10`: the recipes of published numbers on CIFAR-10, for a GPU."""
 
 from eman.sweeps.profiles.profile import Profile
-from eman.sweeps.profiles.shared import FIXMATCH_PEERS, FULLY_SUPERVISED_SMALL, KNN_200, SUPERVISED_SMALL
+from eman.sweeps.profiles.shared import FINETUNED, FIXMATCH_PEERS, FULLY_SUPERVISED_SMALL, KNN_200, SUPERVISED_SMALL
 
 #: The self-supervised recipes behind the published numbers of ResNet-18 on CIFAR-10, for a GPU: MoCo's own notebook
 #: (kNN 82.6 after 200 epochs, 88.7 after 800), Lightly's benchmark for BYOL (86.9 after 200, batch 128). Both train on
@@ -55,7 +55,7 @@ CIFAR10 = Profile(
     # MoCo: the paper's rates; the notebook recommends 30. BYOL: no rate is published for training by SGD, so from the
     # paper's lowest upwards.
     linear_lr={"moco": (15.0, 30.0, 60.0), "byol": (0.2, 1.0, 5.0)},
-    protocols={"knn": KNN_200, "finetune": {"batch": 64}},  # 1 % of the images fill a batch
+    protocols={"knn": KNN_200, "finetune": {**FINETUNED, "batch": 64}},  # 1 % of the images fill a batch
     fully_supervised=FULLY_SUPERVISED_SMALL,
     from_pretrained={"lr": 0.003},  # the paper's tenth of the rate
 )

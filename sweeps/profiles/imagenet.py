@@ -9,7 +9,8 @@ IMAGENET = Profile(
     common={"dataset": "imagenet", "image_size": 224},
     methods={
         "moco": {"warmup_epochs": 5.0},
-        "byol": {"lars_exclude": "official"},  # official code, main_byol.py: by name, without the heads' norms
+        # Official code, main_byol.py: by name, without the heads' norms; utils/LARS.py: the rate enters the buffer.
+        "byol": {"lars_exclude": "official", "lars_rate": "inside"},
         "fixmatch": {},
         "supervised": {},
     },

@@ -2,7 +2,7 @@
 
 from eman.sweeps.profiles.fashion import COMMON, METHODS
 from eman.sweeps.profiles.profile import Profile
-from eman.sweeps.profiles.shared import CACHED, FROM_PRETRAINED
+from eman.sweeps.profiles.shared import CACHED, FINETUNED, FROM_PRETRAINED
 
 #: A small reproduction in hours on two cores: all training images, and runs ten times longer than `quick`.
 #: docs/mini-profile.md describes the experiments behind its values.
@@ -28,7 +28,7 @@ MINI = Profile(
     label_fraction=0.01,  # 50 labels per class; the paper has 128
     linear_lr={"moco": (1.0, 2.0, 4.0, 8.0), "byol": (1.0, 2.0, 4.0, 8.0)},
     stand_in={0.999: 0.99, 0.99999: 0.9999},
-    protocols={**CACHED, "finetune": {"batch": 64}},
+    protocols={**CACHED, "finetune": {**FINETUNED, "batch": 64}},
     finetune_epochs={0.01: 50, 0.1: 50, 1.0: 10},
     fully_supervised={"labelled_batch": 256, "epochs": 14},
     from_pretrained=FROM_PRETRAINED,

@@ -2,7 +2,7 @@
 
 from eman.sweeps.profiles.fashion import COMMON, METHODS
 from eman.sweeps.profiles.profile import Profile
-from eman.sweeps.profiles.shared import CACHED, FROM_PRETRAINED
+from eman.sweeps.profiles.shared import CACHED, FINETUNED, FROM_PRETRAINED
 
 #: Tables 1 and 8 in minutes on two cores: long enough for the networks to learn, too short to rank the schemes.
 QUICK = Profile(
@@ -21,7 +21,7 @@ QUICK = Profile(
     linear_lr={"moco": (0.5, 1.0, 2.0), "byol": (0.5, 1.0, 2.0)},
     stand_in={0.999: 0.99, 0.99999: 0.9999},
     # 1 % of the images fill a batch. Fifty epochs on all images would take longer than the pretraining.
-    protocols={**CACHED, "finetune": {"batch": 32}},
+    protocols={**CACHED, "finetune": {**FINETUNED, "batch": 32}},
     finetune_epochs={0.01: 50, 0.1: 20, 1.0: 4},
     fully_supervised={"labelled_batch": 128, "epochs": 4},
     from_pretrained=FROM_PRETRAINED,

@@ -12,6 +12,9 @@ SMALL_IMAGES = {
 #: Small profiles classify cached features: one pass over the images instead of fifty.
 CACHED: dict[str, Any] = {"linear": {"views": "cached"}}
 
+#: Small batches are finetuned on one device, which normalizes over all of them.
+FINETUNED: dict[str, Any] = {"devices": 1, "head_init": "normal"}
+
 #: Pretrained statistics need no warm-up passes. The learning rate is not divided by ten as in the paper: from
 #: MoCo-EMAN at profile quick (seed and label set 100, 1 % of the labels), rates of 0.06, 0.02 and 0.006 gave 68.9, 63.2
 #: and 51.7 % on the held-out images.

@@ -1,7 +1,7 @@
 """Profile `smoke`: the whole pipeline in seconds."""
 
 from eman.sweeps.profiles.profile import Profile
-from eman.sweeps.profiles.shared import CACHED, FROM_PRETRAINED, SMALL_IMAGES
+from eman.sweeps.profiles.shared import CACHED, FINETUNED, FROM_PRETRAINED, SMALL_IMAGES
 
 FAST = {"momentum": 0.95, "lr": 0.05}
 FEATURES = {"batch": 64, "hidden_dim": 32, "projection_dim": 32, "blur_max": 0.0}
@@ -33,7 +33,7 @@ SMOKE = Profile(
     linear_lr={"moco": (0.5, 1.0, 2.0), "byol": (0.5, 1.0, 2.0)},
     label_sets={0.01: 2, 0.1: 3, 1.0: 1},
     finetune_lr=(0.001, 0.01),
-    protocols={**CACHED, "finetune": {"batch": 32}},
+    protocols={**CACHED, "finetune": {**FINETUNED, "batch": 32}},
     finetune_epochs={0.01: 6, 0.1: 4, 1.0: 2},
     stand_in={0.999: 0.95, 0.99999: 0.999},
     fully_supervised={"labelled_batch": 64},

@@ -1,7 +1,7 @@
 """Profile `stl10`: the recipes of published numbers on STL-10, for a GPU."""
 
 from eman.sweeps.profiles.profile import Profile
-from eman.sweeps.profiles.shared import FIXMATCH_PEERS, FULLY_SUPERVISED_SMALL, KNN_200, SUPERVISED_SMALL
+from eman.sweeps.profiles.shared import FINETUNED, FIXMATCH_PEERS, FULLY_SUPERVISED_SMALL, KNN_200, SUPERVISED_SMALL
 
 #: imbue-ai/self_supervised's recipe for ResNet-18 on STL-10: MoCo v2 with 85 % linear accuracy on 5,000 labels, BYOL
 #: with the same backbone and length.
@@ -48,7 +48,7 @@ STL10 = Profile(
     },
     linear_lr={"moco": (15.0, 30.0, 60.0), "byol": (0.2, 1.0, 5.0)},  # as at profile cifar10
     label_fraction=1.0,  # as in the published number
-    protocols={"knn": KNN_200, "finetune": {"batch": 32}},  # 1 % of the labels fill a batch
+    protocols={"knn": KNN_200, "finetune": {**FINETUNED, "batch": 32}},  # 1 % of the labels fill a batch
     fully_supervised=FULLY_SUPERVISED_SMALL,
     from_pretrained={"lr": 0.003},
 )

@@ -4,12 +4,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from eman.evaluation.headline import MONITOR_QUERIES
 from eman.evaluation.protocols.labelled import prefix
 from eman.evaluation.protocols.spec import EvalSpec, make_eval
 from eman.evaluation.results import paper
 from eman.evaluation.results.cells import Cell, Table, Wanted
 from eman.sweeps.profiles.profile import Profile
 from eman.trainers.spec.run import RunSpec
+from eman.trainers.spec.sections import DataSpec
+
+#: Defaults of the fields that decide which epoch is the best.
+RUN_DEFAULTS = {"held_out": DataSpec().held_out, "monitor_every": RunSpec.model_fields["monitor_every"].default}
 
 #: Pairs of rows whose difference is tested, the first minus the second.
 Pairs = Iterable[tuple[str, str]]
@@ -25,7 +30,7 @@ class Scope:
         overrides: Fields for every run. `METHOD.FIELD` applies to the runs of one method.
         network: The network to evaluate: `student` (as in the paper) or `teacher`. Runs without a separate teacher
             network are evaluated by their student.
-        selection: The epoch to evaluate: `last`, or the `best` on held-out images.
+        selection: The epoch to evaluate: the `last`, or the `best` monitored one.
     """
 
     profile: Profile
@@ -122,9 +127,20 @@ class Scope:
             *([f"Overrides of the profile, in every run: {', '.join(other)}."] if other else []),
             f"Network: the {self.network} after the {self.selection} epoch"
             + (" (the student where a run has no separate teacher)" if self.network == "teacher" else "")
-            + (", the best on the held-out images" if self.selection == "best" else "")
-            + ".",
+            + (self._monitored() if self.selection == "best" else "")
+            + f"; selection: {self.selection}.",
             f"Seed {seeds}." if len(self.seeds) == 1 else f"Mean and sample standard deviation over seeds {seeds}.",
+        )
+
+    def _monitored(self) -> str:
+        """Return how the best epoch is chosen."""
+        values = {**RUN_DEFAULTS, **self.profile.common, **self.overrides}
+        images = f"{values['held_out']:,} held-out training images"
+        if not values["held_out"]:
+            images = "test images, as in the official code"
+        return (
+            f", of those monitored (every {values['monitor_every']} epochs; by kNN, or by a run's own classifier) on "
+            f"{100 * MONITOR_QUERIES:g} % of the {images}"
         )
 
     def _network(self, run: RunSpec) -> str:

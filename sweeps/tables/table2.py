@@ -69,8 +69,9 @@ def about(scope: Scope) -> tuple[str, ...]:
     chosen = "held-out images" if profile.common.get("held_out") else "the test images, as in the paper"
     return (
         f"Linear: on {views}, {linear['epochs']} epochs, batch {linear['batch']}, rate from {grids}.",
-        f"Finetuning: {_by_fraction(profile.finetune_epochs)} epochs, batch {finetune['batch']}, encoder's rate from "
-        f"{{{_listed(profile.finetune_lr)}}}, the classifier's {_by_fraction(profile.head_lr)}.",
+        f"Finetuning: {_by_fraction(profile.finetune_epochs)} epochs, batch {finetune['batch']}, batch norm over "
+        f"{finetune['batch'] // finetune['devices']} images, encoder's rate from {{{_listed(profile.finetune_lr)}}}, "
+        f"the classifier's {_by_fraction(profile.head_lr)}.",
         f"Label sets averaged: {_by_fraction(profile.label_sets)}. Rates chosen on {chosen}.",
     )
 

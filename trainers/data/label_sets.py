@@ -1,6 +1,7 @@
 """Subsets of a data set: the samples that a run uses, and those whose labels it uses."""
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,7 +22,33 @@ def indexed(name: str, file: str, split: AnySplit, workspace: Workspace) -> Tens
     return torch.tensor(sorted(where[sample] for sample in listed))
 
 
-def stratified(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tensor:
+def proportional(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Return the indices of ``count`` random samples, as many of each class as its share of all samples; ascending.
+
+    A class gets its share rounded down; the samples that are then missing go to the classes with the largest
+    remainders.
+
+    Args:
+        labels: int64, ``(N,)``.
+        count: Number of samples; :class:`UserError` if there are fewer, or a class would get none.
+        seed: Decides the order in which the samples of each class are taken.
+    """
+    _check(labels, count)
+    sizes_K = torch.bincount(labels)
+    counts_K, remainders_K = count * sizes_K // len(labels), count * sizes_K % len(labels)
+    largest = torch.argsort(remainders_K, descending=True, stable=True)[: count - int(counts_K.sum())]
+    counts_K[largest] += 1
+    empty = ((counts_K == 0) & (sizes_K > 0)).nonzero()[:, 0].tolist()
+    if empty:
+        raise UserError(
+            f"{count} labelled samples, in proportion to class sizes, leave class {empty[0]} with none of its "
+            f"{int(sizes_K[empty[0]])}; ask for more (a larger label_fraction), or give label_sampling=balanced."
+        )
+    order = _shuffled(labels, seed)
+    return order[_turns(labels[order]) < counts_K[labels[order]]].sort().values
+
+
+def balanced(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tensor:
     """Return the indices of ``count`` random samples with equal class counts, up to rounding; ascending.
 
     Args:
@@ -30,24 +57,40 @@ def stratified(labels: Tensor, count: int, seed: int, *, skip: int = 0) -> Tenso
         seed: Decides the order in which the samples of each class are taken.
         skip: Leave out the samples that ``count=skip`` would return, so that two calls give disjoint sets.
     """
+    _check(labels, count, skip)
+    # Take classes in turn: the first sample of class 0, of class 1, ..., the second of class 0, ...
+    order = _shuffled(labels, seed)
+    shuffled = labels[order]
+    in_turn = order[torch.argsort(_turns(shuffled) * (int(labels.max()) + 1) + shuffled, stable=True)]
+    return in_turn[skip : skip + count].sort().values
+
+
+def _check(labels: Tensor, count: int, skip: int = 0) -> None:
     classes = int(labels.max()) + 1
     if count < classes:
         raise UserError(
             f"{count} labelled samples leave some of the {classes} classes with none; ask for {classes} or "
             f"more (a larger label_fraction)."
         )
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator)
-    # Take classes in turn: the first sample of class 0, of class 1, ..., the second of class 0, ...
-    shuffled = labels[order]
-    turn = torch.empty(len(labels), dtype=torch.int64)
-    for label in range(classes):
-        mask = shuffled == label
-        turn[mask] = torch.arange(int(mask.sum()))
-    in_turn = order[torch.argsort(turn * classes + shuffled, stable=True)]
     if skip + count > len(labels):
         raise UserError(f"{skip + count:,} samples were asked for, and there are {len(labels):,}; ask for fewer.")
-    return in_turn[skip : skip + count].sort().values
+
+
+def _shuffled(labels: Tensor, seed: int) -> Tensor:
+    return torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+
+
+def _turns(labels: Tensor) -> Tensor:
+    """Return, for each sample, the number of samples of its class before it."""
+    turns = torch.empty(len(labels), dtype=torch.int64)
+    for label in range(int(labels.max()) + 1):
+        mask = labels == label
+        turns[mask] = torch.arange(int(mask.sum()))
+    return turns
+
+
+#: Ways to draw a label set of a number of samples, with a seed, by the names of ``label_sampling``.
+SAMPLINGS: dict[str, Callable[[Tensor, int, int], Tensor]] = {"proportional": proportional, "balanced": balanced}
 
 
 def parts(dataset: DataSet, images: int | None, held_out: int) -> tuple[AnySplit, AnySplit]:
@@ -58,17 +101,21 @@ def parts(dataset: DataSet, images: int | None, held_out: int) -> tuple[AnySplit
     total = len(dataset.train)
     check_counts(dataset.name, total, len(dataset.classes), images, held_out)
     images = total - held_out if images is None else images
-    train = dataset.train if images == total else dataset.train.take(stratified(dataset.train.labels, images, 0))
+    train = dataset.train if images == total else dataset.train.take(balanced(dataset.train.labels, images, 0))
     if not held_out:
         return train, dataset.test
-    return train, dataset.train.take(stratified(dataset.train.labels, held_out, 0, skip=images))
+    return train, dataset.train.take(balanced(dataset.train.labels, held_out, 0, skip=images))
 
 
-def label_set(labels: Tensor, fraction: float, number: int) -> Tensor:
-    """Return the indices of a class-balanced fraction of the samples, drawn with the set's number (Section 5.2)."""
+def label_set(labels: Tensor, fraction: float, number: int, sampling: str = "proportional") -> Tensor:
+    """Return the indices of a fraction of the samples, drawn with the set's number (Section 5.2).
+
+    ``sampling`` is a key of :data:`SAMPLINGS`: as many of each class as its share (stratified, as in the index files of
+    the official code), or equally many.
+    """
     if fraction == 1:
         return torch.arange(len(labels))
-    return stratified(labels, round(fraction * len(labels)), 1_000 + number)
+    return SAMPLINGS[sampling](labels, round(fraction * len(labels)), 1_000 + number)
 
 
 def shots(labels: Tensor, count: int, number: int) -> Tensor:
@@ -79,7 +126,7 @@ def shots(labels: Tensor, count: int, number: int) -> Tensor:
             f"{count} samples per class were asked for, and class {int(sizes.argmin())} has {int(sizes.min())}; give "
             f"fewer."
         )
-    return stratified(labels, count * len(sizes), 2_000 + number)
+    return balanced(labels, count * len(sizes), 2_000 + number)
 
 
 def fingerprint(index: Tensor) -> str:

@@ -40,7 +40,8 @@ METHOD = Method(
     name="byol",
     title="BYOL",
     section=BYOLSpec,
-    # Section 5: batch 512; the README of the official code has lr 1.8. 50 epochs in Table 1.
+    # Section 5: batch 512, lr 0.9, 50 epochs in Table 1. The README of the official code has lr 1.8, and nothing
+    # there scales the rate by the batch.
     optim=OptimSpec(epochs=50, optimizer="lars", lr=1.8, weight_decay=1e-6),
     default_scheme="syncbn",
     views={"first": ("unlabelled", "byol_first"), "second": ("unlabelled", "byol_second")},

@@ -47,6 +47,7 @@ def _used(values: Mapping[str, Any]) -> dict[str, bool]:
         "milestones": values["schedule"] == "step",
         "cosine_arc": cosine,
         "lars_exclude": values["optimizer"] == "lars",
+        "lars_rate": values["optimizer"] == "lars",
         "nesterov": sgd and bool(values["sgd_momentum"]),
         "decay_exempts_vectors": sgd,
         "student_proxy_momentum": values["student_norm"] in BATCH_NORMS,

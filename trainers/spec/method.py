@@ -1,6 +1,6 @@
 """Base classes of the methods' own sections; a method derives its section from those that apply."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from eman.trainers.views.options import ViewOptions
 
 Batch = Annotated[int, Field(ge=1, le=2**20)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
+LabelSampling = Literal["proportional", "balanced"]
 
 
 class MethodSection(Section):
@@ -69,10 +70,13 @@ class LabelledSection(MethodSection):
     label_fraction: PositiveShare = 0.1
     """Fraction of the run's training images whose labels are used."""
     label_set: Annotated[int, Field(ge=0, lt=catalog.MOST_LABEL_SETS)] = 0
-    """Number of the random, class-balanced label set, which decides the labelled images; it is independent of seed."""
+    """Number of the random label set, which decides the labelled images; it is independent of seed."""
+    label_sampling: LabelSampling = "proportional"
+    """How many images of each class a label set has: as many as its share of the training images (proportional, also
+    called stratified, as in the official index files), or equally many (balanced)."""
     label_index: Annotated[str | None, Field(max_length=1000)] = None
     """Index file that lists the labelled images, indexes/NAME.csv in the data set's folder, without .csv; it replaces
-    label_fraction and label_set."""
+    label_fraction, label_set and label_sampling."""
     labelled_batch: Batch = 256
     """Labelled images per step, over all devices."""
 
@@ -83,5 +87,7 @@ class LabelledSection(MethodSection):
     def _check_label_index(self) -> Self:
         if self.label_index is not None:
             names.check_index_file(self.label_index)
-            self.drop("label_fraction", "label_set")
+            self.drop("label_fraction", "label_set", "label_sampling")
+        if self.label_fraction == 1:
+            self.drop("label_sampling")
         return self

@@ -157,6 +157,9 @@ class OptimSpec(Section):
     lars_exclude: Literal["vectors", "official"] | None = None
     """Parameters that LARS updates without weight decay and trust ratio: vectors (biases and norms; none means the
     same), or official, those that the official code selects by name."""
+    lars_rate: Literal["outside", "inside"] | None = None
+    """Where LARS multiplies by the learning rate: outside of the momentum buffer, as SGD does (none means the same), or
+    inside, as the official code does. They differ while the rate changes, as in the warm-up."""
     schedule: Literal["cosine", "step"] = "cosine"
     """Decay of the learning rate: cosine to 0 (see cosine_arc), or step, a division by 10 at each milestone."""
     cosine_arc: Annotated[float, Field(gt=0, le=0.5)] | None = None
@@ -187,7 +190,8 @@ class OptimSpec(Section):
     def _check_effects(self) -> None:
         """Refuse values without effect, which would only give the same run another key."""
         if self.optimizer != "lars":
-            self.refuse("lars_exclude", f"optimizer {self.optimizer!r}", "optimizer lars")
+            for name in ("lars_exclude", "lars_rate"):
+                self.refuse(name, f"optimizer {self.optimizer!r}", "optimizer lars")
         if self.optimizer != "sgd":
             for name in ("nesterov", "decay_exempts_vectors"):
                 self.refuse(name, f"optimizer {self.optimizer!r}", "optimizer sgd")
@@ -197,6 +201,8 @@ class OptimSpec(Section):
             self.refuse("cosine_arc", f"schedule {self.schedule!r}", "schedule cosine")
         if self.lars_exclude == "vectors":
             self.drop("lars_exclude")
+        if self.lars_rate == "outside":
+            self.drop("lars_rate")
 
 
 class ExecutionSpec(Section):
