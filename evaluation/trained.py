@@ -158,4 +158,4 @@ def sizes_of(splits: Splits) -> EvalSizes:
     labels, classes = splits.train.labels, len(splits.dataset.classes)
     several = labels.dim() == 2
     counts = labels.sum(0) if several else torch.bincount(labels, minlength=classes)
-    return EvalSizes(splits.dataset.name, len(splits.train), classes, int(counts.min()), several)
+    return EvalSizes(splits.dataset.name, len(splits.train), classes, tuple(counts.tolist()), several)

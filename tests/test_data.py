@@ -23,7 +23,8 @@ from eman.evaluation.compute import labelled
 from eman.evaluation.features import Features
 from eman.evaluation.protocols.groups import eval_title
 from eman.evaluation.protocols.labelled import LabelledSpec
-from eman.evaluation.protocols.spec import EvalSpec, make_eval
+from eman.evaluation.protocols.sizes import EvalSizes
+from eman.evaluation.protocols.spec import EvalSpec, check, make_eval
 from eman.evaluation.trained import Trained
 from eman.platform.errors import UserError
 from eman.platform.storage import Place
@@ -97,6 +98,12 @@ def test_a_class_without_labels_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"leave class 2 with none of its 3; .*label_sampling=balanced"):
         label_sets.label_set(labels, 0.1, 0)
     assert torch.bincount(labels[label_sets.label_set(labels, 0.1, 0, "balanced")]).tolist()[2] == 3
+    sizes = EvalSizes("unequal", 1000, 3, (500, 497, 3))
+    for name in ("linear", "finetune"):
+        with pytest.raises(UserError, match="leave class 2 with none of its 3"):
+            check(make_eval(name, "x"), sizes)
+        for fields in ({"label_sampling": "balanced"}, {"label_fraction": 1.0}, {"label_index": "few"}):
+            check(make_eval(name, "x", **fields), sizes)
 
 
 def test_a_balanced_subset_has_equal_shares_and_two_can_be_disjoint() -> None:

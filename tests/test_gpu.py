@@ -113,11 +113,21 @@ class Waits(TorchDispatchMode):
 def test_a_step_reads_no_value_from_the_device(method: str, scheme: str) -> None:
     """Neither learning rate, queue, permutation nor pseudo-labels make the host wait."""
     scheme = "default" if method == "supervised" else scheme
-    training = Training.fresh(SMOKE.run(method, scheme), Workspace.from_environment())
+    assert reads(SMOKE.run(method, scheme)) == []
+
+
+@pytest.mark.parametrize("rate", ["inside", "outside"])
+def test_a_step_of_lars_reads_no_value_from_the_device(rate: str) -> None:
+    assert reads(SMOKE.run("byol", "eman", overrides={"optimizer": "lars", "lars_rate": rate})) == []
+
+
+def reads(spec: RunSpec) -> list[str]:
+    """Return the operations of a run's second step that read a value from the device."""
+    training = Training.fresh(spec, Workspace.from_environment())
     training.train_step()
     with Waits() as waits:
         training.train_step()
-    assert waits.seen == []
+    return waits.seen
 
 
 def test_a_permutation_depends_on_seed_and_count() -> None:
@@ -164,6 +174,8 @@ def leaves(state: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_graph_gives_the_same_run(method: str) -> None:
     fields = {"precision": "float64"}
+    if method == "byol":
+        fields |= {"optimizer": "lars", "lars_rate": "inside"}
     spec = SMOKE.run(method, "default" if method == "supervised" else "eman", overrides=fields)
     plain, graphed = (steps(spec.replace(cuda_graph=choice), 8) for choice in (False, True))
     assert plain[0] == pytest.approx(graphed[0], rel=1e-9)

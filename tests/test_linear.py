@@ -425,7 +425,7 @@ def test_what_the_data_cannot_serve_is_refused_before_anything_runs(
 
 
 def test_sets_with_several_classes_an_image_need_a_protocol_that_knows_them() -> None:
-    sizes = EvalSizes("voc2007", 100, 20, 10, multi_label=True)
+    sizes = EvalSizes("voc2007", 100, 20, (10,) * 20, multi_label=True)
     check(make_eval("lowshot", "x"), sizes)
     with pytest.raises(UserError, match="protocol knn needs one class per image"):
         check(make_eval("knn", "x"), sizes)

@@ -146,7 +146,10 @@ def test_differences_are_those_of_the_textbook() -> None:
 
 @pytest.mark.parametrize(
     ("profile", "where"),
-    [("imagenet", "of the test images, as in the official code"), ("smoke", "of the 200 held-out training images")],
+    [
+        ("imagenet", "of the test images, on which the official code selects too"),
+        ("smoke", "of the 200 held-out training images"),
+    ],
 )
 def test_every_table_names_its_selection_and_what_it_is_made_on(profile: str, where: str) -> None:
     grid = SweepRequest(methods=("moco",), schemes=("bn",), profile=profile, selection="best")

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from eman.evaluation.protocols.protocol import Count, LabelSets, Milestone, ProtocolSpec, Rate, Share
 from eman.evaluation.protocols.sizes import EvalSizes
 from eman.platform.errors import UserError
+from eman.trainers.data.shares import proportional_counts
 from eman.trainers.spec.method import LabelSampling
 
 #: Names of index files, separated by commas. They have no slash, so they stay in the data set's folder.
@@ -74,6 +75,9 @@ class LabelledSpec(ProtocolSpec):
                 f"label_fraction is {self.label_fraction:g}, and {labelled} labelled samples leave some of the "
                 f"{sizes.classes} classes with none; give at least {sizes.classes / sizes.train:.2g}."
             )
+        drawn = self.label_index is None and self.label_fraction < 1
+        if drawn and self.label_sampling == "proportional" and sizes.class_sizes is not None:
+            proportional_counts(sizes.class_sizes, labelled)
 
 
 def prefix(protocol: str, fraction: float) -> str:

@@ -9,12 +9,17 @@ class EvalSizes:
 
     Attributes:
         train: Number of training images: kNN's bank, retrieval's database.
-        smallest_class: Number of images of the smallest class.
+        class_sizes: Number of training images of each class.
         multi_label: Whether an image may have several classes.
     """
 
     dataset: str
     train: int
     classes: int | None = None
-    smallest_class: int | None = None
+    class_sizes: tuple[int, ...] | None = None
     multi_label: bool = False
+
+    @property
+    def smallest_class(self) -> int | None:
+        """Number of images of the smallest class."""
+        return None if self.class_sizes is None else min(self.class_sizes)

@@ -137,7 +137,7 @@ class Scope:
         values = {**RUN_DEFAULTS, **self.profile.common, **self.overrides}
         images = f"{values['held_out']:,} held-out training images"
         if not values["held_out"]:
-            images = "test images, as in the official code"
+            images = "test images, on which the official code selects too"
         return (
             f", of those monitored (every {values['monitor_every']} epochs; by kNN, or by a run's own classifier) on "
             f"{100 * MONITOR_QUERIES:g} % of the {images}"

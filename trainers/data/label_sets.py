@@ -9,6 +9,7 @@ from torch import Tensor
 from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
 from eman.trainers.data.catalog import check_counts, read_index
+from eman.trainers.data.shares import proportional_counts
 from eman.trainers.data.splits import AnySplit, DataSet
 
 
@@ -25,8 +26,7 @@ def indexed(name: str, file: str, split: AnySplit, workspace: Workspace) -> Tens
 def proportional(labels: Tensor, count: int, seed: int) -> Tensor:
     """Return the indices of ``count`` random samples, as many of each class as its share of all samples; ascending.
 
-    A class gets its share rounded down; the samples that are then missing go to the classes with the largest
-    remainders.
+    See :func:`~eman.trainers.data.shares.proportional_counts` for the rounding.
 
     Args:
         labels: int64, ``(N,)``.
@@ -34,16 +34,7 @@ def proportional(labels: Tensor, count: int, seed: int) -> Tensor:
         seed: Decides the order in which the samples of each class are taken.
     """
     _check(labels, count)
-    sizes_K = torch.bincount(labels)
-    counts_K, remainders_K = count * sizes_K // len(labels), count * sizes_K % len(labels)
-    largest = torch.argsort(remainders_K, descending=True, stable=True)[: count - int(counts_K.sum())]
-    counts_K[largest] += 1
-    empty = ((counts_K == 0) & (sizes_K > 0)).nonzero()[:, 0].tolist()
-    if empty:
-        raise UserError(
-            f"{count} labelled samples, in proportion to class sizes, leave class {empty[0]} with none of its "
-            f"{int(sizes_K[empty[0]])}; ask for more (a larger label_fraction), or give label_sampling=balanced."
-        )
+    counts_K = torch.tensor(proportional_counts(torch.bincount(labels).tolist(), count))
     order = _shuffled(labels, seed)
     return order[_turns(labels[order]) < counts_K[labels[order]]].sort().values
 
