@@ -1,7 +1,7 @@
 """Data sets.
 
-- ``names``, ``catalog``, ``layout``, ``shares``: names, built-in sets and their sizes, index files, folder layouts, label
-  sets by class. No torch.
+- ``names``, ``catalog``, ``layout``, ``shares``: names, built-in sets and their sizes, index files, folder layouts,
+  label sets by class. No torch.
 - ``splits``: the classes of data sets. ``memory``: sets in memory.
 - ``folders``, ``stored``, ``decode``: sets in files and shards.
 - ``label_sets``: subsets and label sets. ``order``: sample order. ``loader``: reading ahead for training.
