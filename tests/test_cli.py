@@ -7,6 +7,7 @@ import pytest
 
 from eman.cli import main
 from eman.evaluation.protocols.spec import settable
+from eman.trainers.norm.schemes import SCHEMES
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -49,6 +50,7 @@ def test_frozen_options(capsys: pytest.CaptureFixture[str]) -> None:
             "--scheme",
             "--linear-lr",
             "--set",
+            "--ema-scaling",
         ),
         ("train",): ("--scheme", "--profile", "--seed", "--set", "--workers"),
         ("table",): ("--profile", "--format", "--out", "--seeds", "--network", "--selection", "--against", "--json"),
@@ -278,6 +280,18 @@ def test_doctor_and_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert "digits" in out
     assert "digits" in call(capsys, "data", "list")[1]
     assert "1,343" in call(capsys, "data", "fetch", "digits")[1]
+
+
+def test_schemes_are_listed_with_equation_and_source(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "schemes", "--json")
+    assert code == 0
+    listed = {scheme["name"]: scheme for scheme in json.loads(out)}
+    assert listed.keys() == SCHEMES.keys()
+    for scheme in listed.values():
+        assert all(scheme["student"].values())
+        assert all(scheme["teacher"].values())
+    assert "arXiv 2101.07525" in call(capsys, "schemes", "momentum2")[1]
+    assert "did you mean 'frozen'" in call(capsys, "schemes", "frosen")[2]
 
 
 def test_the_fields_of_an_evaluation_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,6 +58,7 @@ def test_the_same_key_gives_the_same_result_twice(method: str) -> None:
         ("fixmatch", "default"),
         ("moco", "shufflebn"),
         ("byol", "teacher-pn-0.9"),
+        ("moco", "momentum2"),
         ("supervised", "default"),
     ],
 )

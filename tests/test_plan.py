@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from eman.sweeps.cost import measured
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.profiles.cifar10 import CIFAR10
 from eman.sweeps.profiles.imagenet import IMAGENET
+from eman.sweeps.profiles.mini import MINI
 from eman.sweeps.profiles.profile import Profile
 from eman.sweeps.profiles.quick import QUICK
 from eman.sweeps.profiles.registry import PROFILES
@@ -22,9 +24,12 @@ from eman.sweeps.profiles.smoke import SMOKE
 from eman.sweeps.profiles.stl10 import STL10
 from eman.sweeps.request import SweepRequest, command
 from eman.sweeps.tables.figure3 import lines
-from eman.sweeps.work import work
+from eman.sweeps.work import steps, work
 from eman.trainers.data.catalog import KNOWN
+from eman.trainers.norm.schemes import SCHEMES
 from eman.trainers.spec.labels import record_params
+from eman.trainers.spec.method import TeacherSection
+from eman.trainers.spec.run import RunSpec
 
 
 def of_tables(*names: str, profile: str = "smoke", **fields: Any) -> Sweep:
@@ -137,6 +142,45 @@ def test_notes_say_what_differs_from_the_profile() -> None:
     assert "Overrides" not in " ".join(of_tables("table1").tables[0].notes)
 
 
+def test_every_scheme_has_a_row_in_the_table_of_schemes() -> None:
+    sweep = of_tables("schemes")
+    [table] = sweep.tables
+    assert table.rows == tuple(scheme.title for scheme in SCHEMES.values())
+    assert len(table.cells) == 3 * len(SCHEMES)
+    assert len(sweep.trainings) == 3 * len(SCHEMES) - 2  # MoCo's and BYOL's defaults are other rows' runs
+    assert {cell.paper for cell in table.cells} == {"-"}
+    assert of_tables("table1").trainings.keys() < sweep.trainings.keys()
+    assert ("BN / frozen", "BN / EMAN") in table.contrasts
+
+
+def momentum_of(run: RunSpec) -> float:
+    assert isinstance(run.method, TeacherSection)
+    return run.method.momentum
+
+
+@pytest.mark.parametrize("profile", [QUICK, MINI], ids=["quick", "mini"])
+def test_the_ema_scaling_rule_keeps_what_an_average_remembers(profile: Profile) -> None:
+    by_batch, by_length = (replace(profile, ema_scaling=rule) for rule in ("batch", "run"))
+    for method, paper, batch in (("fixmatch", 0.999, 320), ("moco", 0.999, 256), ("byol", 0.98, 512)):
+        ours, original = profile.run(method, "eman"), IMAGENET.run(method, "eman")
+        share = ours.method.images_per_step / batch
+        assert momentum_of(by_batch.run(method, "eman")) == pytest.approx(paper**share, abs=1e-4)
+        ratio = steps(original) / steps(ours)
+        assert momentum_of(by_length.run(method, "eman")) == pytest.approx(paper**ratio, abs=1e-3)
+        row = by_length.run(method, "eman-m0.99999").norm.eman_momentum
+        assert row == pytest.approx(0.99999**ratio, abs=1e-4)
+        assert momentum_of(by_length.run(method, "eman", 0, {"momentum": 0.5})) == 0.5
+    assert IMAGENET.run("moco", "eman") == replace(IMAGENET, ema_scaling="run").run("moco", "eman")
+
+
+def test_the_note_of_the_ema_scaling_rule_has_its_values() -> None:
+    [plain], [scaled] = (of_tables("table1", profile="mini", ema_scaling=rule).tables for rule in ("none", "run"))
+    assert not any("2307.13813" in note for note in plain.notes)
+    [note] = [note for note in scaled.notes if "2307.13813" in note]
+    assert "MoCo 0.999 becomes 0.774 (k = 257)" in note
+    assert "BYOL 0.98 becomes 0.115 (k = 107)" in note
+
+
 def test_notes_of_a_grid_name_only_its_methods() -> None:
     notes = " ".join(of_grid(["moco"], ["bn"], linear_lr=[3, 30]).tables[0].notes)
     assert "learning rate from MoCo {3, 30}, chosen" in notes
@@ -237,6 +281,7 @@ def test_a_field_of_one_method_applies_to_that_method_alone() -> None:
         ({"tables": ["table1"], "schemes": ["bn"]}, "schemes belong to a grid"),
         ({}, "a grid needs methods and schemes"),
         ({"tables": ["table1"], "name": "table2"}, "neither a table's name nor 'grid'"),
+        ({"tables": ["table1"], "name": "schemes"}, "neither a table's name nor 'grid'"),
         ({"tables": ["table1"], "name": "a\nb"}, "printable"),
         ({"methods": ["mocco"], "schemes": ["eman"]}, "did you mean 'moco'"),
         ({"methods": ["moco"], "schemes": ["emann"]}, "did you mean 'eman'"),
@@ -261,7 +306,7 @@ def test_mistakes_are_named_before_anything_runs(request_: dict[str, Any], messa
     "sweep",
     [
         of_tables("table1", "table8", seeds=3, overrides={"epochs": 5, "crop_min": 0.9}, network="teacher"),
-        of_tables("table1", profile="quick"),
+        of_tables("table1", "schemes", profile="quick", ema_scaling="run"),
         of_tables("table6", overrides={"precision": "float64"}, selection="best", seeds=[3]),
         of_grid(
             ["moco", "byol"], ["bn", "eman"], grid={"eman_momentum": [0.9, 0.99]}, linear_lr=[1.0, 2.0], seeds=[0, 5]

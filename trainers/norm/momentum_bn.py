@@ -63,10 +63,10 @@ def batch_weight(passes: Tensor, total: int) -> Tensor:
     r"""Return the weight of a batch, :math:`a = (1 + \cos(\pi t / T)) / 2`, which falls from 1 to 0 over the run.
 
     Args:
-        passes: t, int64, the teacher's passes so far.
+        passes: t, the teacher's passes so far, a floating-point scalar.
         total: T, the passes of the whole run; later passes have weight 0.
     """
-    return (1 + torch.cos(math.pi * passes.clamp(max=total).double() / total)) / 2
+    return (1 + torch.cos(passes.clamp(max=total) * (math.pi / total))) / 2
 
 
 def with_momentum_norms(module: nn.Module) -> nn.Module:

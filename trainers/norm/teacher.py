@@ -203,7 +203,7 @@ class Teacher(nn.Module):
     def _run_on(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         if self.norm.blends:
             assert self.network is not None
-            weight = batch_weight(self.passes, self.steps)
+            weight = batch_weight(self.passes.to(self.averaged.dtype), self.steps)
             self.passes.add_(1)
             return blended_passes(self.network, inputs, weight)
         if not self.norm.independent:
