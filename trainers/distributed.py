@@ -11,12 +11,16 @@ overwrite the statistics that teachers collect. Buffers are kept equal as follow
 ===========================================  ==========================================================================
 student: running statistics                  device 0's or the mean over devices; ``share_statistics`` sends them before
                                              the teacher is updated; under SyncBN they are equal on all workers
-EMAN teacher: running statistics             ``Teacher.update``, from equal tensors on all workers
+EMAN teacher: running statistics             ``Teacher.update``, from equal tensors on all workers; bias-corrected, also
+                                             ``Teacher.averaged``, equal on all workers
 student-PN teacher: running statistics       copied from the student by ``Teacher.update``
 teacher-PN teacher: running statistics       the teacher's own passes, Eq. (4), then ``share_statistics``
+Momentum^2 teacher: running statistics       the same, with the weight of Momentum^2
+frozen teacher: running statistics           never changed
 other teachers: running statistics           differ between workers; unused in training; shared before they are saved
 teachers: other buffers                      ``Teacher.update``: averaged (Algorithm 1), integers copied
-``Teacher.passes``                           counts ShuffleBN's permutations; equal on all workers
+``Teacher.passes``                           counts ShuffleBN's permutations and Momentum^2's steps; equal on all
+                                             workers
 MoCo's queue                                 the criterion, outside DDP: after the backward pass, every worker enqueues
                                              the keys of all workers in the same order
 ===========================================  ==========================================================================
