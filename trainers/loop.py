@@ -201,7 +201,7 @@ class _Run:
     def must_leave(self) -> bool:
         """Return whether ``leave`` wants the run to stop here."""
         leave = self.callbacks.leave
-        if leave is None or (distributed.workers() > 1 and self.training.step % _AGREE_EVERY):
+        if leave is None or self.done or (distributed.workers() > 1 and self.training.step % _AGREE_EVERY):
             return False
         if not distributed.agreed(time.monotonic() - self.asked > _LEAVE_SECONDS):
             return False
