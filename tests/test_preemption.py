@@ -98,7 +98,7 @@ def _train(rank: int, folder: str, fields: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     spec = RunSpec.from_flat(json.loads(fields))
-    fit(spec, Workspace(Path(folder), data=os.environ.get("EMAN_DATA") or Workspace.data), folder=Place(folder))
+    fit(spec, Workspace(folder, data=os.environ.get("EMAN_DATA") or Workspace.data), folder=Place(folder))
     dist.destroy_process_group()
 
 
@@ -122,12 +122,12 @@ def test_a_drained_node_costs_no_step_and_no_failure(environment: dict[str, str]
                     cluster.stdin.flush()
         assert sweep.returncode == 0
     assert epochs == list(range(1, EPOCHS + 1))
-    [record] = Store(Workspace(home)).records(TRAINING)
+    [record] = Store(Workspace(str(home))).records(TRAINING)
     assert (record.status, len(record.claims)) == ("done", 2)
     spec = SMOKE.run("byol", "eman", overrides={"epochs": EPOCHS})
     assert spec.key == record.key
     mp.start_processes(_train, (str(tmp_path), json.dumps(spec.flat())), nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]
-    moved = tensors(Workspace(home).run_folder(spec.key) / "last.pt", spec.key)
+    moved = tensors(Workspace(str(home)).run_folder(spec.key) / "last.pt", spec.key)
     whole = tensors(Place(str(tmp_path / "last.pt")), spec.key)
     assert moved.keys() == whole.keys()
     for name, value in whole.items():

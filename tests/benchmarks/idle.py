@@ -52,7 +52,7 @@ def drive(trainable: Any, number: int, home: Path, resources: dict[str, float], 
     """
     from eman.sweeps.run.tuning import Follow, run_jobs
 
-    workspace = Workspace(home)
+    workspace = Workspace(str(home))
     seeds = min(number, 50)
     rates = [1 / (1 + rate) for rate in range(number // seeds)]
     sweep = plan(SweepRequest(profile="smoke", methods=["moco"], schemes=["bn"], seeds=seeds, grid={"lr": rates}))
