@@ -47,7 +47,7 @@ def final(training: Training, folder: Place, best_epoch: int) -> Metrics:
         RunFailed: The features are not finite.
     """
     key = training.spec.key
-    student, teacher = copy.deepcopy(training.student), training.teacher and copy.deepcopy(training.teacher.network)
+    student, teacher = copy.deepcopy(training.student), copy.deepcopy(training.teacher_network)
     path_last, path_best = (features.path(folder, "student", selection) for selection in ("last", "best"))
     features_last, last = _measured(training, student, teacher)
     same = best_epoch == training.spec.optim.epochs

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from eman.evaluation.protocols.spec import EvalSpec
 from eman.trainers.data import catalog
+from eman.trainers.methods.method import Passes
 from eman.trainers.spec.method import LabelledSection
 from eman.trainers.spec.run import RunSpec
 
@@ -22,7 +23,7 @@ def epoch_images(spec: RunSpec) -> int:
     """Return the approximate number of images per epoch; without unlabelled images, only the labelled ones count."""
     images = training_images(spec)
     if "unlabelled" not in spec.entry.streams and isinstance(spec.method, LabelledSection):
-        return round(images * spec.method.label_fraction)
+        return round(images * spec.method.labelled_fraction(images))
     return images
 
 
@@ -35,10 +36,11 @@ def work(spec: RunSpec) -> float:
     """Return the relative cost of a run: an image costs 3 in the student (forward, backward) and 1 in the teacher."""
     method, batches = spec.entry, spec.method.batches()
 
-    def images(passes: tuple[tuple[str, ...], ...]) -> int:
+    def images(passes: Passes) -> int:
         return sum(batches[method.views[name][0]] for names in passes for name in names)
 
-    return steps(spec) * (3.0 * images(method.student) + images(method.teacher))
+    student, teacher = method.student_passes(spec.method), method.teacher_passes(spec.method)
+    return steps(spec) * (3.0 * images(student) + images(teacher))
 
 
 def evaluation_work(group: Sequence[EvalSpec], run: RunSpec) -> float:

@@ -336,6 +336,8 @@ def test_an_index_file_stays_in_its_folder(name: str) -> None:
         ({"images": 5}, "images is 5, and digits has 10 classes"),
         ({"held_out": 5}, "held_out is 5, and digits has 10 classes"),
         ({"label_fraction": 0.001}, "some of the 10 classes of digits get none"),
+        ({"label_count": 9}, "label_count is 9, and digits has 10 classes"),
+        ({"label_count": 1200}, "1,143 training images to label; give a number from 10 to 1143"),
         ({"image_size": 224}, "held in memory at 16 pixels"),
     ],
 )

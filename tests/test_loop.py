@@ -34,7 +34,11 @@ def tensors(state: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def assert_same(a: Training, b: Training) -> None:
-    left, right = tensors(a.state()), tensors(b.state())
+    assert_same_values(a.state(), b.state())
+
+
+def assert_same_values(a: Any, b: Any) -> None:
+    left, right = tensors(a), tensors(b)
     assert left.keys() == right.keys()
     for name, value in left.items():
         if isinstance(value, torch.Tensor):
@@ -52,18 +56,20 @@ def test_the_same_key_gives_the_same_result_twice(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "scheme"),
+    ("method", "scheme", "fields"),
     [
-        ("fixmatch", "eman"),
-        ("fixmatch", "default"),
-        ("moco", "shufflebn"),
-        ("byol", "teacher-pn-0.9"),
-        ("moco", "momentum2"),
-        ("supervised", "default"),
+        ("fixmatch", "eman", {}),
+        ("fixmatch", "default", {"average_student": True, "nesterov": True, "crop_padding": 0.125, "cutout": 0.5}),
+        ("moco", "shufflebn", {"symmetric": True}),
+        ("byol", "teacher-pn-0.9", {}),
+        ("moco", "momentum2", {}),
+        ("supervised", "default", {}),
     ],
 )
-def test_an_interrupted_run_equals_an_uninterrupted_one(method: str, scheme: str, tmp_path: Path) -> None:
-    spec = SMOKE.run(method, scheme)
+def test_an_interrupted_run_equals_an_uninterrupted_one(
+    method: str, scheme: str, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = SMOKE.run(method, scheme, 0, fields)
     whole = fit(spec, Workspace.from_environment(), monitor=lambda t: {"x": float(t.step)})
     epochs = []
     middle = whole.training.steps_per_epoch + whole.training.steps_per_epoch // 2
@@ -120,6 +126,35 @@ def test_moco_moves_its_teacher_between_the_passes_and_the_others_after_the_step
         assert torch.equal(teacher, expected)
         tracked = training.teacher.network.backbone.stem[1].running_mean  # type: ignore[union-attr]
         assert torch.equal(tracked, training.followed[0].stem[1].running_mean)  # type: ignore[arg-type]
+
+
+def test_an_average_of_the_student_is_kept_for_evaluation_alone() -> None:
+    """Parameters by Eq. (1), statistics copied, as in USB; training does not see it."""
+    fields = {"momentum": 0.9, "student_proxy_momentum": 0.999}
+    plain = Training.fresh(SMOKE.run("fixmatch", "default", 0, fields), Workspace.from_environment())
+    spec = SMOKE.run("fixmatch", "default", 0, {**fields, "average_student": True})
+    training = Training.fresh(spec, Workspace.from_environment())
+    average = training.teacher_network
+    assert average is not None
+    expected = [p.detach().double() for p in training.student.parameters()]
+    for _ in range(3):
+        plain.train_step()
+        training.train_step()
+        expected = [
+            0.9 * old + 0.1 * new.double() for old, new in zip(expected, training.student.parameters(), strict=True)
+        ]
+    for mine, value in zip(average.parameters(), expected, strict=True):
+        torch.testing.assert_close(mine.double(), value, rtol=1e-5, atol=1e-7)
+    for mine, value in zip(average.buffers(), training.student.buffers(), strict=True):
+        assert torch.equal(mine, value)
+    assert_same_values(plain.student.state_dict(), training.student.state_dict())
+    assert_same_values(training.weights()["teacher"], average.state_dict())
+    assert plain.teacher_network is None
+    assert (plain.spec.has_teacher_network, spec.has_teacher_network) == (False, True)
+    assert plain.spec == SMOKE.run("fixmatch", "default", 0, {"student_proxy_momentum": 0.999})  # m has no effect there
+    assert spec.key != plain.spec.key
+    eman = SMOKE.run("fixmatch", "eman")
+    assert eman.replace(average_student=True) == eman
 
 
 def test_statistics_can_be_set_before_the_first_step() -> None:

@@ -8,7 +8,7 @@ import torch
 from eman.platform.errors import UserError
 from eman.trainers.losses.byol import BYOL
 from eman.trainers.losses.fixmatch import FixMatch
-from eman.trainers.losses.moco import MoCo
+from eman.trainers.losses.moco import MoCo, projector
 from eman.trainers.methods.registry import METHODS
 from eman.trainers.norm.schemes import SCHEMES
 from eman.trainers.spec.build import make_spec, resolve_scheme
@@ -73,6 +73,48 @@ def test_moco_loss_and_queue() -> None:
     moco.after_step([key])
     torch.testing.assert_close(moco.queue_KC[:4].double(), k, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(moco.queue_KC[4:], queue[4:])
+
+
+def test_symmetric_moco_is_the_sum_of_both_directions_before_either_key_is_queued() -> None:
+    moco = moco_spec(symmetric=True, queue=16, temperature=0.5)
+    queue = moco.queue_KC.clone().double()
+    queries, keys = ([torch.randn(4, 5) for _ in range(2)] for _ in range(2))  # of the two passes
+    leaves = [x.clone().requires_grad_() for x in queries]
+    loss, measures = moco(leaves, keys, {})
+    loss.backward()
+    normalized = torch.nn.functional.normalize
+    references = [x.double().requires_grad_() for x in queries]
+    expected, right = torch.zeros((), dtype=torch.float64), []
+    for query, key in zip(references, keys, strict=True):
+        q, k = normalized(query, dim=1), normalized(key.double(), dim=1)
+        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], 1) / 0.5
+        expected = expected + torch.nn.functional.cross_entropy(logits, torch.zeros(4, dtype=torch.int64))
+        right.append((logits.argmax(1) == 0).double().mean())
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for leaf, reference in zip(leaves, references, strict=True):
+        assert leaf.grad is not None
+        torch.testing.assert_close(leaf.grad.double(), reference.grad, atol=1e-6, rtol=1e-5)
+    assert float(measures["contrast_accuracy"]) == pytest.approx(float(sum(right)) / 2)
+    moco.after_step(keys)
+    expected_queue = torch.cat([*(normalized(key.double(), dim=1) for key in keys), queue[8:]])
+    torch.testing.assert_close(moco.queue_KC.double(), expected_queue, atol=1e-6, rtol=1e-5)
+    assert moco.pointer == 8
+
+
+def test_symmetric_moco_exchanges_the_views() -> None:
+    entry, fields = METHODS["moco"], {"queue": 512, "batch": 256}
+    plain, symmetric = (make_spec("moco", "eman", {**fields, "symmetric": both}).method for both in (False, True))
+    assert (entry.student_passes(plain), entry.teacher_passes(plain)) == ((("query",),), (("key",),))
+    assert entry.student_passes(symmetric) == (("query",), ("key",))
+    assert entry.teacher_passes(symmetric) == (("key",), ("query",))
+    with pytest.raises(UserError, match="twice the batch of 256 does not divide; give a multiple of 512"):
+        make_spec("moco", "eman", {**fields, "queue": 768, "symmetric": True})
+
+
+def test_mocos_projector_may_be_one_linear_layer() -> None:
+    heads = projector(make_spec("moco", "eman", {"hidden_dim": 0}).method, 512, 0)
+    assert [tuple(p.shape) for p in heads["projector"].parameters()] == [(128, 512), (128,)]
 
 
 def test_moco_queue_is_a_ring() -> None:

@@ -16,7 +16,7 @@ from eman.trainers.data import catalog, label_sets
 from eman.trainers.data.loader import Loader, Recipe
 from eman.trainers.data.order import Stream
 from eman.trainers.data.splits import AnySplit, Split, joined
-from eman.trainers.spec.method import LabelledSection
+from eman.trainers.spec.method import LabelledSection, SemiSupervisedSection
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.views import transforms
 from eman.trainers.views.draws import Draws
@@ -94,17 +94,17 @@ class Batches:
         if not isinstance(method, LabelledSection):
             return None
         if method.label_index is None:
-            return label_sets.label_set(
-                self.train.labels, method.label_fraction, method.label_set, method.label_sampling
-            )
+            fraction = method.labelled_fraction(len(self.train))
+            return label_sets.label_set(self.train.labels, fraction, method.label_set, method.label_sampling)
         return label_sets.indexed(self.spec.data.dataset, method.label_index, self.train, self.workspace)
 
     def _splits(self) -> dict[str, AnySplit]:
-        """Return the images of each stream. Unlabelled are those without a label (Section 5.1)."""
+        """Return the images of each stream. Unlabelled are those without a label (Section 5.1), or all."""
         if self.labelled is None:
             return {"unlabelled": joined(self.train, self.dataset.unlabelled)}
         rest = torch.ones(len(self.train), dtype=torch.bool)
-        rest[self.labelled] = False
+        method = self.spec.method
+        rest[self.labelled] = isinstance(method, SemiSupervisedSection) and method.reuse_labelled
         return {
             "labelled": self.train.take(self.labelled),
             "unlabelled": joined(self.train.take(rest.nonzero()[:, 0]), self.dataset.unlabelled),

@@ -32,6 +32,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from eman.platform.errors import UserError
+
 
 def workers() -> int:
     """Return the number of workers; 1 without a process group."""
@@ -41,6 +43,28 @@ def workers() -> int:
 def rank() -> int:
     """Return this worker's rank, counted from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def devices_here(devices: int, parts: int) -> int:
+    """Return the number of devices that this worker hosts.
+
+    Args:
+        devices: Devices of the run.
+        parts: Parts into which a worker splits its batch, by devices.
+
+    Raises:
+        UserError: The workers do not divide the devices, or the parts do not divide a worker's devices.
+    """
+    count = workers()
+    if devices % count:
+        raise UserError(f"{count} workers do not divide {devices} devices; give a divisor of {devices}.")
+    local = devices // count
+    if local % parts:
+        raise UserError(
+            f"accumulate is {parts}, and each of {count} workers hosts {local} devices, none of which can be split; "
+            f"give a divisor of {local}, or use fewer workers."
+        )
+    return local
 
 
 def device() -> torch.device:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from eman.platform.errors import UserError
 from eman.platform.workspace import Workspace
 from eman.trainers import distributed, optim
 from eman.trainers.batches import Batches, Samples
@@ -45,13 +44,15 @@ class Training:
         student: ``nn.Sequential`` of ``backbone`` and the method's heads.
         followed: The part of the student that the teacher follows.
         teacher: The teacher, or ``None`` for a method without one.
+        average: Follows the student for evaluation alone, if the run asks for it.
         step: Steps taken so far.
         steps: Steps of the whole run.
     """
 
     def __init__(self, spec: RunSpec, workspace: Workspace) -> None:
         self.spec, self.method = spec, spec.entry
-        self.local, self.parts = _split_of_devices(spec)
+        self.parts = spec.execution.accumulate or 1
+        self.local = distributed.devices_here(spec.norm.devices, self.parts)
         self.device = distributed.device()
         self.dtype = torch.float64 if spec.network.precision == "float64" else torch.float32
         use_whole_float32()
@@ -75,6 +76,10 @@ class Training:
         if self.method.teacher:
             teacher = Teacher(self.followed, scheme_of(spec), self.base_momentum, seed=spec.seed, steps=self.steps)
             self.teacher = teacher.to(self.device, self.dtype)
+        self.average: Teacher | None = None
+        if isinstance(spec.method, TeacherSection) and spec.method.average_student:
+            average = Teacher(self.followed, "student-pn-0.9", self.base_momentum)
+            self.average = average.to(self.device, self.dtype)
         for layer in device_norms(student):  # not the teacher, copied above: it sees the whole batch at once
             layer.devices //= self.parts
         self._passes = OneForward(student)
@@ -113,6 +118,12 @@ class Training:
         return training
 
     @property
+    def teacher_network(self) -> nn.Module | None:
+        """The network to evaluate as the teacher, if there is one."""
+        follower = self.average or self.teacher
+        return None if follower is None else follower.network
+
+    @property
     def dataset(self) -> DataSet:
         """The whole data set."""
         return self.batches.dataset
@@ -140,17 +151,17 @@ class Training:
         """
         with plain_averages(self.student):
             for step in range(passes):
-                inputs = self._inputs(self.batches.at(step)[0], self.method.student)
+                inputs = self._inputs(self.batches.at(step)[0], self.method.student_passes(self.spec.method))
                 with self._autocast():
                     self._passes(*(self._split(x)[0] for x in inputs))  # of device 0, whose statistics are kept
-        if self.teacher is not None and self.teacher.network is not None:
-            self.teacher.network.load_state_dict(self.followed.state_dict())
+        if self.teacher_network is not None:
+            self.teacher_network.load_state_dict(self.followed.state_dict())
 
     def _compile(self) -> None:
         if self.spec.execution.compile:
             self.student.compile()
-            if self.teacher is not None and self.teacher.network is not None:
-                self.teacher.network.compile()
+            if self.teacher_network is not None:
+                self.teacher_network.compile()
 
     def _autocast(self) -> AbstractContextManager[None]:
         return autocast(self.device, self.spec.network.precision)
@@ -173,9 +184,9 @@ class Training:
             if self.method.teacher_moves == "between":
                 self._move_teacher()
 
-        student_inputs = self._inputs(views, self.method.student)
+        student_inputs = self._inputs(views, self.method.student_passes(self.spec.method))
         if self.teacher is not None:
-            teacher_inputs = self._inputs(views, self.method.teacher)
+            teacher_inputs = self._inputs(views, self.method.teacher_passes(self.spec.method))
             yield from self.teacher.pairs(self._ddp, student_inputs, teacher_inputs, between, self._split)
             return
         for number, inputs in enumerate(zip(*map(self._split, student_inputs), strict=True)):
@@ -261,8 +272,9 @@ class Training:
         Sharing here, right after the gradients' reduction in most methods, saves another wait within the step.
         """
         share_statistics(self.student)
-        if self.teacher is not None:
-            self.teacher.update(self.followed, self._rates.momentum)
+        for follower in (self.teacher, self.average):
+            if follower is not None:
+                follower.update(self.followed, self._rates.momentum)
 
     def _move_student(self) -> dict[str, Tensor]:
         """Take the optimizer's step. Under fp16, skip and count steps with gradients that are not finite.
@@ -282,8 +294,8 @@ class Training:
 
         Training does not use these statistics, so sharing them before they are saved is enough.
         """
-        if self.teacher is not None and self.teacher.network is not None:
-            share_statistics(self.teacher.network)
+        if self.teacher_network is not None:
+            share_statistics(self.teacher_network)
 
     def state(self) -> dict[str, Any]:
         """Return the state from which :meth:`resumed` continues bit-exactly.
@@ -296,6 +308,7 @@ class Training:
             "data": self.dataset.hash,
             "student": self.student.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "criterion": self.criterion.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -307,13 +320,15 @@ class Training:
         self.student.load_state_dict(state["student"])
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.criterion.load_state_dict(state["criterion"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
 
     def weights(self) -> dict[str, Any]:
         """Return the weights of both networks, for checkpoints that evaluations read."""
-        network = None if self.teacher is None else self.teacher.network
+        network = self.teacher_network
         return {
             "spec": self.spec.flat(),
             "step": self.step,
@@ -321,24 +336,6 @@ class Training:
             "student": self.student.state_dict(),
             "teacher": None if network is None else network.state_dict(),
         }
-
-
-def _split_of_devices(spec: RunSpec) -> tuple[int, int]:
-    """Return the number of devices that this worker hosts, and of parts into which it splits its batch.
-
-    Raises:
-        UserError: The workers do not divide the devices, or the parts do not divide a worker's devices.
-    """
-    workers, devices = distributed.workers(), spec.norm.devices
-    if devices % workers:
-        raise UserError(f"{workers} workers do not divide {devices} devices; give a divisor of {devices}.")
-    local, parts = devices // workers, spec.execution.accumulate or 1
-    if local % parts:
-        raise UserError(
-            f"accumulate is {parts}, and each of {workers} workers hosts {local} devices, none of which can be split; "
-            f"give a divisor of {local}, or use fewer workers."
-        )
-    return local, parts
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

@@ -32,7 +32,7 @@ class Network:
         spec = spec.replace(epochs=self.times * spec.optim.epochs)
         if self.wide:
             spec = spec.replace(backbone=spec.network.backbone + WIDE)
-        return spec if self.labelled is None else spec.replace(label_fraction=self.labelled)
+        return spec if self.labelled is None else spec.replace(label_fraction=self.labelled, label_count=None)
 
     def baseline(self, others: Sequence["Network"]) -> "Network | None":
         """Return the same pretraining without EMAN, or ``None`` if this one has no EMAN."""

@@ -144,5 +144,4 @@ class Scope:
         )
 
     def _network(self, run: RunSpec) -> str:
-        separate = run.norm.teacher is not None and not run.norm.teacher.joint
-        return self.network if separate else "student"
+        return self.network if run.has_teacher_network else "student"

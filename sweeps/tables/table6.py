@@ -52,7 +52,7 @@ def run(scope: Scope, seed: int, row: Row, fraction: float) -> RunSpec:
         fields |= profile.from_pretrained
     spec = scope.run("fixmatch", SCHEMES[row.scheme], seed, **fields)
     init = network.run(scope, seed) if network is not None else None
-    return spec.replace(label_fraction=fraction, epochs=row.times * spec.optim.epochs, init=init)
+    return spec.replace(label_fraction=fraction, label_count=None, epochs=row.times * spec.optim.epochs, init=init)
 
 
 def result(scope: Scope, row: Row, fraction: float, top: int) -> Callable[[int], Wanted]:

@@ -114,6 +114,7 @@ def check_fits(
     images: int | None = None,
     held_out: int = 0,
     label_fraction: float | None = None,
+    label_count: int | None = None,
     image_size: int | None = None,
 ) -> None:
     """Raise :class:`UserError` unless a built-in data set has the images that a run needs, in its size.
@@ -122,13 +123,19 @@ def check_fits(
     """
     if name in KNOWN:
         sizes = KNOWN[name]
-        check_counts(name, sizes.train, sizes.classes, images, held_out, label_fraction)
+        check_counts(name, sizes.train, sizes.classes, images, held_out, label_fraction, label_count)
         if sizes.pixels is not None:
             check_pixels(name, sizes.pixels, image_size)
 
 
 def check_counts(
-    name: str, train: int, classes: int, images: int | None, held_out: int, label_fraction: float | None = None
+    name: str,
+    train: int,
+    classes: int,
+    images: int | None,
+    held_out: int,
+    label_fraction: float | None = None,
+    label_count: int | None = None,
 ) -> None:
     """Raise :class:`UserError` if a run needs more than ``train`` images, or a class would get no image or no label."""
     used = train - held_out if images is None else images
@@ -142,6 +149,11 @@ def check_counts(
     for field, count in (("images", used), ("held_out", held_out)):
         if 0 < count < classes:
             raise UserError(f"{field} is {count}, and {title(name)} has {classes} classes; give at least {classes}.")
+    if label_count is not None and not classes <= label_count <= used:
+        raise UserError(
+            f"label_count is {label_count:,}, and {title(name)} has {classes} classes and {used:,} training images to "
+            f"label; give a number from {classes} to {used}."
+        )
     if label_fraction is not None and label_fraction < 1:
         labelled = round(label_fraction * used)
         if labelled < classes:

@@ -1,6 +1,6 @@
 """MoCo's loss and head; see :mod:`eman.trainers.methods.moco` for the equation.
 
-Shapes: N images on this worker, G on all, C projection dimension, K length of the queue.
+Shapes: N images on this worker, G keys of all workers, C projection dimension, K length of the queue.
 """
 
 import torch
@@ -14,7 +14,10 @@ from eman.trainers.methods.moco import MoCoSpec
 
 
 class MoCo(Criterion[MoCoSpec]):
-    """InfoNCE with one positive and the queue as negatives. The queue takes the keys of all workers in device order."""
+    """InfoNCE with one positive and the queue as negatives.
+
+    The queue takes the keys of all workers in device order, pass by pass.
+    """
 
     queue_KC: Tensor
     pointer: Tensor
@@ -32,18 +35,22 @@ class MoCo(Criterion[MoCoSpec]):
         teacher: list[Tensor],
         labels: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of queries ``student[0]`` against keys ``teacher[0]``, both ``(N, C)``.
+        """Return the loss of queries against keys, ``(N, C)`` each: the sum over the passes, one or two.
 
         ``contrast_accuracy`` is the share of queries that are more similar to their key than to all of the queue.
         """
-        query_NC, key_NC = F.normalize(student[0], dim=1), F.normalize(teacher[0], dim=1)
-        loss_N, right_N = _InfoNCE.apply(query_NC / self.spec.temperature, key_NC, self.queue_KC)
-        return loss_N.mean(), {"contrast_accuracy": right_N.float().mean()}
+        losses, accuracies = [], []
+        for queries_NC, keys_NC in zip(student, teacher, strict=True):
+            query_NC, key_NC = F.normalize(queries_NC, dim=1), F.normalize(keys_NC, dim=1)
+            loss_N, right_N = _InfoNCE.apply(query_NC / self.spec.temperature, key_NC, self.queue_KC)
+            losses.append(loss_N.mean())
+            accuracies.append(right_N.float().mean())
+        return torch.stack(losses).sum(), {"contrast_accuracy": torch.stack(accuracies).mean()}
 
     @torch.no_grad()
     def after_step(self, teacher: list[Tensor]) -> None:
-        """Replace the oldest keys of the queue with the keys of all workers, ``teacher[0]``, ``(N, C)`` each."""
-        key_GC = distributed.gather_rows(F.normalize(teacher[0], dim=1), self.devices)
+        """Replace the oldest keys of the queue with the keys of all workers, ``(N, C)`` for each pass."""
+        key_GC = torch.cat([distributed.gather_rows(F.normalize(key_NC, dim=1), self.devices) for key_NC in teacher])
         length = len(self.queue_KC)
         row_G = (self.pointer + torch.arange(len(key_GC), device=key_GC.device)) % length
         self.queue_KC.index_copy_(0, row_G, key_GC)
@@ -80,7 +87,9 @@ class _InfoNCE(torch.autograd.Function):
 
 
 def projector(spec: MoCoSpec, features: int, _classes: int) -> dict[str, nn.Module]:
-    """Build MoCo v2's projector: two linear layers without normalization."""
+    """Build MoCo v2's projector, two linear layers without normalization, or a single linear layer."""
+    if not spec.hidden_dim:
+        return {"projector": nn.Linear(features, spec.projection_dim)}
     return {
         "projector": nn.Sequential(
             nn.Linear(features, spec.hidden_dim),

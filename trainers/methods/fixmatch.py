@@ -13,12 +13,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from eman.trainers.methods.method import Method
-from eman.trainers.spec.method import Batch, LabelledSection, TeacherSection, UnlabelledSection
+from eman.trainers.spec.method import Batch, SemiSupervisedSection, TeacherSection
 from eman.trainers.spec.sections import OptimSpec, Share
 from eman.trainers.views.options import ViewOptions
 
 
-class FixMatchSpec(LabelledSection, UnlabelledSection, TeacherSection):
+class FixMatchSpec(SemiSupervisedSection, TeacherSection):
     """FixMatch's fields. Batches are those of Section 5, other defaults the official code's."""
 
     name: Literal["fixmatch"] = "fixmatch"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast
@@ -19,6 +19,13 @@ S = TypeVar("S", bound=MethodSection)
 #: The stream of a view's images, and the name of its augmentation in :data:`eman.trainers.views.views.VIEWS`.
 View = tuple[str, str]
 
+#: For each forward pass of a network, the views to concatenate.
+Passes = tuple[tuple[str, ...], ...]
+
+
+def _never(_section: MethodSection) -> bool:
+    return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Generic[S]):
@@ -33,6 +40,8 @@ class Method(Generic[S]):
         views: The views of a step by name, each a pair (stream, augmentation).
         student: For each forward pass of the student, the views to concatenate.
         teacher: For each forward pass of the teacher, the views to concatenate; empty if there is no teacher.
+        symmetric: Whether a run, by its section, makes every pass a second time with the views of student and teacher
+            exchanged.
         teacher_moves: When the teacher is updated: ``between`` the forward passes of student and teacher, or ``after``
             the optimizer's step.
         momentum: Schedule of m of Eq. (1).
@@ -46,8 +55,9 @@ class Method(Generic[S]):
     optim: OptimSpec = field(default_factory=OptimSpec)
     default_scheme: str
     views: Mapping[str, View]
-    student: tuple[tuple[str, ...], ...]
-    teacher: tuple[tuple[str, ...], ...]
+    student: Passes
+    teacher: Passes
+    symmetric: Callable[[S], bool] = _never
     teacher_moves: Literal["between", "after"] = "after"
     momentum: schedules.MomentumSchedule = schedules.constant
     losses: str
@@ -57,6 +67,14 @@ class Method(Generic[S]):
     def streams(self) -> tuple[str, ...]:
         """The streams that a step reads, sorted; an epoch is one pass over the last."""
         return tuple(sorted({stream for stream, _ in self.views.values()}))
+
+    def student_passes(self, section: S) -> Passes:
+        """Return the student's forward passes in a run; the teacher's have the same order."""
+        return self.student + self.teacher if self.symmetric(section) else self.student
+
+    def teacher_passes(self, section: S) -> Passes:
+        """Return the teacher's forward passes in a run."""
+        return self.teacher + self.student if self.symmetric(section) else self.teacher
 
     def parts(self) -> Parts[S]:
         """Import and return the loss and the heads."""

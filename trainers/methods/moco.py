@@ -3,7 +3,8 @@ r"""MoCo v2 (Section 4.1): tell a query's key from a queue of older keys.
 .. math:: L = -\log \frac{\exp(q \cdot k_+ / T)}{\exp(q \cdot k_+ / T) + \sum_{j=1}^{K} \exp(q \cdot k_j / T)}
 
 where q is the student's query of one view, k_+ the teacher's key of the other, and k_j are the K keys of the queue, all
-of length 1. The teacher is updated between the two forward passes.
+of length 1. The teacher is updated between the two forward passes. The symmetric loss is the sum of L and of L with the
+views exchanged; the keys of both views enter the queue after both.
 """
 
 from dataclasses import replace
@@ -21,11 +22,27 @@ class MoCoSpec(UnlabelledSection, TeacherSection):
     """MoCo's fields, with the values of the official README."""
 
     name: Literal["moco"] = "moco"
-    queue: Annotated[int, Field(ge=1, le=2**24, description="Length K of the queue of keys; a multiple of batch.")] = (
-        65536
-    )
+    queue: Annotated[
+        int,
+        Field(ge=1, le=2**24, description="Length K of the queue of keys; a multiple of the keys that a step adds."),
+    ] = 65536
+    symmetric: Annotated[
+        bool,
+        Field(
+            description="Make each view a query and a key: the loss is the sum of both directions, and a step adds two "
+            "keys per image (the MoCo demo's option, lightly)."
+        ),
+    ] = False
     temperature: Annotated[float, Field(ge=1e-4, le=1e4, description="Temperature T of the InfoNCE loss.")] = 0.2
-    hidden_dim: Annotated[Width, Field(description="Width of the projector's hidden layer.")] = 2048
+    hidden_dim: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=65_536,
+            description="Width of the projector's hidden layer; 0: none, so that the projector is one linear layer "
+            "(the MoCo demo).",
+        ),
+    ] = 2048
     projection_dim: Annotated[Width, Field(description="Dimension of the projector's output: queries and keys.")] = 128
     blur_max: Annotated[
         float, Field(ge=0, le=32, description="Largest standard deviation of the Gaussian blur in pixels; 0: no blur.")
@@ -33,10 +50,10 @@ class MoCoSpec(UnlabelledSection, TeacherSection):
 
     @model_validator(mode="after")
     def _check_queue(self) -> Self:
-        if self.queue % self.batch:
+        keys, added = (2 * self.batch, "twice the batch") if self.symmetric else (self.batch, "the batch")
+        if self.queue % keys:
             raise UserError(
-                f"queue is {self.queue}, which the batch of {self.batch} does not divide; "
-                f"give a multiple of {self.batch}."
+                f"queue is {self.queue}, which {added} of {self.batch} does not divide; give a multiple of {keys}."
             )
         return self
 
@@ -52,6 +69,7 @@ METHOD = Method(
     views={"query": ("unlabelled", "moco"), "key": ("unlabelled", "moco")},
     student=(("query",),),
     teacher=(("key",),),
+    symmetric=lambda section: section.symmetric,
     teacher_moves="between",
     losses="eman.trainers.losses.moco",
 )

@@ -78,7 +78,7 @@ def run_titles(specs: Iterable[RunSpec]) -> dict[str, str]:
 
 
 #: Fields to show first; others are shown only where these do not distinguish the runs.
-_FIRST = ("backbone", "epochs", "label_fraction", "lr")
+_FIRST = ("backbone", "epochs", "label_fraction", "label_count", "lr")
 
 
 def _distinguishing_fields(specs: Sequence[RunSpec]) -> list[str]:

@@ -50,6 +50,9 @@ class TeacherSection(MethodSection):
 
     momentum: Share = 0.999
     """Momentum m of the teacher's parameters, Eq. (1)."""
+    average_student: bool = False
+    """Where there is no second network (teacher_norm student): keep an average of the student's parameters by this
+    momentum, with the student's running statistics, to evaluate as the teacher; it takes no part in training (USB)."""
 
 
 class UnlabelledSection(MethodSection):
@@ -69,6 +72,8 @@ class LabelledSection(MethodSection):
     """Smallest area of a random resized crop, as a fraction of the image's."""
     label_fraction: PositiveShare = 0.1
     """Fraction of the run's training images whose labels are used."""
+    label_count: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    """Number of training images whose labels are used, in place of label_fraction."""
     label_set: Annotated[int, Field(ge=0, lt=catalog.MOST_LABEL_SETS)] = 0
     """Number of the random label set, which decides the labelled images; it is independent of seed."""
     label_sampling: LabelSampling = "proportional"
@@ -76,18 +81,32 @@ class LabelledSection(MethodSection):
     called stratified, as in the official index files), or equally many (balanced)."""
     label_index: Annotated[str | None, Field(max_length=1000)] = None
     """Index file that lists the labelled images, indexes/NAME.csv in the data set's folder, without .csv; it replaces
-    label_fraction, label_set and label_sampling."""
+    label_fraction, label_count, label_set and label_sampling."""
     labelled_batch: Batch = 256
     """Labelled images per step, over all devices."""
 
     def batches(self) -> dict[str, int]:
         return {**super().batches(), "labelled": self.labelled_batch}
 
+    def labelled_fraction(self, images: int) -> float:
+        """Return the fraction of this number of training images whose labels are used."""
+        return self.label_fraction if self.label_count is None else self.label_count / images
+
     @model_validator(mode="after")
     def _check_label_index(self) -> Self:
         if self.label_index is not None:
             names.check_index_file(self.label_index)
-            self.drop("label_fraction", "label_set", "label_sampling")
+            self.drop("label_fraction", "label_count", "label_set", "label_sampling")
+        elif self.label_count is not None:
+            self.drop("label_fraction")
         if self.label_fraction == 1:
             self.drop("label_sampling")
         return self
+
+
+class SemiSupervisedSection(LabelledSection, UnlabelledSection):
+    """A method that uses labelled and unlabelled images."""
+
+    reuse_labelled: bool = False
+    """Count the labelled images among the unlabelled ones too, as USB does; else the unlabelled are the others (Section
+    5.1)."""

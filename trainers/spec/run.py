@@ -18,9 +18,9 @@ from eman.trainers.methods import momentum as schedules
 from eman.trainers.methods.method import Method
 from eman.trainers.methods.registry import METHODS, method_named
 from eman.trainers.norm.schemes import TEACHER_NORMS
-from eman.trainers.spec.method import LabelledSection, MethodSection
+from eman.trainers.spec.method import LabelledSection, MethodSection, TeacherSection
 from eman.trainers.spec.section import Section, digest
-from eman.trainers.spec.sections import PROXY_MOMENTUM, DataSpec, ExecutionSpec, NormSpec, OptimSpec
+from eman.trainers.spec.sections import BATCH_NORMS, PROXY_MOMENTUM, DataSpec, ExecutionSpec, NormSpec, OptimSpec
 
 #: Raise by one when a change of code changes the results of runs with unchanged fields by more than rounding.
 TRAINING_VERSION = 3
@@ -73,8 +73,12 @@ class RunSpec(Section):
         self._check_teacher()
         self._check_devices()
         self._check_images()
-        if self.norm.teacher is not None and self.norm.teacher.joint:
-            self.method.drop("momentum")  # there is no second network
+        if isinstance(self.method, TeacherSection):
+            joint = self.norm.teacher is not None and self.norm.teacher.joint
+            if not joint or self.norm.student_norm not in BATCH_NORMS:
+                self.method.drop("average_student")
+            if joint and not self.method.average_student:
+                self.method.drop("momentum")  # there is no second network
         return self
 
     def _check_teacher(self) -> None:
@@ -108,12 +112,14 @@ class RunSpec(Section):
             )
 
     def _check_images(self) -> None:
-        labels = self.method if isinstance(self.method, LabelledSection) else None
+        method = self.method
+        drawn = method if isinstance(method, LabelledSection) and method.label_index is None else None
         catalog.check_fits(
             self.data.dataset,
             images=self.data.images,
             held_out=self.data.held_out,
-            label_fraction=labels.label_fraction if labels is not None and labels.label_index is None else None,
+            label_fraction=None if drawn is None or drawn.label_count else drawn.label_fraction,
+            label_count=None if drawn is None else drawn.label_count,
             image_size=self.data.image_size,
         )
         if self.method.crop_padding is not None and catalog.is_cropped_when_read(
@@ -123,6 +129,12 @@ class RunSpec(Section):
                 f"crop_padding is {self.method.crop_padding}, which moves images of one size, and those of "
                 f"{self.data.dataset} are cropped to image_size when they are read; leave one of the two out."
             )
+
+    @property
+    def has_teacher_network(self) -> bool:
+        """Whether there is a second network to evaluate: a teacher, or an average of the student."""
+        teacher, method = self.norm.teacher, self.method
+        return teacher is not None and (not teacher.joint or getattr(method, "average_student", False))
 
     @property
     def entry(self) -> Method[Any]:
