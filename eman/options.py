@@ -55,8 +55,8 @@ class Scale:
     profile: Annotated[
         str | None,
         typer.Option(
-            help="Scale: smoke (seconds), quick (minutes), mini (hours); for GPUs: cifar10, stl10, imagenet. Default: "
-            "quick; for `plan`: imagenet.",
+            help="Scale: smoke (seconds), quick (minutes), mini (hours); for GPUs: cifar10, stl10, imagenette, "
+            "imagenet; see `eman profiles`. Default: quick; for `plan`: imagenet.",
         ),
     ] = None
     seeds: Annotated[

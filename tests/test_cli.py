@@ -1,13 +1,17 @@
 """The command line is a contract: scripts rely on it."""
 
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from eman.cli import main
 from eman.evaluation.protocols.spec import settable
+from eman.sweeps.profiles.registry import PROFILES
 from eman.trainers.norm.schemes import SCHEMES
+from eman.trainers.spec.fields import parse_fields
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -262,7 +266,22 @@ def test_a_plan_says_what_a_table_costs(capsys: pytest.CaptureFixture[str]) -> N
     assert "hours: unknown" in call(capsys, *plan)[1]
 
 
-@pytest.mark.parametrize("profile", ["cifar10", "stl10"])
+def test_profiles_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "profiles")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == list(PROFILES)
+    code, out, _ = call(capsys, "profiles", "cifar10")
+    assert code == 0
+    commands = re.findall(r"^ +eman (train [^\\]*?)(?:  |\\)", out, re.MULTILINE)
+    assert len(commands) == 9
+    for command in commands:  # each makes a run
+        _, method, *words = command.split()
+        fields = parse_fields(value for name, value in pairwise(words) if name == "--set")
+        assert PROFILES["cifar10"].run(method, "default", 0, fields).data.dataset == "cifar10"
+    assert call(capsys, "profiles", "cifar")[0] == 2
+
+
+@pytest.mark.parametrize("profile", ["cifar10", "stl10", "imagenette"])
 def test_all_tables_are_planned_without_the_data(profile: str, capsys: pytest.CaptureFixture[str]) -> None:
     tables = [f"table{number}" for number in range(1, 9)]
     speed = ["--images-per-second", "1000", "--json"]

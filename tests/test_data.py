@@ -30,6 +30,7 @@ from eman.platform.errors import UserError
 from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
+from eman.trainers.batches import Batches
 from eman.trainers.data import catalog as data
 from eman.trainers.data import label_sets, memory, names
 from eman.trainers.data.order import Stream
@@ -113,6 +114,24 @@ def test_a_balanced_subset_has_equal_shares_and_two_can_be_disjoint() -> None:
     assert torch.bincount(labels[second]).tolist() == [20] * 10
     assert not set(first.tolist()) & set(second.tolist())
     assert not torch.equal(first, label_sets.balanced(labels, 100, 1))
+
+
+def test_labels_are_given_by_number_and_their_images_may_be_unlabelled_ones_too() -> None:
+    def batches(**fields: Any) -> Batches:
+        spec = SMOKE.run("fixmatch", "eman", 0, fields)
+        return Batches(spec, Workspace.from_environment(), torch.device("cpu"), torch.float32)
+
+    plain, twice = batches(label_count=40), batches(label_count=40, reuse_labelled=True)
+    assert plain.labelled is not None
+    assert len(plain.labelled) == 40
+    assert len(plain.train.labels[plain.labelled].unique()) == 10
+    by_fraction = batches(label_fraction=40 / len(plain.train)).labelled
+    assert by_fraction is not None
+    assert torch.equal(plain.labelled, by_fraction)
+    everything = len(plain.train)
+    assert [len(x.streams["unlabelled"].split) for x in (plain, twice)] == [everything - 40, everything]
+    assert [len(x.streams["labelled"].split) for x in (plain, twice)] == [40, 40]
+    assert plain.spec.replace(label_fraction=0.5) == plain.spec
 
 
 def test_label_sets_differ_and_are_reproducible() -> None:
@@ -337,7 +356,7 @@ def test_an_index_file_stays_in_its_folder(name: str) -> None:
         ({"held_out": 5}, "held_out is 5, and digits has 10 classes"),
         ({"label_fraction": 0.001}, "some of the 10 classes of digits get none"),
         ({"label_count": 9}, "label_count is 9, and digits has 10 classes"),
-        ({"label_count": 1200}, "1,143 training images to label; give a number from 10 to 1143"),
+        ({"held_out": 200, "label_count": 1200}, "1,143 training images to label; give a number from 10 to 1143"),
         ({"image_size": 224}, "held in memory at 16 pixels"),
     ],
 )

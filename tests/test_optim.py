@@ -14,7 +14,7 @@ from eman.sweeps.profiles.imagenet import IMAGENET
 from eman.trainers import optim
 from eman.trainers.backbones.registry import backbone_named
 from eman.trainers.losses import byol
-from eman.trainers.methods import momentum
+from eman.trainers.methods.registry import METHODS
 from eman.trainers.sgd import LARS, SGD
 from eman.trainers.spec.build import make_spec
 
@@ -53,10 +53,12 @@ def test_milestones_drop_tenfold() -> None:
     )
 
 
-def test_byols_momentum_rises_to_one() -> None:
-    assert momentum.rising(0.98, 0, 100) == pytest.approx(0.98)
-    assert momentum.rising(0.98, 50, 100) == pytest.approx(0.99)
-    assert momentum.rising(0.98, 100, 100) == 1
+def test_byols_momentum_rises_to_one_or_to_another_end() -> None:
+    entry = METHODS["byol"]
+    section = make_spec("byol", "eman", {}).method
+    assert [entry.momentum(section, step, 100) for step in (0, 50, 100)] == pytest.approx([0.98, 0.99, 1])
+    section = make_spec("byol", "eman", {"momentum": 0.99, "final_momentum": 0.99}).method
+    assert [entry.momentum(section, step, 100) for step in (0, 31, 100)] == pytest.approx([0.99] * 3)
 
 
 def test_lars_follows_its_equation_and_leaves_vectors_alone() -> None:

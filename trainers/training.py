@@ -229,7 +229,8 @@ class Training:
 
     def momentum_at(self, step: int) -> float:
         """Return the momentum m of Eq. (1) at a step, counted from 0."""
-        return self.method.momentum(self.base_momentum, step, self.steps)
+        section = self.spec.method
+        return self.method.momentum(section, step, self.steps) if isinstance(section, TeacherSection) else 0.0
 
     def _take_step(self, samples: Mapping[str, Samples]) -> StepResult:
         """Compute a step on the device, without waiting for it."""

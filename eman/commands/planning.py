@@ -1,4 +1,4 @@
-"""Commands for planning: plan, fields, schemes."""
+"""Commands for planning: plan, fields, schemes, profiles."""
 
 from typing import Annotated
 
@@ -83,3 +83,20 @@ def schemes(
 
     listed = listed_schemes(name)
     show(scheme_lines(listed), [scheme_values(name, scheme) for name, scheme in listed.items()], as_json=as_json)
+
+
+@app.command(rich_help_panel="Look")
+def profiles(
+    name: Annotated[str | None, typer.Argument(help="A profile. Default: one line for each.")] = None,
+) -> None:
+    """List the profiles, or describe one: source, cost, published numbers, commands of its variants.
+
+    - `eman profiles cifar10`
+    """
+    from eman.sweeps.profiles.registry import PROFILES, profile_named
+
+    if name is None:
+        show([f"{profile.name:<12}{profile.about}" for profile in PROFILES.values()])
+        return
+    profile = profile_named(name)
+    show([profile.about, "", *(profile.recipe or "").splitlines()])

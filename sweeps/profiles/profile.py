@@ -8,7 +8,7 @@ from eman.platform.machine import fast_bf16
 from eman.sweeps.profiles.scaling import EmaScaling, note, scaled_run
 from eman.trainers.data.catalog import MOST_LABEL_SETS
 from eman.trainers.methods.registry import method_named
-from eman.trainers.norm.schemes import Scheme
+from eman.trainers.norm.schemes import TEACHER_NORMS, Move, Scheme
 from eman.trainers.spec.build import make_spec, resolve_scheme
 from eman.trainers.spec.run import RunSpec
 
@@ -38,6 +38,7 @@ class Profile:
     Attributes:
         name: Name on the command line.
         about: One-line description for notes and help.
+        recipe: Longer description for `eman profiles NAME`: source, cost, numbers to expect, commands of variants.
         common: Fields for every method.
         methods: Fields for single methods.
         linear_lr: Learning rates to search in linear evaluation, by method. The paper's are {15, 30, 60} for MoCo and
@@ -80,6 +81,7 @@ class Profile:
     low_shot: Mapping[str, LowShot] = field(default_factory=lambda: {"ImageNet": LowShot()})
     from_pretrained: Mapping[str, Any] = field(default_factory=dict)
     workers: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    recipe: str | None = None
 
     def run(self, method: str, scheme: str, seed: int = 0, overrides: Mapping[str, Any] | None = None) -> RunSpec:
         """Return the specification of a run at this scale. The seed is also the number of its label set.
@@ -93,9 +95,12 @@ class Profile:
             fields["precision"] = "bf16" if fast_bf16() else "float32"
         if "label_set" in entry.section.model_fields:
             fields["label_set"] = seed % MOST_LABEL_SETS
+        resolved = resolve_scheme(method, scheme)
+        if TEACHER_NORMS[resolved.teacher].statistics is Move.COPY:
+            fields.pop("student_proxy_momentum", None)  # the row names its own
         if self.ema_scaling != "none":
             fields.pop("momentum", None)  # the paper's
-        spec = make_spec(method, self._scaled(resolve_scheme(method, scheme)), fields, overrides)
+        spec = make_spec(method, self._scaled(resolved), fields, overrides)
         return scaled_run(spec, self.ema_scaling, overrides or {})
 
     def with_precision(self, precision: str) -> "Profile":

@@ -23,22 +23,29 @@ FROM_PRETRAINED: dict[str, Any] = {"statistics_passes": 0}
 #: kNN as in the published numbers on small images: 200 neighbours, votes weighted by exp(cosine / 0.1).
 KNN_200: dict[str, Any] = {"k": 200, "temperature": 0.1}
 
-#: FixMatch as in USB and kekmodel/FixMatch-pytorch on small images. Not reproduced: WRN-28-2, Nesterov momentum, Cutout
-#: after RandAugment, a batch-norm momentum of 0.001, and a cosine schedule that ends above 0.
+#: FixMatch as in USB (microsoft/Semi-supervised-learning: semilearn/algorithms/fixmatch, core/utils/build.py,
+#: datasets/cv_datasets/cifar.py) and kekmodel/FixMatch-pytorch on small images, without their backbone.
 FIXMATCH_PEERS: dict[str, Any] = {
     "labelled_batch": 64,
     "batch": 448,  # mu = 7
+    "reuse_labelled": True,
     "threshold": 0.95,
     "unlabelled_weight": 1.0,
     "lr": 0.03,
+    "nesterov": True,
     "weight_decay": 5e-4,
-    "momentum": 0.999,  # theirs is the momentum of the evaluated network
+    "decay_exempts_vectors": True,
     "schedule_unit": "step",
+    "cosine_arc": 7 / 16,
+    "momentum": 0.999,
+    "average_student": True,
+    "student_proxy_momentum": 0.999,
+    "crop_padding": 1 / 8,
     "strong_pool": "cifar",
-    # Their weak view shifts a padded image by up to 1/8 of its side; a crop of this area is the nearest equivalent.
-    "crop_min": 0.75,
+    "strong_ops": 3,
+    "cutout": 0.5,
 }
 
 #: Supervised training: the usual ResNet-18 recipe for CIFAR-10, which reaches 95 % with all labels.
-SUPERVISED_SMALL: dict[str, Any] = {"lr": 0.03, "weight_decay": 5e-4, "labelled_batch": 64, "crop_min": 0.75}
+SUPERVISED_SMALL: dict[str, Any] = {"lr": 0.03, "weight_decay": 5e-4, "labelled_batch": 64, "crop_padding": 1 / 8}
 FULLY_SUPERVISED_SMALL: dict[str, Any] = {"lr": 0.1, "labelled_batch": 128, "epochs": 200}

@@ -10,6 +10,8 @@ Shapes: B images, A channels of an image, H by W pixels, D features.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eman.trainers.norm.activated import ActivatedNorm
+
 #: Slope of the leaky ReLUs for negative values, and epsilon of the norms.
 SLOPE, EPS = 0.1, 1e-3
 
@@ -22,6 +24,8 @@ class WideResNet(nn.Module):
         depth: 6 n + 4, for n blocks per stage.
         width: Factor on the channels of the stages, 16, 32 and 64.
     """
+
+    norms_before_relu = ("bn1",)
 
     def __init__(self, channels: int, depth: int = 28, width: int = 2) -> None:
         super().__init__()
@@ -52,6 +56,8 @@ class PreActivation(nn.Module):
     Where the channels change, the shortcut is a convolution of the first activation, else the block's input.
     """
 
+    norms_before_relu = ("bn1", "bn2")
+
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs, eps=EPS)
@@ -68,5 +74,7 @@ class PreActivation(nn.Module):
 
 
 def activated(norm: nn.Module, x_BDHW: Tensor) -> Tensor:
-    """Return the leaky ReLU of the norm of a batch."""
+    """Return the leaky ReLU of the norm of a batch; a norm with its own activation replaces it."""
+    if isinstance(norm, ActivatedNorm) and norm.activated:
+        return norm(x_BDHW)  # type: ignore[no-any-return]
     return F.leaky_relu(norm(x_BDHW), SLOPE, inplace=True)

@@ -56,7 +56,19 @@ IN_MEMORY = {
 STORED = {
     "imagenet": Sizes(1_281_167, 50_000, 1_000),
     "inaturalist": Sizes(2_686_843, 100_000, 10_000),
+    "imagenette2-160": Sizes(9_469, 3_925, 10),
+    "imagenette2-320": Sizes(9_469, 3_925, 10),
     "voc2007": Sizes(5_011, 4_952, 20),
+}
+
+#: What to do where a stored data set is missing.
+GET = {
+    "voc2007": "unpack VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar there",
+    **{
+        f"imagenette2-{size}": "unpack this archive in the folder above it: "
+        f"https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-{size}.tgz"
+        for size in (160, 320)
+    },
 }
 
 #: Every built-in data set. ``synthetic`` is generated at any image size, to measure throughput, and ``synthetic-gray``
@@ -79,13 +91,9 @@ def check_dataset(name: str, workspace: Workspace) -> None:
 def check_present(name: str, workspace: Workspace) -> None:
     """Like :func:`check_dataset`; also check that a data set that is never downloaded is there. It reads no image."""
     check_dataset(name, workspace)
-    if name == "voc2007":
-        if not (place := place_of(name, workspace)).exists():
-            raise UserError(
-                f"{place} does not exist; unpack VOCtrainval_06-Nov-2007.tar and "
-                f"VOCtest_06-Nov-2007.tar there, or put shards there."
-            )
-    elif name in STORED:
+    if name in GET and not (place := place_of(name, workspace)).exists():
+        raise UserError(f"{place} does not exist; {GET[name]}; or put shards there.")
+    if name in STORED and name != "voc2007":
         check_layout(place_of(name, workspace))
 
 

@@ -24,8 +24,11 @@ class BYOLSpec(UnlabelledSection, TeacherSection):
     name: Literal["byol"] = "byol"
     batch: Annotated[Batch, Field(description="Unlabelled images per step, over all devices (Section 5).")] = 512
     momentum: Annotated[
-        Share, Field(description="Momentum m of the teacher's parameters at the first step, Eq. (1); it rises to 1.")
+        Share, Field(description="Momentum m of the teacher's parameters at the first step, Eq. (1).")
     ] = 0.98
+    final_momentum: Annotated[
+        Share, Field(description="Momentum m at the last step, to which it moves from the first along a cosine.")
+    ] = 1.0
     hidden_dim: Annotated[Width, Field(description="Width of the hidden layers of projector and predictor.")] = 4096
     projection_dim: Annotated[Width, Field(description="Dimension of the outputs of projector and predictor.")] = 256
     blur_max: Annotated[
@@ -34,6 +37,10 @@ class BYOLSpec(UnlabelledSection, TeacherSection):
 
     def view_options(self) -> ViewOptions:
         return replace(super().view_options(), blur_max=self.blur_max)
+
+
+def _momentum(section: BYOLSpec, step: int, steps: int) -> float:
+    return momentum.along_cosine(section.momentum, section.final_momentum, step, steps)
 
 
 METHOD = Method(
@@ -47,6 +54,6 @@ METHOD = Method(
     views={"first": ("unlabelled", "byol_first"), "second": ("unlabelled", "byol_second")},
     student=(("first",), ("second",)),
     teacher=(("first",), ("second",)),
-    momentum=momentum.rising,
+    momentum=_momentum,
     losses="eman.trainers.losses.byol",
 )

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-#: From the specified momentum, the step and the number of steps to the momentum at that step.
-MomentumSchedule = Callable[[float, int, int], float]
+from eman.trainers.spec.method import TeacherSection
+
+#: From the method's section, the step and the number of steps to the momentum at that step.
+MomentumSchedule = Callable[[Any, int, int], float]
 
 
-def constant(momentum: float, _step: int, _steps: int) -> float:
+def constant(section: TeacherSection, _step: int, _steps: int) -> float:
     """Return the same momentum at every step (FixMatch, MoCo)."""
-    return momentum
+    return section.momentum
 
 
-def rising(momentum: float, step: int, steps: int) -> float:
-    """Return BYOL's momentum, which rises from m to 1 along a cosine."""
-    return 1 - (1 - momentum) * (math.cos(math.pi * step / steps) + 1) / 2
+def along_cosine(first: float, last: float, step: int, steps: int) -> float:
+    """Return a momentum that moves from ``first`` to ``last`` along a cosine (BYOL)."""
+    return last - (last - first) * (math.cos(math.pi * step / steps) + 1) / 2
