@@ -27,7 +27,7 @@ The images of 320 pixels are another archive; their crops may be larger.
 """
 
 from eman.sweeps.profiles.profile import Profile
-from eman.sweeps.profiles.shared import KNN_200
+from eman.sweeps.profiles.shared import FINETUNED, KNN_200
 
 #: Lightly's values for both methods.
 LIGHTLY = {"batch": 256, "momentum": 0.99, "crop_min": 0.08, "warmup_epochs": 0.0, "epochs": 800}
@@ -71,7 +71,7 @@ IMAGENETTE = Profile(
     },
     linear_lr={"moco": (15.0, 30.0, 60.0), "byol": (0.2, 1.0, 5.0)},  # as at profile cifar10
     label_fraction=1.0,  # as in the published number
-    protocols={"knn": KNN_200, "finetune": {"batch": 64}},  # 1 % of the images fill a batch
+    protocols={"knn": KNN_200, "finetune": {**FINETUNED, "batch": 64}},  # 1 % of the images fill a batch
     fully_supervised={"labelled_batch": 64, "epochs": 200},
     from_pretrained={"lr": 0.003},
 )

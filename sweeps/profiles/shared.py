@@ -28,6 +28,7 @@ KNN_200: dict[str, Any] = {"k": 200, "temperature": 0.1}
 FIXMATCH_PEERS: dict[str, Any] = {
     "labelled_batch": 64,
     "batch": 448,  # mu = 7
+    "label_sampling": "balanced",
     "reuse_labelled": True,
     "threshold": 0.95,
     "unlabelled_weight": 1.0,
