@@ -3,7 +3,6 @@
 import copy
 import importlib.metadata
 import importlib.util
-import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,10 +173,3 @@ def test_the_finding_is_in_the_committed_results_and_in_the_paper() -> None:
     copied = means.pop(SCHEMES["student-pn-0.9"].title)
     assert copied < min(means.values()) - 5
     assert value(8, SCHEMES["student-pn-0.9"].title, "BYOL") == "failed"
-
-
-@pytest.mark.parametrize("name", ["library-teachers.md"])
-def test_generated_parts_are_up_to_date(name: str) -> None:
-    """If this fails, run `python docs/generate.py`."""
-    page = runpy.run_path(str(DOCS / "generate.py"))["page"]
-    assert page(name) == (DOCS / name).read_text(encoding="utf-8")
