@@ -25,7 +25,7 @@ Data = Mapping[str, Mapping[str, Mapping[str, Any]]]
 DOCS = Path(__file__).resolve().parent
 
 #: Fields of a profile that are no hyper-parameters, or are in the tables of methods and protocols.
-NOT_IN_FIDELITY = ("name", "about", "common", "methods", "protocols", "workers")
+NOT_IN_FIDELITY = ("name", "about", "common", "methods", "protocols", "workers", "recipe")
 
 #: Schemes of docs/library-teachers.md, and the table that has them.
 LIBRARY_SCHEMES = {"bn": 1, "syncbn": 1, "shufflebn": 1, "eman": 1, "student-pn-0.9": 8, "student-pn-0.999": 8}
