@@ -42,10 +42,7 @@ def print_tables(
     from eman.evaluation.results.values import Results, against, values_of
     from eman.platform.store.store import store_at
 
-    if form == "parquet" and out is None:
-        raise UserError("--format parquet needs --out FILE.")
-    if out is not None:
-        check_output(out)
+    check_format(form, out)
     shown = planned.tables
     if other != PAPER:
         reference = Results.read(store_at(other, workspace()), planned.tables)
@@ -55,13 +52,26 @@ def print_tables(
     valued = [(table, values_of(table, results)) for table in shown]
     if form == "parquet" and out is not None:
         write_parquet(valued, results, out)
+        print(f"wrote {out}")
     else:
-        text = json.dumps(content(valued), ensure_ascii=False) if as_json else render(valued, form or "text")
-        if out is None:
-            print(text)
-            return
-        with output_file(out) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_text(json.dumps(content(valued), ensure_ascii=False) if as_json else render(valued, form or "text"), out)
+
+
+def check_format(form: Format | None, out: Path | None) -> None:
+    """Raise `UserError` if a format needs a file, or the file cannot be written."""
+    if form == "parquet" and out is None:
+        raise UserError("--format parquet needs --out FILE.")
+    if out is not None:
+        check_output(out)
+
+
+def write_text(text: str, out: Path | None) -> None:
+    """Print a text, or write it to a file."""
+    if out is None:
+        print(text)
+        return
+    with output_file(out) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
     print(f"wrote {out}")
 
 

@@ -7,7 +7,8 @@ from eman.evaluation.results.long import frame
 from eman.evaluation.results.remarks import lines_below
 from eman.evaluation.results.values import Value
 
-_LATEX = str.maketrans(
+#: Escapes for LaTeX.
+LATEX = str.maketrans(
     {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "α": r"$\alpha$", "×": r"$\times$"}
 )
 
@@ -74,10 +75,10 @@ def latex(table: Table, values: Sequence[Value]) -> str:
     lines = [
         r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
         r"\toprule",
-        " & ".join([table.side, *table.columns]).translate(_LATEX).replace(r"\& ", "& ") + r" \\",
+        " & ".join([table.side, *table.columns]).translate(LATEX).replace(r"\& ", "& ") + r" \\",
         r"\midrule",
     ]
     for row, cells in _grid(table, values):
-        lines.append(" & ".join([row.translate(_LATEX), *(f"{o} ({p})".translate(_LATEX) for o, p in cells)]) + r" \\")
-    notes = [f"% {line.translate(_LATEX)}" for line in lines_below(table, values)]
+        lines.append(" & ".join([row.translate(LATEX), *(f"{o} ({p})".translate(LATEX) for o, p in cells)]) + r" \\")
+    notes = [f"% {line.translate(LATEX)}" for line in lines_below(table, values)]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *notes])

@@ -49,8 +49,9 @@ def table(scope: Scope) -> Table:
     """Return the table at a scale, with the blocks of the profile's data sets."""
     cells, contrasts = [], list[tuple[str, str]]()
     blocks = scope.profile.low_shot
+    first = next(iter(blocks.values()))
     for name, block in blocks.items():
-        rows = [replace(row, title=f"{name}: {row.title}" if len(blocks) > 1 else row.title) for row in BLOCKS[name]]
+        rows = [row if block is first else replace(row, title=f"{name}: {row.title}") for row in BLOCKS[name]]
         contrasts += pretrained.contrasts(rows)
         for row, original in zip(rows, BLOCKS[name], strict=True):
             for shots in SHOTS:
@@ -58,6 +59,7 @@ def table(scope: Scope) -> Table:
                 cells.append(scope.cell("table5", row.title, f"k={shots}", result(scope, row, block, shots), published))
     omitted = [name for name in BLOCKS if name not in blocks]
     missing = [f"The paper's numbers are its ImageNet rows; {' and '.join(omitted)} are omitted."] if omitted else []
+    missing += [f"Rows without a data set: {next(iter(blocks))}."] if len(blocks) > 1 else []
     lengths = pretrained.lengths(scope, BLOCKS["ImageNet"])
     return scope.table(
         "table5", "Low-shot classification", cells, ABOUT, *missing, QUOTED, lengths, contrasts=contrasts

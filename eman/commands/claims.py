@@ -1,0 +1,70 @@
+"""The command `claims`: verdicts on what the paper says."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eman.commands.printing import check_format, write_text
+from eman.context import open_store
+from eman.groups import expand_groups
+from eman.options import Evaluated, Format, Grid, JsonOption, Scale
+from eman.platform.errors import UserError
+from eman.platform.output import output_file
+from eman.requests import new_request
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel="Look")
+@expand_groups
+def claims(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CLAIM | TABLE]...",
+            help="Claims by name, or all that are about these tables. Default: all. They are tested together.",
+        ),
+    ] = None,
+    *,
+    scale: Scale,
+    evaluated: Evaluated,
+    list_: Annotated[bool, typer.Option("--list", help="List the claims with their names.")] = False,
+    form: Annotated[Format | None, typer.Option("--format", help="Output format. Default: text.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which of the paper's claims the runs in the store support.
+
+    - `eman claims --profile mini`
+    - `eman claims 1 8 --profile mini --format markdown`
+    - `eman claims moco-eman-bn byol-eman-bn --seeds 8`
+
+    Without --seeds, every seed that has results is used. The more claims are tested together, the more each needs.
+    """
+    from eman.evaluation.results import verdicts as printed
+    from eman.sweeps.claims.registry import claims_named, verdicts
+    from eman.sweeps.plan import plan
+
+    if as_json and form is not None:
+        raise UserError(f"--json and --format {form}: give one of the two.")
+    check_format(form, out)
+    chosen = claims_named(what or [])
+    if list_:
+        width = max(len(claim.name) for claim in chosen)
+        print("\n".join(f"{claim.name:{width}}  {claim.says} ({claim.source})" for claim in chosen))
+        return
+    tables = {place.table for claim in chosen for place in claim.places}
+    planned = plan(new_request(sorted(tables), scale, evaluated, Grid()))
+    store = open_store()
+    store.settle_lost()
+    seeds = None if scale.seeds is None else planned.request.seeds
+    judged = verdicts(chosen, planned.scope, store, seeds)
+    if form == "parquet" and out is not None:
+        with output_file(out) as temporary:
+            printed.frame(judged).to_parquet(temporary, index=False)
+        print(f"wrote {out}")
+    elif as_json:
+        write_text(printed.frame(judged).to_json(orient="records", force_ascii=False), out)
+    else:
+        write_text(printed.render(judged, form or "text"), out)

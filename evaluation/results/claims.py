@@ -1,0 +1,265 @@
+"""Claims as data, and their verdicts.
+
+A claim compares cells of tables: ``first`` minus ``second``, seed by seed. Verdicts that are given together are
+corrected for being many (Holm), so that the chance of any wrong one among them stays at most 5 %.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from eman.evaluation.results import evidence as statistics
+from eman.evaluation.results.cells import Cell, Table, Wanted
+from eman.evaluation.results.evidence import LEVEL, Evidence
+from eman.evaluation.results.values import Results
+
+#: Cells by table, row and column.
+Cells = Mapping[tuple[str, str, str], Cell]
+
+
+class Expect(Enum):
+    """What a claim says about ``first`` compared with ``second``."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+    EQUAL = "equal"
+    FAILS = "fails"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cell of a table, or another metric of the trainings behind it.
+
+    Attributes:
+        table: The table's name, for example ``table1``.
+        row, column: Titles.
+        metric: A metric of the trainings; empty for the cell's own result.
+    """
+
+    table: str
+    row: str
+    column: str
+    metric: str = ""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One place minus another."""
+
+    first: Place
+    second: Place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A sentence that runs can support or contradict.
+
+    Attributes:
+        name: Name on the command line.
+        says: The sentence.
+        source: Where the paper says it, or ``ours``.
+        contrast: The places to compare; both are the same place for :attr:`Expect.FAILS`.
+        minus: A contrast to subtract, for claims about differences of differences.
+        expect: What is said about the difference.
+        margin: Largest difference that counts as equal, in the unit of the difference; for :attr:`Expect.EQUAL`.
+        relative: State the difference in percent of ``second``, for quantities that are not percentages.
+    """
+
+    name: str
+    says: str
+    source: str
+    contrast: Contrast
+    minus: Contrast | None = None
+    expect: Expect
+    margin: float | None = None
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.expect is Expect.EQUAL) != (self.margin is not None):
+            raise ValueError(f"claim {self.name}: a margin belongs to claims of equality, and they need one")
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """All places, without repetitions."""
+        contrasts = [self.contrast, *([self.minus] if self.minus else [])]
+        return tuple(dict.fromkeys(place for c in contrasts for place in (c.first, c.second)))
+
+    def published(self, cells: Cells) -> str:
+        """Return the paper's difference, ``failed`` if its row failed, or ``-``."""
+        values = ["-" if place.metric else cells[place.table, place.row, place.column].paper for place in self.places]
+        if self.expect is Expect.FAILS or "failed" in values:
+            return values[0] if values[0] != "-" else "-"
+        try:
+            numbers = [float(value) for value in values]
+        except ValueError:
+            return "-"
+        signs = (1, -1, -1, 1)
+        return f"{sum(s * n for s, n in zip(signs, numbers, strict=False)):+.1f}"
+
+
+class Outcome(Enum):
+    """What runs say about a claim."""
+
+    SUPPORTED = "supported"
+    EQUIVALENT = "equivalent"
+    NOT_SHOWN = "not shown"
+    CONTRADICTED = "contradicted"
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, what its runs show, and what follows.
+
+    Attributes:
+        evidence: Over the seeds for which both sides have a result.
+        published: The paper's difference, as printed.
+        p: Corrected p of the claim's test; ``None`` for claims of failure, which are counted, and without a test.
+        failed: Seeds in which ``first`` failed.
+        missing: Seeds of which some results are there and others are not.
+    """
+
+    claim: Claim
+    outcome: Outcome
+    evidence: Evidence
+    published: str
+    p: float | None
+    failed: int
+    missing: int
+
+    @property
+    def text(self) -> str:
+        """The verdict in words."""
+        return f"equivalent within {self.claim.margin:g}" if self.outcome is Outcome.EQUIVALENT else self.outcome.value
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A claim's results.
+
+    Attributes:
+        published: The paper's difference, as printed.
+        differences: One per seed, infinite if only one side failed.
+        failed: Seeds in which ``first`` failed.
+        missing: Seeds of which some results are there and others are not.
+    """
+
+    published: str
+    differences: tuple[float, ...]
+    failed: int
+    missing: int
+
+    def __add__(self, other: "Measured") -> "Measured":
+        """Return the results of both for the same claim, over their different seeds."""
+        return Measured(
+            self.published, self.differences + other.differences, self.failed + other.failed,
+            self.missing + other.missing,
+        )  # fmt: skip
+
+
+def cells_by_place(tables: Mapping[str, Table]) -> Cells:
+    """Return the cells of some tables by table, row and column."""
+    return {(name, cell.row, cell.column): cell for name, table in tables.items() for cell in table.cells}
+
+
+def wanted_at(place: Place, cells: Cells) -> tuple[Wanted, ...]:
+    """Return the results at a place, one per seed."""
+    wanted = cells[place.table, place.row, place.column].wanted
+    return tuple(Wanted(item.run, (), place.metric) for item in wanted) if place.metric else wanted
+
+
+def measure(claim: Claim, cells: Cells, results: Results) -> Measured:
+    """Look up a claim's results.
+
+    Raises:
+        KeyError: A table has no such cell.
+    """
+    by_place = {place: _by_seed(wanted_at(place, cells), results) for place in claim.places}
+    first = by_place[claim.contrast.first]
+    complete = [seed for seed in first if all(seed in values for values in by_place.values())]
+    failed = sum(first[seed] == -math.inf for seed in complete)
+    differences = tuple(_difference(claim, {p: values[seed] for p, values in by_place.items()}) for seed in complete)
+    begun = {seed for values in by_place.values() for seed in values}
+    return Measured(claim.published(cells), differences, failed, len(begun) - len(complete))
+
+
+def judge(measured: Mapping[Claim, Measured]) -> list[Verdict]:
+    """Return the verdicts on claims that are tested together.
+
+    Claims of failure are counted, not tested: supported if all seeds failed, contradicted if none did.
+    """
+    tested = [claim for claim in measured if claim.expect is not Expect.FAILS]
+    level = LEVEL / max(len(tested), 1)
+    found = {claim: statistics.evidence(m.differences, level) for claim, m in measured.items()}
+    ps = [_p(claim, measured[claim], found[claim]) for claim in tested]
+    known = [(claim, p) for claim, p in zip(tested, ps, strict=True) if p is not None]
+    # A claim that has not been run yet still counts: it is a test of the same family.
+    corrected = statistics.holm([*(p for _, p in known), *[1.0] * (len(tested) - len(known))])
+    by_claim = {claim: p for (claim, _), p in zip(known, corrected, strict=False)}
+    return [
+        Verdict(
+            claim, _outcome(claim, m, found[claim], by_claim.get(claim)), found[claim], m.published,
+            by_claim.get(claim), m.failed, m.missing,
+        )
+        for claim, m in measured.items()
+    ]  # fmt: skip
+
+
+def _by_seed(wanted: Sequence[Wanted], results: Results) -> dict[int, float]:
+    """Return results by seed, minus infinity where the run failed, without those that are missing."""
+    values = {}
+    for item in wanted:
+        value, status, _ = results.one(item)
+        if value is not None or status == "failed":
+            values[item.run.seed] = -math.inf if value is None else value
+    return values
+
+
+def _difference(claim: Claim, values: Mapping[Place, float]) -> float:
+    def of(contrast: Contrast) -> float:
+        first, second = values[contrast.first], values[contrast.second]
+        if first == second:  # also two failures
+            return 0.0
+        return 100 * (first / second - 1) if claim.relative else first - second
+
+    whole = of(claim.contrast)
+    if claim.minus is None:
+        return whole
+    less = of(claim.minus)
+    return 0.0 if whole == less else whole - less
+
+
+def _p(claim: Claim, measured: Measured, found: Evidence) -> float | None:
+    """Return the uncorrected p by which a claim is judged. One of equality is tested in both directions."""
+    if claim.margin is None or found.mean is None or found.p is None:
+        return found.p
+    inside = statistics.equivalence_p(measured.differences, claim.margin)
+    outside = statistics.beyond_p(measured.differences, claim.margin)
+    return min(1.0, 2 * min(inside, outside))
+
+
+def judge_one(claim: Claim, measured: Measured, level: float) -> Outcome:
+    """Return what results say about a single claim, tested at a level of its own."""
+    found = statistics.evidence(measured.differences, level)
+    return _outcome(claim, measured, found, _p(claim, measured, found), level)
+
+
+def _outcome(claim: Claim, measured: Measured, found: Evidence, p: float | None, level: float = LEVEL) -> Outcome:
+    if not found.n:
+        return Outcome.NOT_RUN
+    if claim.expect is Expect.FAILS:
+        if measured.failed == found.n:
+            return Outcome.SUPPORTED
+        return Outcome.NOT_SHOWN if measured.failed else Outcome.CONTRADICTED
+    if p is None or p > level:
+        return Outcome.NOT_SHOWN
+    if claim.margin is not None:
+        equal = found.mean is not None and abs(found.mean) <= claim.margin
+        return Outcome.EQUIVALENT if equal else Outcome.CONTRADICTED
+    higher = (sum(measured.differences) if found.mean is not None else _signs(measured.differences)) > 0
+    return Outcome.SUPPORTED if higher == (claim.expect is Expect.HIGHER) else Outcome.CONTRADICTED
+
+
+def _signs(differences: Sequence[float]) -> int:
+    return sum((difference > 0) - (difference < 0) for difference in differences)

@@ -1,0 +1,94 @@
+"""Decide a claim while its seeds arrive, without raising the chance of a wrong verdict.
+
+Results are looked at after 4, 8, 12, ... seeds, in the order of the seeds. Each look spends a part of the level, by the
+spending function of Lan and DeMets that resembles O'Brien and Fleming's bounds: little at first, most at the end. A
+look rejects at the part that it spends, so by the union bound the looks together are wrong with at most the level's
+probability, whatever the test and however the looks depend on each other.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eman.evaluation.results import evidence
+from eman.evaluation.results.claims import Claim, Expect, Measured, Outcome, judge_one
+from eman.evaluation.results.significance import half_width
+
+#: Seeds between two looks, and before the first.
+STEP = 4
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the looks so far say.
+
+    Attributes:
+        outcome: ``NOT_SHOWN`` if no further seeds would help; ``None`` while more seeds are worth running.
+        looked: Seeds at the look that decided, or at the last one.
+        reason: Why no more seeds are needed, in words; empty while undecided.
+    """
+
+    outcome: Outcome | None
+    looked: int
+    reason: str = ""
+
+
+def looks(most: int) -> tuple[int, ...]:
+    """Return the numbers of seeds at which results are looked at, up to ``most``."""
+    return tuple(sorted({*range(STEP, most, STEP), most}))
+
+
+def spent(share: float, level: float) -> float:
+    """Return the part of a level that may be spent at a share, in (0, 1], of the seeds."""
+    from scipy import stats
+
+    return float(2 * stats.norm.sf(stats.norm.isf(level / 2) / math.sqrt(share)))
+
+
+def look_levels(most: int, level: float) -> dict[int, float]:
+    """Return the level of each look: what is spent there and was not before."""
+    levels, before = {}, 0.0
+    for look in looks(most):
+        total = spent(look / most, level)
+        levels[look], before = total - before, total
+    return levels
+
+
+def decide(claim: Claim, differences: Sequence[float], *, failed: Sequence[bool], most: int, level: float) -> Decision:
+    """Return the decision on a claim.
+
+    Args:
+        claim: The claim.
+        differences: One per seed, in the order of the seeds, without gaps.
+        failed: For each seed, whether the claim's ``first`` failed.
+        most: Seeds after which nothing more is run.
+        level: Level of this claim: 5 % divided by the number of claims that are decided together.
+    """
+    looked = 0
+    for look, here in look_levels(most, level).items():
+        if look > len(differences):
+            break
+        looked = look
+        measured = Measured("-", tuple(differences[:look]), sum(failed[:look]), 0)
+        outcome = judge_one(claim, measured, here)
+        if claim.expect is Expect.FAILS or outcome is not Outcome.NOT_SHOWN:
+            return Decision(outcome, look, f"{outcome.value} after {look} seeds")
+        if look == most:
+            return Decision(outcome, look, f"not shown after {look} seeds, the most allowed")
+        if _is_futile(claim, measured.differences, most, level):
+            return Decision(outcome, look, f"futile after {look} seeds: {most} would hardly show it either")
+    return Decision(None, looked)
+
+
+def _is_futile(claim: Claim, differences: Sequence[float], most: int, level: float) -> bool:
+    """Return whether even the optimistic end of the 95 % interval is too small to be found with ``most`` seeds."""
+    if not all(map(math.isfinite, differences)):
+        return False
+    width, found = half_width(differences), evidence.detectable(statistics.stdev(differences), most, level)
+    if width is None or found is None:
+        return False
+    mean = statistics.fmean(differences)
+    if claim.margin is not None:  # the spread leaves no room within the margin
+        return abs(mean) - width < claim.margin < found and abs(mean) + width > claim.margin
+    return (mean if claim.expect is Expect.HIGHER else -mean) + width < found

@@ -1,0 +1,81 @@
+"""All claims by name, the cells that they need, and their verdicts from the store."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from eman.evaluation.results.cells import Table
+from eman.evaluation.results.claims import Claim, Verdict, cells_by_place, judge, measure
+from eman.evaluation.results.values import Results
+from eman.platform.errors import UserError, unknown
+from eman.sweeps.claims import ours, paper
+from eman.sweeps.plan import TABLES
+from eman.sweeps.request import MAX_SEEDS
+from eman.sweeps.tables.scope import Scope
+
+if TYPE_CHECKING:
+    from eman.platform.store.store import Store
+
+CLAIMS = {claim.name: claim for claim in (*paper.CLAIMS, *ours.CLAIMS)}
+
+#: Seeds that are looked up at once, until none of them has a result.
+_BLOCK = 8
+
+
+def claims_named(words: Sequence[str]) -> tuple[Claim, ...]:
+    """Return claims by name, or by the tables (``1``, ``table8``) that they are about; all without words.
+
+    Raises:
+        UserError: There is no such claim, or none about such a table.
+    """
+    chosen: dict[str, Claim] = {}
+    for word in words:
+        table = f"table{word}" if word.isdecimal() else word
+        found = [CLAIMS[word]] if word in CLAIMS else [c for c in CLAIMS.values() if c.places[0].table == table]
+        if not found and table in TABLES:
+            raise UserError(f"no claim is about {table}; give one of {', '.join(_tables(CLAIMS.values()))}.")
+        if not found:
+            raise unknown("claim or table", word, [*CLAIMS, *_tables(CLAIMS.values())])
+        chosen |= {claim.name: claim for claim in found}
+    return tuple(chosen.values()) if words else tuple(CLAIMS.values())
+
+
+def tables_of(claims: Sequence[Claim], scope: Scope) -> dict[str, Table]:
+    """Return the tables that claims are about by name, with only the cells that they need."""
+    needed = {(place.table, place.row, place.column) for claim in claims for place in claim.places}
+    tables = {}
+    for name in _tables(claims):
+        table = TABLES[name](scope)
+        tables[name] = replace(table, cells=tuple(c for c in table.cells if (name, c.row, c.column) in needed))
+    return tables
+
+
+def verdicts(
+    claims: Sequence[Claim], scope: Scope, store: "Store", seeds: Sequence[int] | None = None
+) -> list[Verdict]:
+    """Return the verdicts on claims from the store.
+
+    Args:
+        claims: Claims that are tested together.
+        scope: The scale; its seeds are replaced.
+        store: Where the results are.
+        seeds: Seeds to use; ``None`` for all that have results.
+    """
+    known = range(MAX_SEEDS) if seeds is None else seeds
+    blocks = [known[start : start + _BLOCK] for start in range(0, len(known), _BLOCK)]
+    measured = None
+    for block in blocks:
+        tables = tables_of(claims, replace(scope, seeds=tuple(block)))
+        results = Results.read(store, tables.values())
+        cells = cells_by_place(tables)
+        found = {claim: measure(claim, cells, results) for claim in claims}
+        measured = found if measured is None else {claim: measured[claim] + found[claim] for claim in claims}
+        if seeds is None and not any(m.differences or m.missing for m in found.values()):
+            break
+    assert measured is not None
+    return judge(measured)
+
+
+def _tables(claims: Iterable[Claim]) -> list[str]:
+    names = {place.table for claim in claims for place in claim.places}
+    return [name for name in TABLES if name in names]
