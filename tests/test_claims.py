@@ -108,7 +108,7 @@ def finish(store: Store, method: str, scheme: str, seed: int, value: float | Non
     """Record a run of FixMatch with a test accuracy; ``None`` records a failure."""
     log = store.begin(TRAINING, SMOKE.run(method, scheme, seed).key, "x", params={}, tags={})
     if value is None:
-        log.fail("collapsed at epoch 1")
+        log.fail("collapsed at epoch 1", final=True)
     else:
         log.finish({"test/top1": value, **{name.replace("__", "/"): number for name, number in metrics.items()}})
 
@@ -126,13 +126,15 @@ def test_verdicts_use_every_seed_that_has_both_results() -> None:
         finish(store, "fixmatch", "eman", seed, 63.0 + seed % 4, train__pseudo_label_accuracy=0.9)
     finish(store, "fixmatch", "bn", 10, 1.0)  # without a partner
     finish(store, "fixmatch", "gn", 0, None)
+    store.begin(TRAINING, SMOKE.run("fixmatch", "gn", 1).key, "x", params={}, tags={}).fail("a node was lost")
     found = judged()
     first = found["fixmatch-eman-bn"]
     assert (first.outcome, first.evidence.n, first.missing, first.published) == (Outcome.SUPPORTED, 10, 1, "+10.3")
     assert first.evidence.mean == pytest.approx(sum(3 + s % 4 - s % 3 for s in range(10)) / 10)
     pseudo = found["fixmatch-eman-bn-pseudo-labels"].evidence
     assert pseudo.mean == pytest.approx(12.5) and pseudo.n == 10
-    assert found["fixmatch-gn-eman"].failed == 1
+    fallen = found["fixmatch-gn-eman"]  # a run that would not fail again is only missing
+    assert (fallen.failed, fallen.evidence.n) == (1, 1)
     assert found["moco-eman-bn"].outcome is Outcome.NOT_RUN
     assert judged("fixmatch-eman-bn", seeds=range(4))["fixmatch-eman-bn"].evidence.n == 4
 

@@ -231,7 +231,7 @@ def test_a_finished_run_is_evaluated_in_the_foreground(capsys: pytest.CaptureFix
     for arguments, message in (
         ([key[:-1] + "-"], f"nearest: {key}"),
         ([""], f"several runs match; nearest: {listed[0].split()[0]}"),
-        ([failed], "is failed (the loss is not finite in epoch 1); only finished runs can be used"),
+        ([failed], "is failed (collapsed at epoch 1: the loss is not finite); only finished runs can be used"),
         ([key, "--set", "k=9999"], "k is 9999, and there are"),
         ([key, "--protocol", "linear", "--set", "k=5"], "unknown field of linear 'k'"),
         ([key, "--protocol", "liner"], "did you mean 'linear'"),

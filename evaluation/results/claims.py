@@ -5,7 +5,7 @@ corrected for being many (Holm), so that the chance of any wrong one among them 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -158,9 +158,9 @@ class Measured:
         )  # fmt: skip
 
 
-def cells_by_place(tables: Mapping[str, Table]) -> Cells:
+def cells_by_place(tables: Iterable[Table]) -> Cells:
     """Return the cells of some tables by table, row and column."""
-    return {(name, cell.row, cell.column): cell for name, table in tables.items() for cell in table.cells}
+    return {(table.name, cell.row, cell.column): cell for table in tables for cell in table.cells}
 
 
 def wanted_at(place: Place, cells: Cells) -> tuple[Wanted, ...]:
@@ -207,11 +207,11 @@ def judge(measured: Mapping[Claim, Measured]) -> list[Verdict]:
 
 
 def _by_seed(wanted: Sequence[Wanted], results: Results) -> dict[int, float]:
-    """Return results by seed, minus infinity where the run failed, without those that are missing."""
+    """Return results by seed, minus infinity where the run would fail again, without those that are missing."""
     values = {}
     for item in wanted:
-        value, status, _ = results.one(item)
-        if value is not None or status == "failed":
+        value, _, _ = results.one(item)
+        if value is not None or results.collapsed(item):
             values[item.run.seed] = -math.inf if value is None else value
     return values
 

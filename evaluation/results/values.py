@@ -90,6 +90,12 @@ class Results:
         best = self.chosen(wanted)
         return (None, *_state(records[0])) if best is None else (best.metrics[wanted.metric], "done", "")
 
+    def collapsed(self, wanted: Wanted) -> bool:
+        """Return whether a result is missing because a run failed and would fail again."""
+        records = [self.trainings.get(run.key) for run in wanted.run.lineage]
+        records += [self.evaluations.get(spec.key) for spec in wanted.evaluations]
+        return any(record is not None and record.final for record in records)
+
     def chosen(self, wanted: Wanted) -> Record | None:
         """Return the evaluation that gives a result: the best by ``select_by`` of those that are done.
 

@@ -9,8 +9,8 @@ from eman.evaluation.results.claims import Claim, Verdict, cells_by_place, judge
 from eman.evaluation.results.values import Results
 from eman.platform.errors import UserError, unknown
 from eman.sweeps.claims import ours, paper
-from eman.sweeps.plan import TABLES
 from eman.sweeps.request import MAX_SEEDS
+from eman.sweeps.tables.registry import TABLES, table_name
 from eman.sweeps.tables.scope import Scope
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def claims_named(words: Sequence[str]) -> tuple[Claim, ...]:
     """
     chosen: dict[str, Claim] = {}
     for word in words:
-        table = f"table{word}" if word.isdecimal() else word
+        table = table_name(word)
         found = [CLAIMS[word]] if word in CLAIMS else [c for c in CLAIMS.values() if c.places[0].table == table]
         if not found and table in TABLES:
             raise UserError(f"no claim is about {table}; give one of {', '.join(_tables(CLAIMS.values()))}.")
@@ -40,14 +40,11 @@ def claims_named(words: Sequence[str]) -> tuple[Claim, ...]:
     return tuple(chosen.values()) if words else tuple(CLAIMS.values())
 
 
-def tables_of(claims: Sequence[Claim], scope: Scope) -> dict[str, Table]:
-    """Return the tables that claims are about by name, with only the cells that they need."""
+def tables_of(claims: Sequence[Claim], scope: Scope) -> list[Table]:
+    """Return the tables that claims are about, with only the cells that they need."""
     needed = {(place.table, place.row, place.column) for claim in claims for place in claim.places}
-    tables = {}
-    for name in _tables(claims):
-        table = TABLES[name](scope)
-        tables[name] = replace(table, cells=tuple(c for c in table.cells if (name, c.row, c.column) in needed))
-    return tables
+    tables = [TABLES[name](scope) for name in _tables(claims)]
+    return [replace(t, cells=tuple(c for c in t.cells if (t.name, c.row, c.column) in needed)) for t in tables]
 
 
 def verdicts(
@@ -66,7 +63,7 @@ def verdicts(
     measured = None
     for block in blocks:
         tables = tables_of(claims, replace(scope, seeds=tuple(block)))
-        results = Results.read(store, tables.values())
+        results = Results.read(store, tables)
         cells = cells_by_place(tables)
         found = {claim: measure(claim, cells, results) for claim in claims}
         measured = found if measured is None else {claim: measured[claim] + found[claim] for claim in claims}
