@@ -122,9 +122,7 @@ class Profile:
 
     def notes(self, runs: Iterable[RunSpec] = ()) -> tuple[str, ...]:
         """Return the notes under every table at this scale; `runs` are those of the table."""
-        notes = [f"Profile {self.name}: {self.about}"]
-        if self.ema_scaling != "none":
-            notes.append(note(runs, self.ema_scaling))
+        notes = [f"Profile {self.name}: {self.about}", *filter(None, [note(runs, self.ema_scaling)])]
         if self.stand_in:
             pairs = ", ".join(f"{ours:g} for the paper's {paper:g}" for paper, ours in self.stand_in.items())
             which = "m and α" if self.ema_scaling == "none" else "α"

@@ -38,13 +38,16 @@ def scaled_run(spec: RunSpec, rule: EmaScaling, overrides: Mapping[str, Any]) ->
 
 
 def note(runs: Iterable[RunSpec], rule: EmaScaling) -> str:
-    """Return a note on the momenta of Eq. (1) that the rule gave."""
+    """Return a note on the momenta of Eq. (1) that the rule gave; empty without any."""
     values: dict[str, None] = {}
     for spec in runs:
-        if isinstance(spec.method, TeacherSection) and spec.norm.teacher is not None and not spec.norm.teacher.joint:
+        teacher = spec.norm.teacher
+        if rule != "none" and isinstance(spec.method, TeacherSection) and teacher is not None and not teacher.joint:
             paper = type(spec.method).model_fields["momentum"].default
             power = factor(spec, rule)
             values[f"{spec.entry.title} {paper:g} becomes {spec.method.momentum:g} (k = {power:.3g})"] = None
+    if not values:
+        return ""
     return (
         f"Momenta m by the EMA scaling rule (arXiv 2307.13813), m^k for the paper's m, to {_TO[rule]}: "
         f"{', '.join(values)}; likewise those of the rows."
