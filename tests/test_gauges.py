@@ -68,6 +68,14 @@ def test_speeds_add_up_over_running_trainings_and_losses_are_averaged() -> None:
     assert values(*both, Done(FIRST, at=3.0))["eman_images_per_second", *row] == 100.0
 
 
+def test_labels_are_exported_in_ascii() -> None:
+    """Ray refuses others, and titles of schemes have an α."""
+    state = SweepState(plan(SweepRequest(profile="smoke", tables=["schemes"])), 0.0)
+    schemes = {sample.exported_labels.get("scheme", "") for sample in samples(state)}
+    assert all(scheme.isascii() and "?" not in scheme for scheme in schemes)
+    assert "BN / teacher PN (alpha=0.9)" in schemes
+
+
 def test_the_time_left_is_the_states() -> None:
     events = [Started(FIRST, at=0.0), Done(FIRST, at=50.0)]
     state = SweepState(SWEEP, 0.0)

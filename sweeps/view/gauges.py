@@ -33,6 +33,9 @@ LOSS = Metric("eman_loss", "Training loss of the last epoch, mean over this laun
 MONITOR = Metric("eman_monitor", "Monitor metric on held-out images, mean like the loss.", (*_ROW, "metric"))
 HOURS = Metric("eman_hours_left", "Estimated hours until the sweep ends.", _SWEEP)
 
+#: Characters of titles that are not in ASCII.
+_SPELLED = str.maketrans({"α": "alpha", "²": "^2", "·": "-", "×": "x"})
+
 METRICS = (RUNS, SPEED, LOSS, MONITOR, HOURS)
 
 
@@ -43,6 +46,11 @@ class Sample:
     metric: Metric
     labels: Mapping[str, str]
     value: float
+
+    @property
+    def exported_labels(self) -> dict[str, str]:
+        """The labels in ASCII: Ray cannot export others, such as the α of a scheme's title."""
+        return {n: v.translate(_SPELLED).encode("ascii", "replace").decode() for n, v in self.labels.items()}
 
 
 def samples(state: SweepState, now: float | None = None) -> Iterator[Sample]:
@@ -93,4 +101,4 @@ class Gauges:
         with self._state.lock:
             found = list(samples(self._state))
         for sample in found:
-            self._gauges[sample.metric].set(sample.value, dict(sample.labels))
+            self._gauges[sample.metric].set(sample.value, sample.exported_labels)
