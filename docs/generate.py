@@ -27,26 +27,28 @@ DOCS = Path(__file__).resolve().parent
 #: Fields of a profile that are no hyper-parameters, or are in the tables of methods and protocols.
 NOT_IN_FIDELITY = ("name", "about", "common", "methods", "protocols", "workers", "recipe")
 
-#: Schemes of docs/library-teachers.md, and the table that has them.
-LIBRARY_SCHEMES = {"bn": 1, "syncbn": 1, "shufflebn": 1, "eman": 1, "student-pn-0.9": 8, "student-pn-0.999": 8}
+#: Schemes of docs/library-teachers.md.
+LIBRARY_SCHEMES = ("bn", "syncbn", "shufflebn", "eman", "student-pn-0.9", "student-pn-0.999")
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; columns but the first are right-aligned if ``head`` ends in a space."""
+    """Return a table; a column whose heading ends in a space is right-aligned."""
     lines = [head, ["---:" if name.endswith(" ") else "---" for name in head], *rows]
     return "\n".join("| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines) + "\n"
 
 
 def library_results() -> str:
     """Return the rows of Tables 1 and 8 that are libraries' rules, from the committed results."""
-    results = pd.read_parquet(DOCS / "results" / "mini.parquet").set_index(["table", "row", "column"])
+    both = pd.read_parquet(DOCS / "results" / "mini.parquet")  # rows in both tables are the same runs
+    results = both.drop_duplicates(["row", "column"]).set_index(["row", "column"])
     methods = list(dict.fromkeys(results.index.get_level_values("column")))
     rows = []
-    for name, table in LIBRARY_SCHEMES.items():
+    for name in LIBRARY_SCHEMES:
         rows.append([f"`{name}`"])
         for method in methods:
-            cell = results.loc[table, SCHEMES[name].title, method]
-            rows[-1] += [f"{cell.value:.1f} ±{cell.spread:.1f}", cell.paper]
+            cell = results.loc[SCHEMES[name].title, method]
+            mean = f"{cell.value:.1f} ±{cell.spread:.1f}" if cell.status == "done" else cell.status
+            rows[-1] += [mean, cell.paper]
     head = ["row", *(title for method in methods for title in (f"{method} ", "paper "))]
     first = results.iloc[0]
     arguments = f"--profile {first.profile} --seeds {len(first.seeds.split(','))}"
