@@ -2,7 +2,7 @@
 `make bench-growth`. The runs are tiny (profile smoke, one epoch, no evaluation after it), so that all shows that is not
 training. `trials` and `at_once` train nothing at all. Nothing here passes or fails.
 
-`python growth.py NAME...` runs only these parts: devices, runs, workers, trials, or at_once, which runs only by its name.
+`python growth.py NAME...` runs only these parts: devices, runs, workers, trials, or at_once, which runs only by name.
 """
 
 import contextlib
