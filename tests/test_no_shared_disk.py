@@ -81,6 +81,7 @@ def table(environment: dict[str, str]) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # with the sweep that it is compared with
 def test_a_sweep_without_a_shared_disk_survives_a_node_and_gives_the_same_table(
     swept: Path, environment: dict[str, str], nodes: subprocess.Popen[str], s3: Any, server: Any, tmp_path: Path
 ) -> None:
