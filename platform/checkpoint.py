@@ -23,11 +23,11 @@ class UnusableError(UserError):
     """A checkpoint that is missing, damaged, or not this run's."""
 
 
-def encode(content: dict[str, Any], key: str) -> bytes:
+def encode(content: dict[str, Any], key: str) -> memoryview:
     """Return the file of a checkpoint of run ``key``."""
     whole = io.BytesIO()  # PyTorch's own writer hides the error of a full disk
     torch.save({"key": key, "content": content}, whole)
-    return whole.getvalue()
+    return whole.getbuffer()
 
 
 def save(place: Place, content: dict[str, Any], key: str) -> None:
@@ -67,7 +67,7 @@ def newest_name(step: int) -> str:
     return f"resume-{step:09d}.pt"
 
 
-def write_newest(folder: Place, name: str, encoded: bytes) -> None:
+def write_newest(folder: Place, name: str, encoded: memoryview) -> None:
     """Write a checkpoint to resume from, without waiting for storage, and keep the one before it.
 
     Raises:

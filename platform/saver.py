@@ -1,8 +1,10 @@
 """Write the files of a run while it trains: at once to a folder, in the background to object storage."""
 
 import logging
+import math
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,10 +38,11 @@ class Saver:
     def __init__(self, folder: Place, key: str, unsent: Path) -> None:
         self.folder, self.key, self.unsent = folder, key, unsent
         self._remote = folder.local is None
-        self._waiting: dict[str, tuple[str, bytes]] = {}  # by kind: name and content
+        self._waiting: dict[str, tuple[str, memoryview]] = {}  # by kind: name and content
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed, self._reason = False, ""
+        self._failing_since: float | None = None
 
     def recover(self) -> None:
         """Write what an earlier process on this machine could not."""
@@ -71,19 +74,28 @@ class Saver:
             return bool(self._waiting)
 
     def flush(self) -> None:
-        """Wait until everything is written.
+        """Wait until everything is written, however long that takes.
 
         Raises:
-            StorageError: Storage does not answer. What is left is kept in ``unsent``, and :meth:`recover` writes it.
+            StorageError: Storage has not answered for the folder's ``patience``. What is left is kept in ``unsent``,
+                and :meth:`recover` writes it.
         """
+        started = time.monotonic()
+
+        def is_over() -> bool:
+            since = max(started, self._failing_since or math.inf)
+            return not self._waiting or time.monotonic() - since >= self.folder.patience
+
         with self._changed:
-            if self._changed.wait_for(lambda: not self._waiting, timeout=max(self.folder.patience, 0.1)):
-                return
+            while not is_over():
+                self._changed.wait(timeout=0.5)
             left = dict(self._waiting.values())
+        if not left:
+            return
         for name, content in left.items():
             (Place(str(self.unsent)) / name).write(content)
         raise StorageError(
-            f"{self.folder} cannot be written ({self._reason or 'it is too slow'}); gave up after "
+            f"{self.folder} cannot be written ({self._reason}); gave up after "
             f"{self.folder.patience:.0f} s. Nothing is lost: {len(left)} files are kept in {self.unsent}. Repeat the "
             f"command on this machine when the storage answers."
         )
@@ -97,7 +109,7 @@ class Saver:
         if self._thread is not None:
             self._thread.join(timeout=1.0)
 
-    def _enqueue(self, kind: str, name: str, content: bytes) -> None:
+    def _enqueue(self, kind: str, name: str, content: memoryview) -> None:
         with self._changed:
             self._waiting[kind] = name, content
             self._changed.notify_all()
@@ -117,11 +129,11 @@ class Saver:
                 kind, entry = next(iter(self._waiting.items()))
             try:
                 self._write(kind, *entry)
-                pause = 0.0
+                pause, self._failing_since = 0.0, None
             except Exception as error:
                 if not pause:
                     log.warning("no checkpoint of %s for now, training goes on: %s", self.key, first_line(error))
-                self._reason = first_line(error)
+                self._reason, self._failing_since = first_line(error), self._failing_since or time.monotonic()
                 pause = min(2 * pause or 0.5, _LONGEST_PAUSE)
                 continue
             with self._changed:
@@ -129,7 +141,7 @@ class Saver:
                     del self._waiting[kind]
                 self._changed.notify_all()
 
-    def _write(self, kind: str, name: str, content: bytes) -> None:
+    def _write(self, kind: str, name: str, content: memoryview) -> None:
         if kind == _RESUME:
             checkpoint.write_newest(self.folder, name, content)
         else:

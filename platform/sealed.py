@@ -30,13 +30,13 @@ class UnsealedError(UserError):
     """A file without a digest: it was cut off, or another program wrote it."""
 
 
-def write_sealed(place: Place, content: bytes) -> None:
+def write_sealed(place: Place, content: bytes | memoryview) -> None:
     """Write a file atomically with the digest of its content; see :meth:`Place.write`."""
     digest = hashlib.sha256(content).hexdigest()
-    whole = content + _MARK + digest.encode()
-    place.write(whole)
+    parts = content, _MARK + digest.encode()
+    place.write(*parts)
     if place.cache is not None:
-        place.cache.add(digest, len(whole), lambda file: file.write(whole)).close()
+        place.cache.add(digest, len(content) + _BYTES, lambda file: file.writelines(parts)).close()
 
 
 @contextmanager

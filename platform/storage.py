@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -174,8 +174,8 @@ class Place:
         system, path = self._opened
         return system.open_input_file(path)
 
-    def write(self, content: bytes) -> None:
-        """Write a file atomically.
+    def write(self, *parts: bytes | memoryview) -> None:
+        """Write a file of these parts atomically.
 
         Raises:
             DiskFullError: The disk is full. The file that was there stays.
@@ -183,11 +183,12 @@ class Place:
 
         def call() -> None:
             if self.local is not None:
-                _write_local(self.local, content)
+                _write_local(self.local, parts)
                 return
             system, path = self._opened
             with system.open_output_stream(path) as stream:  # object stores publish a file when it is closed
-                stream.write(content)
+                for part in parts:
+                    stream.write(part)
 
         self.tried(call, "written")
 
@@ -248,10 +249,10 @@ class Place:
             pause = min(2 * pause, 5.0)
 
 
-def _write_local(target: Path, content: bytes) -> None:
+def _write_local(target: Path, parts: Iterable[bytes | memoryview]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(target) as temporary, temporary.open("wb") as file:
-        file.write(content)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from eman.platform.errors import UserError
@@ -59,7 +60,7 @@ def run_lines(runs: Sequence[Mapping[str, str]]) -> list[str]:
 def describe_run(prefix: str, store: Store) -> dict[str, Any]:
     """Return a training and its evaluations as plain values."""
     record = find_run(prefix, store)
-    folder = store.workspace.run_folder(record.key)
+    folder = replace(store.workspace.run_folder(record.key), patience=0.0)
     return {
         "key": record.key,
         "name": record.name,
