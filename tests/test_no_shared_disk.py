@@ -21,7 +21,8 @@ import sys, tempfile
 from pathlib import Path
 from ray.cluster_utils import Cluster
 folder = Path(sys.argv[1])
-head = {"num_cpus": 0, "env_vars": {"EMAN_CACHE": str(folder / "head")}}
+head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": 0, "dashboard_host": "127.0.0.1",
+    "env_vars": {"EMAN_CACHE": str(folder / "head")}}
 cluster = Cluster(initialize_head=True, head_node_args=head)
 def node(name):
     temporary = tempfile.mkdtemp(prefix="ray")
