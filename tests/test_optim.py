@@ -216,14 +216,14 @@ def test_where_the_rate_enters_matters_only_while_it_changes(momentum: float) ->
     torch.testing.assert_close(*ends, rtol=1e-13, atol=1e-14)
 
 
-@pytest.mark.parametrize("kind", [SGD, LARS])
-def test_a_learning_rate_may_be_a_tensor(kind: type[SGD]) -> None:
+@pytest.mark.parametrize(("kind", "nesterov"), [(SGD, False), (SGD, True), (LARS, False)])
+def test_a_learning_rate_may_be_a_tensor(kind: type[SGD], nesterov: bool) -> None:
     torch.manual_seed(0)
     start = [torch.randn(4, 3, dtype=torch.float64), torch.randn(3, dtype=torch.float64)]
     results = []
     for rate in (0.1, torch.tensor(0.1, dtype=torch.float64)):
         parameters = [nn.Parameter(x.clone()) for x in start]
-        optimizer = kind(parameters[:1], 0.0, 0.9, 0.01, parameters[1:])
+        optimizer = kind(parameters[:1], 0.0, 0.9, 0.01, parameters[1:], nesterov=nesterov)
         for group in optimizer.param_groups:
             group["lr"] = rate
         for step in range(3):

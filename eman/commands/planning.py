@@ -99,4 +99,4 @@ def profiles(
         show([f"{profile.name:<12}{profile.about}" for profile in PROFILES.values()])
         return
     profile = profile_named(name)
-    show([profile.about, "", *(profile.recipe or "").splitlines()])
+    show([profile.about, "", *(profile.recipe or "").replace("::\n", ":\n").splitlines()])

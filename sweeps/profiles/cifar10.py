@@ -7,7 +7,7 @@ For kNN, `eman evaluate RUN --protocol knn` takes 200 neighbours and temperature
 features of the backbone (`--selection best`: of the best epoch).
 
 MoCo, the demo of facebookresearch/moco (colab/moco_cifar10_demo.ipynb): ResNet-18, batch 512 in 8 splits, ShuffleBN;
-kNN after the last epoch, on the 128 outputs of the projector. 20 s per epoch on a V100.
+kNN after the last epoch, on the 128 outputs of the projector. 20 s per epoch on a V100::
 
     eman train moco --profile cifar10                              82.6 after 200 epochs
     eman train moco --profile cifar10 --set epochs=800             88.7 (400: 86.3)
@@ -15,7 +15,7 @@ kNN after the last epoch, on the 128 outputs of the projector. 20 s per epoch on
 
 Lightly (docs/source/getting_started/benchmarks/cifar10_benchmark.py): kNN after the best epoch on the test images; 2
 hours per 200 epochs on an A6000. Its losses are means over both directions, ours are sums, BYOL's with a factor of 2.
-So its learning rate of 0.06 and weight decay of 5e-4 become 0.03 and 1e-3 in MoCo, 0.015 and 2e-3 in BYOL.
+So its learning rate of 0.06 and weight decay of 5e-4 become 0.03 and 1e-3 in MoCo, 0.015 and 2e-3 in BYOL::
 
     eman train byol --profile cifar10                                                   86.9 after 200 epochs
     eman train byol --profile cifar10 --set batch=512 --set lr=0.06 --set epochs=800    91.0
@@ -25,7 +25,7 @@ So its learning rate of 0.06 and weight decay of 5e-4 become 0.03 and 1e-3 in Mo
 FixMatch, USB (microsoft/Semi-supervised-learning, config/classic_cv/fixmatch): WRN-28-2, 2^20 steps of 64 labelled and
 448 unlabelled images on one GPU, evaluated with an average of the weights; error of the best epoch on the test images,
 mean and deviation of three label sets. Here the average is evaluated as the teacher, after the last and the best epoch
-(`test/teacher_top1`, `test/teacher_top1_best`).
+(`test/teacher_top1`, `test/teacher_top1_best`)::
 
     eman train fixmatch --profile cifar10 --set devices=1 --set label_count=40          8.33 +- 1.41
     eman train fixmatch --profile cifar10 --set devices=1 --set label_count=250         4.97 +- 0.05

@@ -1,11 +1,19 @@
-"""Profile `imagenet`: the paper's scale."""
+"""ImageNet and ResNet-50: the paper's scale, with the paper's or the official code's values.
+
+The numbers to expect are the paper's, which tables print beside ours. `eman plan table1 --images-per-second N` estimates
+the cost for the speed N of one GPU; the paper trained on 8 V100, and MoCo's README gives 53 hours for 200 epochs there.
+Nobody has run it here: tests read JPEG folders of ImageNet's shape::
+
+    eman sweep table1 --profile imagenet --address HOST:6379 --workers 8 --cpus 8 --gpus 1
+"""
 
 from eman.sweeps.profiles.profile import LowShot, Profile
 
-#: The paper's scale. Its values are the defaults of RunSpec and of the methods.
+#: Its values are the defaults of RunSpec and of the methods.
 IMAGENET = Profile(
     name="imagenet",
     about="ImageNet, ResNet-50, 8 devices: the paper's hyper-parameters.",
+    recipe=__doc__,
     common={"dataset": "imagenet", "image_size": 224},
     methods={
         "moco": {"warmup_epochs": 5.0},

@@ -7,7 +7,7 @@ tests run a few steps on generated JPEG files.
 
 Lightly (docs/source/getting_started/benchmarks/imagenette_benchmark.py): kNN with 200 neighbours and temperature 0.1
 after the best epoch on `val`; four hours per 800 epochs on an A6000. Learning rate and weight decay stand for its own
-as at profile cifar10. Its MoCo normalizes over the whole batch, as SyncBN does.
+as at profile cifar10. Its MoCo normalizes over the whole batch, as SyncBN does::
 
     eman train moco --profile imagenette --scheme syncbn           87.4 after 800 epochs (200: 78.6)
     eman train byol --profile imagenette                           88.7 (200: 70.5)
@@ -17,11 +17,11 @@ as at profile cifar10. Its MoCo normalizes over the whole batch, as SyncBN does.
 BYOL's authors give 92.3 for linear evaluation at 128 pixels, after about four hours on a V100, with a recipe of their
 own (lightly-ai/lightly, issue 279): `eman evaluate RUN --protocol linear`.
 
-FixMatch has the paper's values for ImageNet and 10 % of the labels. No number is published.
+FixMatch has the paper's values for ImageNet and 10 % of the labels. No number is published::
 
     eman train fixmatch --profile imagenette --scheme eman
 
-The images of 320 pixels are another archive; their crops may be larger.
+The images of 320 pixels are another archive; their crops may be larger::
 
     eman train byol --profile imagenette --set dataset=imagenette2-320 --set image_size=224
 """
