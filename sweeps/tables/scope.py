@@ -138,8 +138,9 @@ class Scope:
         images = f"{values['held_out']:,} held-out training images"
         if not values["held_out"]:
             images = "test images, on which the official code selects too"
+        every = "every epoch" if values["monitor_every"] == 1 else f"every {values['monitor_every']} epochs"
         return (
-            f", of those monitored (every {values['monitor_every']} epochs; by kNN, or by a run's own classifier) on "
+            f", of those monitored ({every}; by kNN, or by a run's own classifier) on "
             f"{100 * MONITOR_QUERIES:g} % of the {images}"
         )
 
