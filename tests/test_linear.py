@@ -275,11 +275,11 @@ def test_a_half_precision_run_is_finetuned_in_half_precision_with_scaled_gradien
     fit(spec, found.workspace, folder=found.folder)
     slopes: list[torch.Tensor] = []
 
-    def see(module: nn.Module, _inputs: Any, of_outputs: Any) -> None:
-        if isinstance(module, nn.Linear):
-            slopes.append(of_outputs[0])
+    def see(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(module, nn.Linear) and output.requires_grad:
+            output.register_hook(slopes.append)
 
-    hook = nn.modules.module.register_module_full_backward_hook(see)
+    hook = nn.modules.module.register_module_forward_hook(see)
     try:
         index = torch.arange(64)
         network = finetune.train(found, index, FinetuneSpec(lr=0.01, epochs=2, batch=32, devices=1))
