@@ -4,7 +4,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data quickstart services test test-slow lint docs chaos bench bench-peers bench-growth bench-start gpu clean
+.PHONY: help install data quickstart services test test-slow lint docs chaos bench bench-peers bench-growth bench-start bench-store gpu clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ bench-peers: install  ## Beside lightly and scikit-learn
 
 bench-growth: install  ## How a sweep's time grows with its runs, and a step's with its devices
 	$(BIN)/python tests/benchmarks/growth.py
+
+bench-store: install services  ## What commands cost in a store of 10,000 runs
+	$(BIN)/python tests/benchmarks/many_runs.py
 
 bench-start: install  ## What commands cost before they do their work, and a sweep before its first step
 	$(BIN)/python tests/benchmarks/startup.py

@@ -45,7 +45,17 @@ SetOption = Annotated[
         "moco.queue=4096`. Repeatable. `eman fields` lists the fields.",
     ),
 ]
+NewestOption = Annotated[
+    int | None,
+    typer.Option("--newest", metavar="N", help="Read only so many sweeps and trainings; 0 for all. Default: 200."),
+]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Key of a finished run, or its beginning.")]
+
+
+def newest_trainings(given: int | None) -> int:
+    """Return the number of trainings to read."""
+    check_number("--newest", given, 0, 10_000_000)
+    return 200 if given is None else given
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,9 @@ from eman.trainers.data import catalog
 from eman.trainers.methods.registry import METHODS, method_named
 from eman.trainers.spec.run import RunSpec
 
+#: Finished runs whose speed counts.
+_RECENT = 200
+
 #: Copies of the weights that a run keeps: student and teacher, after the last and after the best epoch.
 NETWORKS_KEPT = 4
 
@@ -120,15 +123,15 @@ def parse_throughput(text: str) -> dict[str, float]:
 
 
 def measured(store: Store, sweep: Sweep) -> dict[str, float]:
-    """Return the median images per second of finished runs, by method and backbone, for :func:`cost_of`."""
+    """Return the median images per second of recent finished runs, by method and backbone, for :func:`cost_of`."""
     alike = {
         _kind(spec): {name: str(spec.flat()[name]) for name in ("method", "backbone", "dataset", "precision")}
         for spec in sweep.trainings.values()
     }
     speeds = defaultdict(list)
-    for record in store.records(TRAINING):
+    for record in store.records(TRAINING, status="FINISHED", most=_RECENT):
         for kind, fields in alike.items():
-            if record.status == "done" and fields.items() <= record.params.items():
+            if fields.items() <= record.params.items():
                 speeds[kind].append(record.metrics.get("train/images_per_second", 0.0))
     return {kind: speed for kind, values in speeds.items() if (speed := statistics.median(values))}
 

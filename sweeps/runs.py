@@ -9,6 +9,9 @@ from eman.platform.storage import Place
 from eman.platform.store.records import EVALUATION, TRAINING, Record
 from eman.platform.store.store import Store
 
+#: The newest trainings among which a key's nearest is looked for.
+_NEARBY = 500
+
 
 def find_run(prefix: str, store: Store) -> Record:
     """Return the training whose key begins with `prefix`.
@@ -21,7 +24,7 @@ def find_run(prefix: str, store: Store) -> Record:
         return matching[0]
     problem, nearby = "several runs match", matching[:3]
     if not matching:
-        records = store.by_key(TRAINING)
+        records = {record.key: record for record in store.records(TRAINING, most=_NEARBY)}
         problem = "there is no such run"
         nearby = [records[key] for key in get_close_matches(prefix, records, n=3, cutoff=0.0)]
     nearest = f"; nearest: {', '.join(f'{record.key} ({record.name})' for record in nearby)}" if nearby else ""
@@ -35,6 +38,10 @@ def find_finished_run(prefix: str, store: Store) -> Record:
         reason = f" ({record.reason})" if record.reason else ""
         raise UserError(f"run {record.key} ({record.name}) is {record.status}{reason}; only finished runs can be used.")
     return record
+
+
+def evaluations_of(training: Record, store: Store) -> list[Record]:
+    return store.records(EVALUATION, parent=training.run_id)
 
 
 @dataclass(frozen=True)
@@ -73,16 +80,23 @@ def removal_of(trainings: Sequence[Record], store: Store) -> Removal:
         if record.status == "running":
             raise UserError(f"run {record.key} ({record.name}) is running; stop it first.")
     keys = {record.key for record in trainings}
-    evaluations = [record for record in store.records(EVALUATION) if record.tags.get("eman.run") in keys]
+    evaluations = [r for training in trainings for r in evaluations_of(training, store)]
     folders = [store.workspace.run_folder(key) for key in sorted(keys)]
     return Removal((*trainings, *evaluations), tuple(folder for folder in folders if folder.exists()))
 
 
 def prunable(store: Store) -> Removal:
     """Return the removal of failed and interrupted runs, and of folders whose run is not in the store."""
-    trainings = store.records(TRAINING)
-    kept = {record.key for record in trainings if record.status in ("done", "running")}
-    unwanted = [record for record in trainings if record.status in ("failed", "missing")]
-    evaluations = [record for record in store.records(EVALUATION) if record.status in ("failed", "missing")]
+    unwanted = [record for record in _unfinished(store) if record.kind in (TRAINING, EVALUATION)]
     runs = store.workspace.runs
-    return Removal((*unwanted, *evaluations), tuple(runs / name for name in runs.folders() if name not in kept))
+    found = runs.folders()
+    kept = {key for key, record in store.by_key(TRAINING, found).items() if record.status in ("done", "running")}
+    return Removal(tuple(unwanted), tuple(runs / name for name in found if name not in kept))
+
+
+def _unfinished(store: Store) -> list[Record]:
+    """Return the failed and interrupted runs."""
+    open_or_ended = [
+        record for status in ("FAILED", "KILLED", "RUNNING", "SCHEDULED") for record in store.records(status=status)
+    ]
+    return [record for record in open_or_ended if record.status in ("failed", "missing")]

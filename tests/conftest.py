@@ -15,6 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -274,9 +275,9 @@ def postgres_programs() -> Path:
     pytest.skip("PostgreSQL is not installed; `make services` installs Debian's package")
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Path]:
-    """The folder of a PostgreSQL server's socket, which only this user can open."""
+@contextmanager
+def run_postgres() -> Iterator[Path]:
+    """Run a PostgreSQL server, and yield the folder of its socket, which only this user can open."""
     programs = postgres_programs()
     # As root PostgreSQL refuses to run, and other users cannot enter pytest's own folders.
     user: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
@@ -301,10 +302,21 @@ def postgres_server() -> Iterator[Path]:
             server.wait(timeout=30)
 
 
+def create_database(postgres: Path) -> str:
+    """Create an empty database, and return its address."""
+    name = f"test_{uuid.uuid4().hex}"
+    command = [postgres_programs() / "createdb", "-h", postgres, "-U", "eman", name]
+    subprocess.run(command, check=True, timeout=60)
+    return f"postgresql://eman@/{name}?host={postgres}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Path]:
+    with run_postgres() as folder:
+        yield folder
+
+
 @pytest.fixture
 def postgres(postgres_server: Path) -> str:
     """The address of an empty database of the test's own."""
-    name = f"test_{uuid.uuid4().hex}"
-    command = [postgres_programs() / "createdb", "-h", postgres_server, "-U", "eman", name]
-    subprocess.run(command, check=True, timeout=60)
-    return f"postgresql://eman@/{name}?host={postgres_server}"
+    return create_database(postgres_server)

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from eman.cli import main
 from eman.platform.errors import BusyError, UserError
 from eman.platform.output import locked
 from eman.platform.store import claims, records, spool
-from eman.platform.store.records import EVALUATION, SWEEP, TRAINING, Record
+from eman.platform.store.records import EVALUATION, SWEEP, SWEEP_ID, TRAINING, Record
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
 from eman.platform.workspace import Settings, Workspace
@@ -253,6 +254,45 @@ def test_reading_the_file_gives_what_mlflow_gives(filled: Store) -> None:
     assert repr([(p.step, p.value) for p in points]) == repr([(m.step, m.value) for m in history])
 
 
+def test_reading_a_server_gives_what_mlflow_gives(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(Workspace.from_environment(store=server.uri))
+    assert store.records() == store.history("x", "y") == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_AWS_SIGV4", "false")  # what this module does not know is left to MLflow
+        through_mlflow = Store(Workspace.from_environment(store=server.uri))
+    for number in range(12):
+        run = begin(store, f"k{number}", params={"number": number}, tags={SWEEP_ID: f"s{number % 2}"})
+        run.epoch(1, {"train/loss": float("nan") if number == 3 else number})
+        run.finish() if number % 2 else run.fail('it\'s "quoted", ä')
+    begin(store, "k1", EVALUATION, parent=run.run_id)
+    for read in (
+        lambda store: store.records(),
+        lambda store: store.records(TRAINING, "k3"),
+        lambda store: store.records(status="RUNNING"),
+        lambda store: store.records(parent=run.run_id),
+        lambda store: store.records(most=5),
+        lambda store: store.by_key(TRAINING, [*(f"k{number}" for number in range(11)), "nothing"]),
+        lambda store: store.by_prefix(TRAINING, "k1"),
+        lambda store: store.history(run.run_id, "train/loss"),
+    ):
+        assert repr(read(store)) == repr(read(through_mlflow))
+    assert len(store.by_key(TRAINING, [*(f"k{number}" for number in range(11)), "nothing"])) == 11
+
+
+def test_looking_up_runs_of_a_sweep_on_a_server_takes_few_requests(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, request = [], requests.Session.request
+    store = Store(Workspace.from_environment(store=server.uri))
+    keys = [f"k{number}" for number in range(30)]
+    for key in keys:
+        begin(store, key, tags={SWEEP_ID: "s"})
+    reader = Store(Workspace.from_environment(store=server.uri))
+    monkeypatch.setattr(requests.Session, "request", lambda *a, **b: asked.append(a) or request(*a, **b))
+    assert set(reader.by_key(TRAINING, keys)) == set(keys)
+    assert 0 < len(asked) < 12
+
+
 @pytest.mark.parametrize("through_mlflow", [False, True])
 def test_runs_are_looked_up_by_their_keys(filled: Store, through_mlflow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if through_mlflow:  # as where the file's tables are not as expected
@@ -267,6 +307,7 @@ def test_runs_are_looked_up_by_their_keys(filled: Store, through_mlflow: bool, m
     for nothing in ("3", "K", "_", "%", "*", "k'"):
         assert set(filled.by_prefix(TRAINING, nothing)) == set()
     assert len(filled.records()) == 13
+    assert [r.run_id for r in filled.records(most=4)] == [r.run_id for r in filled.records()][:4]
 
 
 def _unknown_layout(*_: Any) -> None:

@@ -8,7 +8,7 @@ import typer
 from eman.commands.printing import PAPER, print_tables, show
 from eman.context import open_store, workspace
 from eman.groups import expand_groups
-from eman.options import Evaluated, Format, Grid, JsonOption, Scale
+from eman.options import Evaluated, Format, Grid, JsonOption, NewestOption, Scale, newest_trainings
 from eman.parsing import check_number
 from eman.platform.errors import UserError, unknown
 from eman.platform.output import check_output
@@ -82,18 +82,21 @@ def status(
     runs: Annotated[bool, typer.Option("--runs", help="List the trainings with their keys.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the running sweep, on any machine.")] = False,
     every: Annotated[float | None, typer.Option(help="With --watch: seconds between updates. Default: 5.")] = None,
+    newest: NewestOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the sweeps in the store, and its runs by state, profile and method.
+    """Show the newest sweeps in the store, and its newest trainings by state, profile and method.
 
     - `eman status --runs`
+    - `eman status --newest 0`, all of them
     - `eman status --watch`, in another terminal, or on another machine with access to the store
     """
     check_number("--every", every, 0.1, 3600)
     if every is not None and not watch:
         raise UserError("--every has no effect without --watch; leave it out.")
-    if watch and (runs or as_json):
-        raise UserError(f"--watch and {'--runs' if runs else '--json'}: give one of the two.")
+    if watch and (runs or as_json or newest is not None):
+        other = "--runs" if runs else "--json" if as_json else "--newest"
+        raise UserError(f"--watch and {other}: give one of the two.")
     if watch:
         from eman.sweeps.view.watch import watch as follow
 
@@ -101,8 +104,8 @@ def status(
         return
     from eman.sweeps.view.status import run_lines, status_lines, store_status
 
-    content = store_status(open_store())
-    lines = run_lines(content["runs"]) if runs else status_lines(content)
+    content = store_status(open_store(), newest_trainings(newest))
+    lines = run_lines(content) if runs else status_lines(content)
     show(lines, {name: part for name, part in content.items() if runs or name != "runs"}, as_json=as_json)
 
 

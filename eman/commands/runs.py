@@ -6,7 +6,7 @@ import typer
 
 from eman.commands.printing import show
 from eman.context import open_store
-from eman.options import JsonOption
+from eman.options import JsonOption, NewestOption, newest_trainings
 
 if TYPE_CHECKING:
     from eman.platform.store.store import Store
@@ -18,12 +18,12 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for con
 
 
 @app.command("list")
-def list_runs(as_json: JsonOption = False) -> None:
-    """List the trainings in the store: key, state, name, profile."""
+def list_runs(newest: NewestOption = None, as_json: JsonOption = False) -> None:
+    """List the newest trainings in the store: key, state, name, profile."""
     from eman.sweeps.view.status import run_lines, store_status
 
-    runs = store_status(open_store())["runs"]
-    show(run_lines(runs), runs, as_json=as_json)
+    status = store_status(open_store(), newest_trainings(newest))
+    show(run_lines(status), status["runs"], as_json=as_json)
 
 
 @app.command("show")

@@ -59,9 +59,9 @@ class Results:
         """Read the results of some tables only, at a cost independent of other runs in the store."""
         wanted = wanted_by(tables)
         runs = {wanted.run.key: wanted.run for wanted in wanted}
-        trainings = {run.key for start in runs.values() for run in start.lineage}
-        evaluations = {spec.key for item in wanted for spec in item.evaluations}
-        return cls(store.by_key(TRAINING, trainings), store.by_key(EVALUATION, evaluations))
+        trainings = store.by_key(TRAINING, {run.key for start in runs.values() for run in start.lineage})
+        evaluations = {spec.key for item in wanted for spec in item.evaluations if spec.run in trainings}
+        return cls(trainings, store.by_key(EVALUATION, evaluations))
 
     def done(self, key: str) -> bool:
         return key in self.trainings and self.trainings[key].status == "done"

@@ -1,7 +1,7 @@
 """Open and read an MLflow store, retrying while it is down.
 
-A SQLite file is read without MLflow and without changing it; a missing file reads as empty. Everything else goes
-through :attr:`Connection.client`.
+A SQLite file and a server are read without MLflow and without changing them; what is missing reads as empty. Everything
+else goes through :attr:`Connection.client`.
 """
 
 import contextlib
@@ -10,14 +10,17 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from eman.platform.errors import UserError
 from eman.platform.output import locked
 from eman.platform.store.client import check_address, connection_error, is_away, open_client, without_password
-from eman.platform.store.records import Point, Record, make_record
+from eman.platform.store.records import SWEEP_ID, Point, Record, Search, make_record
+from eman.platform.store.rest import ServerReader, readable
 from eman.platform.store.sqlite import SqliteReader, UnknownLayout
 from eman.platform.workspace import Workspace
 
@@ -29,8 +32,11 @@ if TYPE_CHECKING:
 STORE_VERSION = 2
 EXPERIMENT = "eman"
 
-#: Up to this many keys, query a server for each key, in parallel; beyond it, for all runs of the kind.
-_MAX_QUERIES, _PARALLEL_QUERIES = 400, 8
+#: Keys that are looked up at once, each by a request of its own.
+_PARALLEL = 8
+
+#: Runs per page.
+_PAGE = 500
 
 T = TypeVar("T")
 log = logging.getLogger("eman")
@@ -46,9 +52,10 @@ class Connection:
 
     def __init__(self, where: Workspace | str, *, patient: bool = False) -> None:
         self.workspace = Workspace(store=where) if isinstance(where, str) else where
-        self.uri, self._patient = self.workspace.store, patient
+        self.uri, self._patient, self._found = self.workspace.store, patient, False
         check_address(self.uri)
         self._reader = SqliteReader(self.path, EXPERIMENT) if self.local else None
+        self._server = ServerReader(self.uri, EXPERIMENT) if readable(self.uri) else None
 
     @property
     def local(self) -> bool:
@@ -67,70 +74,100 @@ class Connection:
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
-    def records(self, kind: str = "", key: str | None = None) -> list[Record]:
-        """Return the runs of a kind, or of all kinds, newest first."""
-        return self._search(kind, keys=None if key is None else [key])
+    def records(
+        self, kind: str = "", key: str | None = None, *, status: str = "", parent: str = "", most: int = 0
+    ) -> list[Record]:
+        """Return runs, newest first: of a kind, with a key, with MLflow's status, of a parent; at most so many."""
+        keys = None if key is None else (key,)
+        return self._search(Search(kind, keys, status=status, parent=parent, most=most))
 
     def by_key(self, kind: str, keys: Collection[str] | None = None) -> dict[str, Record]:
         """Return the runs of a kind by key; of duplicates a finished one, else the newest.
 
         With ``keys``, the cost does not depend on the number of other runs.
         """
-        return _by_key(self._search(kind, keys=keys))
+        return _by_key(self._search(Search(kind, None if keys is None else tuple(keys))))
 
     def by_prefix(self, kind: str, prefix: str) -> dict[str, Record]:
         """Return the runs of a kind whose keys begin with `prefix`, like :meth:`by_key`, without reading the others."""
-        return _by_key(self._search(kind, prefix=prefix)) if re.fullmatch(r"\w*", prefix) else {}
-
-    def open_records(self) -> list[Record]:
-        """Return the runs that MLflow shows as RUNNING."""
-        return self._search(status="RUNNING")
+        return _by_key(self._search(Search(kind, prefix=prefix))) if re.fullmatch(r"\w*", prefix) else {}
 
     def history(self, run_id: str, metric: str) -> list[Point]:
         """Return all logged values of a run's metric, by step."""
         if self._reader is not None:
             with contextlib.suppress(UnknownLayout):
                 return self._reader.history(run_id, metric)
-        values = self.with_retries(lambda: self.client.get_metric_history(run_id, metric))
-        points = [Point(m.step, m.value, m.timestamp / 1000) for m in values]
+        if self._server is not None:
+            points = self.with_retries(partial(self._server.history, run_id, metric))
+        else:
+            values = self.with_retries(lambda: self.client.get_metric_history(run_id, metric))
+            points = [Point(m.step, m.value, m.timestamp / 1000) for m in values]
         return sorted(points, key=lambda point: (point.step, point.time))
 
-    def _search(
-        self, kind: str = "", *, keys: Collection[str] | None = None, prefix: str = "", status: str = ""
-    ) -> list[Record]:
+    def _search(self, search: Search) -> list[Record]:
         if self._reader is not None:
             with contextlib.suppress(UnknownLayout):
                 tags = self._reader.experiment_tags()
                 if tags is not None:
                     self._check_version(tags)
-                return self._reader.records(kind, keys, prefix, status)
-        conditions = [f"tags.`eman.kind` = '{kind}'"] if kind else []
-        if prefix:
-            conditions.append(f"tags.`eman.key` LIKE '{prefix}%'")
-        if status:
-            conditions.append(f"attributes.status = '{status}'")
-        if keys is not None and len(keys) <= _MAX_QUERIES:
-            filters = [" and ".join([*conditions, f"tags.`eman.key` = '{key}'"]) for key in keys]
-            with ThreadPoolExecutor(_PARALLEL_QUERIES) as pool:
-                records = [record for matches in pool.map(self._query, filters) for record in matches]
-            return sorted(records, key=lambda record: (-record.start, record.run_id))
-        records = self._query(" and ".join(conditions))
-        wanted = None if keys is None else set(keys)
-        return [r for r in records if (wanted is None or r.key in wanted) and r.key.startswith(prefix)]
+                return self._reader.records(search)
+        if not self._exists():
+            return []
+        return self._query(search) if search.keys is None else self._by_keys(search)
 
-    def _query(self, condition: str) -> list[Record]:
-        """Return the runs that match an MLflow filter, from all pages."""
+    def _exists(self) -> bool:
+        """Return whether a server holds the experiment. Without a way to ask, it is created."""
+        if self._server is None:
+            _ = self.experiment_id
+        elif not self._found:
+            try:
+                tags = (
+                    self.with_retries(self._server.experiment_tags) if self._patient else self._server.experiment_tags()
+                )
+            except Exception as error:
+                raise UserError(connection_error(self.uri, error)) from error
+            self._found = tags is not None
+            if tags is not None:
+                self._check_version(tags)
+        return self._server is None or self._found
+
+    def _by_keys(self, search: Search) -> list[Record]:
+        """Look up keys on a server, which can only be asked for one: a few, then what ran in the same sweeps."""
+        records: list[Record] = []
+        left, sweeps = dict.fromkeys(search.keys or ()), set[str]()
+        while left:
+            probes = list(left)[:_PARALLEL]
+            with ThreadPoolExecutor(_PARALLEL) as pool:
+                found = list(
+                    chain.from_iterable(pool.map(self._query, (replace(search, keys=(key,)) for key in probes)))
+                )
+            records += found
+            for key in probes:
+                del left[key]
+            for sweep in {record.tags.get(SWEEP_ID, "") for record in found} - sweeps - {""} if left else ():
+                sweeps.add(sweep)
+                # A sweep may have far more runs than are asked for; then the others are looked up one by one.
+                beside = self._query(Search(search.kind, sweep=sweep, most=_PAGE + 2 * len(left)))
+                records += [record for record in beside if record.key in left]
+                left = {key: None for key in left if key not in {record.key for record in beside}}
+        return sorted(records, key=lambda record: (-record.start, record.run_id))
+
+    def _query(self, search: Search) -> list[Record]:
+        """Return the runs of a search for at most one key, from all pages."""
         records: list[Record] = []
         token: str | None = None
         while True:
-            search = partial(
-                self.client.search_runs, [self.experiment_id], condition, max_results=500, page_token=token
-            )
-            page = self.with_retries(search)
-            records += [record_of(run) for run in page if "eman.key" in run.data.tags]
-            token = page.token
-            if not token:
+            page = min(_PAGE, search.most - len(records)) if search.most else _PAGE
+            found, token = self.with_retries(partial(self._page, _condition(search), page, token))
+            records += found
+            if not token or len(records) >= search.most > 0:
                 return records
+
+    def _page(self, condition: str, most: int, token: str | None) -> tuple[list[Record], str | None]:
+        if self._server is not None:
+            return self._server.search(condition, most, token)
+        page = self.client.search_runs([self.experiment_id], condition, max_results=most, page_token=token)
+        return [record_of(run) for run in page if "eman.key" in run.data.tags], page.token
 
     # Opening ----------------------------------------------------------------------------------------------------------
 
@@ -211,6 +248,20 @@ class Connection:
                 log.warning("the store does not answer; retrying")
                 time.sleep(pause)
                 pause = min(2 * pause, 5.0)
+
+
+def _condition(search: Search) -> str:
+    """Return a search for at most one key as an MLflow filter."""
+    tags = {
+        "eman.kind": search.kind,
+        "eman.key": search.keys[0] if search.keys else "",
+        "mlflow.parentRunId": search.parent,
+        SWEEP_ID: search.sweep,
+    }
+    conditions = [f"tags.`{name}` = '{value}'" for name, value in tags.items() if value]
+    conditions += [f"tags.`eman.key` LIKE '{search.prefix}%'"] if search.prefix else []
+    conditions += [f"attributes.status = '{search.status}'"] if search.status else []
+    return " and ".join(conditions)
 
 
 def _by_key(records: Iterable[Record]) -> dict[str, Record]:

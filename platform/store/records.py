@@ -18,6 +18,32 @@ SILENT_SECONDS = 90.0
 #: Prefix of the parameters that record a run's owners (``claim/1``, ...). See :mod:`eman.platform.store.claims`.
 CLAIM = "claim/"
 
+#: Tag of trainings and evaluations with the MLflow run of the sweep that ran them last.
+SWEEP_ID = "eman.sweep"
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to search for; empty fields match all.
+
+    Attributes:
+        kind: See :data:`TRAINING`, :data:`EVALUATION`, :data:`SWEEP`.
+        keys: Any of these keys; ``None`` for all.
+        prefix: Beginning of the key.
+        status: MLflow's status.
+        parent: MLflow's id of the parent.
+        sweep: See :data:`SWEEP_ID`.
+        most: Return only so many, the newest; 0 for all.
+    """
+
+    kind: str = ""
+    keys: tuple[str, ...] | None = None
+    prefix: str = ""
+    status: str = ""
+    parent: str = ""
+    sweep: str = ""
+    most: int = 0
+
 
 def new_id() -> str:
     """Return a random identifier."""

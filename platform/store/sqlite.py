@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eman.platform.errors import UserError
-from eman.platform.store.records import Point, Record, make_record
+from eman.platform.store.records import SWEEP_ID, Point, Record, Search, make_record
 
 #: SQL for a metric's value, which is read with :class:`float`.
 _VALUE = "IIF(is_nan, 'nan', value)"
@@ -58,18 +58,21 @@ class SqliteReader:
         with self._opened() as rows:
             return dict(rows(query, self.experiment)) or None
 
-    def records(self, kind: str, keys: Collection[str] | None, prefix: str, status: str) -> list[Record]:
-        """Return the runs that have a key, newest first, of a kind, with given keys, prefix of the key, and status."""
+    def records(self, search: Search) -> list[Record]:
+        """Return the runs that have a key and match a search, newest first."""
         query = (
             "SELECT run_uuid, r.name, status, start_time, end_time FROM runs r JOIN experiments e USING (experiment_id)"
             " WHERE e.name = ? AND e.lifecycle_stage = 'active' AND r.lifecycle_stage = 'active'"
         )
         tagged = " AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = '{}' AND value {})"
         conditions: list[tuple[str, str | None]] = [
-            (" AND status = ?", status or None),
-            (tagged.format("eman.kind", "= ?"), kind or None),
-            (tagged.format("eman.key", "GLOB ?"), f"{prefix}*" if keys is None else None),
-            (tagged.format("eman.key", "IN (SELECT value FROM json_each(?))"), _json(keys)),
+            (" AND status = ?", search.status or None),
+            (tagged.format("eman.kind", "= ?"), search.kind or None),
+            (tagged.format("eman.key", "GLOB ?"), f"{search.prefix}*" if search.keys is None else None),
+            (tagged.format("eman.key", "IN (SELECT value FROM json_each(?))"), _json(search.keys)),
+            (tagged.format("mlflow.parentRunId", "= ?"), search.parent or None),
+            (tagged.format(SWEEP_ID, "= ?"), search.sweep or None),
+            (" ORDER BY start_time DESC, run_uuid LIMIT ?", str(search.most or -1)),
         ]
         used = [(condition, value) for condition, value in conditions if value is not None]
         with self._opened() as rows:
@@ -84,11 +87,10 @@ class SqliteReader:
 
             metrics = by_run("latest_metrics", _VALUE, float)
             params, tags = by_run("params", "value", str), by_run("tags", "value", str)
-        records = [
+        return [
             make_record(run_id, name or "", status, start, end, metrics[run_id], params[run_id], tags[run_id])
             for run_id, name, status, start, end in runs
         ]
-        return sorted(records, key=lambda record: (-record.start, record.run_id))
 
     def history(self, run_id: str, metric: str) -> list[Point]:
         """Return all logged values of a run's metric, by step."""

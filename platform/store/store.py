@@ -54,7 +54,7 @@ class Store(Connection):
 
         Reading commands call it. In a read-only work folder it does nothing.
         """
-        lost = [record for record in self.open_records() if record.lost]
+        lost = [record for record in self.records(status="RUNNING") if record.lost]
         if not lost or (self.local and not os.access(self.path.parent, os.W_OK)):
             return 0
         settled = 0

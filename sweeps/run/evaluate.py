@@ -10,7 +10,7 @@ from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.trained import Trained
 from eman.platform.errors import BusyError
 from eman.platform.output import locked
-from eman.platform.store.records import EVALUATION
+from eman.platform.store.records import EVALUATION, SWEEP_ID
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
 from eman.sweeps.run.events import Done, Lost, Outcome, Report
@@ -43,7 +43,7 @@ def _begin(spec: EvalSpec, job: EvalJob) -> RunLog:
         f"{job.title} · {eval_title(spec)}",
         params=spec.flat(),
         parent=job.parent,
-        tags={**job.tags, "eman.run": spec.run, "eman.launch": job.launch},
+        tags={**job.tags, "eman.run": spec.run, "eman.launch": job.launch, SWEEP_ID: job.sweep},
     )
 
 

@@ -27,12 +27,14 @@ class Job(ABC):
         workspace: Workspace to read and write.
         launch: Id of the launch.
         parent: MLflow run of the sweep or, for evaluations, of the training; ``None`` for `eman train`.
+        sweep: MLflow run of the sweep; empty for `eman train` and `eman evaluate`.
     """
 
     title: str
     workspace: Workspace
     launch: str
     parent: str | None = None
+    sweep: str = ""
 
     @property
     @abstractmethod

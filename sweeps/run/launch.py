@@ -93,14 +93,14 @@ class Launch:
                 if self._lost_workers:
                     return False
             elif todo.evaluations:
-                self._evaluate(todo.evaluations, resources)
+                self._evaluate(todo.evaluations, parent, resources)
             elif not self._wait_for_others():
                 break
         return True
 
     def release(self) -> None:
         """Mark this launch's unfinished runs as interrupted, so that the next launch can resume them at once."""
-        for record in self.store.open_records():
+        for record in self.store.records(status="RUNNING"):
             if record.launch == self.key:
                 RunLog(self.store, record.run_id).interrupt()
 
@@ -132,6 +132,7 @@ class Launch:
                 workspace=self.store.workspace,
                 launch=self.key,
                 parent=parent,
+                sweep=parent,
                 workers=workers_of(spec, self.sweep, self.options, resources),
                 resources=per_worker,
                 redo=todo.gone.get(spec.key, ""),
@@ -146,7 +147,7 @@ class Launch:
             else:
                 self._run(trials.train_on_workers_trial, batch, DRIVER_RESOURCES, concurrent)
 
-    def _evaluate(self, specs: Sequence[EvalSpec], resources: Resources) -> None:
+    def _evaluate(self, specs: Sequence[EvalSpec], parent: str, resources: Resources) -> None:
         """Carry out evaluations, one job per group that shares its computation, the longest first."""
         trained = Results.read(self.store, self.sweep.tables).trainings
         groups = {group: self.sweep.trainings[group[0].run] for group in together(specs)}
@@ -158,6 +159,7 @@ class Launch:
                 workspace=self.store.workspace,
                 launch=self.key,
                 parent=trained[run.key].run_id,
+                sweep=parent,
             )
             for group, run in sorted(groups.items(), key=lambda item: evaluation_work(*item), reverse=True)
         ]

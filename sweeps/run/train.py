@@ -8,7 +8,7 @@ from eman.evaluation import measure
 from eman.platform import checkpoint
 from eman.platform.errors import BusyError
 from eman.platform.output import locked
-from eman.platform.store.records import TRAINING
+from eman.platform.store.records import SWEEP_ID, TRAINING
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
 from eman.platform.usage import Usage
@@ -50,8 +50,13 @@ def train(job: TrainJob, report: Report, leave: Leave | None = None) -> Outcome:
 def _claim(job: TrainJob) -> Iterator[RunLog]:
     """Create or resume the run in the store, so that no other process trains it."""
     spec = job.spec
-    tags = {**record_tags(spec, job.profile), "eman.workers": str(job.workers), "eman.launch": job.launch}
-    tags["eman.collapse_rule"] = spec.execution.collapse_rule
+    tags = {
+        **record_tags(spec, job.profile),
+        "eman.workers": str(job.workers),
+        "eman.launch": job.launch,
+        "eman.collapse_rule": spec.execution.collapse_rule,
+        SWEEP_ID: job.sweep,
+    }
     with locked(job.workspace.lock_file(spec.key)) as acquired:
         if not acquired:
             raise BusyError("another process on this machine is running it")

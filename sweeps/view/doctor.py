@@ -50,7 +50,8 @@ def doctor_lines(workspace: Workspace) -> tuple[list[str], bool]:
     complete &= not any("not here" in line and line.startswith(NEEDED) for line in data_here)
     try:
         store = Store(workspace)
-        lines.append(f"store          {store.uri}: {len(store.records())} runs")
+        newest = [record.name for record in store.records(most=1)]
+        lines.append(f"store          {store.uri}: {f'newest run {newest[0]}' if newest else 'no runs yet'}")
     except UserError as error:
         lines.append(f"store          {error}")
         complete = False

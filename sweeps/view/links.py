@@ -61,8 +61,9 @@ def description_tags(sweep: Sweep, store: Store, tables: Sequence[str]) -> dict[
     """
     members = ",".join(sweep.trainings)
     own = {MEMBERS: members} if len(members) <= _MAX_TAG else {}
-    record = store.by_key(SWEEP)[sweep.key]
-    pages = comparisons(store.experiment_id, replace(record, tags={**record.tags, **own}), store.by_key(TRAINING))
+    record = store.by_key(SWEEP, [sweep.key])[sweep.key]
+    trainings = store.by_key(TRAINING, sweep.trainings)
+    pages = comparisons(store.experiment_id, replace(record, tags={**record.tags, **own}), trainings)
     links = ", ".join(f"[{name}](.{page})" for name, page in pages.items() if len(page) < _MAX_LINK)
     above = f"Schemes compared: {links}. Figures and tables are under Artifacts.\n\n"
     below = (
@@ -81,8 +82,10 @@ def description_tags(sweep: Sweep, store: Store, tables: Sequence[str]) -> dict[
 def link_lines(store: Store, server: str) -> list[str]:
     """Return lines with the UI's addresses for the newest sweep and for all runs, the most useful first."""
     experiment, lines = store.experiment_id, []
-    for newest in store.records(SWEEP)[:1]:
-        for method, page in comparisons(experiment, newest, store.by_key(TRAINING)).items():
+    for newest in store.records(SWEEP, most=1):
+        children = {record.key: record for record in store.records(TRAINING, parent=newest.run_id)}
+        members = [key for key in newest.tags.get(MEMBERS, "").split(",") if key and key not in children]
+        for method, page in comparisons(experiment, newest, children | store.by_key(TRAINING, members)).items():
             lines.append(f"{newest.name}, schemes of {method}: {server}{page}")
         lines.append(f"{newest.name}, tables: {server}{_page(experiment, newest.run_id)}")
     # An empty filter clears the one that the browser remembers.

@@ -1,29 +1,33 @@
 """`eman status` and `eman runs`: sweeps and runs in the store; and sweeps by name."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from eman.platform.errors import UserError
-from eman.platform.store.records import EVALUATION, SWEEP, TRAINING, Record, number
+from eman.platform.store.records import SWEEP, TRAINING, Record, number
 from eman.platform.store.store import Store
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.request import SweepRequest
-from eman.sweeps.runs import find_run
+from eman.sweeps.runs import evaluations_of, find_run
 from eman.sweeps.view.text import duration
 
 
-def store_status(store: Store) -> dict[str, Any]:
-    """Return the sweeps, newest first, the trainings, and their number by profile, method and state."""
+def store_status(store: Store, newest: int) -> dict[str, Any]:
+    """Return the newest sweeps and trainings, and the number of these trainings by profile, method and state.
+
+    ``newest`` limits both; 0 means all.
+    """
     store.settle_lost()
-    trainings = sorted(store.by_key(TRAINING).values(), key=lambda r: (r.tags.get("profile", ""), r.name))
+    sweeps, trainings = store.records(SWEEP, most=newest), store.records(TRAINING, most=newest)
     counts = Counter((r.tags.get("profile", ""), r.tags.get("method", ""), r.status) for r in trainings)
     return {
         "store": store.uri,
+        "newest": newest if len(trainings) == newest else 0,
         "sweeps": [
             {"key": r.key, "name": r.name, "status": r.status, "seconds": r.metrics.get("sweep/seconds")}
-            for r in store.records(SWEEP)
+            for r in sweeps
         ],
         "counts": [
             {"profile": profile, "method": method, "status": status, "count": count}
@@ -31,7 +35,7 @@ def store_status(store: Store) -> dict[str, Any]:
         ],
         "runs": [
             {"key": r.key, "status": r.status, "name": r.name, "profile": r.tags.get("profile", ""), "reason": r.reason}
-            for r in trainings
+            for r in sorted(trainings, key=lambda r: (r.tags.get("profile", ""), r.name))
         ],
     }
 
@@ -44,17 +48,28 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
         took = f", {duration(sweep['seconds'])}" if sweep["seconds"] else ""
         lines.append(f"sweep {sweep['key'][:8]}  {sweep['name']}: {state}{took}")
     lines += ["{profile}  {method:<11}{status:<8}{count:>4}".format(**count) for count in status["counts"]]
-    return lines if status["counts"] else [*lines, "no runs yet; `eman sweep table1 table8 --profile quick` makes some"]
+    if not status["counts"]:
+        return [*lines, "no runs yet; `eman sweep table1 table8 --profile quick` makes some"]
+    return [*lines, *_more_lines(status)]
 
 
-def run_lines(runs: Sequence[Mapping[str, str]]) -> list[str]:
+def _more_lines(status: Mapping[str, Any]) -> list[str]:
+    """Return a line if the store may have more trainings than are shown."""
+    if not status["newest"]:
+        return []
+    return [f"these are the newest {status['newest']} trainings; --newest N shows more, --newest 0 all"]
+
+
+def run_lines(status: Mapping[str, Any]) -> list[str]:
     """Return the trainings of `store_status` as lines."""
+    runs = status["runs"]
     width = max((len(run["name"]) for run in runs), default=0)
-    return [
+    lines = [
         f"{run['key']}  {run['status']:8}  {run['name']:{width}}  {run['profile']}"
         + (f"  ({run['reason']})" if run["reason"] else "")
         for run in runs
     ]
+    return [*lines, *_more_lines(status)]
 
 
 def describe_run(prefix: str, store: Store) -> dict[str, Any]:
@@ -72,8 +87,7 @@ def describe_run(prefix: str, store: Store) -> dict[str, Any]:
         "metrics": dict(record.metrics),
         "evaluations": [
             {"key": r.key, "name": r.name, "status": r.status, "metrics": dict(r.metrics)}
-            for r in store.records(EVALUATION)
-            if r.tags.get("eman.run") == record.key
+            for r in evaluations_of(record, store)
         ],
     }
 
@@ -94,6 +108,10 @@ def description_lines(run: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+#: Sweeps among which one is looked for by its name.
+_NAMED = 200
+
+
 def launched(record: Record) -> float:
     """Return when a sweep was launched, in seconds since the epoch."""
     return number(record.tags.get("eman.launched")) or record.start
@@ -106,7 +124,8 @@ def find_sweep(start: str | None, store: Store) -> Record:
         UserError: No sweep matches.
     """
     store.settle_lost()
-    records = sorted(store.records(SWEEP), key=launched, reverse=True)
+    found = store.records(SWEEP, most=_NAMED) + (list(store.by_prefix(SWEEP, start).values()) if start else [])
+    records = sorted(found, key=launched, reverse=True)
     for record in records:
         if start is None or start in (record.name, record.name.partition(" · ")[0]) or record.key.startswith(start):
             return record

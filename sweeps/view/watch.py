@@ -15,6 +15,9 @@ from eman.sweeps.view.terminal import Terminal, summary
 
 _ENDINGS = {"done": "has ended", "missing": "was interrupted; the same command continues it"}
 
+#: The newest interrupted sweeps that may have gone on.
+_LOST = 10
+
 
 def watch(store: Store, every: float = 5.0, terminal: Terminal | None = None) -> None:
     """Follow the running sweeps, newest first, until none is running, reading the store every so many seconds.
@@ -26,7 +29,9 @@ def watch(store: Store, every: float = 5.0, terminal: Terminal | None = None) ->
     followed: set[str] = set()
     while True:
         store.settle_lost()
-        running = [r for r in store.records(SWEEP) if r.status == "running" and r.run_id not in followed]
+        # One that was marked lost, for example while its machine slept, may have gone on.
+        records = [*store.records(SWEEP, status="RUNNING"), *store.records(SWEEP, status="KILLED", most=_LOST)]
+        running = [r for r in records if r.status == "running" and r.run_id not in followed]
         if not running:
             break
         followed.add(running[0].run_id)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -50,13 +51,13 @@ class Cost:
     imported: tuple[str, ...]
 
 
-def cost(home: Path, command: tuple[str, ...]) -> Cost:
+def cost(environment: Mapping[str, str], command: tuple[str, ...]) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
         imported = Path(folder) / "imported.json"
         started = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, "-c", RUN, str(imported), *command],
-            env={**os.environ, "EMAN_HOME": str(home)},
+            env={**os.environ, **environment},
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> int:
             sweep = [sys.executable, "-m", "eman", "sweep", "table1", "table8", "--profile", "smoke"]
             subprocess.run(sweep, check=True, env={**os.environ, "EMAN_HOME": folder}, stdout=subprocess.DEVNULL)
         for command in COMMANDS:
-            costs = [cost(home, command) for _ in range(ROUNDS)]
+            costs = [cost({"EMAN_HOME": str(home)}, command) for _ in range(ROUNDS)]
             processor, clock, memory = (
                 median(getattr(c, field) for c in costs) for field in ("processor", "clock", "megabytes")
             )
