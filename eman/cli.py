@@ -61,6 +61,14 @@ def _common(
             "recently used go first. Default: 20.",
         ),
     ] = None,
+    experiment: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MLFLOW_EXPERIMENT_NAME",
+            help="MLflow experiment that holds the runs. Default: eman.",
+            metavar="NAME",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -71,7 +79,7 @@ def _common(
     - `eman table 1 8` prints them again, `eman report` writes a page, `eman ui` opens MLflow
     - `eman sweep grid --method moco --scheme bn,eman --grid lr=0.03,0.1` compares any configurations
     """
-    context.set_workspace(home, data, store, cache_size)
+    context.set_workspace(home, data, store, cache_size, experiment)
 
 
 @cache

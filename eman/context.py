@@ -12,12 +12,19 @@ _workspace: ContextVar[Workspace] = ContextVar("workspace")
 _given: ContextVar[dict[str, str]] = ContextVar("given")
 
 
-def set_workspace(home: str | None, data: str | None, store: str | None, cache_size: float | None) -> None:
+def set_workspace(
+    home: str | None, data: str | None, store: str | None, cache_size: float | None, experiment: str | None
+) -> None:
     """Set the command's workspace; ``None`` means the default."""
-    size = None if cache_size is None else f"{cache_size:g}"
-    given = {"EMAN_HOME": home, "EMAN_DATA": data, "MLFLOW_TRACKING_URI": store, "EMAN_CACHE_SIZE": size}
+    given = {
+        "EMAN_HOME": home,
+        "EMAN_DATA": data,
+        "MLFLOW_TRACKING_URI": store,
+        "MLFLOW_EXPERIMENT_NAME": experiment,
+        "EMAN_CACHE_SIZE": None if cache_size is None else f"{cache_size:g}",
+    }
     _given.set({name: value for name, value in given.items() if value})
-    _workspace.set(Workspace.from_environment(home, data, store, cache_size))
+    _workspace.set(Workspace.from_environment(home, data, store, cache_size, experiment))
 
 
 def workspace() -> Workspace:
@@ -25,9 +32,12 @@ def workspace() -> Workspace:
 
 
 def open_store() -> "Store":
+    """Return the store, in which no lost run is left RUNNING."""
     from eman.platform.store.store import Store
 
-    return Store(workspace())
+    store = Store(workspace())
+    store.settle_lost()
+    return store
 
 
 def given_variables() -> dict[str, str]:

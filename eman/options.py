@@ -6,7 +6,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from eman.parsing import Workers, check_number, parse_workers
+from eman.parsing import Workers, check_number, parse_tags, parse_workers
+from eman.platform.errors import UserError
+
+#: Characters of a note; MLflow truncates a tag of 8,000, which also holds the tables.
+MAX_NOTE = 2000
 
 Format = Literal["text", "markdown", "latex", "csv", "parquet"]
 EmaScaling = Literal["none", "batch", "run"]
@@ -166,6 +170,31 @@ class Grid:
     @property
     def given(self) -> tuple[str, ...]:
         return tuple(f"--{name.strip('_').replace('_', '-')}" for name, value in asdict(self).items() if value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Options that describe a sweep's run in the store to people. They change no result."""
+
+    note: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Description of the sweep's run in MLflow, as Markdown.")
+    ] = None
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Tag of the sweep's run in MLflow. Repeatable.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        parse_tags(self.tag)
+        if self.note is not None and not 0 < len(self.note.strip()) <= MAX_NOTE:
+            raise UserError(f"--note has {len(self.note)} characters; give 1 to {MAX_NOTE}.")
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return parse_tags(self.tag)
+
+    def words(self) -> list[str]:
+        """Return the options that were given, as arguments of `eman sweep`."""
+        return [*(("--note", self.note) if self.note else ()), *(w for tag in self.tag or [] for w in ("--tag", tag))]
 
 
 @dataclass(frozen=True, kw_only=True)

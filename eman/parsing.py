@@ -1,5 +1,6 @@
 """Parse command-line arguments."""
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,19 @@ def parse_ranges(axes: Sequence[str] | None) -> "dict[str, Range]":
             raise UserError(f"--range {name} is given twice; give one range.")
         ranges[name] = parse_range(name, text, kind)
     return ranges
+
+
+def parse_tags(words: Sequence[str] | None) -> dict[str, str]:
+    """Return the tags of `NAME=VALUE` words."""
+    tags = {}
+    for word in words or []:
+        name, equals, value = word.partition("=")
+        if not (equals and re.fullmatch(r"[\w./ -]{1,100}", name) and 0 < len(value) <= 1000 and value.isprintable()):
+            raise UserError(f"--tag {word!r}: give NAME=VALUE, for example --tag project=norms.")
+        if name.startswith(("eman.", "mlflow.")):
+            raise UserError(f"--tag {word!r}: names with eman. and mlflow. are taken; give another.")
+        tags[name] = value
+    return tags
 
 
 def parse_workers(text: str | None) -> Workers:

@@ -74,6 +74,12 @@ class Trained:
             splits.dataset.must_be(self._saved.get("data"), self.run)
         return splits
 
+    @property
+    def data_hash(self) -> str:
+        """Hash of the images to evaluate on; those of the training are not read for it."""
+        own = self.dataset in (None, self.spec.data.dataset)
+        return (self._saved.get("data") if own else None) or self.splits.dataset.hash
+
     def backbone(self) -> nn.Module:
         """Return a fresh copy of its backbone, which sees all images of a batch on one device.
 

@@ -25,6 +25,7 @@ class Settings:
         most_corrupt: Number of unreadable images that a run replaces before it fails (``EMAN_MOST_CORRUPT``).
         loader_processes: Processes per worker that read images from files and shards; ``None`` for one per core
             (``EMAN_LOADER_PROCESSES``).
+        curve_points: Steps of a run whose loss and rates are logged, evenly spaced; 0 for none (``EMAN_CURVE_POINTS``).
     """
 
     checkpoint_seconds: float = 30.0
@@ -33,6 +34,7 @@ class Settings:
     store_patience: float = 300.0
     most_corrupt: int = 20
     loader_processes: int | None = None
+    curve_points: int = 100
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -61,6 +63,7 @@ class Workspace:
         home: Work folder, or its URI such as ``s3://bucket/eman``: checkpoints, cached features, the embedded store.
         data: Location of the data sets: a folder, or a URI such as ``s3://bucket/data``.
         store: MLflow tracking URI. Default: a SQLite file in ``home``, if that is a folder.
+        experiment: MLflow experiment that holds the runs.
         cache: Folder of this machine for local copies, locks and temporary files, if ``home`` is a URI.
         settings: See :class:`Settings`.
     """
@@ -68,6 +71,7 @@ class Workspace:
     home: str = ".eman"
     data: str = "~/.cache/eman"
     store: str = ""
+    experiment: str = "eman"
     cache: str = "~/.cache/eman-storage"
     settings: Settings = field(default_factory=Settings)
 
@@ -88,9 +92,10 @@ class Workspace:
         data: str | None = None,
         store: str | None = None,
         cache_size: float | None = None,
+        experiment: str | None = None,
     ) -> "Workspace":
         """Return a workspace from the arguments, else from ``EMAN_HOME``, ``EMAN_DATA``, ``MLFLOW_TRACKING_URI``,
-        ``EMAN_CACHE`` and :class:`Settings`' variables, else the defaults.
+        ``MLFLOW_EXPERIMENT_NAME``, ``EMAN_CACHE`` and :class:`Settings`' variables, else the defaults.
 
         Raises:
             UserError: A variable of :class:`Settings` is not a number, the work folder is a file, or it is a URI and
@@ -101,6 +106,7 @@ class Workspace:
             home or os.environ.get("EMAN_HOME") or cls.home,
             data or os.environ.get("EMAN_DATA") or cls.data,
             store or os.environ.get("MLFLOW_TRACKING_URI") or cls.store,
+            experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or cls.experiment,
             os.environ.get("EMAN_CACHE") or cls.cache,
             settings if cache_size is None else replace(settings, cache_size=cache_size),
         )

@@ -9,6 +9,9 @@ import pytest
 
 from eman.cli import main
 from eman.evaluation.protocols.spec import settable
+from eman.platform.store.records import TRAINING
+from eman.platform.store.store import Store
+from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.registry import PROFILES
 from eman.trainers.norm.schemes import SCHEMES
 from eman.trainers.spec.fields import parse_fields
@@ -55,6 +58,8 @@ def test_frozen_options(capsys: pytest.CaptureFixture[str]) -> None:
             "--linear-lr",
             "--set",
             "--ema-scaling",
+            "--note",
+            "--tag",
         ),
         ("train",): ("--scheme", "--profile", "--seed", "--set", "--workers"),
         ("table",): ("--profile", "--format", "--out", "--seeds", "--network", "--selection", "--against", "--json"),
@@ -63,11 +68,12 @@ def test_frozen_options(capsys: pytest.CaptureFixture[str]) -> None:
         ("figure",): ("--out", "--profile", "--seeds"),
         ("ui",): ("--port", "--host", "--allowed-host", "--open"),
         ("store", "migrate"): ("SRC", "DST", "checkpoints"),
-        ("status",): ("--runs", "--watch", "--every", "--json"),
+        ("status",): ("--runs", "--watch", "--every", "--newest", "--json"),
         ("report",): ("--out",),
         ("predict",): ("--network", "--selection", "--top", "--k", "--json"),
         ("submit",): ("--address", "--detach", "--dry-run", "--profile", "--grid", "--workers"),
-        ("runs", "list"): ("--json",),
+        ("runs", "list"): ("--newest", "--json"),
+        ("runs", "register"): ("--name", "--alias", "--network", "--selection"),
         ("runs", "show"): ("--json",),
         ("runs", "rm"): ("--yes",),
         ("runs", "prune"): ("--yes",),
@@ -102,6 +108,8 @@ def test_frozen_options(capsys: pytest.CaptureFixture[str]) -> None:
         (["table", "grid"], "For a new grid give --method"),
         (["status", "--every", "3"], "no effect without --watch"),
         (["status", "--watch", "--json"], "give one of the two"),
+        (["status", "--watch", "--newest", "3"], "--watch and --newest"),
+        (["status", "--newest", "-1"], "--newest"),
         (["submit", "1", "--address", "http://127.0.0.1:9", "--dry-run", "--detach"], "--detach has no effect"),
         (["runs", "rm", "abc"], "there is no such run"),
         (["runs", "show", "abc"], "there is no such run"),
@@ -318,3 +326,16 @@ def test_the_fields_of_an_evaluation_are_listed(capsys: pytest.CaptureFixture[st
     listed = {field["name"]: field for field in json.loads(capsys.readouterr().out)}
     assert set(listed) == set(settable("knn"))
     assert all(field["description"] and field["type"] for field in listed.values())
+
+
+def test_status_shows_the_newest_runs_and_says_so(store_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(Workspace.from_environment())
+    for number in range(5):
+        tags = {"profile": "smoke", "method": "MoCo"}
+        store.begin(TRAINING, f"key{number}", f"run {number}", params={}, tags=tags).finish()
+    code, out, _ = call(capsys, "status", "--newest", "3")
+    assert code == 0
+    assert "done       3" in out
+    assert "the newest 3 trainings; --newest N shows more" in out
+    assert len(json.loads(call(capsys, "runs", "list", "--newest", "2", "--json")[1])) == 2
+    assert "newest" not in call(capsys, "runs", "list")[1]

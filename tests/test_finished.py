@@ -16,6 +16,7 @@ from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import plan
 from eman.sweeps.request import SweepRequest
+from eman.sweeps.run.options import Options
 from eman.sweeps.run.publish import begin_sweep
 
 GRID = ("grid", "--method", "moco", "--scheme", "bn,eman", "--profile", "smoke", "--set", "epochs=1")
@@ -35,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> P
     request = SweepRequest(
         profile="smoke", methods=["moco"], schemes=["bn", "eman"], overrides={"epochs": 1}, name="pair"
     )
-    begin_sweep(plan(request), Store(Workspace(home=home, store=f"sqlite:///{home / 'mlflow.db'}")), 1.0)
+    begin_sweep(plan(request), Store(Workspace(home=home, store=f"sqlite:///{home / 'mlflow.db'}")), 1.0, Options())
     return home
 
 

@@ -33,6 +33,11 @@ def store(store_file: Path) -> Store:
     return Store(Workspace.from_environment())
 
 
+@pytest.fixture
+def of_a_team(server: Any) -> Store:
+    return Store(Workspace.from_environment(store=server.uri))
+
+
 def of_server(uri: str, patience: float = 300.0) -> Store:
     return Store(replace(Workspace.from_environment(store=uri), settings=Settings(store_patience=patience)))
 
@@ -198,9 +203,11 @@ def test_failures_are_counted_within_a_launch(store: Store) -> None:
         assert (one(store).launch, one(store).failures) == (launch, failures)
 
 
+@pytest.mark.parametrize("where", ["store", "of_a_team"])
 def test_a_run_that_fell_silent_is_not_running_in_mlflow_once_anybody_looks(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store: Store = request.getfixturevalue(where)
     sweep, run = begin(store, "s", SWEEP), begin(store)
     assert store.settle_lost() == 0
     assert {record.status for record in store.records()} == {"running"}
@@ -212,6 +219,19 @@ def test_a_run_that_fell_silent_is_not_running_in_mlflow_once_anybody_looks(
         assert info.status == "KILLED"
         assert info.end_time < 1000 * (time.time() - 900)  # when it was last heard of
     assert store.settle_lost() == 0
+
+
+@pytest.mark.parametrize(
+    "command", ["status", "runs list", "table 1 --profile smoke", "figure 3 --out f.png", "runs show k"]
+)
+def test_every_command_that_reads_marks_lost_runs(
+    command: str, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = begin(store)
+    forward(monkeypatch, 1000)
+    main(command.split())
+    assert store.client.get_run(run.run_id).info.status == "KILLED"
 
 
 def test_a_run_that_was_taken_for_lost_and_goes_on_is_running(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

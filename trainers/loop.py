@@ -30,6 +30,7 @@ Monitor = Callable[[Training], Metrics]
 OnEpoch = Callable[[int, Metrics], None]
 OnStep = Callable[[int, int], None]
 Leave = Callable[[], bool]
+OnPoint = Callable[[int, Metrics], None]
 
 log = logging.getLogger("eman")
 
@@ -46,12 +47,15 @@ class Callbacks:
         on_step: Called on worker 0 with the number of finished steps and the total.
         leave: Called on every worker, with the same answer on all, about once a second: whether to save a checkpoint
             and stop, because a machine is about to go.
+        on_point: Called on worker 0 at ``settings.curve_points`` evenly spaced steps, with the number of finished steps
+            and the last one's loss on this worker and rates.
     """
 
     monitor: Monitor | None = None
     on_epoch: OnEpoch | None = None
     on_step: OnStep | None = None
     leave: Leave | None = None
+    on_point: OnPoint | None = None
 
 
 @dataclass
@@ -122,6 +126,8 @@ class _Run:
             self.epoch = _Epoch(state["epoch_steps"], state["epoch_sums"])
             self.best, self.best_epoch = state["best"], state["best_epoch"]
             self.low_epochs = state["low_epochs"]
+        points = self.settings.curve_points if callbacks.on_point is not None and self.first else 0
+        self.point_every = math.ceil(self.training.steps / points) if points else 0
         self.resumed_from = self.epoch_from = self.training.step
         self.started = self.epoch_started = self.saved = self.asked = time.monotonic()
 
@@ -144,8 +150,17 @@ class _Run:
         self.epoch.add({"train/loss": loss, **{f"train/{name}": value for name, value in measures.items()}})
         if on_step is not None and self.first:
             on_step(training.step, training.steps)
+        if self.point_every and training.step % self.point_every == 0:
+            self._point(loss)
         if training.step % training.steps_per_epoch == 0:
             self._end_epoch(training.step // training.steps_per_epoch, output)
+
+    def _point(self, loss: Tensor) -> None:
+        training, on_point = self.training, self.callbacks.on_point
+        assert on_point is not None
+        last = training.step - 1
+        rates = {"step/lr": training.learning_rate_at(last), "step/momentum": training.momentum_at(last)}
+        on_point(training.step, {"step/loss": float(loss), **rates})
 
     def _end_epoch(self, number: int, output: Tensor) -> None:
         training, spec, on_epoch = self.training, self.spec, self.callbacks.on_epoch
@@ -255,6 +270,7 @@ def fit(
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
     leave: Leave | None = None,
+    on_point: OnPoint | None = None,
     stop_after: int | None = None,
 ) -> Outcome:
     """Train a run to its end, from its newest checkpoint if there is one.
@@ -271,6 +287,7 @@ def fit(
         on_epoch: See :class:`Callbacks`.
         on_step: See :class:`Callbacks`.
         leave: See :class:`Callbacks`.
+        on_point: See :class:`Callbacks`.
         stop_after: Save a checkpoint and stop after this many steps, counted from the run's start.
 
     Raises:
@@ -279,7 +296,7 @@ def fit(
         UserError: Data, the initial run or a package is missing, the workers do not divide the devices, or storage
             stays full or away.
     """
-    run = _Run(spec, workspace, folder, Callbacks(monitor, on_epoch, on_step, leave))
+    run = _Run(spec, workspace, folder, Callbacks(monitor, on_epoch, on_step, leave, on_point))
     try:
         while not run.done:
             run.step()

@@ -9,7 +9,7 @@ from eman.commands.printing import show
 from eman.commands.sweep import DryRunOption, NameOption, WhatArgument, checked_plan, print_plan
 from eman.context import given_variables, workspace
 from eman.groups import expand_groups
-from eman.options import Evaluated, Grid, Resources, Scale
+from eman.options import Evaluated, Grid, Labels, Resources, Scale
 from eman.platform.errors import UserError
 
 app = typer.Typer()
@@ -36,6 +36,7 @@ def submit(
     python: Annotated[str | None, typer.Option(help="Python on the cluster. Default: python.")] = None,
     *,
     grid: Grid,
+    labels: Labels,
     resources: Resources,
 ) -> int:
     """Run a sweep on a cluster as a Ray job and follow it. The exit code is the sweep's.
@@ -60,7 +61,8 @@ def submit(
     from eman.sweeps.run import submit as jobs
 
     connected = jobs.client(address)
-    job = jobs.submit(connected, address, planned, resources.words(), python, given_variables())
+    words = [*labels.words(), *resources.words()]
+    job = jobs.submit(connected, address, planned, words, python, given_variables())
     print(f"submitted {job}; follow it with `eman logs {job} --address {address}`", file=sys.stderr)
     if detach:
         return 0

@@ -47,7 +47,6 @@ def print_tables(
     if other != PAPER:
         reference = Results.read(store_at(other, workspace()), planned.tables)
         shown = tuple(against(table, reference, other) for table in shown)
-    store.settle_lost()
     results = Results.read(store, planned.tables)
     valued = [(table, values_of(table, results)) for table in shown]
     if form == "parquet" and out is not None:

@@ -1,4 +1,4 @@
-"""Commands for runs in the store: list, show, rm, prune."""
+"""Commands for runs in the store: list, show, register, rm, prune."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -6,13 +6,13 @@ import typer
 
 from eman.commands.printing import show
 from eman.context import open_store
-from eman.options import JsonOption, NewestOption, newest_trainings
+from eman.options import JsonOption, NetworkOption, NewestOption, RunArgument, SelectionOption, newest_trainings
 
 if TYPE_CHECKING:
     from eman.platform.store.store import Store
     from eman.sweeps.runs import Removal
 
-app = typer.Typer(name="runs", no_args_is_help=True, help="List, show and remove runs.")
+app = typer.Typer(name="runs", no_args_is_help=True, help="List, show, register and remove runs.")
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
@@ -39,6 +39,31 @@ def show_run(
 
     description = describe_run(run, open_store())
     show(description_lines(description), description, as_json=as_json)
+
+
+@app.command("register")
+def register_run(
+    run: RunArgument,
+    name: Annotated[str, typer.Option(help="Name of the model in MLflow's registry; created if needed.")],
+    alias: Annotated[str | None, typer.Option(help="Alias of this version, for example champion.")] = None,
+    network: NetworkOption = "student",
+    selection: SelectionOption = "last",
+) -> None:
+    """Put a run's network into MLflow's registry, with the metrics that were measured on it.
+
+    - `eman runs register 3f2a --name shoes --alias champion`, then
+      `mlflow models serve -m models:/shoes@champion --env-manager local`
+
+    The model is the one of `eman export --format mlflow`. A network is stored once: registering it again adds a version
+    of the same model.
+    """
+    from eman.sweeps.runs import find_finished_run
+
+    store = open_store()
+    record = find_finished_run(run, store)
+    from eman.sweeps.registry import register
+
+    print(register(record, store, name, alias, network=network, selection=selection))
 
 
 @app.command("rm")

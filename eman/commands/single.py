@@ -1,5 +1,6 @@
 """Commands for one run in the foreground: train, evaluate."""
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,7 +58,11 @@ def train(
         start = Trained(find_finished_run(init, store).key, workspace()).spec
         fields = {**chosen.from_pretrained, "backbone": start.network.backbone, **overrides}
         spec = chosen.run(method, scheme, seed, fields).replace(init=start)
-    show(train_in_foreground(spec, store, profile=profile, workers=processes))
+    options = {"scheme": scheme, "profile": profile, "seed": str(seed) if seed else "", "init": init or ""}
+    words = [word for name, value in options.items() if value for word in (f"--{name}", value)]
+    words += [word for pair in set_ or [] for word in ("--set", pair)]
+    command = shlex.join(["eman", "train", method, *words])
+    show(train_in_foreground(spec, store, profile=profile, workers=processes, command=command))
 
 
 def _for_method(method: str, overrides: "Mapping[str, Value]") -> "dict[str, Value]":

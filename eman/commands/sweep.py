@@ -8,7 +8,7 @@ import typer
 from eman.commands.printing import print_tables, show
 from eman.context import open_store, workspace
 from eman.groups import expand_groups
-from eman.options import Evaluated, Grid, Resources, Scale
+from eman.options import Evaluated, Grid, Labels, Resources, Scale
 from eman.platform.errors import UserError
 from eman.requests import new_request
 
@@ -42,6 +42,7 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
     *,
     grid: Grid,
+    labels: Labels,
     resources: Resources,
     address: Annotated[
         str | None,
@@ -80,7 +81,16 @@ def sweep(
     workers, cpus, gpus = resources.parsed_workers, resources.cpus, resources.gpus
     _launch(
         planned,
-        Options(workers=workers, cpus=cpus, gpus=gpus, retries=retries, address=address, wait=resources.wait or 0.0),
+        Options(
+            workers=workers,
+            cpus=cpus,
+            gpus=gpus,
+            retries=retries,
+            address=address,
+            wait=resources.wait or 0.0,
+            note=labels.note or "",
+            tags=labels.tags,
+        ),
     )
 
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 #: Version of the layout; increment it with every change.
 STORE_VERSION = 2
-EXPERIMENT = "eman"
 
 #: Keys that are looked up at once, each by a request of its own.
 _PARALLEL = 8
@@ -54,8 +53,8 @@ class Connection:
         self.workspace = Workspace(store=where) if isinstance(where, str) else where
         self.uri, self._patient, self._found = self.workspace.store, patient, False
         check_address(self.uri)
-        self._reader = SqliteReader(self.path, EXPERIMENT) if self.local else None
-        self._server = ServerReader(self.uri, EXPERIMENT) if readable(self.uri) else None
+        self._reader = SqliteReader(self.path, self.workspace.experiment) if self.local else None
+        self._server = ServerReader(self.uri, self.workspace.experiment) if readable(self.uri) else None
 
     @property
     def local(self) -> bool:
@@ -205,16 +204,16 @@ class Connection:
             yield
 
     def _open(self) -> "tuple[MlflowClient, str]":
-        opened = open_client(self.uri)
-        experiment = opened.get_experiment_by_name(EXPERIMENT)
+        opened, name = open_client(self.uri), self.workspace.experiment
+        experiment = opened.get_experiment_by_name(name)
         if experiment is None:
             location = self.artifacts.as_uri() if self.local else None
             # Without this kind, MLflow's UI opens on its page for language models.
             tags = {"eman.store_version": str(STORE_VERSION), "mlflow.experimentKind": "custom_model_development"}
             try:
-                return opened, opened.create_experiment(EXPERIMENT, artifact_location=location, tags=tags)
+                return opened, opened.create_experiment(name, artifact_location=location, tags=tags)
             except Exception:  # another process may have just created it
-                experiment = opened.get_experiment_by_name(EXPERIMENT)
+                experiment = opened.get_experiment_by_name(name)
                 if experiment is None:
                     raise
         self._check_version(experiment.tags)

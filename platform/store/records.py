@@ -60,6 +60,25 @@ class Point:
 
 
 @dataclass(frozen=True)
+class DatasetUse:
+    """A part of a data set that a run used, as MLflow lists it among the run's inputs.
+
+    Attributes:
+        name: Data set and part.
+        digest: Hash of the images.
+        context: ``training``, ``held-out``, ``evaluation`` or ``test``.
+        source: Where the images are, by path, URI or name.
+        profile: Number of images, and what else describes the part, for example its label set.
+    """
+
+    name: str
+    digest: str
+    context: str
+    source: str
+    profile: Mapping[str, int | str]
+
+
+@dataclass(frozen=True)
 class Record:
     """A run in the store.
 

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eman.platform.errors import UserError, first_line
 from eman.platform.output import atomic_path, locked
@@ -18,7 +18,10 @@ from eman.platform.storage import MissingError, Place, StorageError
 from eman.platform.store.client import is_away
 from eman.platform.store.connection import Connection
 
-#: Metrics, parameters, tags and a status to write; with time stamps, so that an entry can be sent twice.
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
+#: Metrics, parameters, tags, data sets and a status to write; with time stamps, so that an entry can be sent twice.
 Entry = Mapping[str, Any]
 
 log = logging.getLogger("eman")
@@ -94,7 +97,7 @@ class Spool:
                     entry: Any = None
                     with contextlib.suppress(json.JSONDecodeError):  # a line truncated by a kill
                         entry = json.loads(line)
-                    if isinstance(entry, dict) and entry.keys() >= {"metrics", "params", "tags", "status"}:
+                    if isinstance(entry, dict) and entry.keys() >= {"metrics", "params", "tags", "inputs", "status"}:
                         send(self.store, self.run_id, entry)
             except Exception as error:
                 if isinstance(error, UserError) or is_away(error):
@@ -127,5 +130,15 @@ def send(store: Connection, run_id: str, entry: Entry) -> None:
     tags = [RunTag(name, value) for name, value in entry["tags"].items()]
     if metrics or params or tags:
         store.client.log_batch(run_id, metrics, params, tags)
+    if entry["inputs"]:
+        store.client.log_inputs(run_id, [_input(used) for used in entry["inputs"]])
     if entry["status"] is not None:
         store.client.set_terminated(run_id, entry["status"])
+
+
+def _input(used: Mapping[str, Any]) -> "DatasetInput":
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source, profile = json.dumps({"uri": used["source"]}), json.dumps(used["profile"])
+    dataset = Dataset(used["name"], used["digest"], "local", source, profile=profile)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", used["context"])])

@@ -3,12 +3,13 @@
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from eman.platform.store.client import is_away
 from eman.platform.store.connection import Connection
-from eman.platform.store.records import number
+from eman.platform.store.records import DatasetUse, number
 from eman.platform.store.spool import Spool, send
 
 #: Seconds between heartbeats.
@@ -34,6 +35,7 @@ class RunLog:
         self._last_beat = time.monotonic()
         self._retry_at = 0.0
         self._spool = Spool(store, run_id)
+        self._points: list[tuple[str, float, int, int]] = []
 
     def write(
         self,
@@ -42,15 +44,18 @@ class RunLog:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
         status: str | None = None,
+        inputs: Sequence[DatasetUse] = (),
     ) -> bool:
         """Write one batch, then the status; return ``False`` if they were kept on disk."""
         now = int(time.time() * 1000)
         entry = {
-            "metrics": [(name, float(value), now, step) for name, value in (metrics or {}).items()],
+            "metrics": self._points + [(name, float(value), now, step) for name, value in (metrics or {}).items()],
             "params": {name: str(value) for name, value in (params or {}).items()},
             "tags": {name: str(value) for name, value in (tags or {}).items()},
+            "inputs": [asdict(used) for used in inputs],
             "status": status,
         }
+        self._points = []
         if time.monotonic() >= self._retry_at:
             try:
                 self._spool.deliver(wait=True)
@@ -63,6 +68,11 @@ class RunLog:
                 self._retry_at = time.monotonic() + self._away_seconds
         self._spool.append(entry)
         return False
+
+    def point(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keep a point of a curve until the next write."""
+        now = int(time.time() * 1000)
+        self._points += [(name, float(value), now, step) for name, value in metrics.items()]
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
@@ -80,9 +90,14 @@ class RunLog:
             self._last_beat = time.monotonic()
             self.tag(heartbeat(share))
 
-    def finish(self, metrics: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None) -> None:
-        """Write the final metrics and mark the run as finished."""
-        self.write(metrics, self.last_step, tags=tags, status="FINISHED")
+    def finish(
+        self,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+        inputs: Sequence[DatasetUse] = (),
+    ) -> None:
+        """Write the final metrics and the data that was used, and mark the run as finished."""
+        self.write(metrics, self.last_step, tags=tags, status="FINISHED", inputs=inputs)
 
     def fail(self, reason: str, *, final: bool = False) -> None:
         """Mark the run as failed for this reason, and count the failures of this launch.

@@ -15,6 +15,7 @@ from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
 from eman.sweeps.run.events import Done, Lost, Outcome, Report
 from eman.sweeps.run.failures import attempt, failure_recorded
+from eman.sweeps.run.inputs import evaluation_inputs
 from eman.sweeps.run.jobs import EvalJob
 
 #: The runs evaluated last, whose features later jobs share.
@@ -33,7 +34,7 @@ def evaluate(job: EvalJob, report: Report) -> None:
             except BusyError as error:
                 report(Lost(spec.key, str(error)))
         for (spec, log), result in zip(logs.items(), _results(list(logs), job), strict=True):
-            report(attempt(spec.key, partial(_finish, spec, log, result)))
+            report(attempt(spec.key, partial(_finish, spec, log, result, job)))
 
 
 def _begin(spec: EvalSpec, job: EvalJob) -> RunLog:
@@ -58,9 +59,10 @@ def _results(specs: Sequence[EvalSpec], job: EvalJob) -> Sequence[Measured | Exc
         return [error] * len(specs)
 
 
-def _finish(spec: EvalSpec, log: RunLog, result: Measured | Exception) -> Outcome:
+def _finish(spec: EvalSpec, log: RunLog, result: Measured | Exception, job: EvalJob) -> Outcome:
     with failure_recorded(log):
         if isinstance(result, Exception):
             raise result
-        log.finish(dict(result.metrics))
+        trained = _trained(spec.run, job.workspace, spec.network, spec.selection, spec.dataset)
+        log.finish(dict(result.metrics), inputs=evaluation_inputs(spec, trained))
     return Done(spec.key, metrics=result.metrics)

@@ -33,8 +33,12 @@ from eman.trainers.spec.run import RunSpec
 _SHOWN = ("train/loss", "train/images_per_second", "accuracy/top1", "knn/top1", "test/top1", "test/knn_top1")
 
 
-def train_in_foreground(spec: RunSpec, store: Store, *, profile: str, workers: Workers | str) -> Iterator[str]:
+def train_in_foreground(
+    spec: RunSpec, store: Store, *, profile: str, workers: Workers | str, command: str
+) -> Iterator[str]:
     """Train one run and yield lines to print. With one worker, epochs are shown on standard error.
+
+    `command` repeats it, for its description.
 
     Raises:
         UserError: The data is unsuitable, or the run failed.
@@ -50,7 +54,15 @@ def train_in_foreground(spec: RunSpec, store: Store, *, profile: str, workers: W
     if isinstance(workers, str):
         workers = largest_divisor(spec.norm.devices, cores())
     yield f"{title} ({spec.key}), {spec.optim.epochs} epochs"
-    job = TrainJob(spec=spec, title=title, profile=profile, workspace=store.workspace, launch=new_id(), workers=workers)
+    job = TrainJob(
+        spec=spec,
+        title=title,
+        profile=profile,
+        workspace=store.workspace,
+        launch=new_id(),
+        workers=workers,
+        command=command,
+    )
     outcome = _train_here(job) if workers == 1 else _train_on_workers(job, store)
     if not isinstance(outcome, Done):
         raise UserError(f"{title} {'failed' if isinstance(outcome, Failed) else 'was not trained'}: {outcome.reason}")

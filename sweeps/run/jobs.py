@@ -28,6 +28,7 @@ class Job(ABC):
         launch: Id of the launch.
         parent: MLflow run of the sweep or, for evaluations, of the training; ``None`` for `eman train`.
         sweep: MLflow run of the sweep; empty for `eman train` and `eman evaluate`.
+        command: The command that repeats it, for its description.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Job(ABC):
     launch: str
     parent: str | None = None
     sweep: str = ""
+    command: str = ""
 
     @property
     @abstractmethod

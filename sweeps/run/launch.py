@@ -11,6 +11,7 @@ from eman.platform.cluster import DRIVER_RESOURCES, Resources
 from eman.platform.store.records import EVALUATION, TRAINING, new_id
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
+from eman.sweeps.request import command
 from eman.sweeps.run import trials
 from eman.sweeps.run.events import Done, Event, Failed, Lost, Outcome, Waiting
 from eman.sweeps.run.interrupt import Interruption
@@ -133,6 +134,7 @@ class Launch:
                 launch=self.key,
                 parent=parent,
                 sweep=parent,
+                command=command(self.sweep.request),
                 workers=workers_of(spec, self.sweep, self.options, resources),
                 resources=per_worker,
                 redo=todo.gone.get(spec.key, ""),

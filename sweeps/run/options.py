@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from eman.platform.cluster import Resources
@@ -27,6 +28,7 @@ class Options:
         retries: Retries of a failed run in this launch.
         address: Address of a Ray cluster; ``None`` to start one on this machine.
         wait: Seconds to wait for a growing cluster to fit one run.
+        note, tags: Text and tags of the sweep's run in the store.
     """
 
     workers: Workers | str | None = None
@@ -35,6 +37,8 @@ class Options:
     retries: int = 1
     address: str | None = None
     wait: float = 0.0
+    note: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -16,25 +16,35 @@ from eman.platform.store.records import SWEEP
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
 from eman.sweeps.plan import Sweep
-from eman.sweeps.run.options import Report
+from eman.sweeps.request import SweepRequest, command
+from eman.sweeps.run.options import Options, Report
 from eman.sweeps.tables import figure3
 from eman.sweeps.view import links
+from eman.sweeps.view.report import write as write_report
 
 
-def begin_sweep(sweep: Sweep, store: Store, launched: float) -> RunLog:
+def begin_sweep(sweep: Sweep, store: Store, launched: float, options: Options) -> RunLog:
     """Create or resume the sweep's run in the store."""
     return store.begin(
         SWEEP,
         sweep.key,
         f"{sweep.name} · {sweep.profile.name}",
-        params={},
+        params={"command": command(sweep.request), **_params(sweep.request)},
         tags={
+            **options.tags,
             "profile": sweep.profile.name,
-            "mlflow.note.content": f"eman sweep {sweep.name}",
+            "mlflow.note.content": f"{options.note}\n\n{command(sweep.request)}".strip(),
+            **({"eman.note": options.note} if options.note else {}),
             "eman.request": sweep.request.model_dump_json(),
             "eman.launched": f"{launched:.3f}",
         },
     )
+
+
+def _params(request: SweepRequest) -> dict[str, str]:
+    """Return what a request sets, as parameters."""
+    values = {name: value for name, value in request.model_dump(mode="json").items() if value not in ([], {}, "", None)}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
 def publish_results(sweep: Sweep, store: Store, evaluated: Set[str]) -> None:
@@ -56,6 +66,14 @@ def publish_results(sweep: Sweep, store: Store, evaluated: Set[str]) -> None:
         log.write({wanted.metric: value}, wanted.run.optim.epochs, tags=tags)
 
 
+def _publish_report(sweep: Sweep, store: Store, parent: RunLog) -> None:
+    record = store.by_key(SWEEP, [sweep.key])[sweep.key]
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "report.html"
+        write_report(record, store, page)
+        store.with_retries(partial(store.client.log_artifact, parent.run_id, str(page)))
+
+
 def publish_sweep(sweep: Sweep, store: Store, parent: RunLog, report: Report) -> None:
     """Write tables, figures and the report to the sweep's run and finish it."""
     results = Results.read(store, sweep.tables)
@@ -75,6 +93,8 @@ def publish_sweep(sweep: Sweep, store: Store, parent: RunLog, report: Report) ->
             picture = Path(folder) / "figure3.png"
             draw(figure3.lines(sweep.scope), store, picture, figure3.caption(sweep.scope))
             store.with_retries(partial(store.client.log_artifact, parent.run_id, str(picture)))
+    if not report.interrupted:
+        _publish_report(sweep, store, parent)
     metrics = {
         "sweep/seconds": report.seconds,
         "sweep/trained": report.trained,

@@ -80,13 +80,14 @@ def _carry_out(launch: Launch, started: float) -> None:
                     prepared.result()
                     resources = wait_for_room(options, available)
                     report.cores = resources.cpus
-                    parent = parent or begin_sweep(launch.sweep, launch.store, launch.state.launched)
+                    parent = parent or begin_sweep(launch.sweep, launch.store, launch.state.launched, options)
                     with _heartbeat(parent, Gauges(launch.state)):
                         complete = launch.carry_out(parent.run_id, resources)
     except KeyboardInterrupt:
         report.interrupted = True
         if parent is not None:
             launch.release()
+            parent.interrupt()  # before the tables are written, in case this process is killed soon
     except Exception as error:
         if parent is not None:
             with contextlib.suppress(Exception):  # the store may be what failed

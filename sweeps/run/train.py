@@ -14,11 +14,12 @@ from eman.platform.store.writer import RunLog
 from eman.platform.usage import Usage
 from eman.sweeps.run.events import Done, Lost, Outcome, Preempted, Progress, Report
 from eman.sweeps.run.failures import failure_recorded
+from eman.sweeps.run.inputs import training_inputs
 from eman.sweeps.run.jobs import TrainJob
 from eman.trainers import distributed
 from eman.trainers.data import label_sets
 from eman.trainers.loop import Leave, fit
-from eman.trainers.spec.labels import record_params, record_tags
+from eman.trainers.spec.labels import about_run, record_params, record_tags
 
 #: Seconds between reports within an epoch.
 _REPORT_SECONDS = 2.0
@@ -50,8 +51,10 @@ def train(job: TrainJob, report: Report, leave: Leave | None = None) -> Outcome:
 def _claim(job: TrainJob) -> Iterator[RunLog]:
     """Create or resume the run in the store, so that no other process trains it."""
     spec = job.spec
+    repeat = f"\n\nThis command repeats it:\n\n    {job.command}\n" if job.command else ""
     tags = {
         **record_tags(spec, job.profile),
+        "mlflow.note.content": about_run(spec) + repeat,
         "eman.workers": str(job.workers),
         "eman.launch": job.launch,
         "eman.collapse_rule": spec.execution.collapse_rule,
@@ -96,6 +99,7 @@ def _train(job: TrainJob, log: RunLog | None, report: Report, leave: Leave | Non
         on_epoch=epoch_done,
         on_step=step_done,
         leave=leave,
+        on_point=None if log is None else log.point,
     )
     if not outcome.finished:
         if log is not None:
@@ -107,6 +111,7 @@ def _train(job: TrainJob, log: RunLog | None, report: Report, leave: Leave | Non
     tags = {"eman.data_hash": outcome.training.dataset.hash, "eman.best_epoch": str(outcome.best_epoch)}
     if outcome.training.labelled is not None:
         tags["eman.label_set_hash"] = label_sets.fingerprint(outcome.training.labelled)
-    log.finish(metrics | {"train/seconds": outcome.seconds} | usage.take(last=True), tags)
+    inputs = training_inputs(outcome.training, job.workspace)
+    log.finish(metrics | {"train/seconds": outcome.seconds} | usage.take(last=True), tags, inputs)
     checkpoint.remove_newest(folder)
     return Done(spec.key, outcome.seconds, metrics)

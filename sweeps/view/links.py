@@ -70,6 +70,7 @@ def description_tags(sweep: Sweep, store: Store, tables: Sequence[str]) -> dict[
         f"\n\nMade by git revision `{record.tags.get('eman.git', 'unknown')}`. This command repeats or continues it:"
         f"\n\n    {command(sweep.request)}\n"
     )
+    above = f"{note}\n\n{above}" if (note := record.tags.get("eman.note")) else above
     text = ""
     for table in tables:
         if len(above) + len(text) + len(table) + len(below) > _MAX_TAG - 100:

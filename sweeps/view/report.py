@@ -45,7 +45,7 @@ def write(record: Record, store: Store, out: Path) -> None:
         lstrip_blocks=True,
     )
     environment.filters["shown"] = _shown
-    text = environment.get_template("report.html").render(
+    page = environment.get_template("report.html").stream(
         title=sweep.name,
         profile=sweep.profile.name,
         key=record.key,
@@ -61,7 +61,7 @@ def write(record: Record, store: Store, out: Path) -> None:
         written=moment(time.time()),
     )
     with output_file(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        page.dump(str(temporary), encoding="utf-8")
 
 
 def _facts(

@@ -19,7 +19,6 @@ def store_status(store: Store, newest: int) -> dict[str, Any]:
 
     ``newest`` limits both; 0 means all.
     """
-    store.settle_lost()
     sweeps, trainings = store.records(SWEEP, most=newest), store.records(TRAINING, most=newest)
     counts = Counter((r.tags.get("profile", ""), r.tags.get("method", ""), r.status) for r in trainings)
     return {
@@ -123,7 +122,6 @@ def find_sweep(start: str | None, store: Store) -> Record:
     Raises:
         UserError: No sweep matches.
     """
-    store.settle_lost()
     found = store.records(SWEEP, most=_NAMED) + (list(store.by_prefix(SWEEP, start).values()) if start else [])
     records = sorted(found, key=launched, reverse=True)
     for record in records:

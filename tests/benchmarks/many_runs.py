@@ -43,6 +43,7 @@ COMMANDS = (
     ("report", "table1 + table8", "--out", "report.html"),
 )
 TABLES = ("runs", "params", "tags", "metrics", "latest_metrics")
+INPUTS = ("inputs", "input_tags")
 
 #: Rows by table.
 Rows = dict[str, list[dict[str, Any]]]
@@ -57,9 +58,14 @@ class Copies:
         tables.reflect(engine)
         self.originals: dict[str, Rows] = {}  # by kind, and by method for trainings
         with engine.connect() as connection:
-            rows = {n: [dict(r) for r in connection.execute(select(tables.tables[n])).mappings()] for n in TABLES}
+            names = (*TABLES, *INPUTS, "datasets")
+            rows = {n: [dict(r) for r in connection.execute(select(tables.tables[n])).mappings()] for n in names}
+        self.datasets = rows["datasets"]
         for run in rows["runs"]:
             own = {name: [row for row in rows[name] if row["run_uuid"] == run["run_uuid"]] for name in TABLES}
+            own["inputs"] = [row for row in rows["inputs"] if row["destination_id"] == run["run_uuid"]]
+            used = {row["input_uuid"] for row in own["inputs"]}
+            own["input_tags"] = [row for row in rows["input_tags"] if row["input_uuid"] in used]
             tags = {row["key"]: row["value"] for row in own["tags"]}
             kind = tags["eman.kind"]
             self.originals[f"{kind} {tags['method']}" if kind == "training" else kind] = own
@@ -68,7 +74,7 @@ class Copies:
         """Return a sweep's rows, as if it had run; unless it is its ``own``, under keys that nobody asks for."""
         keys = {key: key if own else uuid.uuid4().hex[:16] for key in (sweep.key, *sweep.trainings, *sweep.evaluations)}
         ids = {key: uuid.uuid4().hex for key in keys}
-        copied: Rows = {name: [] for name in TABLES}
+        copied: Rows = {name: [] for name in (*TABLES, *INPUTS)}
 
         def copy(kind: str, key: str, name: str, tags: dict[str, str]) -> None:
             tags = {**tags, "eman.key": keys[key], "mlflow.runName": name}
@@ -81,6 +87,12 @@ class Copies:
                     elif table == "tags":
                         new["value"] = tags.get(row["key"], row["value"])
                     copied[table].append(new)
+
+            renamed = {row["input_uuid"]: uuid.uuid4().hex for row in self.originals[kind]["inputs"]}
+            for name in INPUTS:
+                for row in self.originals[kind][name]:
+                    new = {**row, "input_uuid": renamed[row["input_uuid"]]}
+                    copied[name].append(new | ({"destination_id": ids[key]} if name == "inputs" else {}))
 
         profile = {"profile": sweep.profile.name}
         members = ",".join(keys[key] for key in sweep.trainings)
@@ -102,10 +114,14 @@ def fill(database: str, store: Store, copies: Copies, runs: int) -> int:
     engine, tables, added = create_engine(database), MetaData(), 0
     tables.reflect(engine)
     with engine.begin() as connection:
+        datasets = [{**row, "experiment_id": experiment} for row in copies.datasets]
+        if datasets:
+            connection.execute(insert(tables.tables["datasets"]), datasets)
         while added <= runs:
             rows = copies.of(sweep, experiment, own=added == 0)
-            for name in TABLES:
-                connection.execute(insert(tables.tables[name]), rows[name])
+            for name, new in rows.items():
+                if new:
+                    connection.execute(insert(tables.tables[name]), new)
             added += len(rows["runs"])
     engine.dispose()
     return added

@@ -101,6 +101,15 @@ def _value_text(spec: RunSpec, name: str) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def about_run(spec: RunSpec) -> str:
+    """Return a sentence about a run: method, scheme, network, data and length."""
+    data = f"{spec.data.dataset}, {spec.data.images:,} images" if spec.data.images else spec.data.dataset
+    return (
+        f"{spec.entry.title} with {scheme_label(spec)}, {spec.network.backbone} on {data}, {spec.optim.epochs} epochs, "
+        f"seed {spec.seed}."
+    )
+
+
 def record_params(spec: RunSpec) -> dict[str, Any]:
     """Return a run's parameters; ``init`` is the key of the run that it starts from."""
     start = spec.network.init

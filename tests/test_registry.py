@@ -1,0 +1,96 @@
+"""What a run holds in MLflow: source, description, data sets; and its networks in MLflow's registry."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eman.cli import main
+from eman.platform.store.records import EVALUATION, TRAINING
+from eman.platform.store.store import Store
+from eman.platform.workspace import Workspace
+from eman.trainers.data import catalog
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def images(count: int) -> Any:
+    return catalog.load("digits", Workspace.from_environment()).test.take(torch.arange(count)).images
+
+
+def test_a_run_is_described_evaluated_and_registered_as_mlflow_does(
+    store_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import mlflow
+
+    train = ("train", "fixmatch", "--scheme", "eman", "--profile", "smoke", "--set", "epochs=1")
+    assert call(capsys, "--experiment", "norms", *train)[0] == 0
+    store = Store(Workspace.from_environment(experiment="norms"))
+    assert Store(Workspace.from_environment()).records() == []
+    [record] = store.records(TRAINING)
+    evaluate = ("evaluate", record.key, "--protocol", "knn", "--network", "teacher")
+    assert call(capsys, "--experiment", "norms", *evaluate)[0] == 0
+    [evaluation] = store.records(EVALUATION)
+
+    client = store.client
+    run = client.get_run(record.run_id)
+    assert {"mlflow.user", "mlflow.source.name", "mlflow.source.type"} <= run.data.tags.keys()
+    note = run.data.tags["mlflow.note.content"]
+    assert "FixMatch with BN / EMAN" in note
+    assert "eman train fixmatch --scheme eman --profile smoke --set epochs=1" in note
+    used = {tag.value: part.dataset for part in run.inputs.dataset_inputs for tag in part.tags}
+    assert set(used) == {"training", "held-out"}
+    assert used["training"].digest == record.tags["eman.data_hash"]
+    assert json.loads(used["training"].profile)["label_set"] == record.tags["eman.label_set_hash"]
+    used = {
+        tag.value: part.dataset for part in client.get_run(evaluation.run_id).inputs.dataset_inputs for tag in part.tags
+    }
+    assert set(used) == {"evaluation", "test"}
+
+    register = ("--experiment", "norms", "runs", "register", record.key, "--name", "digits", "--network", "teacher")
+    code, out, err = call(capsys, *register, "--alias", "best")
+    assert (code, err) == (0, "")
+    assert "models:/digits@best: version 1 of digits, the teacher after the last epoch of fixmatch" in out
+    assert "models:/digits/2" in call(capsys, *register)[1]
+    [model] = client.search_logged_models([store.experiment_id])  # its weights are stored once
+    assert model.source_run_id == record.run_id
+    measured = {metric.key: metric for metric in model.metrics}
+    assert measured["knn/test_top1"].value == evaluation.metrics["knn/test_top1"]
+    assert measured["knn/test_top1"].dataset_digest == record.tags["eman.data_hash"]
+    assert measured["test/teacher_top1"].value == record.metrics["test/teacher_top1"]
+    assert "test/top1" not in measured  # the student's
+
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        probabilities_NK = mlflow.pyfunc.load_model("models:/digits@best").predict(images(3).numpy())
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert probabilities_NK.shape == (3, 10)
+    assert torch.allclose(torch.from_numpy(probabilities_NK).sum(1), torch.ones(3))
+
+
+@pytest.mark.parametrize("option", [("--name", "a/b"), ("--name", "a", "--alias", "x:y")])
+def test_a_name_that_mlflow_refuses_is_one_line_and_code_2(
+    option: tuple[str, ...], store_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(Workspace.from_environment())
+    store.begin(TRAINING, "abc", "a run", params={}, tags={}).finish()
+    code, _, err = call(capsys, "runs", "register", "abc", *option)
+    assert (code, err.count("\n")) == (2, 1)
+    assert option[-2] in err
+
+
+@pytest.mark.parametrize("given", [("--tag", "x"), ("--tag", "eman.key=3"), ("--note", " ")])
+def test_notes_and_tags_are_checked_before_anything_runs(
+    given: tuple[str, str], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(capsys, "sweep", "1", "--profile", "smoke", *given)
+    assert (code, err.count("\n")) == (2, 1)
+    assert given[0] in err
+    assert not list(home.iterdir())
