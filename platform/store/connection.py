@@ -148,7 +148,8 @@ class Connection:
                 # A sweep may have far more runs than are asked for; then the others are looked up one by one.
                 beside = self._query(Search(search.kind, sweep=sweep, most=_PAGE + 2 * len(left)))
                 records += [record for record in beside if record.key in left]
-                left = {key: None for key in left if key not in {record.key for record in beside}}
+                for record in beside:
+                    left.pop(record.key, None)
         return sorted(records, key=lambda record: (-record.start, record.run_id))
 
     def _query(self, search: Search) -> list[Record]:

@@ -89,10 +89,10 @@ class Copies:
                     copied[table].append(new)
 
             renamed = {row["input_uuid"]: uuid.uuid4().hex for row in self.originals[kind]["inputs"]}
-            for name in INPUTS:
-                for row in self.originals[kind][name]:
+            for table in INPUTS:
+                for row in self.originals[kind][table]:
                     new = {**row, "input_uuid": renamed[row["input_uuid"]]}
-                    copied[name].append(new | ({"destination_id": ids[key]} if name == "inputs" else {}))
+                    copied[table].append(new | ({"destination_id": ids[key]} if table == "inputs" else {}))
 
         profile = {"profile": sweep.profile.name}
         members = ",".join(keys[key] for key in sweep.trainings)
