@@ -36,6 +36,7 @@ ENVIRONMENT = {
     "platform/cluster.py",
     "platform/storage.py",
     "platform/store/client.py",
+    "platform/store/rest.py",  # the credentials that MLflow's client finds there too
     "sweeps/run/submit.py",  # Ray's token, for a job
     "sweeps/view/ui.py",  # MLflow's server, and whether there is a display for a browser
 }

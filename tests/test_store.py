@@ -502,7 +502,7 @@ def test_a_spool_of_garbage_is_dropped(content: str, store: Store) -> None:
 def test_a_spool_of_an_unknown_run_is_set_aside(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     folder = store.workspace.spool_folder
     unknown = spool.Spool(store, "0" * 32)
-    unknown.append({"metrics": [], "params": {}, "tags": {"a": "b"}, "status": None})
+    unknown.append({"metrics": [], "params": {}, "tags": {"a": "b"}, "inputs": [], "status": None})
     begin(store)
     assert store.deliver() == 0
     assert "set aside" in caplog.text

@@ -51,7 +51,8 @@ class Connection:
 
     def __init__(self, where: Workspace | str, *, patient: bool = False) -> None:
         self.workspace = Workspace(store=where) if isinstance(where, str) else where
-        self.uri, self._patient, self._found = self.workspace.store, patient, False
+        self.uri, self._patient = self.workspace.store, patient
+        self._answered = self._found = False
         check_address(self.uri)
         self._reader = SqliteReader(self.path, self.workspace.experiment) if self.local else None
         self._server = ServerReader(self.uri, self.workspace.experiment) if readable(self.uri) else None
@@ -119,13 +120,12 @@ class Connection:
         if self._server is None:
             _ = self.experiment_id
         elif not self._found:
+            ask = self._server.experiment_tags
             try:
-                tags = (
-                    self.with_retries(self._server.experiment_tags) if self._patient else self._server.experiment_tags()
-                )
+                tags = self.with_retries(ask) if self._patient or self._answered else ask()
             except Exception as error:
-                raise UserError(connection_error(self.uri, error)) from error
-            self._found = tags is not None
+                raise UserError(str(error) if self._answered else connection_error(self.uri, error)) from error
+            self._answered, self._found = True, tags is not None
             if tags is not None:
                 self._check_version(tags)
         return self._server is None or self._found
@@ -159,7 +159,7 @@ class Connection:
         while True:
             page = min(_PAGE, search.most - len(records)) if search.most else _PAGE
             found, token = self.with_retries(partial(self._page, _condition(search), page, token))
-            records += found
+            records += [record for record in found if record.key.startswith(search.prefix)]
             if not token or len(records) >= search.most > 0:
                 return records
 
