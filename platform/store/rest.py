@@ -94,11 +94,11 @@ def _records(runs: list[dict[str, Any]]) -> Iterator[Record]:
         info, data = run["info"], run.get("data", {})
         tags = _pairs(data.get("tags", []))
         if "eman.key" in tags:
-            name, times = info.get("run_name", ""), [int(info.get(f"{end}_time") or 0) for end in ("start", "end")]
+            name, state = info.get("run_name", ""), info["status"]
+            start, end = int(info.get("start_time") or 0), int(info.get("end_time") or 0)
             metrics = {metric["key"]: float(metric["value"]) for metric in data.get("metrics", [])}
-            yield make_record(
-                info["run_id"], name, info["status"], *times, metrics, _pairs(data.get("params", [])), tags
-            )
+            params = _pairs(data.get("params", []))
+            yield make_record(info["run_id"], name, state, start, end, metrics, params, tags)
 
 
 def _pairs(entries: list[dict[str, str]]) -> dict[str, str]:

@@ -29,7 +29,7 @@ def evaluation_inputs(spec: EvalSpec, trained: Trained) -> tuple[DatasetUse, ...
     """Return the images that an evaluation trained on, with its choice of labels, and those that it tested on."""
     name = spec.dataset or trained.spec.data.dataset
     about = {field: str(value) for field, value in spec.flat().items() if field in _LABELS}
-    parts = (("evaluation", about), ("test", {}))
+    parts: tuple[tuple[str, dict[str, str]], ...] = (("evaluation", about), ("test", {}))
     return tuple(_use(name, trained.data_hash, context, profile, trained.workspace) for context, profile in parts)
 
 
