@@ -40,7 +40,7 @@ def register(record: Record, store: Store, name: str, alias: str | None, *, netw
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise UserError(f"--name {name}: MLflow refuses it ({first_line(error)}).") from error
-    version = client.create_model_version(name, model.model_uri, record.run_id, model_id=model.model_id)
+    version = client.create_model_version(name, model.artifact_location, record.run_id, model_id=model.model_id)
     if alias is not None:
         client.set_registered_model_alias(name, alias, version.version)
     address = f"models:/{name}@{alias}" if alias is not None else f"models:/{name}/{version.version}"
