@@ -130,7 +130,7 @@ def fill(database: str, store: Store, copies: Copies, runs: int) -> int:
 @contextmanager
 def sqlite(copies: Copies, runs: int) -> Iterator[tuple[dict[str, str], int]]:
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Workspace(home=Path(folder)))
+        store = Store(Workspace(home=folder))
         yield {"EMAN_HOME": folder}, fill(store.uri, store, copies, runs)
 
 
@@ -141,7 +141,7 @@ def server(copies: Copies, runs: int) -> Iterator[tuple[dict[str, str], int]]:
         mlflow = Server(Path(folder), database)
         mlflow.start()
         try:
-            store = Store(Workspace(home=Path(folder), store=mlflow.uri))
+            store = Store(Workspace(home=folder, store=mlflow.uri))
             count = fill(database, store, copies, runs)
             yield {"EMAN_HOME": folder, "MLFLOW_TRACKING_URI": mlflow.uri}, count
         finally:
