@@ -11,6 +11,10 @@ from eman.cli import main
 from eman.platform.store.records import EVALUATION, TRAINING
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
+from eman.sweeps.plan import plan
+from eman.sweeps.request import SweepRequest
+from eman.sweeps.run.options import Options, Report
+from eman.sweeps.run.publish import begin_sweep, publish_sweep
 from eman.trainers.data import catalog
 
 
@@ -94,3 +98,30 @@ def test_notes_and_tags_are_checked_before_anything_runs(
     assert (code, err.count("\n")) == (2, 1)
     assert given[0] in err
     assert not list(home.iterdir())
+
+
+def test_a_sweep_holds_its_request_and_its_tables_and_report(store_file: Path) -> None:
+    sweep = plan(SweepRequest(methods=("moco",), schemes=("bn", "eman"), profile="smoke", name="pair"))
+    store = Store(Workspace.from_environment())
+    parent = begin_sweep(sweep, store, 1.0, Options(note="Why *this*.", tags={"project": "norms"}))
+    for key, spec in sweep.trainings.items():
+        tags = {"method": spec.entry.title, "profile": "smoke"}
+        run = store.begin(TRAINING, key, sweep.titles[key], params=spec.flat(), tags=tags, parent=parent.run_id)
+        run.point(1, {"step/loss": 2.0})
+        run.epoch(1, {"train/loss": 1.0})
+        run.finish()
+    for key, evaluation in sweep.evaluations.items():
+        metrics = {name: 50.0 for item in sweep.wanted for name in (item.metric, item.select_by) if name}
+        store.begin(EVALUATION, key, key, params=evaluation.flat(), tags={}).finish(metrics)
+    publish_sweep(sweep, store, parent, Report(trained=2))
+
+    run = store.client.get_run(parent.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["profile"] == "smoke"
+    assert json.loads(run.data.params["schemes"]) == ["bn", "eman"]
+    assert run.data.params["command"] == "eman sweep grid --method moco --scheme bn,eman --profile smoke --name pair"
+    assert run.data.tags["project"] == "norms"
+    assert run.data.tags["mlflow.note.content"].startswith("Why *this*.")
+    files = {file.path for file in store.client.list_artifacts(parent.run_id)}
+    assert {"table0.md", "tables.csv", "tables.json", "report.html"} <= files
+    assert [point.step for point in store.history(store.records(TRAINING)[0].run_id, "step/loss")] == [1]
