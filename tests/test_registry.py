@@ -123,5 +123,5 @@ def test_a_sweep_holds_its_request_and_its_tables_and_report(store_file: Path) -
     assert run.data.tags["project"] == "norms"
     assert run.data.tags["mlflow.note.content"].startswith("Why *this*.")
     files = {file.path for file in store.client.list_artifacts(parent.run_id)}
-    assert {"table0.md", "tables.csv", "tables.json", "report.html"} <= files
+    assert {"grid.md", "tables.csv", "tables.json", "report.html"} <= files
     assert [point.step for point in store.history(store.records(TRAINING)[0].run_id, "step/loss")] == [1]
