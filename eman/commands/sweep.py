@@ -75,22 +75,21 @@ def sweep(
     if dry_run:
         print_plan(planned, as_json=as_json)
         return
+    _launch(planned, _options(resources, labels, address))
+
+
+def _options(resources: Resources, labels: Labels, address: str | None) -> "Options":
     from eman.sweeps.run.options import Options
 
-    retries = 1 if resources.retries is None else resources.retries
-    workers, cpus, gpus = resources.parsed_workers, resources.cpus, resources.gpus
-    _launch(
-        planned,
-        Options(
-            workers=workers,
-            cpus=cpus,
-            gpus=gpus,
-            retries=retries,
-            address=address,
-            wait=resources.wait or 0.0,
-            note=labels.note or "",
-            tags=labels.tags,
-        ),
+    return Options(
+        workers=resources.parsed_workers,
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+        retries=1 if resources.retries is None else resources.retries,
+        address=address,
+        wait=resources.wait or 0.0,
+        note=labels.note or "",
+        tags=labels.tags,
     )
 
 
