@@ -113,7 +113,9 @@ def test_symmetric_moco_exchanges_the_views() -> None:
 
 
 def test_mocos_projector_may_be_one_linear_layer() -> None:
-    heads = projector(make_spec("moco", "eman", {"hidden_dim": 0}).method, 512, 0)
+    linear = make_spec("moco", "eman", {"linear_projector": True})
+    assert linear.replace(hidden_dim=64) == linear
+    heads = projector(linear.method, 512, 0)
     assert [tuple(p.shape) for p in heads["projector"].parameters()] == [(128, 512), (128,)]
 
 

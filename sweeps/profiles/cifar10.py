@@ -19,8 +19,8 @@ So its learning rate of 0.06 and weight decay of 5e-4 become 0.03 and 1e-3 in Mo
 
     eman train byol --profile cifar10                                                   86.9 after 200 epochs
     eman train byol --profile cifar10 --set batch=512 --set lr=0.06 --set epochs=800    91.0
-    eman train moco --profile cifar10 --set symmetric=true --set hidden_dim=512 --set batch=128 --set lr=0.03 \
-        --set weight_decay=0.001                                                        83.8 after 200 epochs
+    eman train moco --profile cifar10 --set symmetric=true --set batch=128 --set lr=0.03 --set weight_decay=0.001 \
+        --set linear_projector=false --set hidden_dim=512                               83.8 after 200 epochs
 
 FixMatch, USB (microsoft/Semi-supervised-learning, config/classic_cv/fixmatch): WRN-28-2, 2^20 steps of 64 labelled and
 448 unlabelled images on one GPU, evaluated with an average of the weights; error of the best epoch on the test images,
@@ -70,7 +70,7 @@ CIFAR10 = Profile(
             "momentum": 0.99,
             "temperature": 0.1,
             "projection_dim": 128,
-            "hidden_dim": 0,
+            "linear_projector": True,
             "crop_min": 0.08,  # torchvision's default
             "blur_max": 0.0,
             "device_statistics": "mean",  # of the demo's splits

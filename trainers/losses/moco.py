@@ -88,7 +88,7 @@ class _InfoNCE(torch.autograd.Function):
 
 def projector(spec: MoCoSpec, features: int, _classes: int) -> dict[str, nn.Module]:
     """Build MoCo v2's projector, two linear layers without normalization, or a single linear layer."""
-    if not spec.hidden_dim:
+    if spec.linear_projector:
         return {"projector": nn.Linear(features, spec.projection_dim)}
     return {
         "projector": nn.Sequential(

@@ -34,19 +34,20 @@ class MoCoSpec(UnlabelledSection, TeacherSection):
         ),
     ] = False
     temperature: Annotated[float, Field(ge=1e-4, le=1e4, description="Temperature T of the InfoNCE loss.")] = 0.2
-    hidden_dim: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=65_536,
-            description="Width of the projector's hidden layer; 0: none, so that the projector is one linear layer "
-            "(the MoCo demo).",
-        ),
-    ] = 2048
+    linear_projector: Annotated[
+        bool, Field(description="Make the projector one linear layer, without a hidden one (the MoCo demo).")
+    ] = False
+    hidden_dim: Annotated[Width, Field(description="Width of the projector's hidden layer.")] = 2048
     projection_dim: Annotated[Width, Field(description="Dimension of the projector's output: queries and keys.")] = 128
     blur_max: Annotated[
         float, Field(ge=0, le=32, description="Largest standard deviation of the Gaussian blur in pixels; 0: no blur.")
     ] = 2.0
+
+    @model_validator(mode="after")
+    def _check_projector(self) -> Self:
+        if self.linear_projector:
+            self.drop("hidden_dim")
+        return self
 
     @model_validator(mode="after")
     def _check_queue(self) -> Self:
