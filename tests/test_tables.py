@@ -240,7 +240,7 @@ def test_csv_is_long_form(filled: list[tuple[Table, list[Value]]]) -> None:
     assert list(frame.columns) == list(LONG_COLUMNS)
     assert len(frame) == 46
     assert set(frame["status"]) == {"done", "failed", "running", "missing"} - {"failed"} | set(frame["status"])
-    one = frame[(frame["table"] == 8) & (frame["row"] == "BN / EMAN") & (frame["column"] == "FixMatch")].iloc[0]
+    one = frame[(frame["table"] == "table8") & (frame["row"] == "BN / EMAN") & (frame["column"] == "FixMatch")].iloc[0]
     assert (one["value"], one["n"], one["status"], one["paper"]) == (70.5, 2, "done", "69.2")
 
 
@@ -250,7 +250,7 @@ def test_parquet_has_the_keys(filled: list[tuple[Table, list[Value]]], tmp_path:
     frame = pd.read_parquet(tmp_path / "t.parquet")
     assert len(frame) == 46
     assert frame["keys"].iloc[0].count(",") == 1
-    moco = frame[(frame["row"] == "BN / EMAN") & (frame["column"] == "MoCo") & (frame["table"] == 1)].iloc[0]
+    moco = frame[(frame["row"] == "BN / EMAN") & (frame["column"] == "MoCo") & (frame["table"] == "table1")].iloc[0]
     chosen = [SCOPE.standard(SMOKE.run("moco", "eman", seed)).evaluations[1].key for seed in (0, 1)]
     assert moco["evaluations"] == ",".join(chosen)
     assert (moco["seeds"], moco["network"], moco["selection"], moco["reference"]) == ("0,1", "student", "last", "paper")
