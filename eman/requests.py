@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from eman.sweeps.request import SweepRequest
 
 GRID = "grid"
+CLAIMS = "claims"
 
 
 def new_request(
     words: Sequence[str], scale: Scale, evaluated: Evaluated, grid: Grid, *, profile: str = "quick", name: str = ""
 ) -> "SweepRequest":
-    """Return the request for tables by name or number, or for `grid`, with these options; `profile` is the default.
+    """Return the request for tables by name or number, for `claims` and their names, or for `grid`, with these options.
+
+    `profile` is the default.
 
     Raises:
         UserError: A value is not allowed, or options contradict each other.
@@ -25,6 +28,13 @@ def new_request(
     from eman.sweeps.request import SweepRequest
 
     words = list(dict.fromkeys(words))
+    if words[:1] == [CLAIMS]:
+        from eman.sweeps.claims.registry import claims_named
+
+        if grid.given:
+            raise UserError(f"{', '.join(grid.given)} belongs to `eman sweep grid`; claims define their own runs.")
+        fields = {"profile": profile} | _given(scale, evaluated) | {"name": name}
+        return SweepRequest(**fields, claims=[claim.name for claim in claims_named(words[1:])])
     if GRID in words and len(words) > 1:
         raise UserError(f"grid cannot be combined with {', '.join(word for word in words if word != GRID)}.")
     if GRID not in words and grid.given:
@@ -56,7 +66,7 @@ def known_request(
     from eman.sweeps.request import SweepRequest
     from eman.sweeps.tables.registry import is_table
 
-    is_sweep = len(words) == 1 and not is_table(words[0])
+    is_sweep = len(words) == 1 and not is_table(words[0]) and words[0] != CLAIMS
     if not is_sweep or (words == [GRID] and grid.given):
         return new_request(words, scale, evaluated, grid, profile=profile)
     if grid.given:

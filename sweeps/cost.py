@@ -136,16 +136,22 @@ def measured(store: Store, sweep: Sweep) -> dict[str, float]:
     return {kind: speed for kind, values in speeds.items() if (speed := statistics.median(values))}
 
 
+def training_hours(spec: RunSpec, speeds: Mapping[str, float]) -> float | None:
+    """Return the hours of a training in one process; ``None`` if its speed is unknown. See :func:`cost_of`."""
+    speed = _speed(spec, speeds)
+    return None if speed is None else spec.optim.epochs * epoch_images(spec) / speed / 3600
+
+
+def _speed(spec: RunSpec, speeds: Mapping[str, float]) -> float | None:
+    return speeds.get(_kind(spec), speeds.get(spec.method.name))
+
+
 def _kind(spec: RunSpec) -> str:
     return f"{spec.entry.title}, {spec.network.backbone}"
 
 
 def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
     """Return a sweep's cost; ``speeds`` are images per second by method's name, or by "method's title, backbone"."""
-
-    def speed(spec: RunSpec) -> float | None:
-        return speeds.get(_kind(spec), speeds.get(spec.method.name))
-
     trained: dict[str, list[RunSpec]] = defaultdict(list)
     for spec in sweep.trainings.values():
         trained[_kind(spec)].append(spec)
@@ -156,7 +162,7 @@ def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
             sum(spec.optim.epochs for spec in specs),
             sum(spec.optim.epochs * epoch_images(spec) for spec in specs),
             sum(_storage(spec) for spec in specs),
-            speed(specs[0]),
+            _speed(specs[0], speeds),
         )
         for name, specs in sorted(trained.items())
     ]
@@ -166,7 +172,7 @@ def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
         name = f"{group[0].entry.title} of {_kind(run)}"
         known = evaluated.get(name, Part(name, 0, 0, 0, 0, math.inf))
         images = known.images + evaluation_images(group, run)
-        evaluated[name] = Part(name, known.runs + len(group), 0, images, 0, speed(run) if images else math.inf)
+        evaluated[name] = Part(name, known.runs + len(group), 0, images, 0, _speed(run, speeds) if images else math.inf)
     return Cost(sweep, tuple(trainings), tuple(evaluated[name] for name in sorted(evaluated)))
 
 

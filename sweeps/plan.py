@@ -8,6 +8,7 @@ from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.results.cells import Table, Wanted, wanted_by
 from eman.platform.errors import UserError, unknown
 from eman.sweeps.checks import check_sizes
+from eman.sweeps.claims.registry import claims_named, tables_of
 from eman.sweeps.grid import NORM_FIELDS, corner_runs, grid_table
 from eman.sweeps.profiles.profile import AUTO, Profile
 from eman.sweeps.profiles.registry import profile_named
@@ -115,7 +116,10 @@ def _check_search(sweep: Sweep) -> None:
 def _planned(request: SweepRequest, profile: Profile) -> Sweep:
     shared = {name: getattr(request, name) for name in ("seeds", "overrides", "network", "selection")}
     scope = Scope(profile=profile, **shared)
-    tables = [TABLES[name](scope) for name in dict.fromkeys(request.tables)] or [grid_table(request, scope)]
+    tables = [TABLES[name](scope) for name in dict.fromkeys(request.tables)]
+    if request.claims:
+        tables = tables_of(claims_named(request.claims), scope)
+    tables = tables or [grid_table(request, scope)]
     sweep = Sweep(request, scope, tuple(tables))
     precisions = {run.network.precision for run in sweep.trainings.values()}
     if request.precision is None and profile.common.get("precision") == AUTO and len(precisions) == 1:
@@ -127,10 +131,11 @@ def _check_overrides(request: SweepRequest) -> None:
     """Raise `UserError` for overrides that contradict a table's schemes."""
     for name in request.overrides:
         field = name.rpartition(".")[2]
-        if request.tables and field in NORM_FIELDS:
+        if (request.tables or request.claims) and field in NORM_FIELDS:
             raise UserError(
-                f"{name} cannot be overridden in {' and '.join(request.tables)}, whose rows are normalization schemes; "
-                f"make a grid, for example `eman sweep grid --method moco --scheme bn --set {field}=...`."
+                f"{name} cannot be overridden in {' and '.join(request.tables) or 'claims'}, whose rows are "
+                f"normalization schemes; make a grid, for example `eman sweep grid --method moco --scheme bn --set "
+                f"{field}=...`."
             )
 
 

@@ -49,10 +49,12 @@ Scheduler = Literal["none", "asha", "median"]
 
 
 class SweepRequest(Section):
-    """A sweep: either `tables`, or a grid of `methods`, `schemes` and the axes of `grid` and `ranges`.
+    """A sweep: `tables`, the cells of `claims`, or a grid of `methods`, `schemes` and the axes of `grid` and `ranges`.
 
     Attributes:
         tables: Tables by name or number.
+        claims: Claims by name, whose cells are run.
+        max_seeds: Seeds after which `eman decide` gives up, if it chose the seeds; 0 otherwise.
         methods, schemes: Methods and schemes of a grid.
         grid: Further axes of a grid: values by field of a run.
         ranges: Further axes of a grid: ranges of numbers by field of a run.
@@ -83,6 +85,8 @@ class SweepRequest(Section):
     model_config = ConfigDict(strict=False, allow_inf_nan=True)
 
     tables: tuple[TableName, ...] = ()
+    claims: tuple[str, ...] = ()
+    max_seeds: Annotated[int, Field(ge=0, le=MAX_SEEDS)] = 0
     methods: tuple[str, ...] = ()
     schemes: tuple[str, ...] = ()
     grid: Mapping[str, tuple[Value, ...]] = {}
@@ -125,8 +129,9 @@ class SweepRequest(Section):
 
     @property
     def title(self) -> str:
-        """The sweep's name, or that of its tables."""
-        return self.name or " + ".join(self.tables) or "grid"
+        """The sweep's name, or that of its tables or claims."""
+        claims = "claims" if len(self.claims) > 3 else " + ".join(self.claims)
+        return self.name or " + ".join(self.tables) or claims or "grid"
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
@@ -135,9 +140,11 @@ class SweepRequest(Section):
         grid += [
             name for name, default in (("search", "grid"), ("scheduler", "none")) if getattr(self, name) != default
         ]
-        if self.tables and grid:
+        if self.tables and self.claims:
+            raise UserError("tables and claims both define runs; give one.")
+        if (self.tables or self.claims) and grid:
             raise UserError(f"{', '.join(grid)} belong to a grid, and tables define their runs; give one.")
-        if not self.tables and not (self.methods and self.schemes):
+        if not (self.tables or self.claims) and not (self.methods and self.schemes):
             raise UserError("a grid needs methods and schemes, for example --method moco --scheme bn,eman.")
         axes = math.prod(len(axis) for axis in self.grid.values()) * max(self.samples, 1) ** len(self.ranges)
         axes = axes if self.search == "grid" else self.samples
@@ -195,24 +202,28 @@ class SweepRequest(Section):
 
     @model_validator(mode="after")
     def _check_name(self) -> Self:
-        """Refuse a name that could be a table or `grid`, or that does not fit on a line."""
+        """Refuse a name that could be a table, `grid` or `claims`, or that does not fit on a line."""
         name = self.name
-        taken = name == "grid" or is_table(name)
+        taken = name in ("grid", "claims") or is_table(name)
         if taken or len(name) > MAX_NAME or name != name.strip() or not name.isprintable():
             raise UserError(
-                f"--name {name!r}: give up to {MAX_NAME} printable characters, neither a table's name nor 'grid'."
+                f"--name {name!r}: give up to {MAX_NAME} printable characters, and neither a table's name nor 'grid' "
+                f"nor 'claims'."
             )
         return self
 
 
 def command(request: SweepRequest) -> str:
     """Return the command line that repeats a request."""
+    if request.max_seeds:
+        words = [word for word in arguments(request.model_copy(update={"seeds": (0,)})) if word != "claims"]
+        return shlex.join(["eman", "decide", *words, "--max-seeds", str(request.max_seeds)])
     return shlex.join(["eman", "sweep", *arguments(request)])
 
 
 def arguments(request: SweepRequest) -> list[str]:
     """Return the arguments of `eman sweep` that repeat a request."""
-    words = [*(request.tables or ("grid",))]
+    words = [*request.tables] or (["claims", *request.claims] if request.claims else ["grid"])
     axes = (("--method", request.methods), ("--scheme", request.schemes), ("--linear-lr", request.linear_lr))
     for flag, names in axes:
         words += [flag, _joined(names)] if names else []

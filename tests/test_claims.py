@@ -14,7 +14,7 @@ from eman.platform.errors import UserError
 from eman.platform.store.records import TRAINING
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
-from eman.sweeps.claims.registry import CLAIMS, claims_named, verdicts
+from eman.sweeps.claims.registry import CLAIMS, claims_named, measured
 from eman.sweeps.profiles.registry import PROFILES
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.sweeps.tables.scope import Scope
@@ -30,7 +30,7 @@ def claim(expect: Expect, margin: float | None = None, name: str = "x") -> Claim
 
 
 def outcome(expect: Expect, differences: Sequence[float], margin: float | None = None, failed: int = 0) -> Outcome:
-    [verdict] = judge({claim(expect, margin): Measured("-", tuple(differences), failed, 0)})
+    [verdict] = judge({claim(expect, margin): Measured("-", dict(enumerate(differences)), set(range(failed)))})
     return verdict.outcome
 
 
@@ -90,8 +90,8 @@ def test_a_claim_needs_more_among_others() -> None:
     """Also among claims that have not been run: which of them are run first must not matter."""
     differences = (0.9, 0.2, 1.4, -0.3, 0.8, 0.5, 0.1, 1.2)
     alone = claim(Expect.HIGHER)
-    others = {claim(Expect.HIGHER, name=str(n)): Measured("-", (), 0, 0) for n in range(19)}
-    found = Measured("-", differences, 0, 0)
+    others = {claim(Expect.HIGHER, name=str(n)): Measured("-", {}) for n in range(19)}
+    found = Measured("-", dict(enumerate(differences)))
     assert judge({alone: found})[0].outcome is Outcome.SUPPORTED
     together = judge({alone: found, **others})[0]
     assert together.outcome is Outcome.NOT_SHOWN
@@ -115,7 +115,7 @@ def finish(store: Store, method: str, scheme: str, seed: int, value: float | Non
 
 def judged(*names: str, seeds: Sequence[int] | None = None) -> dict[str, Verdict]:
     store = Store(Workspace.from_environment())
-    found = verdicts(claims_named(names), Scope(profile=SMOKE), store, seeds)
+    found = judge(measured(claims_named(names), Scope(profile=SMOKE), store, seeds))
     return {verdict.claim.name: verdict for verdict in found}
 
 
@@ -152,7 +152,8 @@ def test_names_and_tables_choose_claims() -> None:
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_every_claim_is_about_cells_that_exist_and_has_the_papers_sign(profile: str) -> None:
     """At every profile. The paper's own numbers support each of its claims."""
-    found = verdicts(claims_named([]), Scope(profile=PROFILES[profile]), Store(Workspace.from_environment()), [0])
+    store, scope = Store(Workspace.from_environment()), Scope(profile=PROFILES[profile])
+    found = judge(measured(claims_named([]), scope, store, [0]))
     for verdict in found:
         expect, published = verdict.claim.expect, verdict.published
         if published in ("-", "failed"):

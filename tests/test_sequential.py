@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from eman.evaluation.results.claims import Claim, Contrast, Expect, Outcome, Place
+from eman.evaluation.results.claims import Claim, Contrast, Expect, Measured, Outcome, Place
 from eman.evaluation.results.sequential import Decision, decide, look_levels, looks, spent
 
 PLACE = Place("table1", "a", "b")
@@ -19,8 +19,7 @@ def claim(expect: Expect = Expect.HIGHER, margin: float | None = None) -> Claim:
 
 
 def decided(sample: list[float], expect: Expect = Expect.HIGHER, margin: float | None = None) -> Decision:
-    failed = [False] * len(sample)
-    return decide(claim(expect, margin), sample, failed=failed, most=MOST, level=LEVEL)
+    return decide(claim(expect, margin), Measured("-", dict(enumerate(sample))), most=MOST, level=LEVEL)
 
 
 def simulated(mean: float, expect: Expect = Expect.HIGHER, margin: float | None = None) -> list[Decision]:
@@ -78,6 +77,12 @@ def test_a_decision_does_not_change_with_further_seeds() -> None:
     assert decided([*sample, -9.0, -9.0, -9.0, -9.0]) == first
 
 
+def test_seeds_after_a_gap_wait() -> None:
+    results = dict(enumerate([5.0, 5.1, 4.9, 5.2, 5.0, 4.8, 5.1, 5.0]))
+    del results[2]
+    assert decide(claim(), Measured("-", results), most=MOST, level=LEVEL) == Decision(None, 0)
+
+
 def test_too_few_seeds_decide_nothing() -> None:
     assert decided([5.0, 5.0, 5.0]) == Decision(None, 0)
     assert decided([0.1, -0.2, 1.4, 0.3, 2.0]).looked == 4
@@ -85,5 +90,5 @@ def test_too_few_seeds_decide_nothing() -> None:
 
 def test_a_claim_of_failure_is_decided_at_the_first_look() -> None:
     fails = claim(Expect.FAILS)
-    found = decide(fails, [0.0] * 4, failed=[True] * 4, most=MOST, level=LEVEL)
+    found = decide(fails, Measured("-", dict.fromkeys(range(4), 0.0), set(range(4))), most=MOST, level=LEVEL)
     assert (found.outcome, found.looked) == (Outcome.SUPPORTED, 4)

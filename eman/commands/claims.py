@@ -41,9 +41,12 @@ def claims(
     - `eman claims moco-eman-bn byol-eman-bn --seeds 8`
 
     Without --seeds, every seed that has results is used. The more claims are tested together, the more each needs.
+    Claims whose seeds `eman decide` chose are judged by its looks, among all that it decided.
     """
     from eman.evaluation.results import verdicts as printed
-    from eman.sweeps.claims.registry import claims_named, verdicts
+    from eman.evaluation.results.claims import judge
+    from eman.sweeps.claims.deciding import designed
+    from eman.sweeps.claims.registry import claims_named, measured
     from eman.sweeps.plan import plan
 
     if as_json and form is not None:
@@ -59,7 +62,10 @@ def claims(
     store = open_store()
     store.settle_lost()
     seeds = None if scale.seeds is None else planned.request.seeds
-    judged = verdicts(chosen, planned.scope, store, seeds)
+    decided = designed(planned.request, store) if seeds is None else {}
+    others = [claim for claim in chosen if claim not in decided]
+    judged = [*(decided[claim] for claim in chosen if claim in decided)]
+    judged += judge(measured(others, planned.scope, store, seeds)) if others else []
     if form == "parquet" and out is not None:
         with output_file(out) as temporary:
             printed.frame(judged).to_parquet(temporary, index=False)

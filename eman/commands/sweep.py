@@ -13,6 +13,7 @@ from eman.platform.errors import UserError
 from eman.requests import new_request
 
 if TYPE_CHECKING:
+    from eman.platform.store.store import Store
     from eman.sweeps.plan import Sweep
     from eman.sweeps.run.options import Options
 
@@ -20,11 +21,22 @@ app = typer.Typer()
 
 WhatArgument = Annotated[
     list[str],
-    typer.Argument(metavar="TABLE... | grid", help="Tables to fill (1 to 8, or table1 to table8; schemes), or grid."),
+    typer.Argument(
+        metavar="TABLE... | claims | grid",
+        help="Tables to fill (1 to 8, or table1 to table8; schemes), the cells of claims, or grid.",
+    ),
 ]
 NameOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Name of the sweep, for `table NAME`. Default: the names of its tables."),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RAY_ADDRESS",
+        help="Address of a running Ray cluster. Default: start Ray on this machine.",
+        rich_help_panel="Resources",
+    ),
 ]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Check everything and list what would run, without running it.")
@@ -44,14 +56,7 @@ def sweep(
     grid: Grid,
     labels: Labels,
     resources: Resources,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            envvar="RAY_ADDRESS",
-            help="Address of a running Ray cluster. Default: start Ray on this machine.",
-            rich_help_panel="Resources",
-        ),
-    ] = None,
+    address: AddressOption = None,
 ) -> None:
     """Run the trainings and evaluations behind tables or a grid, and print the tables.
 
@@ -64,21 +69,29 @@ def sweep(
 
     if as_json and not dry_run:
         raise UserError("--json needs --dry-run here; `eman table NAME --json` prints a sweep's results.")
+    check_address(resources, address)
+    planned = checked_plan(what, scale, evaluated, grid, resources, name)
+    check_files(planned.trainings.values(), workspace(), planned.pairs)
+    if dry_run:
+        print_plan(planned, as_json=as_json)
+        return
+    store = launch(planned, launch_options(resources, labels, address))
+    print_tables(planned, store)
+    print("\nSee the runs in MLflow: `eman ui`. Write a report: `eman report`.", file=sys.stderr)
+
+
+def check_address(resources: Resources, address: str | None) -> None:
+    """Raise `UserError` for an address that names no cluster, or options that need one."""
     if resources.wait is not None and address is None:
         raise UserError("--wait has no effect without --address; leave it out.")
     if address is not None and not address.strip():
         raise UserError("--address is empty; give HOST:PORT, auto, or leave it out.")
     if address is not None and address.strip().startswith(("http://", "https://")):
         raise UserError(f"--address {address}: that is the job server; use `eman submit`, or give HOST:PORT or auto.")
-    planned = checked_plan(what, scale, evaluated, grid, resources, name)
-    check_files(planned.trainings.values(), workspace(), planned.pairs)
-    if dry_run:
-        print_plan(planned, as_json=as_json)
-        return
-    _launch(planned, _options(resources, labels, address))
 
 
-def _options(resources: Resources, labels: Labels, address: str | None) -> "Options":
+def launch_options(resources: Resources, labels: Labels, address: str | None) -> "Options":
+    """Return the options of a launch."""
     from eman.sweeps.run.options import Options
 
     return Options(
@@ -123,7 +136,12 @@ def print_plan(planned: "Sweep", *, as_json: bool = False) -> None:
     show(lines, content, as_json=as_json)
 
 
-def _launch(planned: "Sweep", options: "Options") -> None:
+def launch(planned: "Sweep", options: "Options") -> "Store":
+    """Run a sweep with its progress on the terminal, and return the store.
+
+    Raises:
+        UserError: It was interrupted, or it could not run.
+    """
     from eman.sweeps.run.sweep import run_sweep
     from eman.sweeps.view.terminal import Terminal
 
@@ -135,5 +153,4 @@ def _launch(planned: "Sweep", options: "Options") -> None:
         print(line, file=sys.stderr)
     if report.interrupted:
         raise UserError(f"interrupted: {report.trained} finished runs are kept; the same command continues.")
-    print_tables(planned, store)
-    print("\nSee the runs in MLflow: `eman ui`. Write a report: `eman report`.", file=sys.stderr)
+    return store

@@ -4,8 +4,9 @@ A claim compares cells of tables: ``first`` minus ``second``, seed by seed. Verd
 corrected for being many (Holm), so that the chance of any wrong one among them stays at most 5 %.
 """
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
 
@@ -140,22 +141,35 @@ class Measured:
 
     Attributes:
         published: The paper's difference, as printed.
-        differences: One per seed, infinite if only one side failed.
+        differences: By seed, infinite if only one side failed.
         failed: Seeds in which ``first`` failed.
-        missing: Seeds of which some results are there and others are not.
+        missing: Number of seeds of which some results are there and others are not.
     """
 
     published: str
-    differences: tuple[float, ...]
-    failed: int
-    missing: int
+    differences: Mapping[int, float]
+    failed: Set[int] = frozenset()
+    missing: int = 0
 
-    def __add__(self, other: "Measured") -> "Measured":
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The differences."""
+        return tuple(self.differences.values())
+
+    @property
+    def unbroken(self) -> int:
+        """Number of seeds from 0 on that all have a difference."""
+        return next(seed for seed in itertools.count() if seed not in self.differences)
+
+    def first(self, seeds: int) -> "Measured":
+        """Return the results of the seeds below a number."""
+        kept = {seed: self.differences[seed] for seed in sorted(self.differences) if seed < seeds}
+        return Measured(self.published, kept, frozenset(seed for seed in self.failed if seed < seeds))
+
+    def __or__(self, other: "Measured") -> "Measured":
         """Return the results of both for the same claim, over their different seeds."""
-        return Measured(
-            self.published, self.differences + other.differences, self.failed + other.failed,
-            self.missing + other.missing,
-        )  # fmt: skip
+        differences = {**self.differences, **other.differences}
+        return Measured(self.published, differences, self.failed | other.failed, self.missing + other.missing)
 
 
 def cells_by_place(tables: Iterable[Table]) -> Cells:
@@ -178,8 +192,8 @@ def measure(claim: Claim, cells: Cells, results: Results) -> Measured:
     by_place = {place: _by_seed(wanted_at(place, cells), results) for place in claim.places}
     first = by_place[claim.contrast.first]
     complete = [seed for seed in first if all(seed in values for values in by_place.values())]
-    failed = sum(first[seed] == -math.inf for seed in complete)
-    differences = tuple(_difference(claim, {p: values[seed] for p, values in by_place.items()}) for seed in complete)
+    failed = frozenset(seed for seed in complete if first[seed] == -math.inf)
+    differences = {s: _difference(claim, {place: found[s] for place, found in by_place.items()}) for s in complete}
     begun = {seed for values in by_place.values() for seed in values}
     return Measured(claim.published(cells), differences, failed, len(begun) - len(complete))
 
@@ -191,8 +205,8 @@ def judge(measured: Mapping[Claim, Measured]) -> list[Verdict]:
     """
     tested = [claim for claim in measured if claim.expect is not Expect.FAILS]
     level = LEVEL / max(len(tested), 1)
-    found = {claim: statistics.evidence(m.differences, level) for claim, m in measured.items()}
-    ps = [_p(claim, measured[claim], found[claim]) for claim in tested]
+    found = {claim: statistics.evidence(m.values, level) for claim, m in measured.items()}
+    ps = [single_p(claim, measured[claim], found[claim]) for claim in tested]
     known = [(claim, p) for claim, p in zip(tested, ps, strict=True) if p is not None]
     # A claim that has not been run yet still counts: it is a test of the same family.
     corrected = statistics.holm([*(p for _, p in known), *[1.0] * (len(tested) - len(known))])
@@ -200,7 +214,7 @@ def judge(measured: Mapping[Claim, Measured]) -> list[Verdict]:
     return [
         Verdict(
             claim, _outcome(claim, m, found[claim], by_claim.get(claim)), found[claim], m.published,
-            by_claim.get(claim), m.failed, m.missing,
+            by_claim.get(claim), len(m.failed), m.missing,
         )
         for claim, m in measured.items()
     ]  # fmt: skip
@@ -230,26 +244,26 @@ def _difference(claim: Claim, values: Mapping[Place, float]) -> float:
     return 0.0 if whole == less else whole - less
 
 
-def _p(claim: Claim, measured: Measured, found: Evidence) -> float | None:
+def single_p(claim: Claim, measured: Measured, found: Evidence) -> float | None:
     """Return the uncorrected p by which a claim is judged. One of equality is tested in both directions."""
     if claim.margin is None or found.mean is None or found.p is None:
         return found.p
-    inside = statistics.equivalence_p(measured.differences, claim.margin)
-    outside = statistics.beyond_p(measured.differences, claim.margin)
+    inside = statistics.equivalence_p(measured.values, claim.margin)
+    outside = statistics.beyond_p(measured.values, claim.margin)
     return min(1.0, 2 * min(inside, outside))
 
 
 def judge_one(claim: Claim, measured: Measured, level: float) -> Outcome:
     """Return what results say about a single claim, tested at a level of its own."""
-    found = statistics.evidence(measured.differences, level)
-    return _outcome(claim, measured, found, _p(claim, measured, found), level)
+    found = statistics.evidence(measured.values, level)
+    return _outcome(claim, measured, found, single_p(claim, measured, found), level)
 
 
 def _outcome(claim: Claim, measured: Measured, found: Evidence, p: float | None, level: float = LEVEL) -> Outcome:
     if not found.n:
         return Outcome.NOT_RUN
     if claim.expect is Expect.FAILS:
-        if measured.failed == found.n:
+        if len(measured.failed) == found.n:
             return Outcome.SUPPORTED
         return Outcome.NOT_SHOWN if measured.failed else Outcome.CONTRADICTED
     if p is None or p > level:
@@ -257,7 +271,7 @@ def _outcome(claim: Claim, measured: Measured, found: Evidence, p: float | None,
     if claim.margin is not None:
         equal = found.mean is not None and abs(found.mean) <= claim.margin
         return Outcome.EQUIVALENT if equal else Outcome.CONTRADICTED
-    higher = (sum(measured.differences) if found.mean is not None else _signs(measured.differences)) > 0
+    higher = (sum(measured.values) if found.mean is not None else _signs(measured.values)) > 0
     return Outcome.SUPPORTED if higher == (claim.expect is Expect.HIGHER) else Outcome.CONTRADICTED
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eman.evaluation.results import evidence
-from eman.evaluation.results.claims import Claim, Expect, Measured, Outcome, judge_one
+from eman.evaluation.results.claims import Claim, Expect, Measured, Outcome, Verdict, judge_one, single_p
 from eman.evaluation.results.significance import half_width
 
 #: Seeds between two looks, and before the first.
@@ -55,30 +55,43 @@ def look_levels(most: int, level: float) -> dict[int, float]:
     return levels
 
 
-def decide(claim: Claim, differences: Sequence[float], *, failed: Sequence[bool], most: int, level: float) -> Decision:
+def decide(claim: Claim, measured: Measured, *, most: int, level: float) -> Decision:
     """Return the decision on a claim.
 
     Args:
         claim: The claim.
-        differences: One per seed, in the order of the seeds, without gaps.
-        failed: For each seed, whether the claim's ``first`` failed.
+        measured: Its results. The seeds from 0 on are used, up to the first that has none.
         most: Seeds after which nothing more is run.
         level: Level of this claim: 5 % divided by the number of claims that are decided together.
     """
     looked = 0
     for look, here in look_levels(most, level).items():
-        if look > len(differences):
+        if look > measured.unbroken:
             break
-        looked = look
-        measured = Measured("-", tuple(differences[:look]), sum(failed[:look]), 0)
-        outcome = judge_one(claim, measured, here)
+        looked, seen = look, measured.first(look)
+        outcome = judge_one(claim, seen, here)
         if claim.expect is Expect.FAILS or outcome is not Outcome.NOT_SHOWN:
             return Decision(outcome, look, f"{outcome.value} after {look} seeds")
         if look == most:
             return Decision(outcome, look, f"not shown after {look} seeds, the most allowed")
-        if _is_futile(claim, measured.differences, most, level):
+        if _is_futile(claim, seen.values, most, level):
             return Decision(outcome, look, f"futile after {look} seeds: {most} would hardly show it either")
     return Decision(None, looked)
+
+
+def verdict(claim: Claim, measured: Measured, decision: Decision, *, most: int, level: float) -> Verdict:
+    """Return the verdict of a decision, from the seeds that it looked at.
+
+    Its p is that of the last look, multiplied such that a decision needs at most 5 %.
+    """
+    seen = measured.first(decision.looked)
+    found = evidence.evidence(seen.values, look_levels(most, level).get(decision.looked, level))
+    p = single_p(claim, seen, found)
+    if p is not None:
+        p = min(1.0, p * evidence.LEVEL / look_levels(most, level)[decision.looked])
+    outcome = decision.outcome or (Outcome.NOT_SHOWN if decision.looked else Outcome.NOT_RUN)
+    tested = None if claim.expect is Expect.FAILS else p
+    return Verdict(claim, outcome, found, measured.published, tested, len(seen.failed), measured.missing)
 
 
 def _is_futile(claim: Claim, differences: Sequence[float], most: int, level: float) -> bool:

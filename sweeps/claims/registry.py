@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from eman.evaluation.results.cells import Table
-from eman.evaluation.results.claims import Claim, Verdict, cells_by_place, judge, measure
+from eman.evaluation.results.claims import Claim, Measured, cells_by_place, measure
 from eman.evaluation.results.values import Results
 from eman.platform.errors import UserError, unknown
 from eman.sweeps.claims import ours, paper
@@ -47,30 +47,27 @@ def tables_of(claims: Sequence[Claim], scope: Scope) -> list[Table]:
     return [replace(t, cells=tuple(c for c in t.cells if (t.name, c.row, c.column) in needed)) for t in tables]
 
 
-def verdicts(
+def measured(
     claims: Sequence[Claim], scope: Scope, store: "Store", seeds: Sequence[int] | None = None
-) -> list[Verdict]:
-    """Return the verdicts on claims from the store.
+) -> dict[Claim, Measured]:
+    """Return the results of claims in the store.
 
     Args:
-        claims: Claims that are tested together.
+        claims: The claims.
         scope: The scale; its seeds are replaced.
         store: Where the results are.
         seeds: Seeds to use; ``None`` for all that have results.
     """
     known = range(MAX_SEEDS) if seeds is None else seeds
-    blocks = [known[start : start + _BLOCK] for start in range(0, len(known), _BLOCK)]
-    measured = None
-    for block in blocks:
-        tables = tables_of(claims, replace(scope, seeds=tuple(block)))
-        results = Results.read(store, tables)
-        cells = cells_by_place(tables)
-        found = {claim: measure(claim, cells, results) for claim in claims}
-        measured = found if measured is None else {claim: measured[claim] + found[claim] for claim in claims}
-        if seeds is None and not any(m.differences or m.missing for m in found.values()):
+    found: dict[Claim, Measured] = {}
+    for start in range(0, len(known), _BLOCK):
+        tables = tables_of(claims, replace(scope, seeds=tuple(known[start : start + _BLOCK])))
+        results, cells = Results.read(store, tables), cells_by_place(tables)
+        new = {claim: measure(claim, cells, results) for claim in claims}
+        found = {claim: found[claim] | new[claim] for claim in claims} if found else new
+        if seeds is None and not any(m.differences or m.missing for m in new.values()):
             break
-    assert measured is not None
-    return judge(measured)
+    return found
 
 
 def _tables(claims: Iterable[Claim]) -> list[str]:
