@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from eman.evaluation.results.claims import Claim
     from eman.evaluation.results.sequential import Decision
     from eman.sweeps.claims.deciding import Round
+    from eman.sweeps.request import SweepRequest
+    from eman.sweeps.run.options import Options
 
 app = typer.Typer()
 
@@ -61,11 +63,6 @@ def decide(
     spends a part of the error of 5 %, so that looking often does not make a wrong verdict more likely. The same command
     continues an interrupted one. `eman claims` prints the verdicts.
     """
-    from eman.sweeps.checks import check_files
-    from eman.sweeps.claims.deciding import next_round, read_decisions
-    from eman.sweeps.cost import measured
-    from eman.sweeps.plan import plan
-
     if scale.seeds is not None:
         raise UserError("--seeds has no effect here, since the results choose the seeds; give --max-seeds.")
     check_number("--max-seeds", max_seeds, 2, 100)
@@ -73,24 +70,32 @@ def decide(
     hours = None if budget is None else parse_budget(budget) / 3600
     request = new_request([CLAIMS, *(what or [])], scale, evaluated, Grid())
     request = request.model_copy(update={"max_seeds": max_seeds})
+    _run_rounds(request, None if dry_run else launch_options(resources, labels, address), hours)
+
+
+def _run_rounds(request: "SweepRequest", options: "Options | None", hours: float | None) -> None:
+    """Print and run rounds until every claim is decided, or the hours are over; without options, print the next one."""
+    from eman.sweeps.checks import check_files
+    from eman.sweeps.claims.deciding import next_round, read_decisions
+    from eman.sweeps.cost import measured
+    from eman.sweeps.plan import plan
+
     planned, store, started = plan(request), open_store(), time.monotonic()
     check_files(planned.trainings.values(), workspace(), planned.pairs)
+    # The processes of a cluster are not known yet; then the budget is compared with one.
+    processes = cores() if options is None or options.address is None else 1
     before: tuple[tuple[Claim, ...], int, int] | None = None
     while True:
+        left = None if hours is None else (hours - (time.monotonic() - started) / 3600) * processes
         decided = read_decisions(request, store)
-        left = None if hours is None else hours - (time.monotonic() - started) / 3600
-        # On a cluster the processes that will train are not known yet; then a budget is compared with those of one.
-        processes = cores() if address is None else 1
-        following = next_round(
-            request, decided, store, measured(store, planned), None if left is None else left * processes
-        )
-        print("\n".join(_lines(decided, following)), file=sys.stdout if dry_run else sys.stderr)
-        if following is None or dry_run:
+        following = next_round(request, decided, store, measured(store, planned), left)
+        print("\n".join(_lines(decided, following)), file=sys.stdout if options is None else sys.stderr)
+        if following is None or options is None:
             return
         if (following.claims, following.seeds, following.new) == before:
             raise UserError("the last round changed nothing, since its runs fail; `eman status` lists them.")
         before = following.claims, following.seeds, following.new
-        launch(following.sweep, launch_options(resources, labels, address))
+        launch(following.sweep, options)
 
 
 def _lines(decided: "Mapping[Claim, Decision]", following: "Round | None") -> list[str]:
