@@ -42,6 +42,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("doctor",): (),
     ("runs", "list"): (),
     ("runs", "show"): ("abc",),
+    ("runs", "register"): ("abc", "--name", "network"),
     ("runs", "rm"): ("abc", "--yes"),
     ("runs", "prune"): ("--yes",),
     ("import",): ("network.pt", "--as", "moco"),
