@@ -19,6 +19,9 @@ from eman.platform.store.records import SWEEP_ID, Point, Record, Search, make_re
 #: SQL for a metric's value, which is read with :class:`float`.
 _VALUE = "IIF(is_nan, 'nan', value)"
 
+#: Condition that a run has a key with a beginning, looked up for each run that meets the others.
+_PREFIXED = " AND EXISTS (SELECT 1 FROM tags t WHERE t.run_uuid = r.run_uuid AND t.key = 'eman.key' AND t.value GLOB ?)"
+
 
 class UnknownLayout(Exception):
     """The database does not have the expected tables."""
@@ -67,8 +70,9 @@ class SqliteReader:
         tagged = " AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = '{}' AND value {})"
         conditions: list[tuple[str, str | None]] = [
             (" AND status = ?", search.status or None),
-            (tagged.format("eman.kind", "= ?"), search.kind or None),
-            (tagged.format("eman.key", "GLOB ?"), f"{search.prefix}*" if search.keys is None else None),
+            # Each tag costs a look at that tag of all runs; with keys, the kind is read from the few runs found.
+            (tagged.format("eman.kind", "= ?"), search.kind or None if search.keys is None else None),
+            (_PREFIXED, f"{search.prefix}*" if search.keys is None else None),
             (tagged.format("eman.key", "IN (SELECT value FROM json_each(?))"), _json(search.keys)),
             (tagged.format("mlflow.parentRunId", "= ?"), search.parent or None),
             (tagged.format(SWEEP_ID, "= ?"), search.sweep or None),
@@ -90,6 +94,7 @@ class SqliteReader:
         return [
             make_record(run_id, name or "", status, start, end, metrics[run_id], params[run_id], tags[run_id])
             for run_id, name, status, start, end in runs
+            if search.kind in ("", tags[run_id].get("eman.kind"))
         ]
 
     def history(self, run_id: str, metric: str) -> list[Point]:
