@@ -2,6 +2,7 @@
 
 - `request`: the user's request: tables or a grid, a profile, seeds, overrides.
 - `plan`: the trainings and evaluations behind a request. `grid`, `checks` and `work` are its parts.
+- `search`: ranges and points of a search, its objective and its outcome.
 - `cost`: an estimate before anything runs.
 - `profiles`: the scales. `tables`: the paper's tables as declarations.
 - `run`: training and evaluating, on this machine or on a cluster.

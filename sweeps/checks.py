@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from importlib.util import find_spec
 
 from eman.evaluation.protocols.labelled import LabelledSpec
 from eman.evaluation.protocols.sizes import EvalSizes
@@ -34,6 +35,15 @@ def check_workers(workers: Workers, runs: Iterable[RunSpec]) -> None:
                 f"--workers {given} does not divide the run's {devices} devices; every number of workers must be a "
                 f"divisor of {devices}."
             )
+
+
+def check_search(search: str) -> None:
+    """Raise `UserError` if a search needs Optuna and it is not installed."""
+    if search == "optuna" and find_spec("optuna") is None:
+        raise UserError(
+            "--search optuna needs the package optuna, which is not installed; run `pip install optuna`, or give "
+            "--search random."
+        )
 
 
 def check_sizes(evaluations: Pairs) -> None:

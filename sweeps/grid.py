@@ -32,6 +32,11 @@ class Point:
     fields: Fields
     runs: tuple[RunSpec, ...]
 
+    @property
+    def pair(self) -> str:
+        """Method and scheme, as in `SweepRequest.points`."""
+        return f"{self.method}/{self.scheme}"
+
     def row(self, *, full: bool = False) -> str:
         """Return the scheme's title and the other fields that vary; if ``full``, also those that the title implies."""
         fields = [f"{n} {shown(value)}" for n, value in self.fields.items() if full or n not in NORM_FIELDS]

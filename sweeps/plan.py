@@ -1,21 +1,25 @@
 """Plan the distinct trainings and evaluations behind a request."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.results.cells import Table, Wanted, wanted_by
 from eman.platform.errors import UserError, unknown
+from eman.platform.store.records import SWEEP
+from eman.platform.store.store import Store
 from eman.sweeps.checks import check_sizes
 from eman.sweeps.claims.registry import claims_named, tables_of
-from eman.sweeps.grid import NORM_FIELDS, corner_runs, grid_table
+from eman.sweeps.grid import NORM_FIELDS, Point, corner_runs, grid_points_of, grid_table
 from eman.sweeps.profiles.profile import AUTO, Profile
 from eman.sweeps.profiles.registry import profile_named
 from eman.sweeps.request import SweepRequest
 from eman.sweeps.search.objective import objective_of
 from eman.sweeps.tables.registry import TABLES
 from eman.sweeps.tables.scope import Scope
+from eman.trainers.spec.kinds import Value
 from eman.trainers.spec.labels import run_titles
 from eman.trainers.spec.run import RunSpec
 
@@ -51,9 +55,24 @@ class Sweep:
         return {run.key: run for item in self.wanted for run in item.run.lineage}
 
     @cached_property
+    def checked(self) -> tuple[RunSpec, ...]:
+        """The trainings whose data and workers are checked before a launch; for Optuna's points, the corner runs."""
+        corners = corner_runs(self.request, self.scope) if self.request.search == "optuna" else ()
+        return (*self.trainings.values(), *corners)
+
+    @cached_property
     def titles(self) -> dict[str, str]:
         """A distinct, readable name for each training, by key."""
         return run_titles(self.trainings.values())
+
+    @cached_property
+    def varying(self) -> tuple[str, ...]:
+        """Fields, besides method and seed, that are searched, or in which the trainings differ."""
+        flat = [run.flat() for run in self.trainings.values()]
+        names = dict.fromkeys(name for fields in flat for name in fields if name not in ("method", "seed"))
+        searched = [name.rpartition(".")[2] for name in self.request.axes]
+        differing = [name for name in names if len({str(fields.get(name)) for fields in flat}) > 1]
+        return tuple(dict.fromkeys([*searched, *differing]))
 
     @cached_property
     def evaluations(self) -> dict[str, EvalSpec]:
@@ -98,6 +117,27 @@ def plan(request: SweepRequest) -> Sweep:
     if request.searches:
         _check_search(sweep)
     return sweep
+
+
+def continued(sweep: Sweep, store: Store) -> Sweep:
+    """Return a search with the points that Optuna has chosen for it in earlier launches."""
+    record = store.by_key(SWEEP, [sweep.key]).get(sweep.key) if sweep.request.search == "optuna" else None
+    if record is None or "eman.request" not in record.tags:
+        return sweep
+    points = SweepRequest.from_json(record.tags["eman.request"]).points
+    return plan(sweep.request.model_copy(update={"points": points}))
+
+
+def with_point(sweep: Sweep, method: str, scheme: str, fields: Mapping[str, Value]) -> tuple[Sweep, Point]:
+    """Return a search with one more point, and the point.
+
+    Raises:
+        UserError: The point makes no run.
+    """
+    pair = f"{method}/{scheme}"
+    points = {**sweep.request.points, pair: (*sweep.request.points.get(pair, ()), dict(fields))}
+    planned = plan(sweep.request.model_copy(update={"points": points}))
+    return planned, next(p for p in reversed(grid_points_of(planned.request, planned.scope)) if p.pair == pair)
 
 
 def _check_search(sweep: Sweep) -> None:

@@ -110,8 +110,10 @@ class _Epoch:
 class _Run:
     """A training in progress: its place in the epoch, its best epoch, and its checkpoints."""
 
-    def __init__(self, spec: RunSpec, workspace: Workspace, folder: Place | None, callbacks: Callbacks) -> None:
-        self.spec, self.callbacks = spec, callbacks
+    def __init__(
+        self, spec: RunSpec, workspace: Workspace, folder: Place | None, callbacks: Callbacks, *, save_epochs: bool
+    ) -> None:
+        self.spec, self.callbacks, self.save_epochs = spec, callbacks, save_epochs
         self.settings = workspace.settings
         self.first = distributed.rank() == 0
         self.epoch, self.metrics = _Epoch(), Metrics()
@@ -176,21 +178,19 @@ class _Run:
         }
         if self.first and (number % spec.monitor_every == 0 or number == spec.optim.epochs):
             self._monitor(number)
+        low = self.metrics["train/feature_std"] < spec.execution.collapse_bound and number > spec.optim.warmup_epochs
+        self.low_epochs = self.low_epochs + 1 if distributed.agreed(low) else 0
+        self.epoch, self.epoch_from = _Epoch(), training.step
+        if self.save_epochs and not self.done:
+            self.save()
         if on_epoch is not None:
             on_epoch(number, self.metrics)
-        self._check_collapse(number)
-        self.epoch, self.epoch_started, self.epoch_from = _Epoch(), time.monotonic(), training.step
-
-    def _check_collapse(self, number: int) -> None:
-        """Raise `RunFailed` after so many epochs in a row, the warm-up's aside, with features that hardly differ."""
-        execution = self.spec.execution
-        low = self.metrics["train/feature_std"] < execution.collapse_bound and number > self.spec.optim.warmup_epochs
-        self.low_epochs = self.low_epochs + 1 if distributed.agreed(low) else 0
-        if self.low_epochs == execution.collapse_patience:
+        if self.low_epochs >= spec.execution.collapse_patience:
             raise RunFailed(
                 f"collapsed at epoch {number}: the standard deviation of features has been below "
-                f"{execution.collapse_bound:g} for {self.low_epochs} epochs"
+                f"{spec.execution.collapse_bound:g} for {self.low_epochs} epochs"
             )
+        self.epoch_started = time.monotonic()
 
     def _monitor(self, number: int) -> None:
         if self.callbacks.monitor is None:
@@ -272,6 +272,7 @@ def fit(
     leave: Leave | None = None,
     on_point: OnPoint | None = None,
     stop_after: int | None = None,
+    save_epochs: bool = False,
 ) -> Outcome:
     """Train a run to its end, from its newest checkpoint if there is one.
 
@@ -289,6 +290,7 @@ def fit(
         leave: See :class:`Callbacks`.
         on_point: See :class:`Callbacks`.
         stop_after: Save a checkpoint and stop after this many steps, counted from the run's start.
+        save_epochs: Save a checkpoint after every epoch, before `on_epoch`, which may end the process.
 
     Raises:
         RunFailed: The run has collapsed: the loss is not finite, or the features of all images have become alike. A
@@ -296,7 +298,8 @@ def fit(
         UserError: Data, the initial run or a package is missing, the workers do not divide the devices, or storage
             stays full or away.
     """
-    run = _Run(spec, workspace, folder, Callbacks(monitor, on_epoch, on_step, leave, on_point))
+    callbacks = Callbacks(monitor, on_epoch, on_step, leave, on_point)
+    run = _Run(spec, workspace, folder, callbacks, save_epochs=save_epochs)
     try:
         while not run.done:
             run.step()

@@ -43,7 +43,10 @@ def plan_(
     from eman.sweeps.plan import plan
 
     speeds = parse_throughput(throughput) if throughput is not None else None
-    planned = plan(known_request(what, scale, evaluated, grid, profile="imagenet"))
+    request = known_request(what, scale, evaluated, grid, profile="imagenet")
+    if request.search == "optuna":  # points that are not known yet cost as much as random ones
+        request = request.model_copy(update={"search": "random"})
+    planned = plan(request)
     cost = cost_of(planned, measured(open_store(), planned) if speeds is None else speeds)
     show(cost.lines(), cost.summary(), as_json=as_json)
 

@@ -46,12 +46,13 @@ def table(
     - `eman table rates`, where a sweep had `--name rates`
     - `eman table 1 --against ../elsewhere/.eman`
     """
-    from eman.sweeps.plan import plan
+    from eman.sweeps.plan import continued, plan
 
     if as_json and form is not None:
         raise UserError(f"--json and --format {form}: give one of the two.")
-    planned = plan(known_request(what, scale, evaluated, grid))
-    print_tables(planned, open_store(), form, out, against, as_json=as_json)
+    store = open_store()
+    planned = continued(plan(known_request(what, scale, evaluated, grid)), store)
+    print_tables(planned, store, form, out, against, as_json=as_json)
 
 
 @app.command(rich_help_panel="Look")

@@ -62,21 +62,26 @@ def sweep(
 
     - `eman sweep 1 8 --profile quick`
     - `eman sweep grid --method moco --scheme bn,eman --grid lr=0.1,0.3 --seeds 3 --name rates`
+    - `eman sweep grid --method byol --scheme eman --range lr=0.01:1:log --samples 12 --search random --scheduler asha`
 
     Results in the store are reused, so the same command continues an interrupted sweep.
     """
     from eman.sweeps.checks import check_files
+    from eman.sweeps.plan import continued
 
     if as_json and not dry_run:
         raise UserError("--json needs --dry-run here; `eman table NAME --json` prints a sweep's results.")
     check_address(resources, address)
     planned = checked_plan(what, scale, evaluated, grid, resources, name)
-    check_files(planned.trainings.values(), workspace(), planned.pairs)
+    check_files(planned.checked, workspace(), planned.pairs)
     if dry_run:
         print_plan(planned, as_json=as_json)
         return
     store = launch(planned, launch_options(resources, labels, address))
+    planned = continued(planned, store)
     print_tables(planned, store)
+    if planned.request.searches:
+        _print_search(planned, store)
     print("\nSee the runs in MLflow: `eman ui`. Write a report: `eman report`.", file=sys.stderr)
 
 
@@ -110,13 +115,14 @@ def checked_plan(
     what: list[str], scale: Scale, evaluated: Evaluated, grid: Grid, resources: Resources, name: str | None
 ) -> "Sweep":
     """Plan a sweep, with all checks that need neither the data nor a cluster."""
-    from eman.sweeps.checks import check_workers
+    from eman.sweeps.checks import check_search, check_workers
     from eman.sweeps.plan import plan
 
     if name == "":
         raise UserError("--name is empty; give a name, or leave it out.")
     planned = plan(new_request(what, scale, evaluated, grid, name=name or ""))
-    check_workers(resources.parsed_workers, planned.trainings.values())
+    check_search(planned.request.search)
+    check_workers(resources.parsed_workers, planned.checked)
     return planned
 
 
@@ -131,9 +137,21 @@ def print_plan(planned: "Sweep", *, as_json: bool = False) -> None:
         "evaluations": len(planned.evaluations),
         "keys": sorted(runs),
     }
+    request = planned.request
+    asked = request.samples * len(request.methods) * len(request.schemes) * len(request.seeds)
     lines = ["{cells} cells, {runs} trainings, {evaluations} evaluations at profile {profile}".format(**content)]
     lines += [f"  {key}  {planned.titles[key]}  ({spec.optim.epochs} epochs)" for key, spec in runs.items()]
+    lines += [f"Optuna chooses {asked} trainings while the sweep runs"] if request.search == "optuna" else []
     show(lines, content, as_json=as_json)
+
+
+def _print_search(planned: "Sweep", store: "Store") -> None:
+    from eman.evaluation.results.values import Results
+    from eman.sweeps.search.outcome import outcomes
+
+    print()
+    for outcome in outcomes(planned, Results.read(store, planned.tables)):
+        show(outcome.lines())
 
 
 def launch(planned: "Sweep", options: "Options") -> "Store":

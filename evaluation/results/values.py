@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eman.platform.store.store import Store
 
 #: States of results. A cell has the first one that any of its results has.
-_WORST_FIRST: tuple[Status, ...] = ("running", "missing", "failed")
+_WORST_FIRST: tuple[Status, ...] = ("running", "missing", "stopped", "failed")
 
 
 @dataclass(frozen=True)

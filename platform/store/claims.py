@@ -96,7 +96,8 @@ def _start(store: Connection, run_id: str, entry: Entry, known: Record | None, a
             _write_claim(store, run_id, f"{CLAIM}{number}", owner, entry.name)
         if known is not None:
             store.with_retries(partial(store.client.update_run, run_id, status="RUNNING"))
-        tags = {"eman.reason": "", **heartbeat(0.0 if again else None), **provenance(), **entry.tags}
+        ended = {"eman.reason": "", "eman.stopped": ""}
+        tags = {**ended, **heartbeat(0.0 if again else None), **provenance(), **entry.tags}
         if entry.parent is not None:
             tags["mlflow.parentRunId"] = entry.parent
         writer.write(params=entry.params if known is None or not known.params else None, tags=tags)

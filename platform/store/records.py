@@ -10,7 +10,7 @@ from typing import Literal
 #: Kinds of runs.
 TRAINING, EVALUATION, SWEEP = "training", "evaluation", "sweep"
 
-Status = Literal["done", "failed", "running", "missing", "published"]
+Status = Literal["done", "failed", "running", "stopped", "missing", "published"]
 
 #: A RUNNING run without a heartbeat for this many seconds is lost.
 SILENT_SECONDS = 90.0
@@ -85,8 +85,9 @@ class Record:
     Attributes:
         run_id: MLflow's identifier.
         key: Key of its specification.
-        status: ``done``, ``failed``, ``running``, or ``missing`` for a run that was interrupted or lost.
-        reason: Why it failed.
+        status: ``done``, ``failed``, ``running``, ``stopped`` by a search's scheduler, or ``missing`` for a run that
+            was interrupted or lost.
+        reason: Why it failed or was stopped.
         metrics: Latest values.
         claims: Owners (``HOST/ID``), oldest first.
         failures: Failures in the launch ``launch``.
@@ -153,7 +154,7 @@ def make_record(
         tags.get("eman.kind", ""),
         tags["eman.key"],
         name,
-        _status(state, heartbeat, end),
+        _status(state, heartbeat, end, stopped=bool(tags.get("eman.stopped"))),
         tags.get("eman.reason", ""),
         metrics,
         {name: value for name, value in params.items() if not name.startswith(CLAIM)},
@@ -169,12 +170,14 @@ def make_record(
     )
 
 
-def _status(state: str, heartbeat: float, end: float) -> Status:
+def _status(state: str, heartbeat: float, end: float, *, stopped: bool) -> Status:
     """Return the state of a run. For an unfinished run the heartbeat overrides MLflow's status."""
     if state == "FINISHED":
         return "done"
     if state == "FAILED":
         return "failed"
+    if state == "KILLED" and stopped:
+        return "stopped"
     alive = time.time() - heartbeat <= SILENT_SECONDS
     # A run that was marked lost but still sends heartbeats is running.
     return "running" if alive and (state == "RUNNING" or (state == "KILLED" and heartbeat > end + 1)) else "missing"

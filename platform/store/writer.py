@@ -113,6 +113,10 @@ class RunLog:
         tags = {"eman.reason": reason, "eman.failures": f"{failures:.0f}", "eman.final": "true" if final else ""}
         self.write(tags=tags, status="FAILED")
 
+    def stop(self, reason: str) -> None:
+        """Mark the run as stopped by a search; it resumes from its checkpoint when another sweep needs it."""
+        self.write(tags={"eman.reason": reason, "eman.stopped": "true"}, status="KILLED")
+
     def interrupt(self) -> None:
         """Mark the run as interrupted, so that it can be resumed at once."""
         self.write(status="KILLED")

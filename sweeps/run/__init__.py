@@ -1,7 +1,8 @@
 """Run sweeps.
 
 - `sweep`: run a whole sweep. `launch`: run what is missing (`todo`) with the right resources (`options`).
-- `tuning`, `follow`: jobs as trials of Ray Tune. `trials`: their functions in Ray's processes.
+- `tuning`: jobs as trials of Ray Tune. `early`, `asking`: searches that stop trainings early, or let Optuna choose.
+- `trials`: functions of trials in Ray's processes.
 - `train`, `evaluate`: carry out one job. `jobs`, `events`, `state`: jobs, their events, and the state of a sweep.
 - `publish`: tables and figures in the store. `failures`: reasons of failures. `interrupt`: signals.
 - `foreground`: one run in this process. `submit`: a sweep as a Ray job.

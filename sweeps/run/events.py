@@ -24,10 +24,11 @@ class Started(RunEvent):
 
 @dataclass(frozen=True)
 class Progress(RunEvent):
-    """Completed share of a training, and the metrics of its last epoch, which are empty within an epoch."""
+    """Completed share of a training, and number and metrics of its last epoch, which are empty within an epoch."""
 
     share: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,13 @@ class Preempted(Lost):
 
 
 @dataclass(frozen=True)
+class Stopped(RunEvent):
+    """A search's scheduler ended the training early, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Waiting:
     """The whole sweep is waiting, for example for ``starting Ray``."""
 
@@ -68,6 +76,6 @@ class Waiting:
 
 
 #: The end of a run.
-Outcome = Done | Failed | Lost
+Outcome = Done | Failed | Lost | Stopped
 Event = Started | Progress | Outcome | Waiting
 Report = Callable[[Event], None]

@@ -7,6 +7,8 @@ from typing import Self, TypeVar
 
 from eman.evaluation.protocols.spec import EvalSpec
 from eman.platform.workspace import Workspace
+from eman.trainers.spec.kinds import Value
+from eman.trainers.spec.labels import record_params, scheme_label
 from eman.trainers.spec.run import RunSpec
 
 #: Number of processes of one run, or a range within which Ray Train may change it.
@@ -16,6 +18,10 @@ Workers = int | tuple[int, int]
 def max_workers(workers: Workers) -> int:
     """Return the largest number of workers that a run may have."""
     return workers[1] if isinstance(workers, tuple) else workers
+
+
+#: The configuration of a Tune trial.
+Config = dict[str, Value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +53,10 @@ class Job(ABC):
         """Return the job for the machine that carries it out."""
         return replace(self, workspace=self.workspace.here())
 
-    def __str__(self) -> str:  # Tune names trials after it
-        return self.keys[0]
+    @property
+    @abstractmethod
+    def config(self) -> Config:
+        """What distinguishes the job in Ray's tables, and ``key``, by which its trial finds it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +69,8 @@ class TrainJob(Job):
         workers: Number of processes.
         resources: Resources that Ray reserves for each worker.
         redo: Owner of the finished run, if it is trained again because its files are gone; else empty.
+        varying: Fields in which the sweep's runs differ.
+        stoppable: Whether a scheduler may stop it, so that it saves a checkpoint before every report of an epoch.
     """
 
     spec: RunSpec
@@ -68,10 +78,18 @@ class TrainJob(Job):
     workers: Workers = 1
     resources: Mapping[str, float] = field(default_factory=lambda: {"CPU": 1.0})
     redo: str = ""
+    varying: tuple[str, ...] = ()
+    stoppable: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:
         return (self.spec.key,)
+
+    @property
+    def config(self) -> Config:
+        flat = record_params(self.spec)
+        named: Config = {"method": self.spec.method.name, "scheme": scheme_label(self.spec), "seed": self.spec.seed}
+        return {**named, **{name: _plain(flat.get(name)) for name in self.varying}, "key": self.spec.key}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +102,17 @@ class EvalJob(Job):
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(spec.key for spec in self.specs)
+
+    @property
+    def config(self) -> Config:
+        protocol, run = self.specs[0].protocol.name, self.specs[0].run
+        named: Config = {"method": self.tags["method"], "scheme": self.tags["scheme"]}
+        return {**named, "protocol": protocol, "run": run, "key": self.keys[0]}
+
+
+def _plain(value: Value) -> Value:
+    """Return a value that Tune does not take apart."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 JobT = TypeVar("JobT", TrainJob, EvalJob)

@@ -1,8 +1,9 @@
 """Launch a sweep: run on Ray what is missing in the store until nothing is."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from eman.evaluation.protocols.groups import together
 from eman.evaluation.protocols.spec import EvalSpec
@@ -11,17 +12,23 @@ from eman.platform.cluster import DRIVER_RESOURCES, Resources
 from eman.platform.store.records import EVALUATION, TRAINING, new_id
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
+from eman.sweeps.grid import Point, corner_runs
+from eman.sweeps.plan import with_point
 from eman.sweeps.request import command
 from eman.sweeps.run import trials
-from eman.sweeps.run.events import Done, Event, Failed, Lost, Outcome, Waiting
+from eman.sweeps.run.early import Early, Listener
+from eman.sweeps.run.events import Done, Event, Failed, Lost, Outcome, Stopped, Waiting
 from eman.sweeps.run.interrupt import Interruption
-from eman.sweeps.run.jobs import EvalJob, Job, JobT, TrainJob, max_workers
+from eman.sweeps.run.jobs import Config, EvalJob, Job, JobT, TrainJob, Workers, max_workers
 from eman.sweeps.run.options import Options, Report, worker_resources, workers_of
 from eman.sweeps.run.publish import publish_results
 from eman.sweeps.run.state import SweepState
 from eman.sweeps.run.todo import Todo, find_todo
+from eman.sweeps.search.objective import mode_of, objective_of
 from eman.sweeps.work import evaluation_work, work
+from eman.trainers.spec.kinds import Value
 from eman.trainers.spec.labels import scheme_label
+from eman.trainers.spec.run import RunSpec
 
 #: The launch gives up after this many rounds without a new result.
 ROUNDS = 20
@@ -50,6 +57,7 @@ class Launch:
         self._fewest_open = len(state.runs) + 1
         self._jobs: dict[str, Job] = {}
         self._lost_workers = False
+        self._asked: set[str] = set()  # methods whose points Optuna has chosen in this launch
 
     def emit(self, event: Event) -> None:
         """Apply an event to the state and pass it to the listener."""
@@ -64,6 +72,14 @@ class Launch:
             else:
                 self.report.evaluated += 1
         self._listen(self.state, event)
+
+    @property
+    def asks(self) -> bool:
+        """Whether Optuna is still to choose points."""
+        request = self.sweep.request
+        points = sum(len(chosen) for chosen in request.points.values())
+        pairs = len(dict.fromkeys(request.methods)) * len(dict.fromkeys(request.schemes))
+        return request.search == "optuna" and points < pairs * request.samples
 
     def todo(self) -> Todo:
         """Read the store and return what is left to do."""
@@ -93,6 +109,8 @@ class Launch:
                 self._train(todo, parent, resources)
                 if self._lost_workers:
                     return False
+            elif self._ask(parent, resources):
+                self._rounds = ROUNDS
             elif todo.evaluations:
                 self._evaluate(todo.evaluations, parent, resources)
             elif not self._wait_for_others():
@@ -123,31 +141,96 @@ class Launch:
         )
 
     def _train(self, todo: Todo, parent: str, resources: Resources) -> None:
-        """Train runs with many workers first, then those with fewer; among equals, the longest first."""
-        per_worker = worker_resources(self.options, resources)
+        """Train runs with many workers first, then those with fewer; among equals, the longest first.
+
+        A scheduler compares runs of one method only: others have another objective, or other lengths.
+        """
+        scheduled = self.sweep.request.scheduler != "none"
         jobs = [
-            TrainJob(
-                spec=spec,
-                title=self.sweep.titles[spec.key],
-                profile=self.sweep.profile.name,
-                workspace=self.store.workspace,
-                launch=self.key,
-                parent=parent,
-                sweep=parent,
-                command=command(self.sweep.request),
-                workers=workers_of(spec, self.sweep, self.options, resources),
-                resources=per_worker,
-                redo=todo.gone.get(spec.key, ""),
-            )
+            replace(self._job(spec, parent, resources), redo=todo.gone.get(spec.key, ""))
             for spec in sorted(todo.trainings, key=work, reverse=True)
         ]
-        for workers in sorted({job.workers for job in jobs}, key=max_workers, reverse=True):
-            batch = [job for job in jobs if job.workers == workers]
-            concurrent = resources.fit({name: max_workers(workers) * amount for name, amount in per_worker.items()})
-            if workers == 1:
-                self._run(trials.train_trial, batch, per_worker, concurrent)
-            else:
-                self._run(trials.train_on_workers_trial, batch, DRIVER_RESOURCES, concurrent)
+        batches = defaultdict[tuple[Workers, str], list[TrainJob]](list)
+        for job in jobs:
+            batches[job.workers, job.spec.method.name if scheduled else ""].append(job)
+        for (workers, _), batch in sorted(batches.items(), key=lambda item: max_workers(item[0][0]), reverse=True):
+            self._run(*self._trainable(workers, resources), batch)
+
+    def _job(self, spec: RunSpec, parent: str, resources: Resources) -> TrainJob:
+        return TrainJob(
+            spec=spec,
+            title=self.sweep.titles[spec.key],
+            profile=self.sweep.profile.name,
+            workspace=self.store.workspace,
+            launch=self.key,
+            parent=parent,
+            sweep=parent,
+            command=command(self.sweep.request),
+            workers=workers_of(spec, self.sweep, self.options, resources),
+            resources=worker_resources(self.options, resources),
+            varying=self.sweep.varying,
+            stoppable=self.sweep.request.scheduler != "none",
+        )
+
+    def _ask(self, parent: str, resources: Resources) -> bool:
+        """Run the points that Optuna chooses for one method; return whether there was a method to choose for."""
+        request = self.sweep.request
+        methods = [method for method in dict.fromkeys(request.methods) if method not in self._asked]
+        if request.search != "optuna" or not methods:
+            return False
+        from eman.sweeps.run.asking import Asking, spaces_of
+        from eman.sweeps.run.tuning import ask_jobs
+
+        method = methods[0]
+        self._asked.add(method)
+        jobs = self._jobs = dict[str, Job]()
+
+        def make(scheme: str, fields: Mapping[str, Value]) -> tuple[Point, list[TrainJob]]:
+            sweep, point = with_point(self.sweep, method, scheme, fields)
+            self.sweep = sweep
+            self.state.extend(sweep)
+            RunLog(self.store, parent).tag({"eman.request": sweep.request.model_dump_json()})
+            made = [replace(self._job(run, parent, resources), workers=workers) for run in point.runs]
+            jobs.update({job.spec.key: job for job in made})
+            return point, made
+
+        workers = self.options.workers if isinstance(self.options.workers, int | tuple) else 1
+        trainable, needs, concurrent = self._trainable(workers, resources)
+        spaces = spaces_of(self.sweep, method, Results.read(self.store, self.sweep.tables))
+        early = self._early([run for run in corner_runs(request, self.sweep.scope) if run.method.name == method])
+        left = sum(space.left for space in spaces) * len(request.seeds)
+        if left:
+            searcher = Asking(early.objective, early.mode, spaces, make)
+            listener = Listener(self._interruption, self.emit, self._resolve_lost, self._resolve_stopped)
+            table = ask_jobs(
+                trainable,
+                jobs,
+                searcher,
+                left,
+                resources=needs,
+                concurrent=concurrent,
+                workspace=self.store.workspace,
+                listener=listener,
+                early=early,
+            )
+            self.report.trials.append(table)
+        return True
+
+    def _early(self, runs: Sequence[RunSpec]) -> Early:
+        """Return how this search treats unfinished trainings of one method."""
+        request = self.sweep.request
+        objective = objective_of(request.objective, runs[0], while_training=True)
+        return Early(objective, mode_of(objective), request, max(run.optim.epochs for run in runs))
+
+    def _trainable(
+        self, workers: Workers, resources: Resources
+    ) -> tuple[Callable[[Config, trials.Find], None], Mapping[str, float], int]:
+        """Return the function of trials of so many workers, what a trial reserves, and how many fit at once."""
+        per_worker = worker_resources(self.options, resources)
+        concurrent = resources.fit({name: max_workers(workers) * amount for name, amount in per_worker.items()})
+        if workers == 1:
+            return trials.train_trial, per_worker, concurrent
+        return trials.train_on_workers_trial, DRIVER_RESOURCES, concurrent
 
     def _evaluate(self, specs: Sequence[EvalSpec], parent: str, resources: Resources) -> None:
         """Carry out evaluations, one job per group that shares its computation, the longest first."""
@@ -166,24 +249,43 @@ class Launch:
             for group, run in sorted(groups.items(), key=lambda item: evaluation_work(*item), reverse=True)
         ]
         per_trial = {"CPU": 1.0}
-        self._run(trials.evaluate_trial, jobs, per_trial, resources.fit(per_trial))
+        self._run(trials.evaluate_trial, per_trial, resources.fit(per_trial), jobs)
         publish_results(self.sweep, self.store, {spec.key for spec in specs})
 
     def _run(
         self,
-        trainable: Callable[[dict[str, JobT]], None],
-        jobs: Sequence[JobT],
+        trainable: Callable[[Config, trials.Find], None],
         per_trial: Mapping[str, float],
         concurrent: int,
+        jobs: Sequence[JobT],
     ) -> None:
-        from eman.sweeps.run.tuning import Follow, run_jobs
+        from eman.sweeps.run.tuning import run_jobs
 
         self._jobs = {key: job for job in jobs for key in job.keys}
         self.emit(Waiting("waiting for a free core"))
-        follow = Follow(self._interruption, self.emit, self._resolve_lost)
-        run_jobs(
-            trainable, jobs, resources=per_trial, concurrent=concurrent, workspace=self.store.workspace, follow=follow
+        runs = [job.spec for job in jobs if isinstance(job, TrainJob)]
+        early = self._early(runs) if runs and self.sweep.request.scheduler != "none" else None
+        table = run_jobs(
+            trainable,
+            jobs,
+            resources=per_trial,
+            concurrent=concurrent,
+            workspace=self.store.workspace,
+            listener=Listener(self._interruption, self.emit, self._resolve_lost, self._resolve_stopped),
+            early=early,
         )
+        if runs:
+            self.report.trials.append(table)
+
+    def _resolve_stopped(self, key: str) -> Outcome:
+        """Record that a scheduler has stopped a training; without one, look up the outcome."""
+        record = self.store.by_key(TRAINING, [key]).get(key)
+        if record is None or self.sweep.request.scheduler == "none":
+            return self._resolve_lost(Lost(key, "its trial ended without an outcome"))
+        request, epoch = self.sweep.request, round(record.share * self.sweep.trainings[key].optim.epochs)
+        stopped = Stopped(key, f"at epoch {epoch} by scheduler {request.scheduler}")
+        RunLog(self.store, record.run_id).stop(stopped.reason)
+        return stopped
 
     def _resolve_lost(self, lost: Lost) -> Outcome:
         """Look up the outcome of this launch's run whose trial ended without one."""

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from eman.platform.cluster import Resources
 from eman.platform.errors import UserError
@@ -11,6 +12,9 @@ from eman.sweeps.plan import Sweep
 from eman.sweeps.run.jobs import Workers
 from eman.trainers.spec.labels import scheme_of
 from eman.trainers.spec.run import RunSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Seconds between checks of a growing cluster.
 _GROWTH_SECONDS = 2.0
@@ -45,7 +49,8 @@ class Options:
 class Report:
     """Report of a launch: trainings and evaluations carried out, trainings reused, names and reasons of failed runs.
 
-    ``training_seconds`` is the time in training loops, summed over workers; ``cores`` is 0 if nothing was run.
+    ``training_seconds`` is the time in training loops, summed over workers; ``cores`` is 0 if nothing was run;
+    ``trials`` are Ray Tune's tables of the trainings.
     """
 
     trained: int = 0
@@ -56,6 +61,7 @@ class Report:
     training_seconds: float = 0.0
     cores: float = 0.0
     interrupted: bool = False
+    trials: list["pd.DataFrame"] = field(default_factory=list)
 
     @property
     def efficiency(self) -> float:

@@ -3,9 +3,11 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Set
+import time
+from collections.abc import Sequence, Set
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eman.evaluation.results.figures import draw
 from eman.evaluation.results.long import frame
@@ -18,9 +20,14 @@ from eman.platform.store.writer import RunLog
 from eman.sweeps.plan import Sweep
 from eman.sweeps.request import SweepRequest, command
 from eman.sweeps.run.options import Options, Report
+from eman.sweeps.search.outcome import outcomes
+from eman.sweeps.search.picture import draw as draw_search
 from eman.sweeps.tables import figure3
 from eman.sweeps.view import links
 from eman.sweeps.view.report import write as write_report
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def begin_sweep(sweep: Sweep, store: Store, launched: float, options: Options) -> RunLog:
@@ -88,6 +95,7 @@ def publish_sweep(sweep: Sweep, store: Store, parent: RunLog, report: Report) ->
     artifacts["tables.json"] = frame(values).to_json(orient="split", index=False)
     for name, text in artifacts.items():
         store.with_retries(partial(store.client.log_text, parent.run_id, text, name))
+    _publish_search(sweep, results, store, parent, report)
     if any(table.name == "table1" for table in sweep.tables):
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(UserError):  # nothing to draw yet
             picture = Path(folder) / "figure3.png"
@@ -104,3 +112,34 @@ def publish_sweep(sweep: Sweep, store: Store, parent: RunLog, report: Report) ->
     logged = json.dumps([{"path": "tables.json", "type": "table"}])
     tags = {"mlflow.loggedArtifacts": logged, **links.description_tags(sweep, store, texts)}
     parent.write(metrics, tags=tags, status="KILLED" if report.interrupted else "FINISHED")
+
+
+def _publish_search(sweep: Sweep, results: Results, store: Store, parent: RunLog, report: Report) -> None:
+    """Write Ray's tables of this launch's trainings, and a search's outcome and picture."""
+
+    def log(file: Path, folder: str | None = None) -> None:
+        store.with_retries(partial(store.client.log_artifact, parent.run_id, str(file), folder))
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if report.trials:
+            file = folder / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.parquet"
+            trial_frame(report.trials).to_parquet(file, index=False)
+            log(file, "trials")
+        if sweep.request.searches:
+            found = outcomes(sweep, results)
+            text = "\n".join(line for outcome in found for line in outcome.lines())
+            store.with_retries(partial(store.client.log_text, parent.run_id, text, "search.txt"))
+            if draw_search(found, folder / "search.png"):
+                log(folder / "search.png")
+
+
+def trial_frame(tables: Sequence["pd.DataFrame"]) -> "pd.DataFrame":
+    """Return Ray's tables of trials as one that Parquet can hold: a column of mixed values becomes text."""
+    import pandas as pd
+
+    whole = pd.concat(tables, ignore_index=True)
+    for name in whole.columns:
+        if whole[name].dtype == object and whole[name].dropna().map(type).nunique() > 1:
+            whole[name] = whole[name].map(lambda value: None if value is None else str(value))
+    return whole

@@ -12,13 +12,13 @@ from eman.evaluation.protocols.groups import eval_title, group_title, together
 from eman.evaluation.results.values import Results
 from eman.platform.store.records import Record
 from eman.sweeps.plan import Sweep
-from eman.sweeps.run.events import Done, Event, Failed, Lost, Progress, Started, Waiting
+from eman.sweeps.run.events import Done, Event, Failed, Lost, Progress, Started, Stopped, Waiting
 from eman.sweeps.work import evaluation_work, work
 
-Status = Literal["waiting", "running", "done", "failed", "reused"]
+Status = Literal["waiting", "running", "done", "stopped", "failed", "reused"]
 
 #: In the order of the views. Reused runs were done before the launch.
-STATUSES: tuple[Status, ...] = ("done", "running", "waiting", "failed", "reused")
+STATUSES: tuple[Status, ...] = ("done", "running", "waiting", "stopped", "failed", "reused")
 
 #: Seconds before the time left is estimated, so that start-up does not count as work.
 _SETTLING_SECONDS = 8.0
@@ -43,7 +43,7 @@ class RunState:
     _updated: float = 0.0
     _rate: float = 0.0
 
-    def apply(self, event: Started | Progress | Done | Failed | Lost, launched: float) -> None:
+    def apply(self, event: Started | Progress | Done | Failed | Lost | Stopped, launched: float) -> None:
         match event:
             case Started():
                 self.status, self.share, self.trains, self._rate = "running", 0.0, False, 0.0
@@ -61,6 +61,8 @@ class RunState:
                 self.metrics.update(event.metrics)
             case Failed():
                 self.status, self.share, self.reason = "failed", 1.0, event.reason
+            case Stopped():
+                self.status, self.share, self.reason = "stopped", 1.0, event.reason
             case Lost():
                 self.status, self.share, self.reason = "waiting", 0.0, event.reason
 
@@ -87,13 +89,23 @@ class SweepState:
     def __init__(self, sweep: Sweep, launched: float | None = None) -> None:
         self.sweep = sweep
         self.launched = time.time() if launched is None else launched
-        self.runs = {key: RunState() for key in [*sweep.trainings, *sweep.evaluations]}
-        self.titles = dict(sweep.titles)
-        self._shown = dict(sweep.titles)  # evaluations that run together share a name
+        self.runs: dict[str, RunState] = {}
         self.waiting_for = ""
         self.warning = ""
         self.lock = threading.RLock()
         self._began = float("inf")
+        self.extend(sweep)
+
+    def extend(self, sweep: Sweep) -> None:
+        """Replace the sweep by one with further runs."""
+        with self.lock:
+            self._extend(sweep)
+
+    def _extend(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.runs |= {key: RunState() for key in [*sweep.trainings, *sweep.evaluations] if key not in self.runs}
+        self.titles = dict(sweep.titles)
+        self._shown = dict(sweep.titles)  # evaluations that run together share a name
         # Every event updates the totals: adding up all runs each time would take long for thousands of them. Work is in
         # whole numbers, which add up exactly.
         self._work = {key: round(work(spec)) for key, spec in sweep.trainings.items()}
@@ -104,9 +116,10 @@ class SweepState:
                 self.titles[spec.key] = f"{sweep.titles[spec.run]} · {eval_title(spec)}"
                 self._shown[spec.key] = f"{sweep.titles[spec.run]} · {group_title(group)}"
         self._total, self._over, self._reused = sum(self._work.values()), 0, 0
-        self._counts = {True: Counter[str](waiting=len(sweep.trainings)), False: Counter[str]()}
-        self._counts[False]["waiting"] = len(sweep.evaluations)
+        self._counts = {True: Counter[str](), False: Counter[str]()}
         self._running: dict[str, RunState] = {}
+        for key in self.runs:
+            self._add(key, 1)
 
     def apply(self, event: Event) -> None:
         with self.lock:
@@ -145,9 +158,9 @@ class SweepState:
         return +self._counts[trainings]
 
     def over(self, *, trainings: bool = True) -> int:
-        """Return the number of trainings, or of evaluations, that are done, reused or failed."""
+        """Return the number of trainings, or of evaluations, that are done, reused, stopped or failed."""
         counts = self.count(trainings=trainings)
-        return counts["done"] + counts["reused"] + counts["failed"]
+        return sum(counts[status] for status in ("done", "reused", "stopped", "failed"))
 
     def running(self) -> dict[str, str]:
         """Return running runs as keys by name; evaluations that share their computation count as one."""
@@ -197,5 +210,8 @@ def _events(key: str, run: RunState, record: Record | None) -> Iterator[Event]:
     elif record.status == "failed":
         if run.status != "failed" or run.reason != record.reason:
             yield Failed(key, record.reason, at=record.end)
+    elif record.status == "stopped":
+        if run.status != "stopped":
+            yield Stopped(key, record.reason, at=record.end)
     elif record.status == "done" and run.status not in ("done", "reused"):
         yield Done(key, record.metrics.get("train/seconds", 0.0), record.metrics, at=record.end)

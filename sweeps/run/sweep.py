@@ -12,7 +12,7 @@ from eman.platform.errors import first_line
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
 from eman.sweeps.checks import Pairs, check_data, check_files, check_storage, check_workers
-from eman.sweeps.plan import Sweep
+from eman.sweeps.plan import Sweep, continued
 from eman.sweeps.run.events import Event, Waiting
 from eman.sweeps.run.interrupt import Interruption
 from eman.sweeps.run.launch import Launch
@@ -42,7 +42,8 @@ def run_sweep(
         UserError: The data, the cluster or the number of workers is unsuitable.
     """
     started, options = time.monotonic(), options or Options()
-    check_workers(options.workers, sweep.trainings.values())
+    check_workers(options.workers, sweep.checked)
+    sweep = continued(sweep, store)
     with Interruption() as interruption:
         launch = Launch(SweepState(sweep), store, options, interruption, listen)
         try:
@@ -50,7 +51,7 @@ def run_sweep(
             launch.emit(Waiting("reading the store"))
             store.deliver()
             store.settle_lost()
-            if launch.todo().open:
+            if launch.todo().open or launch.asks:
                 _carry_out(launch, started)
         except KeyboardInterrupt:
             launch.report.interrupted = True
@@ -64,7 +65,7 @@ def _carry_out(launch: Launch, started: float) -> None:
     """Join the cluster, more than once if needed, and run what is missing. Always end the sweep's run in the store."""
     options, report, parent = launch.options, launch.report, None
     waiting = {key for key, run in launch.state.runs.items() if run.status == "waiting"}
-    trainings = [spec for key, spec in launch.sweep.trainings.items() if key in waiting]
+    trainings = [spec for spec in launch.sweep.checked if spec.key in waiting or spec.key not in launch.state.runs]
     evaluations = [(spec, run) for spec, run in launch.sweep.pairs if spec.key in waiting]
     check_files(trainings, launch.store.workspace, evaluations, present=True)
     try:

@@ -23,8 +23,8 @@ class Todo:
         trainings: Trainings whose initial network, if any, exists.
         evaluations: Evaluations whose training is done and whose networks exist.
         gone: Owners, by key, of finished trainings whose files are gone and that are trained again.
-        open: Number of trainings and evaluations without a result, ready or not. Those of collapsed trainings, which
-            never get one, do not count.
+        open: Number of trainings and evaluations without a result, ready or not. Those of trainings that have collapsed
+            or were stopped by this search do not count: they never get one.
     """
 
     trainings: tuple[RunSpec, ...]
@@ -39,12 +39,17 @@ def find_todo(sweep: Sweep, results: Results, failures: Mapping[str, int], retri
     ``failures`` counts those in this launch, by key; runs that failed in an earlier launch are tried again, unless they
     would fail again.
     """
-    collapsed = {key for key, spec in sweep.trainings.items() if _has_collapsed(spec, results.trainings.get(key))}
+    ended = {
+        key
+        for key, spec in sweep.trainings.items()
+        if (record := results.trainings.get(key)) is not None
+        and (_has_collapsed(spec, record) or (record.status == "stopped" and sweep.request.scheduler != "none"))
+    }
 
     def is_open(key: str, record: Record | None, runs: Iterable[str]) -> bool:
-        if not collapsed.isdisjoint(runs):
+        if not ended.isdisjoint(runs):
             return False
-        if record is None or record.status == "missing":
+        if record is None or record.status in ("missing", "stopped"):
             return True
         repeats = record.final and key in sweep.evaluations
         return record.status == "failed" and not repeats and failures.get(key, 0) <= retries
@@ -67,9 +72,9 @@ def find_todo(sweep: Sweep, results: Results, failures: Mapping[str, int], retri
     )
 
 
-def _has_collapsed(spec: RunSpec, record: Record | None) -> bool:
+def _has_collapsed(spec: RunSpec, record: Record) -> bool:
     """Return whether a training has collapsed by the rule of its specification; by another rule, it may go on."""
-    return record is not None and record.final and record.tags.get("eman.collapse_rule") == spec.execution.collapse_rule
+    return record.final and record.tags.get("eman.collapse_rule") == spec.execution.collapse_rule
 
 
 def _without_networks(needed: Collection[tuple[str, str]], workspace: Workspace) -> list[str]:

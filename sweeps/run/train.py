@@ -80,7 +80,7 @@ def _train(job: TrainJob, log: RunLog | None, report: Report, leave: Leave | Non
     def epoch_done(number: int, metrics: dict[str, float]) -> None:
         if log is not None:
             log.epoch(number, metrics | usage.take(), number / spec.optim.epochs)
-        report(Progress(spec.key, number / spec.optim.epochs, metrics))
+        report(Progress(spec.key, number / spec.optim.epochs, metrics, number))
 
     def step_done(step: int, steps: int) -> None:
         nonlocal reported
@@ -100,6 +100,7 @@ def _train(job: TrainJob, log: RunLog | None, report: Report, leave: Leave | Non
         on_step=step_done,
         leave=leave,
         on_point=None if log is None else log.point,
+        save_epochs=job.stoppable,
     )
     if not outcome.finished:
         if log is not None:

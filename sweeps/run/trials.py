@@ -6,50 +6,71 @@ inside functions.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from eman.platform.errors import RunFailed, first_line
 from eman.platform.store.records import new_id
-from eman.sweeps.run.events import Event, Failed, Lost, Outcome, Preempted
+from eman.sweeps.run.events import Event, Failed, Lost, Outcome, Preempted, Progress
 from eman.sweeps.run.failures import attempt
-from eman.sweeps.run.jobs import EvalJob, TrainJob
+from eman.sweeps.run.jobs import Config, TrainJob
 
 #: How often Ray Train restarts a run's workers after one of them died or failed.
 _RESTARTS = 2
 
+#: Find the job of a trial by its configuration.
+Find = Callable[[Config], Any]
 
-def train_trial(config: dict[str, TrainJob]) -> None:
+
+def train_trial(config: Config, find: Find) -> None:
     from eman.sweeps.run.train import train
 
     _use_one_thread()
-    job = config["job"].here()
-    _report(attempt(job.spec.key, lambda: train(job, _report)))
+    job: TrainJob = find(config).here()
+    report = _to_tune()
+    report(attempt(job.spec.key, lambda: train(job, report)))
 
 
-def train_on_workers_trial(config: dict[str, TrainJob]) -> None:
+def train_on_workers_trial(config: Config, find: Find) -> None:
     """Train one run on several workers and pass on their reports."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    job = config["job"].here()
+    job: TrainJob = find(config).here()
     try:
         train_on_workers(job, [TuneReportCallback()])
     except Exception as error:
-        _report(Lost(job.spec.key, first_line(error)))
+        _to_tune()(Lost(job.spec.key, first_line(error)))
 
 
-def evaluate_trial(config: dict[str, EvalJob]) -> None:
+def evaluate_trial(config: Config, find: Find) -> None:
     """Carry out evaluations that share their computation."""
     from eman.sweeps.run.evaluate import evaluate
 
     _use_one_thread()
-    evaluate(config["job"].here(), _report)
+    evaluate(find(config).here(), _to_tune())
 
 
-def _report(event: Event) -> None:
+class _Reports:
+    """Reports to Ray: each event, with the metrics of the last epoch, by which schedulers and tables compare.
+
+    A scheduler, which compares at equal ``scheduled_epoch``, cannot stop a run after its last epoch.
+    """
+
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+        self._send, self._last = send, dict[str, Any]()
+
+    def __call__(self, event: Event) -> None:
+        scheduled = {}
+        if isinstance(event, Progress) and event.metrics:
+            self._last = {"epoch": event.epoch, **event.metrics}
+            scheduled = {"scheduled_epoch": event.epoch} if event.share < 1 else {}
+        self._send({"event": event, **scheduled, **self._last})
+
+
+def _to_tune() -> _Reports:
     from ray import tune
 
-    tune.report({"event": event})
+    return _Reports(tune.report)
 
 
 def _use_one_thread() -> None:
@@ -110,13 +131,11 @@ def _worker(config: dict[str, TrainJob]) -> Outcome:
 
     from eman.sweeps.run.train import train
 
-    def report(event: Event) -> None:
-        ray_train.report({"event": event})
-
     def leave() -> bool:
         return v2.get_preemption_info() is not None
 
     v2: Any = ray_train
+    report = _Reports(v2.report)
     _use_one_thread()
     job = config["job"].here()
     try:

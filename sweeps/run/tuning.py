@@ -1,79 +1,241 @@
-"""Run jobs as trials of Ray Tune. This module imports Ray."""
+"""Run jobs as trials of Ray Tune. This module imports Ray.
+
+A trial's configuration tells people what is compared. Its job travels beside it, in Ray's object store: configurations
+are copied often, and tables show them.
+"""
 
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
+from ray.tune.logger import JsonLoggerCallback
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import BasicVariantGenerator, Searcher
 
 from eman.platform.store.records import new_id
 from eman.platform.workspace import Workspace
-from eman.sweeps.run.events import Done, Event, Failed, Lost, Outcome, Started
-from eman.sweeps.run.interrupt import Interruption
-from eman.sweeps.run.jobs import JobT
+from eman.sweeps.run.early import Early, Listener
+from eman.sweeps.run.events import Done, Failed, Lost, Started
+from eman.sweeps.run.jobs import Config, Job, JobT
+from eman.sweeps.run.trials import Find
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Columns of Ray's result tables that say nothing about a training.
+_DROPPED = (
+    "event",
+    "scheduled_epoch",
+    "config/job",
+    "done",
+    "time_this_iter_s",
+    "iterations_since_restore",
+    "time_since_restore",
+)
 
 
 class Follow(tune.Callback):
-    """Pass the events of trials to `emit`; `resolve_lost` looks up the outcome of a run whose trial had none.
+    """Pass the events of trials to a listener; `jobs` are by the key in a trial's configuration.
 
     Tune pickles its callbacks; this one pickles without its state.
     """
 
-    def __init__(
-        self, interruption: Interruption, emit: Callable[[Event], None], resolve_lost: Callable[[Lost], Outcome]
-    ) -> None:
-        self.interruption, self.emit, self.resolve_lost = interruption, emit, resolve_lost
+    def __init__(self, listener: Listener, jobs: Mapping[str, Job]) -> None:
+        self.listener, self.jobs = listener, jobs
         self.open: dict[str, set[str]] = {}  # runs without an outcome, by trial
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self.open[trial.trial_id] = set(trial.config["job"].keys)
-        for key in trial.config["job"].keys:
-            self.emit(Started(key))
+        keys = self.jobs[trial.config["key"]].keys
+        self.open[trial.trial_id] = set(keys)
+        for key in keys:
+            self.listener.emit(Started(key))
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-        self.interruption.check()
+        self.listener.interruption.check()
         event, waiting = result.get("event"), self.open[trial.trial_id]
         if event is None or event.key not in waiting:  # restarted workers repeat events
             return
         if isinstance(event, Done | Failed | Lost):
             waiting.remove(event.key)
-        self.emit(self.resolve_lost(event) if isinstance(event, Lost) else event)
+        self.listener.emit(self.listener.resolve_lost(event) if isinstance(event, Lost) else event)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Only a scheduler ends a trial before it has reported an outcome."""
         for key in sorted(self.open.pop(trial.trial_id, ())):
-            self.emit(self.resolve_lost(Lost(key, "its process died")))
+            self.listener.emit(self.listener.resolve_stopped(key))
 
-    on_trial_error = on_trial_complete
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        for key in sorted(self.open.pop(trial.trial_id, ())):
+            self.listener.emit(self.listener.resolve_lost(Lost(key, "its process died")))
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Jobs in Ray's object store, in one object per first two digits of their key: a trial fetches few but its own."""
+
+    objects: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, jobs: Sequence[Job]) -> "Shelf":
+        parts: dict[str, dict[str, Job]] = defaultdict(dict)
+        for job in jobs:
+            parts[job.keys[0][:2]][job.keys[0]] = job
+        return cls({start: ray.put(part) for start, part in parts.items()})
+
+    def __call__(self, config: Config) -> Any:
+        key = str(config["key"])
+        return ray.get(self.objects[key[:2]])[key]
+
+
+def _scheduler(early: Early) -> TrialScheduler:
+    request = early.request
+    if request.scheduler == "asha":
+        return ASHAScheduler(
+            time_attr="scheduled_epoch",
+            metric=early.objective,
+            mode=early.mode,
+            max_t=early.epochs,
+            grace_period=request.grace,
+            reduction_factor=request.reduction,
+        )
+    if request.scheduler == "median":
+        return MedianStoppingRule(
+            time_attr="scheduled_epoch",
+            metric=early.objective,
+            mode=early.mode,
+            grace_period=request.grace,
+            min_samples_required=2,
+        )
+    return FIFOScheduler()
 
 
 def run_jobs(
-    trainable: Callable[[dict[str, JobT]], None],
+    trainable: Callable[[Config, Find], None],
     jobs: Sequence[JobT],
     *,
     resources: Mapping[str, float],
     concurrent: int,
     workspace: Workspace,
-    follow: Follow,
-) -> None:
+    listener: Listener,
+    early: Early | None = None,
+) -> "pd.DataFrame":
     """Run each job as a trial of Ray Tune, in this order, reusing the processes of finished trials.
 
-    A trial reserves `resources` and calls `trainable`, which reads its job from ``config["job"]`` and reports events.
+    A trial reserves `resources` and calls `trainable`, which reports events.
+
+    Returns:
+        Ray's table of the trials: configuration and last report of each.
 
     Raises:
         KeyboardInterrupt: A signal was received.
     """
+    given = [job.config for job in jobs]
+    names = dict.fromkeys(name for config in given for name in config)
+    configs = [{**dict.fromkeys(names), **config} for config in given]
+    by_key = {job.keys[0]: job for job in jobs}
+    return _fit(
+        tune.with_resources(tune.with_parameters(trainable, find=Shelf.of(jobs)), dict(resources)),
+        by_key,
+        # Every point is given, so nothing is drawn from this space.
+        space={name: tune.sample_from(lambda config: None) for name in names},
+        search=BasicVariantGenerator(points_to_evaluate=configs, max_concurrent=concurrent),
+        samples=len(jobs),
+        concurrent=None,
+        workspace=workspace,
+        listener=listener,
+        early=early,
+    )
+
+
+def ask_jobs(
+    trainable: Callable[[Config, Find], None],
+    jobs: dict[str, Job],
+    search: Searcher,
+    samples: int,
+    *,
+    resources: Mapping[str, float],
+    concurrent: int,
+    workspace: Workspace,
+    listener: Listener,
+    early: Early,
+) -> "pd.DataFrame":
+    """Run the jobs that a searcher suggests, at most `samples`; it adds them to `jobs`. See :func:`run_jobs`."""
+    return _fit(
+        tune.with_resources(tune.with_parameters(trainable, find=_by_reference), dict(resources)),
+        jobs,
+        space={},
+        search=search,
+        samples=samples,
+        concurrent=concurrent,
+        workspace=workspace,
+        listener=listener,
+        early=early,
+    )
+
+
+class _Titles:
+    """Name trials after their jobs. Tune copies it, as itself, and pickles it, without its state."""
+
+    def __init__(self, jobs: Mapping[str, Job]) -> None:
+        self.jobs = jobs
+
+    def __deepcopy__(self, memo: Any) -> "_Titles":
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, trial: Any) -> str:
+        return self.jobs[trial.config["key"]].title
+
+
+def _by_reference(config: Config) -> Any:
+    reference: Any = config["job"]
+    return ray.get(reference)
+
+
+def _fit(
+    trainable: Any,
+    jobs: Mapping[str, Job],
+    *,
+    space: Mapping[str, Any],
+    search: Any,
+    samples: int,
+    concurrent: int | None,
+    workspace: Workspace,
+    listener: Listener,
+    early: Early | None,
+) -> "pd.DataFrame":
     name = f"tune-{new_id()}"
     tuner = tune.Tuner(
-        tune.with_resources(trainable, dict(resources)),
-        param_space={"job": tune.grid_search(list(jobs))},
-        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=concurrent),
-        run_config=tune.RunConfig(name=name, storage_path=str(workspace.ray_folder), verbose=0, callbacks=[follow]),
+        trainable,
+        param_space=dict(space),
+        tune_config=tune.TuneConfig(
+            num_samples=samples,
+            search_alg=search,
+            scheduler=None if early is None else _scheduler(early),
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+            trial_name_creator=_Titles(jobs),
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(workspace.ray_folder),
+            verbose=0,
+            callbacks=[Follow(listener, jobs), JsonLoggerCallback()],  # the result table is read from its files
+        ),
     )
     try:
-        tuner.fit()
-        follow.interruption.check()
+        table = tuner.fit().get_dataframe()
+        listener.interruption.check()
     finally:  # results are in the store; Tune's files are not needed
         shutil.rmtree(workspace.ray_folder / name, ignore_errors=True)
+    return table.drop(columns=[column for column in _DROPPED if column in table])

@@ -1,5 +1,7 @@
 """`eman report`: a sweep as one self-contained page."""
 
+import base64
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,6 +20,8 @@ from eman.platform.output import output_file
 from eman.platform.store.records import Record
 from eman.platform.store.store import Store
 from eman.sweeps.plan import Sweep
+from eman.sweeps.search.outcome import outcomes
+from eman.sweeps.search.picture import draw as draw_search
 from eman.sweeps.tables import figure3
 from eman.sweeps.view.configuration import configuration, label
 from eman.sweeps.view.provenance import commands, moment, provenance
@@ -35,6 +39,8 @@ _CURVES = ("train/loss", "knn/top1", "train/feature_std")
 def write(record: Record, store: Store, out: Path) -> None:
     """Write the page of a sweep's run; raise `UserError` if another version of this project planned it."""
     sweep = planned_sweep(record)
+    if not sweep.trainings:
+        raise UserError(f"sweep {record.key[:8]} ({record.name}) has no runs yet; launch it again.")
     results = Results.read(store, sweep.tables)
     runs, evaluations = list(results.trainings.values()), list(results.evaluations.values())
     environment = Environment(
@@ -53,6 +59,7 @@ def write(record: Record, store: Store, out: Path) -> None:
         facts=_facts(sweep, record, runs, evaluations),
         tables=[_table(table, values_of(table, results)) for table in sweep.tables],
         pictures=_pictures(sweep, store),
+        search=_search(sweep, results),
         **configuration(sweep),
         provenance=provenance(sweep, record, runs),
         failures=[(r.name, r.reason, r.failures) for r in [*runs, *evaluations] if r.status == "failed"],
@@ -121,6 +128,17 @@ def _pictures(sweep: Sweep, store: Store) -> list[tuple[str, str, str]]:
         except UserError:  # nothing has been logged yet
             continue
     return drawn
+
+
+def _search(sweep: Sweep, results: Results) -> tuple[list[str], str] | None:
+    """Return a search's outcome as lines, and its picture as the base64 text of a PNG; ``None`` without a search."""
+    if not sweep.request.searches:
+        return None
+    found = outcomes(sweep, results)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "search.png"
+        picture = base64.b64encode(file.read_bytes()).decode() if draw_search(found, file) else ""
+    return [line for outcome in found for line in outcome.lines()], picture
 
 
 def _curves(sweep: Sweep) -> tuple[Line, ...]:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from eman.sweeps.run.events import Done, Event, Failed, Lost, Waiting
+from eman.sweeps.run.events import Done, Event, Failed, Lost, Stopped, Waiting
 from eman.sweeps.run.state import STATUSES, SweepState
 from eman.sweeps.view.text import duration
 
@@ -74,6 +74,8 @@ def line_of(state: SweepState, event: Event) -> str:
     match event:
         case Failed():
             return f"{head}: failed: {event.reason}"
+        case Stopped():
+            return f"{head}: stopped {event.reason}"
         case Lost() if event.reason:
             return f"{head}: {event.reason}"
         case Done() if event.at >= state.launched and training:

@@ -53,5 +53,7 @@ def _follow(store: Store, record: Record, every: float, terminal: Terminal) -> N
         for event in state.changes(Results.read(store, state.sweep.tables)):
             state.apply(event)
             terminal.show(state, event)
-        [record] = [r for r in store.records(SWEEP, record.key) if r.run_id == record.run_id]
+        before, [record] = record, [r for r in store.records(SWEEP, record.key) if r.run_id == record.run_id]
+        if record.tags.get("eman.request") != before.tags.get("eman.request"):  # a search has chosen more points
+            state.extend(planned_sweep(record))
     terminal.say(f"{name} {_ENDINGS.get(record.status, record.status)}: {summary(state)}")

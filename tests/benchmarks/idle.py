@@ -19,25 +19,27 @@ from eman.platform.store.records import new_id
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import plan
 from eman.sweeps.request import SweepRequest
-from eman.sweeps.run.events import Done, Event, Lost, Outcome, Progress
+from eman.sweeps.run.early import Listener
+from eman.sweeps.run.events import Done, Event, Lost, Outcome, Progress, Stopped
 from eman.sweeps.run.interrupt import Interruption
-from eman.sweeps.run.jobs import TrainJob
+from eman.sweeps.run.jobs import Config, TrainJob
 from eman.sweeps.run.state import SweepState
+from eman.sweeps.run.trials import Find
 from eman.sweeps.view.terminal import line_of
 
 
-def empty_trial(config: dict[str, TrainJob]) -> None:
+def empty_trial(config: Config, find: Find) -> None:
     """A training of no steps."""
     from ray import tune
 
-    tune.report({"event": Done(config["job"].spec.key)})
+    tune.report({"event": Done(find(config).spec.key)})
 
 
-def waiting_trial(config: dict[str, TrainJob]) -> None:
+def waiting_trial(config: Config, find: Find) -> None:
     """A training that begins its work when all others of the sweep are there too."""
     from ray import tune
 
-    job = config["job"]
+    job = find(config)
     here = job.workspace.local / "here"
     (here / job.spec.key).touch()
     while len(os.listdir(here)) < int(job.profile):
@@ -50,14 +52,21 @@ def drive(trainable: Any, number: int, home: Path, resources: dict[str, float], 
     """The state after trials that train nothing, through the driver of sweeps: Tune, its callback, the reducer, and the
     lines of a terminal.
     """
-    from eman.sweeps.run.tuning import Follow, run_jobs
+    from eman.sweeps.run.tuning import run_jobs
 
     workspace = Workspace(str(home))
     seeds = min(number, 50)
     rates = [1 / (1 + rate) for rate in range(number // seeds)]
     sweep = plan(SweepRequest(profile="smoke", methods=["moco"], schemes=["bn"], seeds=seeds, grid={"lr": rates}))
     jobs = [
-        TrainJob(spec=spec, title=sweep.titles[key], profile=str(number), workspace=workspace, launch=new_id())
+        TrainJob(
+            spec=spec,
+            title=sweep.titles[key],
+            profile=str(number),
+            workspace=workspace,
+            launch=new_id(),
+            varying=sweep.varying,
+        )
         for key, spec in sweep.trainings.items()
     ]
     state = SweepState(sweep)
@@ -69,8 +78,11 @@ def drive(trainable: Any, number: int, home: Path, resources: dict[str, float], 
     def lost(event: Lost) -> Outcome:
         raise RuntimeError(event.reason)
 
-    follow = Follow(Interruption(), emit, lost)
-    run_jobs(trainable, jobs, resources=resources, concurrent=concurrent, workspace=workspace, follow=follow)
+    def stopped(key: str) -> Stopped:
+        raise RuntimeError(f"nothing stops {key}")
+
+    listener = Listener(Interruption(), emit, lost, stopped)
+    run_jobs(trainable, jobs, resources=resources, concurrent=concurrent, workspace=workspace, listener=listener)
     return state
 
 
