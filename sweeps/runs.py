@@ -90,7 +90,9 @@ def prunable(store: Store) -> Removal:
     unwanted = [record for record in _unfinished(store) if record.kind in (TRAINING, EVALUATION)]
     runs = store.workspace.runs
     found = runs.folders()
-    kept = {key for key, record in store.by_key(TRAINING, found).items() if record.status in ("done", "running", "stopped")}
+    kept = {
+        key for key, record in store.by_key(TRAINING, found).items() if record.status in ("done", "running", "stopped")
+    }
     return Removal(tuple(unwanted), tuple(runs / name for name in found if name not in kept))
 
 

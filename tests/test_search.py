@@ -5,7 +5,6 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep, plan, with_point
 from eman.sweeps.request import SweepRequest, command
+from eman.sweeps.run.options import Options
 from eman.sweeps.run.publish import begin_sweep
 from eman.sweeps.run.todo import find_todo
 from eman.sweeps.search.outcome import outcomes
@@ -199,7 +199,7 @@ def test_the_best_point_and_what_matters_come_from_the_store(store_file: Path, t
     text = "\n".join(outcome.lines())
     assert "5 done, 1 stopped" in text
     assert "importance" in text
-    begin_sweep(sweep, store, time.time()).finish()
+    begin_sweep(sweep, store, 1.0, Options()).finish()
     [record] = store.records(SWEEP)
     report.write(record, store, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
