@@ -65,8 +65,10 @@ def nodes(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Po
     )
     yield process
     assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.close()
     process.wait(timeout=60)
+    process.stdout.close()
 
 
 def answer(process: subprocess.Popen[str], word: str) -> str:
