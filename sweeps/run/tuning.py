@@ -143,8 +143,7 @@ def run_jobs(
     return _fit(
         tune.with_resources(tune.with_parameters(trainable, find=Shelf.of(jobs)), dict(resources)),
         by_key,
-        # Every point is given, so nothing is drawn from this space.
-        space={name: tune.sample_from(lambda config: None) for name in names},
+        space=dict.fromkeys(names),  # every point is given, so nothing is drawn
         search=BasicVariantGenerator(points_to_evaluate=configs, max_concurrent=concurrent),
         samples=len(jobs),
         concurrent=None,
