@@ -31,7 +31,7 @@ class UnsealedError(UserError):
 
 
 def write_sealed(place: Place, content: bytes | memoryview) -> None:
-    """Write a file atomically with the digest of its content; see :meth:`Place.write`."""
+    """Write a file atomically with the digest of its content; see :meth:`eman.platform.storage.Place.write`."""
     digest = hashlib.sha256(content).hexdigest()
     parts = content, _MARK + digest.encode()
     place.write(*parts)

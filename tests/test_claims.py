@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from eman.cli import main
-from eman.evaluation.results.claims import Claim, Contrast, Expect, Measured, Outcome, Place, Verdict, judge
+from eman.evaluation.results.claims import Claim, Contrast, Expect, Measured, Place, Verdict, VerdictKind, judge
 from eman.platform.errors import UserError
 from eman.platform.store.records import TRAINING
 from eman.platform.store.store import Store
@@ -29,7 +29,7 @@ def claim(expect: Expect, margin: float | None = None, name: str = "x") -> Claim
     return Claim(name=name, says="x", source="y", contrast=Contrast(PLACE, PLACE), expect=expect, margin=margin)
 
 
-def outcome(expect: Expect, differences: Sequence[float], margin: float | None = None, failed: int = 0) -> Outcome:
+def outcome(expect: Expect, differences: Sequence[float], margin: float | None = None, failed: int = 0) -> VerdictKind:
     [verdict] = judge({claim(expect, margin): Measured("-", dict(enumerate(differences)), set(range(failed)))})
     return verdict.outcome
 
@@ -41,49 +41,49 @@ def around(mean: float) -> list[float]:
 @pytest.mark.parametrize(
     ("expect", "mean", "expected"),
     [
-        (Expect.HIGHER, 2.0, Outcome.SUPPORTED),
-        (Expect.HIGHER, -2.0, Outcome.CONTRADICTED),
-        (Expect.HIGHER, 0.01, Outcome.NOT_SHOWN),
-        (Expect.LOWER, -2.0, Outcome.SUPPORTED),
-        (Expect.LOWER, 2.0, Outcome.CONTRADICTED),
+        (Expect.HIGHER, 2.0, VerdictKind.SUPPORTED),
+        (Expect.HIGHER, -2.0, VerdictKind.CONTRADICTED),
+        (Expect.HIGHER, 0.01, VerdictKind.NOT_SHOWN),
+        (Expect.LOWER, -2.0, VerdictKind.SUPPORTED),
+        (Expect.LOWER, 2.0, VerdictKind.CONTRADICTED),
     ],
 )
-def test_a_direction_is_supported_contradicted_or_not_shown(expect: Expect, mean: float, expected: Outcome) -> None:
+def test_a_direction_is_supported_contradicted_or_not_shown(expect: Expect, mean: float, expected: VerdictKind) -> None:
     assert outcome(expect, around(mean)) is expected
 
 
 @pytest.mark.parametrize(
     ("mean", "expected"),
     [
-        (0.2, Outcome.EQUIVALENT),  # different from 0, and yet within the margin
-        (1.0, Outcome.NOT_SHOWN),
-        (3.0, Outcome.CONTRADICTED),
-        (-3.0, Outcome.CONTRADICTED),
+        (0.2, VerdictKind.EQUIVALENT),  # different from 0, and yet within the margin
+        (1.0, VerdictKind.NOT_SHOWN),
+        (3.0, VerdictKind.CONTRADICTED),
+        (-3.0, VerdictKind.CONTRADICTED),
     ],
 )
-def test_equality_is_shown_by_a_margin_not_by_a_missing_difference(mean: float, expected: Outcome) -> None:
+def test_equality_is_shown_by_a_margin_not_by_a_missing_difference(mean: float, expected: VerdictKind) -> None:
     assert outcome(Expect.EQUAL, around(mean), margin=1.0) is expected
 
 
 def test_few_noisy_seeds_show_no_equality() -> None:
-    assert outcome(Expect.EQUAL, [1.5, -1.4], margin=1.0) is Outcome.NOT_SHOWN
+    assert outcome(Expect.EQUAL, [1.5, -1.4], margin=1.0) is VerdictKind.NOT_SHOWN
 
 
 @pytest.mark.parametrize(
-    ("failed", "expected"), [(3, Outcome.SUPPORTED), (1, Outcome.NOT_SHOWN), (0, Outcome.CONTRADICTED)]
+    ("failed", "expected"), [(3, VerdictKind.SUPPORTED), (1, VerdictKind.NOT_SHOWN), (0, VerdictKind.CONTRADICTED)]
 )
-def test_failures_are_counted(failed: int, expected: Outcome) -> None:
+def test_failures_are_counted(failed: int, expected: VerdictKind) -> None:
     assert outcome(Expect.FAILS, [0.0] * 3, failed=failed) is expected
 
 
 def test_a_failed_row_is_below_every_number() -> None:
-    assert outcome(Expect.LOWER, [-math.inf] * 8, failed=8) is Outcome.SUPPORTED
-    assert outcome(Expect.HIGHER, [-math.inf] * 8, failed=8) is Outcome.CONTRADICTED
+    assert outcome(Expect.LOWER, [-math.inf] * 8, failed=8) is VerdictKind.SUPPORTED
+    assert outcome(Expect.HIGHER, [-math.inf] * 8, failed=8) is VerdictKind.CONTRADICTED
 
 
 def test_without_seeds_nothing_is_said() -> None:
-    assert outcome(Expect.HIGHER, []) is Outcome.NOT_RUN
-    assert outcome(Expect.HIGHER, [5.0]) is Outcome.NOT_SHOWN
+    assert outcome(Expect.HIGHER, []) is VerdictKind.NOT_RUN
+    assert outcome(Expect.HIGHER, [5.0]) is VerdictKind.NOT_SHOWN
 
 
 def test_a_claim_needs_more_among_others() -> None:
@@ -92,9 +92,9 @@ def test_a_claim_needs_more_among_others() -> None:
     alone = claim(Expect.HIGHER)
     others = {claim(Expect.HIGHER, name=str(n)): Measured("-", {}) for n in range(19)}
     found = Measured("-", dict(enumerate(differences)))
-    assert judge({alone: found})[0].outcome is Outcome.SUPPORTED
+    assert judge({alone: found})[0].outcome is VerdictKind.SUPPORTED
     together = judge({alone: found, **others})[0]
-    assert together.outcome is Outcome.NOT_SHOWN
+    assert together.outcome is VerdictKind.NOT_SHOWN
     assert together.p == pytest.approx(20 * (together.evidence.p or 0))
 
 
@@ -129,13 +129,13 @@ def test_verdicts_use_every_seed_that_has_both_results() -> None:
     store.begin(TRAINING, SMOKE.run("fixmatch", "gn", 1).key, "x", params={}, tags={}).fail("a node was lost")
     found = judged()
     first = found["fixmatch-eman-bn"]
-    assert (first.outcome, first.evidence.n, first.missing, first.published) == (Outcome.SUPPORTED, 10, 1, "+10.3")
+    assert (first.outcome, first.evidence.n, first.missing, first.published) == (VerdictKind.SUPPORTED, 10, 1, "+10.3")
     assert first.evidence.mean == pytest.approx(sum(3 + s % 4 - s % 3 for s in range(10)) / 10)
     pseudo = found["fixmatch-eman-bn-pseudo-labels"].evidence
     assert pseudo.mean == pytest.approx(12.5) and pseudo.n == 10
     fallen = found["fixmatch-gn-eman"]  # a run that would not fail again is only missing
     assert (fallen.failed, fallen.evidence.n) == (1, 1)
-    assert found["moco-eman-bn"].outcome is Outcome.NOT_RUN
+    assert found["moco-eman-bn"].outcome is VerdictKind.NOT_RUN
     assert judged("fixmatch-eman-bn", seeds=range(4))["fixmatch-eman-bn"].evidence.n == 4
 
 

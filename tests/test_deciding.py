@@ -7,7 +7,7 @@ import pytest
 
 from eman.cli import main
 from eman.commands.decide import parse_budget
-from eman.evaluation.results.claims import Outcome
+from eman.evaluation.results.claims import VerdictKind
 from eman.platform.errors import UserError
 from eman.platform.store.records import SWEEP, TRAINING
 from eman.platform.store.store import Store
@@ -56,9 +56,9 @@ def test_seeds_go_where_claims_are_undecided() -> None:
     assert [r.seeds for r in rounds] == sorted({r.seeds for r in rounds}) and rounds[0].seeds == 4
     assert len(rounds[0].claims) == 3 and rounds[0].new == 16  # of 24: claims share runs
     by_name = {claim.name: decision for claim, decision in read_decisions(request(), store).items()}
-    assert by_name["fixmatch-eman-bn"].outcome is Outcome.SUPPORTED
+    assert by_name["fixmatch-eman-bn"].outcome is VerdictKind.SUPPORTED
     assert by_name["fixmatch-eman-bn"].looked < 12
-    assert by_name["fixmatch-shufflebn-bn"].outcome is Outcome.NOT_SHOWN
+    assert by_name["fixmatch-shufflebn-bn"].outcome is VerdictKind.NOT_SHOWN
     trained = len(store.records(TRAINING))
     assert trained < 4 * 12  # four schemes with twelve seeds each
     assert following(store) is None and len(store.records(TRAINING)) == trained

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from eman.evaluation.results.claims import Claim, Contrast, Expect, Measured, Outcome, Place
+from eman.evaluation.results.claims import Claim, Contrast, Expect, Measured, Place, VerdictKind
 from eman.evaluation.results.sequential import Decision, decide, look_levels, looks, spent
 
 PLACE = Place("table1", "a", "b")
@@ -27,7 +27,7 @@ def simulated(mean: float, expect: Expect = Expect.HIGHER, margin: float | None 
     return [decided(sample, expect, margin) for sample in samples]
 
 
-def share(decisions: list[Decision], *outcomes: Outcome) -> float:
+def share(decisions: list[Decision], *outcomes: VerdictKind) -> float:
     return sum(decision.outcome in outcomes for decision in decisions) / len(decisions)
 
 
@@ -51,13 +51,13 @@ def test_all_looks_together_spend_the_level_and_most_of_it_late() -> None:
 
 def test_without_an_effect_at_most_five_percent_are_decided() -> None:
     found = simulated(0.0)
-    assert share(found, Outcome.SUPPORTED, Outcome.CONTRADICTED) <= allowed(LEVEL)
-    assert share(found, Outcome.NOT_SHOWN) >= 1 - allowed(LEVEL)  # none stays undecided
+    assert share(found, VerdictKind.SUPPORTED, VerdictKind.CONTRADICTED) <= allowed(LEVEL)
+    assert share(found, VerdictKind.NOT_SHOWN) >= 1 - allowed(LEVEL)  # none stays undecided
 
 
 def test_a_large_effect_is_found_with_a_fraction_of_the_seeds() -> None:
     found = simulated(2.0)
-    assert share(found, Outcome.SUPPORTED) > 0.99
+    assert share(found, VerdictKind.SUPPORTED) > 0.99
     assert np.mean([decision.looked for decision in found]) < 0.6 * MOST
 
 
@@ -66,14 +66,14 @@ def test_no_effect_is_given_up_before_the_end() -> None:
 
 
 def test_a_difference_at_the_margin_is_called_equal_in_at_most_five_percent() -> None:
-    assert share(simulated(1.0, Expect.EQUAL, 1.0), Outcome.EQUIVALENT) <= allowed(LEVEL)
-    assert share(simulated(0.0, Expect.EQUAL, 1.5), Outcome.EQUIVALENT) > 0.9
+    assert share(simulated(1.0, Expect.EQUAL, 1.0), VerdictKind.EQUIVALENT) <= allowed(LEVEL)
+    assert share(simulated(0.0, Expect.EQUAL, 1.5), VerdictKind.EQUIVALENT) > 0.9
 
 
 def test_a_decision_does_not_change_with_further_seeds() -> None:
     sample = [2.0, 2.2, 1.8, 2.1, 1.9, 2.0, 2.1, 2.2]
     first = decided(sample)
-    assert first.outcome is Outcome.SUPPORTED
+    assert first.outcome is VerdictKind.SUPPORTED
     assert decided([*sample, -9.0, -9.0, -9.0, -9.0]) == first
 
 
@@ -91,4 +91,4 @@ def test_too_few_seeds_decide_nothing() -> None:
 def test_a_claim_of_failure_is_decided_at_the_first_look() -> None:
     fails = claim(Expect.FAILS)
     found = decide(fails, Measured("-", dict.fromkeys(range(4), 0.0), set(range(4))), most=MOST, level=LEVEL)
-    assert (found.outcome, found.looked) == (Outcome.SUPPORTED, 4)
+    assert (found.outcome, found.looked) == (VerdictKind.SUPPORTED, 4)

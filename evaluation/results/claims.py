@@ -60,10 +60,10 @@ class Claim:
         name: Name on the command line.
         says: The sentence.
         source: Where the paper says it, or ``ours``.
-        contrast: The places to compare; both are the same place for :attr:`Expect.FAILS`.
+        contrast: The places to compare; both are the same place for ``Expect.FAILS``.
         minus: A contrast to subtract, for claims about differences of differences.
         expect: What is said about the difference.
-        margin: Largest difference that counts as equal, in the unit of the difference; for :attr:`Expect.EQUAL`.
+        margin: Largest difference that counts as equal, in the unit of the difference; for ``Expect.EQUAL``.
         relative: State the difference in percent of ``second``, for quantities that are not percentages.
     """
 
@@ -99,7 +99,7 @@ class Claim:
         return f"{sum(s * n for s, n in zip(signs, numbers, strict=False)):+.1f}"
 
 
-class Outcome(Enum):
+class VerdictKind(Enum):
     """What runs say about a claim."""
 
     SUPPORTED = "supported"
@@ -122,7 +122,7 @@ class Verdict:
     """
 
     claim: Claim
-    outcome: Outcome
+    outcome: VerdictKind
     evidence: Evidence
     published: str
     p: float | None
@@ -132,7 +132,9 @@ class Verdict:
     @property
     def text(self) -> str:
         """The verdict in words."""
-        return f"equivalent within {self.claim.margin:g}" if self.outcome is Outcome.EQUIVALENT else self.outcome.value
+        return (
+            f"equivalent within {self.claim.margin:g}" if self.outcome is VerdictKind.EQUIVALENT else self.outcome.value
+        )
 
 
 @dataclass(frozen=True)
@@ -253,26 +255,26 @@ def single_p(claim: Claim, measured: Measured, found: Evidence) -> float | None:
     return min(1.0, 2 * min(inside, outside))
 
 
-def judge_one(claim: Claim, measured: Measured, level: float) -> Outcome:
+def judge_one(claim: Claim, measured: Measured, level: float) -> VerdictKind:
     """Return what results say about a single claim, tested at a level of its own."""
     found = statistics.evidence(measured.values, level)
     return _outcome(claim, measured, found, single_p(claim, measured, found), level)
 
 
-def _outcome(claim: Claim, measured: Measured, found: Evidence, p: float | None, level: float = LEVEL) -> Outcome:
+def _outcome(claim: Claim, measured: Measured, found: Evidence, p: float | None, level: float = LEVEL) -> VerdictKind:
     if not found.n:
-        return Outcome.NOT_RUN
+        return VerdictKind.NOT_RUN
     if claim.expect is Expect.FAILS:
         if len(measured.failed) == found.n:
-            return Outcome.SUPPORTED
-        return Outcome.NOT_SHOWN if measured.failed else Outcome.CONTRADICTED
+            return VerdictKind.SUPPORTED
+        return VerdictKind.NOT_SHOWN if measured.failed else VerdictKind.CONTRADICTED
     if p is None or p > level:
-        return Outcome.NOT_SHOWN
+        return VerdictKind.NOT_SHOWN
     if claim.margin is not None:
         equal = found.mean is not None and abs(found.mean) <= claim.margin
-        return Outcome.EQUIVALENT if equal else Outcome.CONTRADICTED
+        return VerdictKind.EQUIVALENT if equal else VerdictKind.CONTRADICTED
     higher = (sum(measured.values) if found.mean is not None else _signs(measured.values)) > 0
-    return Outcome.SUPPORTED if higher == (claim.expect is Expect.HIGHER) else Outcome.CONTRADICTED
+    return VerdictKind.SUPPORTED if higher == (claim.expect is Expect.HIGHER) else VerdictKind.CONTRADICTED
 
 
 def _signs(differences: Sequence[float]) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eman.evaluation.results import evidence
-from eman.evaluation.results.claims import Claim, Expect, Measured, Outcome, Verdict, judge_one, single_p
+from eman.evaluation.results.claims import Claim, Expect, Measured, Verdict, VerdictKind, judge_one, single_p
 from eman.evaluation.results.significance import half_width
 
 #: Seeds between two looks, and before the first.
@@ -29,7 +29,7 @@ class Decision:
         reason: Why no more seeds are needed, in words; empty while undecided.
     """
 
-    outcome: Outcome | None
+    outcome: VerdictKind | None
     looked: int
     reason: str = ""
 
@@ -70,7 +70,7 @@ def decide(claim: Claim, measured: Measured, *, most: int, level: float) -> Deci
             break
         looked, seen = look, measured.first(look)
         outcome = judge_one(claim, seen, here)
-        if claim.expect is Expect.FAILS or outcome is not Outcome.NOT_SHOWN:
+        if claim.expect is Expect.FAILS or outcome is not VerdictKind.NOT_SHOWN:
             return Decision(outcome, look, f"{outcome.value} after {look} seeds")
         if look == most:
             return Decision(outcome, look, f"not shown after {look} seeds, the most allowed")
@@ -89,7 +89,7 @@ def verdict(claim: Claim, measured: Measured, decision: Decision, *, most: int, 
     p = single_p(claim, seen, found)
     if p is not None:
         p = min(1.0, p * evidence.LEVEL / look_levels(most, level)[decision.looked])
-    outcome = decision.outcome or (Outcome.NOT_SHOWN if decision.looked else Outcome.NOT_RUN)
+    outcome = decision.outcome or (VerdictKind.NOT_SHOWN if decision.looked else VerdictKind.NOT_RUN)
     tested = None if claim.expect is Expect.FAILS else p
     return Verdict(claim, outcome, found, measured.published, tested, len(seen.failed), measured.missing)
 

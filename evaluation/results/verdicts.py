@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from eman.evaluation.results.claims import Expect, Outcome, Verdict
+from eman.evaluation.results.claims import Expect, Verdict, VerdictKind
 from eman.evaluation.results.evidence import LEVEL, POWER
 from eman.evaluation.results.render import LATEX
 
@@ -19,7 +19,13 @@ LONG_COLUMNS = (
 )  # fmt: skip
 
 #: Order in which outcomes are counted.
-_ORDER = (Outcome.SUPPORTED, Outcome.EQUIVALENT, Outcome.NOT_SHOWN, Outcome.CONTRADICTED, Outcome.NOT_RUN)
+_ORDER = (
+    VerdictKind.SUPPORTED,
+    VerdictKind.EQUIVALENT,
+    VerdictKind.NOT_SHOWN,
+    VerdictKind.CONTRADICTED,
+    VerdictKind.NOT_RUN,
+)
 
 
 def frame(verdicts: Sequence[Verdict]) -> "pd.DataFrame":

@@ -119,13 +119,14 @@ def _heartbeat(parent: RunLog, gauges: Gauges) -> Iterator[None]:
     ended = threading.Event()
 
     def beat() -> None:
-        gauges.update()
-        while not ended.wait(_BEAT_SECONDS):
-            gauges.update()
+        while True:
             try:
+                gauges.update()
                 parent.beat()
             except Exception as error:  # calls that need the store report and retry
-                log.warning("the sweep's heartbeat was not stored: %s", error)
+                log.warning("the sweep's heartbeat failed: %s", error)
+            if ended.wait(_BEAT_SECONDS):
+                return
 
     thread = threading.Thread(target=beat, name="eman-heartbeat", daemon=True)
     thread.start()

@@ -36,7 +36,7 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchOutcome:
     """The search of one method."""
 
     method: str
@@ -103,7 +103,7 @@ class Outcome:
             yield f"  importance ({measure}): {', '.join(f'{name} {value:.2f}' for name, value in ordered)}"
 
 
-def outcomes(sweep: Sweep, results: Results) -> list[Outcome]:
+def outcomes(sweep: Sweep, results: Results) -> list[SearchOutcome]:
     """Return the outcome of a sweep's search, method by method."""
     points = grid_points_of(sweep.request, sweep.scope)
     distinct = {(point.method, point.runs[0].key): point for point in points}.values()
@@ -112,7 +112,7 @@ def outcomes(sweep: Sweep, results: Results) -> list[Outcome]:
         listed = list(group)
         objective = objective_of(sweep.request.objective, listed[0].runs[0], while_training=False)
         observations = tuple(observed(point, objective, results) for point in listed)
-        found.append(Outcome(method, objective, sweep.request, observations))
+        found.append(SearchOutcome(method, objective, sweep.request, observations))
     return found
 
 
@@ -162,7 +162,7 @@ def _ranks(values: Sequence[float]) -> list[float]:
     return [ordered.index(value) + (ordered.count(value) + 1) / 2 for value in values]
 
 
-def _optuna_importance(outcome: Outcome) -> dict[str, float]:
+def _optuna_importance(outcome: SearchOutcome) -> dict[str, float]:
     from optuna.importance import get_param_importances
 
     axes = axes_of(outcome.request, outcome.method, outcome.observations[0].point.scheme)

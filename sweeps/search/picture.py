@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eman.platform.output import output_file
-from eman.sweeps.search.outcome import Observation, Outcome
+from eman.sweeps.search.outcome import Observation, SearchOutcome
 from eman.sweeps.search.space import Range
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
-def draw(outcomes: "Sequence[Outcome]", out: Path) -> bool:
+def draw(outcomes: "Sequence[SearchOutcome]", out: Path) -> bool:
     """Write a picture with a row per method and a column per field; return whether there was anything to draw."""
     drawn = [outcome for outcome in outcomes if outcome.valued and outcome.fields]
     if not drawn:
@@ -44,7 +44,7 @@ def draw(outcomes: "Sequence[Outcome]", out: Path) -> bool:
     return True
 
 
-def _plot(axis: "Axes", outcome: Outcome, field: str) -> None:
+def _plot(axis: "Axes", outcome: SearchOutcome, field: str) -> None:
     """Plot points, a colour per scheme; those of stopped runs are hollow."""
     schemes = list(dict.fromkeys(observation.point.scheme for observation in outcome.observations))
     values = outcome.fields[field]

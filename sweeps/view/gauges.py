@@ -16,7 +16,7 @@ _ROW = (*_SWEEP, "method", "scheme")
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric; Prometheus knows it as :attr:`exported`."""
+    """A metric; Prometheus knows it as ``exported``."""
 
     name: str
     description: str

@@ -8,7 +8,7 @@ import argparse
 import numpy as np
 from scipy import stats
 
-from eman.evaluation.results.claims import Claim, Contrast, Expect, Measured, Outcome, Place
+from eman.evaluation.results.claims import Claim, Contrast, Expect, Measured, Place, VerdictKind
 from eman.evaluation.results.evidence import LEVEL
 from eman.evaluation.results.sequential import decide
 
@@ -20,7 +20,7 @@ def row(effect: float, most: int, level: float, draws: int) -> str:
     samples = np.random.default_rng(0).normal(effect, 1.0, (draws, most))
     found = [decide(_CLAIM, Measured("-", dict(enumerate(x))), most=most, level=level) for x in samples.tolist()]
     fixed = np.mean(stats.ttest_1samp(samples, 0.0, axis=1).pvalue <= level)
-    shown = np.mean([d.outcome in (Outcome.SUPPORTED, Outcome.CONTRADICTED) for d in found])
+    shown = np.mean([d.outcome in (VerdictKind.SUPPORTED, VerdictKind.CONTRADICTED) for d in found])
     seeds = np.mean([d.looked for d in found])
     return f"| {effect:g} | {100 * fixed:.1f} % | {100 * shown:.1f} % | {most} | {seeds:.1f} | {seeds / most:.2f} |"
 

@@ -17,7 +17,7 @@ def groups_for(groups: int, channels: int, *, vectors: bool) -> int:
     """Return the number of groups of a group norm.
 
     Args:
-        groups: The norm's :attr:`~eman.trainers.norm.schemes.StudentNorm.groups`.
+        groups: The norm's ``groups``.
         channels: Number of channels.
         vectors: Whether inputs are vectors ``(N, C)`` instead of maps.
     """

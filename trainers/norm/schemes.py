@@ -17,7 +17,7 @@ class Move(Enum):
     KEEP = "leave unchanged"
 
 
-#: Value of :attr:`StudentNorm.groups`: one group per channel.
+#: Value of ``StudentNorm.groups``: one group per channel.
 EACH_CHANNEL = 0
 
 
