@@ -18,15 +18,6 @@ LONG_COLUMNS = (
     "p", "p_corrected", "detectable", "verdict",
 )  # fmt: skip
 
-#: Order in which outcomes are counted.
-_ORDER = (
-    VerdictKind.SUPPORTED,
-    VerdictKind.EQUIVALENT,
-    VerdictKind.NOT_SHOWN,
-    VerdictKind.CONTRADICTED,
-    VerdictKind.NOT_RUN,
-)
-
 
 def frame(verdicts: Sequence[Verdict]) -> "pd.DataFrame":
     """Return one row per claim with the columns of :data:`LONG_COLUMNS`."""
@@ -91,7 +82,7 @@ def latex(verdicts: Sequence[Verdict]) -> str:
 
 def notes(verdicts: Sequence[Verdict]) -> list[str]:
     """Return how many verdicts of each kind there are, and how they were reached."""
-    counts = [(o, sum(v.outcome is o for v in verdicts)) for o in _ORDER]
+    counts = [(o, sum(v.outcome is o for v in verdicts)) for o in VerdictKind]
     tested = sum(v.claim.expect is not Expect.FAILS for v in verdicts)
     used = {v.evidence.n for v in verdicts if v.evidence.n}
     if not used:
