@@ -187,7 +187,7 @@ def collapsing(**fields: Any) -> RunSpec:
 
 def test_a_collapsed_run_ends_early_at_the_same_epoch_after_an_interruption(tmp_path: Path) -> None:
     spec, workspace = collapsing(epochs=4), Workspace.from_environment()
-    for folder in (None, tmp_path):
+    for folder in (None, Place(str(tmp_path))):
         epochs = list[int]()
         if folder is not None:
             half = Training.fresh(spec, workspace).steps_per_epoch * 3 // 2
