@@ -30,10 +30,14 @@ GRID = ("grid", "--method", "moco", "--scheme", "bn", "--profile", "smoke")
 COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("sweep",): (*GRID, "--dry-run"),
     ("submit",): (*GRID, "--dry-run", "--address", "http://127.0.0.1:9"),
+    ("decide",): ("moco-eman-bn", "--profile", "smoke", "--dry-run"),
+    ("claims",): ("moco-eman-bn", "--profile", "smoke"),
     ("train",): ("moco",),
     ("evaluate",): ("abc",),
     ("plan",): GRID,
     ("fields",): (),
+    ("schemes",): (),
+    ("profiles",): (),
     ("table",): GRID,
     ("figure",): ("3", "--out", "figure.png", "--profile", "smoke"),
     ("status",): ("--watch",),
@@ -57,6 +61,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("data", "verify"): ("nowhere",),
     ("data", "info"): ("nowhere",),
     ("store", "migrate"): ("nowhere", "elsewhere"),
+    ("store", "gc"): ("--yes",),
 }
 
 
