@@ -41,5 +41,5 @@ def open_store() -> "Store":
 
 
 def given_variables() -> dict[str, str]:
-    """Return the given home, data, store and cache size as environment variables for a remote job."""
+    """Return the options before the command as environment variables for a remote job."""
     return _given.get()

@@ -1,6 +1,6 @@
-"""A bounded folder of copies of stored files, named by their digest: the least recently used is removed first.
+"""A least-recently-used cache: a folder of limited size with local copies of stored files, named by digest.
 
-Several processes may share it. A copy may be removed while it is read: who has it open reads it to its end.
+Several processes may share it. A process that has a copy open can read it to the end, even if it is removed meanwhile.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ class Cache:
 
     Attributes:
         folder: The folder; created at first use.
-        bound: Total size in bytes that it may have. A larger file is read, and removed at once.
+        bound: Largest total size in bytes. A larger file is copied, returned open, and removed at once.
     """
 
     folder: Path
@@ -37,11 +37,11 @@ class Cache:
         except FileNotFoundError:
             return None
         with contextlib.suppress(FileNotFoundError):  # another process has just removed it
-            os.utime(path)  # used last
+            os.utime(path)  # mark it as the most recently used
         return found
 
     def add(self, digest: str, size: int, write: Callable[[BinaryIO], object]) -> BinaryIO:
-        """Make room for ``size`` bytes, let ``write`` fill a copy, and return it, open to be read."""
+        """Make room for ``size`` bytes, let ``write`` fill a copy, and return it open for reading."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._shrink(size)
         with atomic_path(self.folder / digest) as temporary:
@@ -56,13 +56,13 @@ class Cache:
         (self.folder / digest).unlink(missing_ok=True)
 
     def _shrink(self, room: int = 0) -> None:
-        """Remove the copies that were used longest ago until there is ``room`` bytes below the bound."""
+        """Remove the least recently used copies until ``room`` bytes are free below the bound."""
         with locked(self.folder / ".lock", wait=True):
             copies = []
             for entry in os.scandir(self.folder):
                 try:
                     stat = entry.stat()
-                except FileNotFoundError:  # a temporary file that is a copy by now
+                except FileNotFoundError:  # a temporary file that has just become a copy
                     continue
                 if not entry.name.startswith(".") or (
                     entry.name != ".lock" and stat.st_mtime < time.time() - _STALE_SECONDS

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, verified on reading; of those to resume from, the newest two are kept."""
+"""Checkpoints: written atomically and verified when read. Of those to resume from, the newest two are kept."""
 
 import io
 import logging
@@ -24,14 +24,14 @@ class UnusableError(UserError):
 
 
 def encode(content: dict[str, Any], key: str) -> memoryview:
-    """Return the file of a checkpoint of run ``key``."""
+    """Return a checkpoint of run ``key`` as the bytes of a file."""
     whole = io.BytesIO()  # PyTorch's own writer hides the error of a full disk
     torch.save({"key": key, "content": content}, whole)
     return whole.getbuffer()
 
 
 def save(place: Place, content: dict[str, Any], key: str) -> None:
-    """Replace a checkpoint of run ``key`` atomically by a PyTorch file.
+    """Write a checkpoint of run ``key`` atomically, as a PyTorch file.
 
     Raises:
         StorageError: Writing failed; the previous file is kept.
@@ -73,7 +73,7 @@ def write_newest(folder: Place, name: str, encoded: memoryview) -> None:
     Raises:
         StorageError: Writing failed; the checkpoints that were there stay.
     """
-    place = replace(folder, patience=0.0, cache=None)  # who resumes is mostly elsewhere
+    place = replace(folder, patience=0.0, cache=None)  # the process that resumes is mostly on another machine
     write_sealed(place / name, encoded)
     for older in _newest_first(place)[2:]:
         (place / older).remove()

@@ -24,15 +24,15 @@ log = logging.getLogger("eman")
 
 
 class Saver:
-    """Files of one run.
+    """Write the files of one run.
 
-    While object storage does not answer, the run goes on and the newest content of each kind is kept in memory and
-    tried again. :meth:`flush` waits for it.
+    While object storage does not answer, the run goes on. The newest content of each kind is kept in memory, and the
+    write is retried. :meth:`flush` waits for it.
 
     Args:
         folder: The run's folder in storage.
         key: Key of the run.
-        unsent: Local folder for what storage did not take in the end.
+        unsent: Local folder for files that could not be written to storage.
     """
 
     def __init__(self, folder: Place, key: str, unsent: Path) -> None:
@@ -45,14 +45,14 @@ class Saver:
         self._failing_since: float | None = None
 
     def recover(self) -> None:
-        """Write what an earlier process on this machine could not."""
+        """Write the files that an earlier process on this machine could not write."""
         for path in sorted(self.unsent.glob("*.pt")):
             write_sealed(self.folder / path.name, path.read_bytes())
             path.unlink()
         shutil.rmtree(self.unsent, ignore_errors=True)
 
     def save(self, name: str, content: dict[str, Any]) -> None:
-        """Write a checkpoint; in a folder, wait for space on a full disk."""
+        """Write a checkpoint: to a folder before returning, to object storage in the background."""
         encoded = checkpoint.encode(content, self.key)
         if self._remote:
             self._enqueue(name, name, encoded)
@@ -60,7 +60,7 @@ class Saver:
             write_sealed(self.folder / name, encoded)
 
     def save_newest(self, step: int, content: dict[str, Any]) -> None:
-        """Write the checkpoint of a step, to resume from. It replaces an older one that is still waiting."""
+        """Write the checkpoint of a step, to resume from. It replaces an older one that is not written yet."""
         encoded = checkpoint.encode(content, self.key)
         if self._remote:
             self._enqueue(_RESUME, checkpoint.newest_name(step), encoded)
@@ -68,17 +68,17 @@ class Saver:
             checkpoint.write_newest(self.folder, checkpoint.newest_name(step), encoded)
 
     @property
-    def behind(self) -> bool:
-        """Whether something waits to be written."""
+    def has_pending(self) -> bool:
+        """Whether files are still to be written."""
         with self._changed:
             return bool(self._waiting)
 
     def flush(self) -> None:
-        """Wait until everything is written, however long that takes.
+        """Wait until everything is written, as long as storage answers.
 
         Raises:
-            StorageError: Storage has not answered for the folder's ``patience``. What is left is kept in ``unsent``,
-                and :meth:`recover` writes it.
+            StorageError: Storage has not answered for the folder's ``patience``. The rest is kept in ``unsent``, from
+                which :meth:`recover` writes it.
         """
         started = time.monotonic()
 
@@ -101,7 +101,7 @@ class Saver:
         )
 
     def close(self) -> None:
-        """End the background thread; what still waits is dropped."""
+        """End the background thread, and drop what is not written yet."""
         with self._changed:
             self._closed = True
             self._waiting.clear()

@@ -1,7 +1,7 @@
-"""Sealed files: they end with the digest of their content, are written whole or not at all, and verified when read.
+"""Sealed files: they end with the digest of their content, are written atomically, and are verified when read.
 
-Zip files, such as PyTorch's, may have such an end, so that other programs read them too. Of a file in object storage a
-local copy is kept.
+Zip files, such as PyTorch's, allow trailing bytes, so other programs can read them too. Files in object storage are
+read through a local cache.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from eman.platform.cache import Cache
 from eman.platform.errors import UserError
 from eman.platform.storage import Place
 
-#: What stands before the SHA-256 digest, in hexadecimal, and the length of both.
+#: Mark before the hexadecimal SHA-256 digest, and the length of both in bytes.
 _MARK, _BYTES = b"\neman-sha256:", 13 + 64
 
 log = logging.getLogger("eman")
@@ -31,7 +31,12 @@ class UnsealedError(UserError):
 
 
 def write_sealed(place: Place, content: bytes | memoryview) -> None:
-    """Write a file atomically with the digest of its content; see :meth:`eman.platform.storage.Place.write`."""
+    """Write a file atomically, with the digest of its content at its end.
+
+    Raises:
+        DiskFullError: The disk is full. The file that was there stays.
+        StorageError: The storage cannot be reached.
+    """
     digest = hashlib.sha256(content).hexdigest()
     parts = content, _MARK + digest.encode()
     place.write(*parts)
@@ -51,18 +56,18 @@ def open_sealed(place: Place) -> Iterator[BinaryIO]:
     """
     local, cache = place.local, place.cache
     if local is not None:
-        with place.tried(lambda: local.open("rb")) as file:
+        with place.with_retries(lambda: local.open("rb")) as file:
             _verify(file, place)
             yield file
         return
     if cache is None:
         raise ValueError(f"{place} needs a cache for local copies")
-    with place.tried(lambda: _local_copy(place, cache)) as file:
+    with place.with_retries(lambda: _local_copy(place, cache)) as file:
         yield file
 
 
 def _local_copy(place: Place, cache: Cache) -> BinaryIO:
-    """Return the verified copy of a remote file, made if it is not there."""
+    """Return the verified local copy of a remote file; make it if there is none."""
     with place.open() as stream:
         size = stream.size()
         stream.seek(max(0, size - _BYTES))

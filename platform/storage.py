@@ -100,7 +100,7 @@ class Place:
             system, path = self._opened
             return system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True)), len(path)
 
-        entries, base = self.tried(call)
+        entries, base = self.with_retries(call)
         found = (Stat(e.path[base:].lstrip("/"), e.size, (e.mtime_ns or 0) / 1e9) for e in entries if e.is_file)
         return sorted(found)
 
@@ -110,13 +110,7 @@ class Place:
 
     def folders(self) -> list[str]:
         """Return the names of the folders in this one, sorted."""
-        from pyarrow import fs
-
-        def call() -> Any:
-            system, path = self._opened
-            return system.get_file_info(fs.FileSelector(path, allow_not_found=True))
-
-        names = {entry.base_name for entry in self.tried(call) if entry.type == fs.FileType.Directory}
+        names = {entry.base_name for entry in self._entries() if entry.type.name == "Directory"}
         if not names and self.local is None:  # some object stores list objects only
             names = {name.partition("/")[0] for name, _ in self.files() if "/" in name}
         return sorted(names)
@@ -125,13 +119,17 @@ class Place:
         """Return the names of the files in this folder, sorted; none if it does not exist."""
         if self.local is not None:
             return sorted(path.name for path in self.local.iterdir() if path.is_file()) if self.local.is_dir() else []
+        return sorted(entry.base_name for entry in self._entries() if entry.is_file)
+
+    def _entries(self) -> Any:
+        """Return PyArrow's descriptions of the files and folders in this folder; none if it does not exist."""
         from pyarrow import fs
 
         def call() -> Any:
             system, path = self._opened
             return system.get_file_info(fs.FileSelector(path, allow_not_found=True))
 
-        return sorted(entry.base_name for entry in self.tried(call) if entry.is_file)
+        return self.with_retries(call)
 
     def remove_folder(self) -> None:
         """Remove this folder with everything in it, if it exists."""
@@ -144,7 +142,7 @@ class Place:
             system.delete_dir(path)
 
         if self.exists():
-            self.tried(call, "removed")
+            self.with_retries(call, "removed")
 
     # Files ------------------------------------------------------------------------------------------------------------
 
@@ -158,7 +156,7 @@ class Place:
             system, path = self._opened
             return bool(system.get_file_info(path).type != fs.FileType.NotFound)
 
-        return self.tried(call)
+        return self.with_retries(call)
 
     def read(self) -> bytes:
         """Return the whole file."""
@@ -167,7 +165,7 @@ class Place:
             with self.open() as stream:
                 return bytes(stream.read())
 
-        return self.tried(call)
+        return self.with_retries(call)
 
     def open(self) -> Any:
         """Return PyArrow's random-access file."""
@@ -190,7 +188,7 @@ class Place:
                 for part in parts:
                     stream.write(part)
 
-        self.tried(call, "written")
+        self.with_retries(call, "written")
 
     def remove(self) -> None:
         """Remove this file, if it exists."""
@@ -203,10 +201,10 @@ class Place:
             with contextlib.suppress(FileNotFoundError):
                 system.delete_file(path)
 
-        self.tried(call, "removed")
+        self.with_retries(call, "removed")
 
     def copy(self, name: str) -> None:
-        """Copy this file within its folder; on this machine's disk, by a hard link."""
+        """Copy this file within its folder; on this machine's disk, make a hard link."""
 
         def call() -> None:
             if self.local is not None:
@@ -216,7 +214,7 @@ class Place:
             system, path = self._opened
             system.copy_file(path, f"{path.rpartition('/')[0]}/{name}")
 
-        self.tried(call, "copied")
+        self.with_retries(call, "copied")
 
     def move(self, name: str) -> None:
         """Rename this file within its folder."""
@@ -228,23 +226,31 @@ class Place:
             system, path = self._opened
             system.move(path, f"{path.rpartition('/')[0]}/{name}")
 
-        self.tried(call, "renamed")
+        self.with_retries(call, "renamed")
 
-    def tried(self, call: Callable[[], T], deed: str = "reached") -> T:
-        """Return a call's result, repeating it for ``patience`` seconds while storage does not answer or is full."""
+    def with_retries(self, call: Callable[[], T], action: str = "reached") -> T:
+        """Return a call's result, retrying for up to ``patience`` seconds while storage does not answer or is full.
+
+        ``action`` completes the error message: written, removed, copied, ...
+
+        Raises:
+            MissingError: There is no such file.
+            DiskFullError: The disk is full.
+            StorageError: The storage cannot be reached, or refuses.
+        """
         deadline, pause = time.monotonic() + self.patience, 0.5
         while True:
             try:
                 return call()
             except FileNotFoundError as error:
-                raise MissingError(_explanation(self, deed, error)) from error
+                raise MissingError(_explanation(self, action, error)) from error
             except (OSError, ImportError, ValueError) as error:
                 full = getattr(error, "errno", None) in _DISK_FULL
                 wrong = (self.local is not None and not full) or not isinstance(error, OSError)
                 if wrong or time.monotonic() >= deadline:
                     kind = DiskFullError if full else StorageError
-                    raise kind(_explanation(self, deed, error)) from error
-                log.warning("%s cannot be %s (%s); retrying", self, deed, first_line(error))
+                    raise kind(_explanation(self, action, error)) from error
+                log.warning("%s cannot be %s (%s); retrying", self, action, first_line(error))
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
 
@@ -257,13 +263,13 @@ def _write_local(target: Path, parts: Iterable[bytes | memoryview]) -> None:
         os.fsync(file.fileno())
 
 
-def _explanation(place: Place, deed: str, error: Exception) -> str:
+def _explanation(place: Place, action: str, error: Exception) -> str:
     if getattr(error, "errno", None) in _DISK_FULL:
         return (
             f"the disk is full: {place} could not be written ({first_line(error)}); make room, then repeat the command."
         )
     return (
-        f"{place} cannot be {deed} ({first_line(error)}); check that it exists, that this machine may read and write "
+        f"{place} cannot be {action} ({first_line(error)}); check that it exists, that this machine may read and write "
         f"it, the network and the credentials."
     )
 

@@ -115,7 +115,7 @@ class Workspace:
         return workspace
 
     def here(self) -> "Workspace":
-        """Return this workspace with the cache folder that this machine's environment names, if it names one."""
+        """Return this workspace with this machine's ``EMAN_CACHE``, if it is set."""
         return replace(self, cache=os.environ.get("EMAN_CACHE") or self.cache)
 
     @property
@@ -149,12 +149,12 @@ class Workspace:
         return Path(self.cache) / hashlib.sha256(self.home.encode()).hexdigest()[:16]
 
     def lock_file(self, key: str, name: str = "lock") -> Path:
-        """Return the file by whose lock processes on this machine exclude each other from a run."""
+        """Return the file whose lock keeps other processes on this machine from a run."""
         return self.local / "runs" / key / name
 
     @property
     def machine(self) -> str:
-        """Name of the machine within which :meth:`lock_file` excludes; unique also where host names are not."""
+        """Name of the machine on which :meth:`lock_file` excludes others; unique even if host names are not."""
         host = socket.gethostname()
         if not self.remote:
             return host
@@ -163,7 +163,7 @@ class Workspace:
         return f"{host}-{stat.st_dev:x}-{stat.st_ino:x}"
 
     def unsent_folder(self, key: str) -> Path:
-        """Return the local folder of a run's files that storage did not take."""
+        """Return the local folder for files of a run that could not be written to storage."""
         return self.local / "unsent" / key
 
     @property

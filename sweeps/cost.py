@@ -18,7 +18,7 @@ from eman.trainers.data import catalog
 from eman.trainers.methods.registry import METHODS, method_named
 from eman.trainers.spec.run import RunSpec
 
-#: Finished runs whose speed counts.
+#: Number of the newest finished runs whose speed is measured.
 _RECENT = 200
 
 #: Copies of the weights that a run keeps: student and teacher, after the last and after the best epoch.
@@ -129,7 +129,7 @@ def measured(store: Store, sweep: Sweep) -> dict[str, float]:
         for spec in sweep.trainings.values()
     }
     speeds = defaultdict(list)
-    for record in store.records(TRAINING, status="FINISHED", most=_RECENT):
+    for record in store.records(TRAINING, status="FINISHED", limit=_RECENT):
         for kind, fields in alike.items():
             if fields.items() <= record.params.items():
                 speeds[kind].append(record.metrics.get("train/images_per_second", 0.0))

@@ -1,4 +1,4 @@
-"""Find what storage and store hold in vain: files without a run, and runs without files."""
+"""Find unused files in the work folder, and interrupted runs in the store that have no files."""
 
 import re
 import time
@@ -10,25 +10,25 @@ from eman.platform.storage import Place, Stat
 from eman.platform.store.records import TRAINING, Record
 from eman.platform.store.store import Store
 
-#: Files of a finished run that are of use.
+#: Files of a finished run that are still used.
 _KEPT = re.compile(r"(last|best|features-.*)\.pt|.*\.?lock")
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """What may be removed, and what only needs to be known.
+    """What may be removed, and finished runs without networks, which are only listed.
 
     Attributes:
         folders: Folders of runs that are not in the store, with their sizes in bytes.
         files: Files that a finished run no longer needs, such as checkpoints to resume from, with their sizes.
         records: Interrupted runs without files.
-        bare: Finished runs without networks. Their results stay.
+        without_networks: Finished runs whose networks are gone. Their results stay.
     """
 
     folders: tuple[tuple[Place, int], ...]
     files: tuple[tuple[Place, int], ...]
     records: tuple[Record, ...]
-    bare: tuple[Record, ...]
+    without_networks: tuple[Record, ...]
 
     @property
     def empty(self) -> bool:
@@ -36,8 +36,8 @@ class Garbage:
         return not (self.folders or self.files or self.records)
 
     def lines(self) -> Iterator[str]:
-        """Yield a description."""
-        for record in self.bare:
+        """Yield a line for each, with its size, and the total."""
+        for record in self.without_networks:
             yield f"kept: {record.key}  {record.name} has results and no networks; a sweep that needs them trains again"
         for title, found in (("no run in the store", self.folders), ("not needed any more", self.files)):
             for place, size in found:
@@ -49,7 +49,7 @@ class Garbage:
             yield f"{_mebibytes(total)}  in all, and {len(self.records)} runs"
 
     def remove(self, store: Store) -> None:
-        """Remove it."""
+        """Remove the folders and files, and delete the runs in the store."""
         for place, _ in self.folders:
             place.remove_folder()
         for place, _ in self.files:
@@ -59,10 +59,10 @@ class Garbage:
 
 
 def find_garbage(store: Store, hours: float) -> Garbage:
-    """Return what is in vain and has not changed for some hours. What a running run writes is never in it."""
+    """Return what has not been used or changed for some hours. Files of a running run are never included."""
     before = time.time() - 3600 * hours
     runs = store.workspace.runs
-    found = defaultdict[str, list[Stat]](list)  # listed before the store is read: what comes later is not touched
+    found = defaultdict[str, list[Stat]](list)  # list before reading the store: newer files are left alone
     for stat in runs.stats():
         key, _, name = stat.name.partition("/")
         if name:
@@ -88,8 +88,8 @@ def find_garbage(store: Store, hours: float) -> Garbage:
         and max(record.heartbeat, record.start) <= before
         and not any(name.endswith(".pt") for name in names.get(key, ()))
     ]
-    bare = [r for key, r in records.items() if r.status == "done" and "last.pt" not in names.get(key, ())]
-    return Garbage(tuple(folders), tuple(files), tuple(lost), tuple(bare))
+    without = [r for key, r in records.items() if r.status == "done" and "last.pt" not in names.get(key, ())]
+    return Garbage(tuple(folders), tuple(files), tuple(lost), tuple(without))
 
 
 def _mebibytes(size: int) -> str:

@@ -21,7 +21,7 @@ MAX_GRID = 10_000
 MAX_NAME = 100
 
 #: Values that Optuna may choose in a sweep. They are kept in the tag that holds the request, and MLflow truncates tags.
-MAX_ASKED = 250
+MAX_OPTUNA_VALUES = 250
 
 
 def _seeds(value: object) -> object:
@@ -41,7 +41,7 @@ TableName = Annotated[str, BeforeValidator(_table_name)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-#: Values of `search` and `scheduler` that belong to tables too.
+#: Values of `search` and `scheduler` that have no effect, which tables allow too.
 _UNSET = ("grid", "none")
 
 Search = Literal["grid", "random", "optuna"]
@@ -191,9 +191,11 @@ class SweepRequest(Section):
             raise UserError("--samples has no effect without --range or --search random; leave it out.")
         if (
             self.search == "optuna"
-            and self.samples * len(self.axes) * len(self.methods) * len(self.schemes) > MAX_ASKED
+            and self.samples * len(self.axes) * len(self.methods) * len(self.schemes) > MAX_OPTUNA_VALUES
         ):
-            raise UserError(f"--search optuna chooses at most {MAX_ASKED} values in one sweep; give fewer --samples.")
+            raise UserError(
+                f"--search optuna chooses at most {MAX_OPTUNA_VALUES} values in one sweep; give fewer --samples."
+            )
         if self.scheduler == "none" and self.grace != 1:
             raise UserError("--grace has no effect without --scheduler; leave it out.")
         if self.scheduler != "asha" and self.reduction != type(self).model_fields["reduction"].default:

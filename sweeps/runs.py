@@ -9,7 +9,7 @@ from eman.platform.storage import Place
 from eman.platform.store.records import EVALUATION, TRAINING, Record
 from eman.platform.store.store import Store
 
-#: The newest trainings among which a key's nearest is looked for.
+#: Number of the newest trainings to search for similar keys.
 _NEARBY = 500
 
 
@@ -24,7 +24,7 @@ def find_run(prefix: str, store: Store) -> Record:
         return matching[0]
     problem, nearby = "several runs match", matching[:3]
     if not matching:
-        records = {record.key: record for record in store.records(TRAINING, most=_NEARBY)}
+        records = {record.key: record for record in store.records(TRAINING, limit=_NEARBY)}
         problem = "there is no such run"
         nearby = [records[key] for key in get_close_matches(prefix, records, n=3, cutoff=0.0)]
     nearest = f"; nearest: {', '.join(f'{record.key} ({record.name})' for record in nearby)}" if nearby else ""

@@ -236,12 +236,12 @@ def test_points_that_optuna_chose_belong_to_the_search() -> None:
 
 def test_optuna_chooses_by_what_it_is_told_and_gives_values_of_the_range() -> None:
     pytest.importorskip("optuna")
-    from eman.sweeps.search.study import asked, study_of
+    from eman.sweeps.search.study import ask, study_of
 
     request = search(search="optuna", ranges={"lr": RATES}, grid={"queue": [64, 128]}, samples=8).request
     known = [(point, -abs(float(point["lr"]) - 0.01)) for point in random_points(request.axes, 20, 0)]  # type: ignore[arg-type]
     study = study_of(request.axes, known, "max", request)
-    chosen = [asked(study, request.axes)[1] for _ in range(8)]
+    chosen = [ask(study, request.axes)[1] for _ in range(8)]
     assert all(0.001 <= point["lr"] <= 1 and point["queue"] in (64, 128) for point in chosen)  # type: ignore[operator]
     assert sum(0.002 < point["lr"] < 0.05 for point in chosen) > 4  # type: ignore[operator]
 

@@ -290,7 +290,7 @@ def test_reading_a_server_gives_what_mlflow_gives(server: Any, monkeypatch: pyte
         lambda store: store.records(TRAINING, "k3"),
         lambda store: store.records(status="RUNNING"),
         lambda store: store.records(parent=run.run_id),
-        lambda store: store.records(most=5),
+        lambda store: store.records(limit=5),
         lambda store: store.by_key(TRAINING, [*(f"k{number}" for number in range(11)), "nothing"]),
         lambda store: store.by_prefix(TRAINING, "k1"),
         lambda store: store.history(run.run_id, "train/loss"),
@@ -327,7 +327,7 @@ def test_runs_are_looked_up_by_their_keys(filled: Store, through_mlflow: bool, m
     for nothing in ("3", "K", "_", "%", "*", "k'"):
         assert set(filled.by_prefix(TRAINING, nothing)) == set()
     assert len(filled.records()) == 13
-    assert [r.run_id for r in filled.records(most=4)] == [r.run_id for r in filled.records()][:4]
+    assert [r.run_id for r in filled.records(limit=4)] == [r.run_id for r in filled.records()][:4]
 
 
 def _unknown_layout(*_: Any) -> None:

@@ -250,7 +250,7 @@ class _Run:
     def finish(self) -> None:
         """Write the networks of the last epoch."""
         self.training.share_teacher_statistics()
-        if self.saver is not None and self.saver.behind:  # if storage stays away, the run resumes here
+        if self.saver is not None and self.saver.has_pending:  # if storage stays away, the run resumes here
             self._write_newest(self.saver)
         self._save_weights("last.pt", self.spec.optim.epochs)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: Version of the layout; increment it with every change.
 STORE_VERSION = 2
 
-#: Keys that are looked up at once, each by a request of its own.
+#: Keys to look up at once, one request each.
 _PARALLEL = 8
 
 #: Runs per page.
@@ -75,11 +75,11 @@ class Connection:
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def records(
-        self, kind: str = "", key: str | None = None, *, status: str = "", parent: str = "", most: int = 0
+        self, kind: str = "", key: str | None = None, *, status: str = "", parent: str = "", limit: int = 0
     ) -> list[Record]:
-        """Return runs, newest first: of a kind, with a key, with MLflow's status, of a parent; at most so many."""
+        """Return runs, newest first: of a kind, with a key, with MLflow's status, of a parent; at most ``limit``."""
         keys = None if key is None else (key,)
-        return self._search(Search(kind, keys, status=status, parent=parent, most=most))
+        return self._search(Search(kind, keys, status=status, parent=parent, limit=limit))
 
     def by_key(self, kind: str, keys: Collection[str] | None = None) -> dict[str, Record]:
         """Return the runs of a kind by key; of duplicates a finished one, else the newest.
@@ -89,7 +89,7 @@ class Connection:
         return _by_key(self._search(Search(kind, None if keys is None else tuple(keys))))
 
     def by_prefix(self, kind: str, prefix: str) -> dict[str, Record]:
-        """Return the runs of a kind whose keys begin with `prefix`, like :meth:`by_key`, without reading the others."""
+        """Return the runs of a kind whose keys have this prefix, like :meth:`by_key`, without reading the others."""
         return _by_key(self._search(Search(kind, prefix=prefix))) if re.fullmatch(r"\w*", prefix) else {}
 
     def history(self, run_id: str, metric: str) -> list[Point]:
@@ -131,7 +131,7 @@ class Connection:
         return self._server is None or self._found
 
     def _by_keys(self, search: Search) -> list[Record]:
-        """Look up keys on a server, which can only be asked for one: a few, then what ran in the same sweeps."""
+        """Look up keys on a server, whose filters take only one: a few by key, then the other runs of their sweeps."""
         records: list[Record] = []
         left, sweeps = dict.fromkeys(search.keys or ()), set[str]()
         while left:
@@ -145,8 +145,8 @@ class Connection:
                 del left[key]
             for sweep in {record.tags.get(SWEEP_ID, "") for record in found} - sweeps - {""} if left else ():
                 sweeps.add(sweep)
-                # A sweep may have far more runs than are asked for; then the others are looked up one by one.
-                beside = self._query(Search(search.kind, sweep=sweep, most=_PAGE + 2 * len(left)))
+                # The limit keeps a much larger sweep from being read whole; what it leaves is looked up by key.
+                beside = self._query(Search(search.kind, sweep=sweep, limit=_PAGE + 2 * len(left)))
                 records += [record for record in beside if record.key in left]
                 for record in beside:
                     left.pop(record.key, None)
@@ -157,16 +157,16 @@ class Connection:
         records: list[Record] = []
         token: str | None = None
         while True:
-            page = min(_PAGE, search.most - len(records)) if search.most else _PAGE
+            page = min(_PAGE, search.limit - len(records)) if search.limit else _PAGE
             found, token = self.with_retries(partial(self._page, _condition(search), page, token))
             records += [record for record in found if record.key.startswith(search.prefix)]
-            if not token or len(records) >= search.most > 0:
+            if not token or len(records) >= search.limit > 0:
                 return records
 
-    def _page(self, condition: str, most: int, token: str | None) -> tuple[list[Record], str | None]:
+    def _page(self, condition: str, limit: int, token: str | None) -> tuple[list[Record], str | None]:
         if self._server is not None:
-            return self._server.search(condition, most, token)
-        page = self.client.search_runs([self.experiment_id], condition, max_results=most, page_token=token)
+            return self._server.search(condition, limit, token)
+        page = self.client.search_runs([self.experiment_id], condition, max_results=limit, page_token=token)
         return [record_of(run) for run in page if "eman.key" in run.data.tags], page.token
 
     # Opening ----------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ class Search:
         status: MLflow's status.
         parent: MLflow's id of the parent.
         sweep: See :data:`SWEEP_ID`.
-        most: Return only so many, the newest; 0 for all.
+        limit: Return at most this many, the newest; 0 for all.
     """
 
     kind: str = ""
@@ -42,7 +42,7 @@ class Search:
     status: str = ""
     parent: str = ""
     sweep: str = ""
-    most: int = 0
+    limit: int = 0
 
 
 def new_id() -> str:

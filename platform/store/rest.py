@@ -44,9 +44,9 @@ class ServerReader:
         self._id = answer["experiment"]["experiment_id"]
         return _pairs(answer["experiment"].get("tags", []))
 
-    def search(self, condition: str, most: int, token: str | None) -> tuple[list[Record], str | None]:
+    def search(self, condition: str, limit: int, token: str | None) -> tuple[list[Record], str | None]:
         """Return a page of the runs that have a key and match an MLflow filter, and the next page's token."""
-        body = {"experiment_ids": [self._id], "filter": condition, "max_results": most, "page_token": token}
+        body = {"experiment_ids": [self._id], "filter": condition, "max_results": limit, "page_token": token}
         answer = self._ask("POST", "runs/search", {name: value for name, value in body.items() if value}) or {}
         return list(_records(answer.get("runs", []))), answer.get("next_page_token")
 

@@ -76,7 +76,7 @@ class SqliteReader:
             (tagged.format("eman.key", "IN (SELECT value FROM json_each(?))"), _json(search.keys)),
             (tagged.format("mlflow.parentRunId", "= ?"), search.parent or None),
             (tagged.format(SWEEP_ID, "= ?"), search.sweep or None),
-            (" ORDER BY start_time DESC, run_uuid LIMIT ?", str(search.most or -1)),
+            (" ORDER BY start_time DESC, run_uuid LIMIT ?", str(search.limit or -1)),
         ]
         used = [(condition, value) for condition, value in conditions if value is not None]
         with self._opened() as rows:

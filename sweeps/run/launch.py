@@ -16,10 +16,10 @@ from eman.sweeps.grid import Point, corner_runs
 from eman.sweeps.plan import with_point
 from eman.sweeps.request import command
 from eman.sweeps.run import trials
-from eman.sweeps.run.early import Early, Listener
 from eman.sweeps.run.events import Done, Event, Failed, Lost, Outcome, Stopped, Waiting
 from eman.sweeps.run.interrupt import Interruption
 from eman.sweeps.run.jobs import Config, EvalJob, Job, JobT, TrainJob, Workers, max_workers
+from eman.sweeps.run.listener import Comparison, Listener
 from eman.sweeps.run.options import Options, Report, worker_resources, workers_of
 from eman.sweeps.run.publish import publish_results
 from eman.sweeps.run.state import SweepState
@@ -57,7 +57,7 @@ class Launch:
         self._fewest_open = len(state.runs) + 1
         self._jobs: dict[str, Job] = {}
         self._lost_workers = False
-        self._asked: set[str] = set()  # methods whose points Optuna has chosen in this launch
+        self._searched: set[str] = set()  # methods whose points Optuna has chosen in this launch
 
     def emit(self, event: Event) -> None:
         """Apply an event to the state and pass it to the listener."""
@@ -74,7 +74,7 @@ class Launch:
         self._listen(self.state, event)
 
     @property
-    def asks(self) -> bool:
+    def has_points_to_choose(self) -> bool:
         """Whether Optuna is still to choose points."""
         request = self.sweep.request
         points = sum(len(chosen) for chosen in request.points.values())
@@ -109,7 +109,7 @@ class Launch:
                 self._train(todo, parent, resources)
                 if self._lost_workers:
                     return False
-            elif self._ask(parent, resources):
+            elif self._run_chosen_points(parent, resources):
                 self._rounds = ROUNDS
             elif todo.evaluations:
                 self._evaluate(todo.evaluations, parent, resources)
@@ -172,17 +172,17 @@ class Launch:
             stoppable=self.sweep.request.scheduler != "none",
         )
 
-    def _ask(self, parent: str, resources: Resources) -> bool:
+    def _run_chosen_points(self, parent: str, resources: Resources) -> bool:
         """Run the points that Optuna chooses for one method; return whether there was a method to choose for."""
         request = self.sweep.request
-        methods = [method for method in dict.fromkeys(request.methods) if method not in self._asked]
+        methods = [method for method in dict.fromkeys(request.methods) if method not in self._searched]
         if request.search != "optuna" or not methods:
             return False
-        from eman.sweeps.run.asking import Asking, spaces_of
-        from eman.sweeps.run.tuning import ask_jobs
+        from eman.sweeps.run.searcher import OptunaSearcher, spaces_of
+        from eman.sweeps.run.tuning import run_suggested_jobs
 
         method = methods[0]
-        self._asked.add(method)
+        self._searched.add(method)
         jobs = self._jobs = dict[str, Job]()
 
         def make(scheme: str, fields: Mapping[str, Value]) -> tuple[Point, list[TrainJob]]:
@@ -197,12 +197,13 @@ class Launch:
         workers = self.options.workers if isinstance(self.options.workers, int | tuple) else 1
         trainable, needs, concurrent = self._trainable(workers, resources)
         spaces = spaces_of(self.sweep, method, Results.read(self.store, self.sweep.tables))
-        early = self._early([run for run in corner_runs(request, self.sweep.scope) if run.method.name == method])
+        corners = [run for run in corner_runs(request, self.sweep.scope) if run.method.name == method]
+        comparison = self._comparison(corners)
         left = sum(space.left for space in spaces) * len(request.seeds)
         if left:
-            searcher = Asking(early.objective, early.mode, spaces, make)
+            searcher = OptunaSearcher(comparison.objective, comparison.mode, spaces, make)
             listener = Listener(self._interruption, self.emit, self._resolve_lost, self._resolve_stopped)
-            table = ask_jobs(
+            table = run_suggested_jobs(
                 trainable,
                 jobs,
                 searcher,
@@ -211,16 +212,16 @@ class Launch:
                 concurrent=concurrent,
                 workspace=self.store.workspace,
                 listener=listener,
-                early=early,
+                comparison=comparison,
             )
             self.report.trials.append(table)
         return True
 
-    def _early(self, runs: Sequence[RunSpec]) -> Early:
-        """Return how this search treats unfinished trainings of one method."""
+    def _comparison(self, runs: Sequence[RunSpec]) -> Comparison:
+        """Return how this search compares unfinished trainings of one method."""
         request = self.sweep.request
         objective = objective_of(request.objective, runs[0], while_training=True)
-        return Early(objective, mode_of(objective), request, max(run.optim.epochs for run in runs))
+        return Comparison(objective, mode_of(objective), request, max(run.optim.epochs for run in runs))
 
     def _trainable(
         self, workers: Workers, resources: Resources
@@ -264,7 +265,7 @@ class Launch:
         self._jobs = {key: job for job in jobs for key in job.keys}
         self.emit(Waiting("waiting for a free core"))
         runs = [job.spec for job in jobs if isinstance(job, TrainJob)]
-        early = self._early(runs) if runs and self.sweep.request.scheduler != "none" else None
+        comparison = self._comparison(runs) if runs and self.sweep.request.scheduler != "none" else None
         table = run_jobs(
             trainable,
             jobs,
@@ -272,7 +273,7 @@ class Launch:
             concurrent=concurrent,
             workspace=self.store.workspace,
             listener=Listener(self._interruption, self.emit, self._resolve_lost, self._resolve_stopped),
-            early=early,
+            comparison=comparison,
         )
         if runs:
             self.report.trials.append(table)

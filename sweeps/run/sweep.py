@@ -51,7 +51,7 @@ def run_sweep(
             launch.emit(Waiting("reading the store"))
             store.deliver()
             store.settle_lost()
-            if launch.todo().open or launch.asks:
+            if launch.todo().open or launch.has_points_to_choose:
                 _carry_out(launch, started)
         except KeyboardInterrupt:
             launch.report.interrupted = True

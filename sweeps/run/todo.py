@@ -11,8 +11,8 @@ from eman.platform.workspace import Workspace
 from eman.sweeps.plan import Sweep
 from eman.trainers.spec.run import RunSpec
 
-#: Files that are looked for at a time: object storage takes tens of milliseconds for each.
-_LOOKS = 8
+#: Files to look for at once: object storage takes tens of milliseconds for each.
+_PARALLEL = 8
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,6 @@ def _has_collapsed(spec: RunSpec, record: Record) -> bool:
 def _without_networks(needed: Collection[tuple[str, str]], workspace: Workspace) -> list[str]:
     """Return the runs that lack a network, of pairs of run and selection, sorted."""
     pairs = sorted(needed)
-    with ThreadPoolExecutor(_LOOKS) as pool:
+    with ThreadPoolExecutor(_PARALLEL) as pool:
         found = pool.map(lambda pair: (workspace.run_folder(pair[0]) / f"{pair[1]}.pt").exists(), pairs)
         return sorted({run for (run, _), exists in zip(pairs, found, strict=True) if not exists})

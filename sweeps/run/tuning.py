@@ -18,9 +18,9 @@ from ray.tune.search import BasicVariantGenerator, Searcher
 
 from eman.platform.store.records import new_id
 from eman.platform.workspace import Workspace
-from eman.sweeps.run.early import Early, Listener
 from eman.sweeps.run.events import Done, Failed, Lost, Started
 from eman.sweeps.run.jobs import Config, Job, JobT
+from eman.sweeps.run.listener import Comparison, Listener
 from eman.sweeps.run.trials import Find
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _DROPPED = (
 )
 
 
-class Follow(tune.Callback):
+class EventCallback(tune.Callback):
     """Pass the events of trials to a listener; `jobs` are by the key in a trial's configuration.
 
     Tune pickles its callbacks; this one pickles without its state.
@@ -67,7 +67,7 @@ class Follow(tune.Callback):
         self.listener.emit(self.listener.resolve_lost(event) if isinstance(event, Lost) else event)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Only a scheduler ends a trial before it has reported an outcome."""
+        """Record runs without an outcome as stopped: only a scheduler ends a trial early."""
         for key in sorted(self.open.pop(trial.trial_id, ())):
             self.listener.emit(self.listener.resolve_stopped(key))
 
@@ -77,13 +77,13 @@ class Follow(tune.Callback):
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """Jobs in Ray's object store, in one object per first two digits of their key: a trial fetches few but its own."""
+class StoredJobs:
+    """Jobs in Ray's object store, grouped by the first two digits of their keys, so that a trial fetches few others."""
 
     objects: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, jobs: Sequence[Job]) -> "Shelf":
+    def of(cls, jobs: Sequence[Job]) -> "StoredJobs":
         parts: dict[str, dict[str, Job]] = defaultdict(dict)
         for job in jobs:
             parts[job.keys[0][:2]][job.keys[0]] = job
@@ -94,22 +94,22 @@ class Shelf:
         return ray.get(self.objects[key[:2]])[key]
 
 
-def _scheduler(early: Early) -> TrialScheduler:
-    request = early.request
+def _scheduler(comparison: Comparison) -> TrialScheduler:
+    request = comparison.request
     if request.scheduler == "asha":
         return ASHAScheduler(
             time_attr="scheduled_epoch",
-            metric=early.objective,
-            mode=early.mode,
-            max_t=early.epochs,
+            metric=comparison.objective,
+            mode=comparison.mode,
+            max_t=comparison.epochs,
             grace_period=request.grace,
             reduction_factor=request.reduction,
         )
     if request.scheduler == "median":
         return MedianStoppingRule(
             time_attr="scheduled_epoch",
-            metric=early.objective,
-            mode=early.mode,
+            metric=comparison.objective,
+            mode=comparison.mode,
             grace_period=request.grace,
             min_samples_required=2,
         )
@@ -124,7 +124,7 @@ def run_jobs(
     concurrent: int,
     workspace: Workspace,
     listener: Listener,
-    early: Early | None = None,
+    comparison: Comparison | None = None,
 ) -> "pd.DataFrame":
     """Run each job as a trial of Ray Tune, in this order, reusing the processes of finished trials.
 
@@ -141,7 +141,7 @@ def run_jobs(
     configs = [{**dict.fromkeys(names), **config} for config in given]
     by_key = {job.keys[0]: job for job in jobs}
     return _fit(
-        tune.with_resources(tune.with_parameters(trainable, find=Shelf.of(jobs)), dict(resources)),
+        tune.with_resources(tune.with_parameters(trainable, find=StoredJobs.of(jobs)), dict(resources)),
         by_key,
         space=dict.fromkeys(names),  # every point is given, so nothing is drawn
         search=BasicVariantGenerator(points_to_evaluate=configs, max_concurrent=concurrent),
@@ -149,11 +149,11 @@ def run_jobs(
         concurrent=None,
         workspace=workspace,
         listener=listener,
-        early=early,
+        comparison=comparison,
     )
 
 
-def ask_jobs(
+def run_suggested_jobs(
     trainable: Callable[[Config, Find], None],
     jobs: dict[str, Job],
     search: Searcher,
@@ -163,7 +163,7 @@ def ask_jobs(
     concurrent: int,
     workspace: Workspace,
     listener: Listener,
-    early: Early,
+    comparison: Comparison,
 ) -> "pd.DataFrame":
     """Run the jobs that a searcher suggests, at most `samples`; it adds them to `jobs`. See :func:`run_jobs`."""
     return _fit(
@@ -175,12 +175,12 @@ def ask_jobs(
         concurrent=concurrent,
         workspace=workspace,
         listener=listener,
-        early=early,
+        comparison=comparison,
     )
 
 
 class _Titles:
-    """Name trials after their jobs. Tune copies it, as itself, and pickles it, without its state."""
+    """Name trials after their jobs. Tune copies and pickles it: a copy is the same object, a pickle is empty."""
 
     def __init__(self, jobs: Mapping[str, Job]) -> None:
         self.jobs = jobs
@@ -210,7 +210,7 @@ def _fit(
     concurrent: int | None,
     workspace: Workspace,
     listener: Listener,
-    early: Early | None,
+    comparison: Comparison | None,
 ) -> "pd.DataFrame":
     name = f"tune-{new_id()}"
     tuner = tune.Tuner(
@@ -219,7 +219,7 @@ def _fit(
         tune_config=tune.TuneConfig(
             num_samples=samples,
             search_alg=search,
-            scheduler=None if early is None else _scheduler(early),
+            scheduler=None if comparison is None else _scheduler(comparison),
             max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_name_creator=_Titles(jobs),
@@ -229,7 +229,7 @@ def _fit(
             name=name,
             storage_path=str(workspace.ray_folder),
             verbose=0,
-            callbacks=[Follow(listener, jobs), JsonLoggerCallback()],  # the result table is read from its files
+            callbacks=[EventCallback(listener, jobs), JsonLoggerCallback()],  # the result table is read from its files
         ),
     )
     try:

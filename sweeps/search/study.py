@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Axes = Mapping[str, Sequence[Value] | Range]
 
-#: Share of the samples that are drawn at random before Optuna's estimator chooses, and their least number.
+#: Share of the samples that are drawn at random before Optuna's estimator chooses, and the least number of them.
 _RANDOM_SHARE, _RANDOM_LEAST = 0.25, 3
 
 
@@ -52,7 +52,7 @@ def distributions(axes: Axes) -> dict[str, Any]:
     return space
 
 
-def asked(study: "Study", axes: Axes) -> "tuple[Trial, dict[str, Value]]":
+def ask(study: "Study", axes: Axes) -> "tuple[Trial, dict[str, Value]]":
     """Ask a study for a point; return Optuna's trial and the point's fields."""
     trial = study.ask(distributions(axes))
     return trial, {name: _value(axis, trial.params[name]) for name, axis in axes.items()}

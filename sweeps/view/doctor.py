@@ -50,7 +50,7 @@ def doctor_lines(workspace: Workspace) -> tuple[list[str], bool]:
     complete &= not any("not here" in line and line.startswith(NEEDED) for line in data_here)
     try:
         store = Store(workspace)
-        newest = [record.name for record in store.records(most=1)]
+        newest = [record.name for record in store.records(limit=1)]
         lines.append(f"store          {store.uri}: {f'newest run {newest[0]}' if newest else 'no runs yet'}")
     except UserError as error:
         lines.append(f"store          {error}")

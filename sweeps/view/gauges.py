@@ -16,7 +16,7 @@ _ROW = (*_SWEEP, "method", "scheme")
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric; Prometheus knows it as ``exported``."""
+    """A metric; ``exported`` is its name in Prometheus."""
 
     name: str
     description: str
@@ -33,7 +33,7 @@ LOSS = Metric("eman_loss", "Training loss of the last epoch, mean over this laun
 MONITOR = Metric("eman_monitor", "Monitor metric on held-out images, mean like the loss.", (*_ROW, "metric"))
 HOURS = Metric("eman_hours_left", "Estimated hours until the sweep ends.", _SWEEP)
 
-#: Characters of titles that are not in ASCII.
+#: ASCII spellings of characters in titles: Ray exports only ASCII labels.
 _SPELLED = str.maketrans({"α": "alpha", "²": "^2", "·": "-", "×": "x"})
 
 METRICS = (RUNS, SPEED, LOSS, MONITOR, HOURS)
@@ -49,14 +49,14 @@ class Sample:
 
     @property
     def exported_labels(self) -> dict[str, str]:
-        """The labels in ASCII: Ray cannot export others, such as the α of a scheme's title."""
+        """The labels in ASCII."""
         return {n: v.translate(_SPELLED).encode("ascii", "replace").decode() for n, v in self.labels.items()}
 
 
 def samples(state: SweepState, now: float | None = None) -> Iterator[Sample]:
     """Yield a sweep's metrics. Like the views, they never show a test metric of a run that selects on held-out images.
 
-    A value that nothing is known of, such as the time left of a sweep that has just begun, is left out.
+    A metric without a value yet, such as the time left of a sweep that has just begun, is omitted.
     """
     sweep = {"sweep": state.sweep.name, "profile": state.sweep.profile.name}
     for kind, trainings in (("training", True), ("evaluation", False)):

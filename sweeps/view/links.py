@@ -83,7 +83,7 @@ def description_tags(sweep: Sweep, store: Store, tables: Sequence[str]) -> dict[
 def link_lines(store: Store, server: str) -> list[str]:
     """Return lines with the UI's addresses for the newest sweep and for all runs, the most useful first."""
     experiment, lines = store.experiment_id, []
-    for newest in store.records(SWEEP, most=1):
+    for newest in store.records(SWEEP, limit=1):
         children = {record.key: record for record in store.records(TRAINING, parent=newest.run_id)}
         members = [key for key in newest.tags.get(MEMBERS, "").split(",") if key and key not in children]
         for method, page in comparisons(experiment, newest, children | store.by_key(TRAINING, members)).items():

@@ -13,13 +13,16 @@ from eman.sweeps.request import SweepRequest
 from eman.sweeps.runs import evaluations_of, find_run
 from eman.sweeps.view.text import duration
 
+#: Number of the newest sweeps to search by name.
+_NEWEST = 200
+
 
 def store_status(store: Store, newest: int) -> dict[str, Any]:
     """Return the newest sweeps and trainings, and the number of these trainings by profile, method and state.
 
     ``newest`` limits both; 0 means all.
     """
-    sweeps, trainings = store.records(SWEEP, most=newest), store.records(TRAINING, most=newest)
+    sweeps, trainings = store.records(SWEEP, limit=newest), store.records(TRAINING, limit=newest)
     counts = Counter((r.tags.get("profile", ""), r.tags.get("method", ""), r.status) for r in trainings)
     return {
         "store": store.uri,
@@ -107,10 +110,6 @@ def description_lines(run: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-#: Sweeps among which one is looked for by its name.
-_NAMED = 200
-
-
 def launched(record: Record) -> float:
     """Return when a sweep was launched, in seconds since the epoch."""
     return number(record.tags.get("eman.launched")) or record.start
@@ -122,7 +121,7 @@ def find_sweep(start: str | None, store: Store) -> Record:
     Raises:
         UserError: No sweep matches.
     """
-    found = store.records(SWEEP, most=_NAMED) + (list(store.by_prefix(SWEEP, start).values()) if start else [])
+    found = store.records(SWEEP, limit=_NEWEST) + (list(store.by_prefix(SWEEP, start).values()) if start else [])
     records = sorted(found, key=launched, reverse=True)
     for record in records:
         if start is None or start in (record.name, record.name.partition(" · ")[0]) or record.key.startswith(start):

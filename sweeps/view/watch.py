@@ -15,12 +15,12 @@ from eman.sweeps.view.terminal import Terminal, summary
 
 _ENDINGS = {"done": "has ended", "missing": "was interrupted; the same command continues it"}
 
-#: The newest interrupted sweeps that may have gone on.
-_LOST = 10
+#: Number of the newest interrupted sweeps to check: one that was marked lost may still run.
+_INTERRUPTED = 10
 
 
 def watch(store: Store, every: float = 5.0, terminal: Terminal | None = None) -> None:
-    """Follow the running sweeps, newest first, until none is running, reading the store every so many seconds.
+    """Follow the running sweeps, newest first, until none is running, reading the store every ``every`` seconds.
 
     Raises:
         UserError: The store cannot be reached, or another version of this project runs the sweep.
@@ -29,8 +29,8 @@ def watch(store: Store, every: float = 5.0, terminal: Terminal | None = None) ->
     followed: set[str] = set()
     while True:
         store.settle_lost()
-        # One that was marked lost, for example while its machine slept, may have gone on.
-        records = [*store.records(SWEEP, status="RUNNING"), *store.records(SWEEP, status="KILLED", most=_LOST)]
+        # A sweep that was marked lost, for example while its machine slept, may still run.
+        records = [*store.records(SWEEP, status="RUNNING"), *store.records(SWEEP, status="KILLED", limit=_INTERRUPTED)]
         running = [r for r in records if r.status == "running" and r.run_id not in followed]
         if not running:
             break

@@ -19,10 +19,10 @@ from eman.platform.store.records import new_id
 from eman.platform.workspace import Workspace
 from eman.sweeps.plan import plan
 from eman.sweeps.request import SweepRequest
-from eman.sweeps.run.early import Listener
 from eman.sweeps.run.events import Done, Event, Lost, Outcome, Progress, Stopped
 from eman.sweeps.run.interrupt import Interruption
 from eman.sweeps.run.jobs import Config, TrainJob
+from eman.sweeps.run.listener import Listener
 from eman.sweeps.run.state import SweepState
 from eman.sweeps.run.trials import Find
 from eman.sweeps.view.terminal import line_of

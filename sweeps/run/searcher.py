@@ -1,6 +1,6 @@
 """Let Optuna choose the points of a search, as a searcher of Ray Tune. This module imports Ray and Optuna.
 
-The store has what Optuna knows: a search that is launched again begins with every point that has a value there.
+The store holds the observations: a repeated launch begins with every point that has a value there.
 """
 
 import statistics
@@ -20,13 +20,13 @@ from eman.sweeps.run.events import Failed
 from eman.sweeps.run.jobs import Config, TrainJob
 from eman.sweeps.search.objective import mode_of, objective_of
 from eman.sweeps.search.outcome import observed
-from eman.sweeps.search.study import Axes, asked, study_of
+from eman.sweeps.search.study import Axes, ask, study_of
 from eman.trainers.spec.kinds import Value
 
 #: Consecutive points, known already or not allowed, after which a space counts as exhausted.
 _TRIES = 30
 
-#: Make the point of a method and a scheme with these fields, and the jobs of its runs.
+#: Make the point of a scheme with these fields, and the jobs of its runs.
 Make = Callable[[str, Mapping[str, Value]], tuple[Point, list[TrainJob]]]
 
 
@@ -42,8 +42,8 @@ class Space:
 
 
 @dataclass
-class _Asked:
-    """A point that was asked for; `values` are the objectives of its runs that have ended, ``None`` without one."""
+class _PendingPoint:
+    """A suggested point; `values` are the objectives of its ended runs, ``None`` for a run without one."""
 
     space: Space
     trial: Any
@@ -52,7 +52,7 @@ class _Asked:
 
 
 def spaces_of(sweep: Sweep, method: str, results: Results) -> list[Space]:
-    """Return the search of each scheme of a method, with what the store has of it."""
+    """Return the search of each scheme of a method, with the observations in the store."""
     request, scope = sweep.request, sweep.scope
     points = [point for point in grid_points_of(request, scope) if point.method == method]
     spaces = []
@@ -69,14 +69,14 @@ def spaces_of(sweep: Sweep, method: str, results: Results) -> list[Space]:
     return spaces
 
 
-class Asking(Searcher):
-    """Suggests runs until every space has had its points. Those of one point follow each other."""
+class OptunaSearcher(Searcher):
+    """Suggest runs until every space has had its points; the runs of one point follow each other."""
 
     def __init__(self, objective: str, mode: str, spaces: list[Space], make: Make) -> None:
         super().__init__(metric=objective, mode=mode)
         self._objective, self._spaces, self._make = objective, spaces, make
-        self._queue: list[tuple[_Asked, TrainJob]] = []
-        self._running: dict[str, _Asked] = {}
+        self._queue: list[tuple[_PendingPoint, TrainJob]] = []
+        self._running: dict[str, _PendingPoint] = {}
         self._last: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -90,14 +90,14 @@ class Asking(Searcher):
             space = max(self._spaces, key=lambda space: space.left)
             if space.left <= 0:
                 return Searcher.FINISHED
-            self._ask(space)
+            self._queue_point(space)
         self._running[trial_id], job = self._queue.pop(0)
         return {**job.config, "job": put(job)}
 
-    def _ask(self, space: Space) -> None:
-        """Ask for one more point, and queue its runs."""
+    def _queue_point(self, space: Space) -> None:
+        """Ask Optuna for one more point, and queue its runs."""
         for _ in range(_TRIES):
-            trial, fields = asked(space.study, space.axes)
+            trial, fields = ask(space.study, space.axes)
             try:
                 point, jobs = self._make(space.scheme, fields)
             except UserError:  # a relation between fields forbids it
@@ -107,8 +107,8 @@ class Asking(Searcher):
             if key not in space.known:
                 space.known.add(key)
                 space.left -= 1
-                point_asked = _Asked(space, trial, len(jobs))
-                self._queue += [(point_asked, job) for job in jobs]
+                pending = _PendingPoint(space, trial, len(jobs))
+                self._queue += [(pending, job) for job in jobs]
                 return
             space.study.tell(trial, state=TrialState.FAIL)
         space.left = 0

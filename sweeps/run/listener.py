@@ -1,4 +1,4 @@
-"""What the trials of a search need from the process that launched it. This module has no heavy imports."""
+"""What trials need from the process that launched them. This module has no heavy imports."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ class Listener:
     """What the launching process does with the events of trials.
 
     Attributes:
+        interruption: Raises `KeyboardInterrupt` after a signal.
         emit: Takes every event.
         resolve_lost: Looks up the outcome of a run whose trial had none.
         resolve_stopped: Records a run whose trial ended before it had an outcome, because a scheduler stopped it.
@@ -26,8 +27,15 @@ class Listener:
 
 
 @dataclass(frozen=True)
-class Early:
-    """How a search treats trainings that are not finished: which metric, which scheduler."""
+class Comparison:
+    """How a search compares trainings that are not finished.
+
+    Attributes:
+        objective: Metric to compare them by.
+        mode: Whether smaller or larger values of it are better.
+        request: The request, which names the scheduler and its options.
+        epochs: Number of epochs of the longest training.
+    """
 
     objective: str
     mode: Literal["min", "max"]
