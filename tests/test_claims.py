@@ -9,24 +9,24 @@ import pandas as pd
 import pytest
 
 from eman.cli import main
-from eman.evaluation.results.claims import Claim, Contrast, Expect, Measured, Place, Verdict, VerdictKind, judge
+from eman.evaluation.results.claims import CellRef, Claim, Contrast, Expect, Measured, Verdict, VerdictKind, judge
 from eman.platform.errors import UserError
 from eman.platform.store.records import TRAINING
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
-from eman.sweeps.claims.registry import CLAIMS, claims_named, measured
+from eman.sweeps.claims.registry import CLAIMS, claim_results, claims_named
 from eman.sweeps.profiles.registry import PROFILES
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.sweeps.tables.scope import Scope
 
 pytestmark = pytest.mark.usefixtures("store_file")
 
-PLACE = Place("table1", "a", "b")
+REF = CellRef("table1", "a", "b")
 SPREAD = (0.3, -0.2, 0.1, 0.0, -0.3, 0.2, 0.1, -0.2, 0.05, -0.05, 0.15, -0.15)
 
 
 def claim(expect: Expect, margin: float | None = None, name: str = "x") -> Claim:
-    return Claim(name=name, says="x", source="y", contrast=Contrast(PLACE, PLACE), expect=expect, margin=margin)
+    return Claim(name=name, says="x", source="y", contrast=Contrast(REF, REF), expect=expect, margin=margin)
 
 
 def outcome(expect: Expect, differences: Sequence[float], margin: float | None = None, failed: int = 0) -> VerdictKind:
@@ -115,7 +115,7 @@ def finish(store: Store, method: str, scheme: str, seed: int, value: float | Non
 
 def judged(*names: str, seeds: Sequence[int] | None = None) -> dict[str, Verdict]:
     store = Store(Workspace.from_environment())
-    found = judge(measured(claims_named(names), Scope(profile=SMOKE), store, seeds))
+    found = judge(claim_results(claims_named(names), Scope(profile=SMOKE), store, seeds))
     return {verdict.claim.name: verdict for verdict in found}
 
 
@@ -153,7 +153,7 @@ def test_names_and_tables_choose_claims() -> None:
 def test_every_claim_is_about_cells_that_exist_and_has_the_papers_sign(profile: str) -> None:
     """At every profile. The paper's own numbers support each of its claims."""
     store, scope = Store(Workspace.from_environment()), Scope(profile=PROFILES[profile])
-    found = judge(measured(claims_named([]), scope, store, [0]))
+    found = judge(claim_results(claims_named([]), scope, store, [0]))
     for verdict in found:
         expect, published = verdict.claim.expect, verdict.published
         if published in ("-", "failed"):

@@ -12,7 +12,7 @@ from eman.platform.errors import UserError
 from eman.platform.store.records import SWEEP, TRAINING
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
-from eman.sweeps.claims.deciding import Round, designed, next_round, read_decisions
+from eman.sweeps.claims.deciding import Round, next_round, read_decisions, sequential_verdicts
 from eman.sweeps.plan import plan
 from eman.sweeps.request import SweepRequest, command
 
@@ -63,7 +63,7 @@ def test_seeds_go_where_claims_are_undecided() -> None:
     assert trained < 4 * 12  # four schemes with twelve seeds each
     assert following(store) is None and len(store.records(TRAINING)) == trained
 
-    verdicts = {claim.name: verdict for claim, verdict in designed(plan(request()).request, store).items()}
+    verdicts = {claim.name: verdict for claim, verdict in sequential_verdicts(plan(request()).request, store).items()}
     assert verdicts.keys() == set(NAMES)
     found = verdicts["fixmatch-eman-bn"]
     assert found.evidence.n == by_name["fixmatch-eman-bn"].looked and (found.p or 1) <= 0.05

@@ -5,17 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from eman.evaluation.results.claims import Claim, Contrast, Expect, Measured, Place, VerdictKind
+from eman.evaluation.results.claims import CellRef, Claim, Contrast, Expect, Measured, VerdictKind
 from eman.evaluation.results.sequential import Decision, decide, look_levels, looks, spent
 
-PLACE = Place("table1", "a", "b")
+REF = CellRef("table1", "a", "b")
 LEVEL = 0.05
 MOST = 16
 DRAWS = 400
 
 
 def claim(expect: Expect = Expect.HIGHER, margin: float | None = None) -> Claim:
-    return Claim(name="x", says="x", source="y", contrast=Contrast(PLACE, PLACE), expect=expect, margin=margin)
+    return Claim(name="x", says="x", source="y", contrast=Contrast(REF, REF), expect=expect, margin=margin)
 
 
 def decided(sample: list[float], expect: Expect = Expect.HIGHER, margin: float | None = None) -> Decision:

@@ -45,8 +45,8 @@ def claims(
     """
     from eman.evaluation.results import verdicts as printed
     from eman.evaluation.results.claims import judge
-    from eman.sweeps.claims.deciding import designed
-    from eman.sweeps.claims.registry import claims_named, measured
+    from eman.sweeps.claims.deciding import sequential_verdicts
+    from eman.sweeps.claims.registry import claim_results, claims_named
     from eman.sweeps.plan import plan
 
     if as_json and form is not None:
@@ -57,15 +57,15 @@ def claims(
         width = max(len(claim.name) for claim in chosen)
         print("\n".join(f"{claim.name:{width}}  {claim.says} ({claim.source})" for claim in chosen))
         return
-    tables = {place.table for claim in chosen for place in claim.places}
+    tables = {ref.table for claim in chosen for ref in claim.refs}
     planned = plan(new_request(sorted(tables), scale, evaluated, Grid()))
     store = open_store()
     store.settle_lost()
     seeds = None if scale.seeds is None else planned.request.seeds
-    decided = designed(planned.request, store) if seeds is None else {}
+    decided = sequential_verdicts(planned.request, store) if seeds is None else {}
     others = [claim for claim in chosen if claim not in decided]
     judged = [*(decided[claim] for claim in chosen if claim in decided)]
-    judged += judge(measured(others, planned.scope, store, seeds)) if others else []
+    judged += judge(claim_results(others, planned.scope, store, seeds)) if others else []
     if form == "parquet" and out is not None:
         with output_file(out) as temporary:
             printed.frame(judged).to_parquet(temporary, index=False)

@@ -59,7 +59,7 @@ def decide(
     - `eman decide --profile mini --budget 4h`
     - `eman decide moco-eman-bn byol-eman-bn --profile mini --max-seeds 16 --dry-run`
 
-    Every claim gets 4 seeds first; those that are then neither shown nor hopeless get 4 more, and so on. Each look
+    Every claim gets 4 seeds first; those that are then neither shown nor futile get 4 more, and so on. Each look
     spends a part of the error of 5 %, so that looking often does not make a wrong verdict more likely. The same command
     continues an interrupted one. `eman claims` prints the verdicts.
     """

@@ -1,7 +1,7 @@
 """Claims as data, and their verdicts.
 
 A claim compares cells of tables: ``first`` minus ``second``, seed by seed. Verdicts that are given together are
-corrected for being many (Holm), so that the chance of any wrong one among them stays at most 5 %.
+corrected for multiple testing (Holm), so that the probability of any wrong one among them is at most 5 %.
 """
 
 import itertools
@@ -29,7 +29,7 @@ class Expect(Enum):
 
 
 @dataclass(frozen=True)
-class Place:
+class CellRef:
     """A cell of a table, or another metric of the trainings behind it.
 
     Attributes:
@@ -46,10 +46,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Contrast:
-    """One place minus another."""
+    """The result in ``first`` minus that in ``second``."""
 
-    first: Place
-    second: Place
+    first: CellRef
+    second: CellRef
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Claim:
         name: Name on the command line.
         says: The sentence.
         source: Where the paper says it, or ``ours``.
-        contrast: The places to compare; both are the same place for ``Expect.FAILS``.
+        contrast: The cells to compare; both are the same cell for ``Expect.FAILS``.
         minus: A contrast to subtract, for claims about differences of differences.
         expect: What is said about the difference.
         margin: Largest difference that counts as equal, in the unit of the difference; for ``Expect.EQUAL``.
@@ -81,16 +81,21 @@ class Claim:
             raise ValueError(f"claim {self.name}: a margin belongs to claims of equality, and they need one")
 
     @property
-    def places(self) -> tuple[Place, ...]:
-        """All places, without repetitions."""
+    def refs(self) -> tuple[CellRef, ...]:
+        """The cells that the claim needs, each once."""
         contrasts = [self.contrast, *([self.minus] if self.minus else [])]
-        return tuple(dict.fromkeys(place for c in contrasts for place in (c.first, c.second)))
+        return tuple(dict.fromkeys(ref for c in contrasts for ref in (c.first, c.second)))
 
     def published(self, cells: Cells) -> str:
-        """Return the paper's difference, ``failed`` if its row failed, or ``-``."""
-        values = ["-" if place.metric else cells[place.table, place.row, place.column].paper for place in self.places]
-        if self.expect is Expect.FAILS or "failed" in values:
-            return values[0] if values[0] != "-" else "-"
+        """Return the paper's difference; ``failed`` if one of its rows failed, ``-`` if the paper has none.
+
+        For a claim of failure it is the paper's value.
+        """
+        values = ["-" if ref.metric else cells[ref.table, ref.row, ref.column].paper for ref in self.refs]
+        if self.expect is Expect.FAILS:
+            return values[0]
+        if "failed" in values:
+            return "failed"
         try:
             numbers = [float(value) for value in values]
         except ValueError:
@@ -116,9 +121,9 @@ class Verdict:
     Attributes:
         evidence: Over the seeds for which both sides have a result.
         published: The paper's difference, as printed.
-        p: Corrected p of the claim's test; ``None`` for claims of failure, which are counted, and without a test.
+        p: Corrected p of the claim's test; ``None`` for claims of failure, which are counted, or with too few seeds.
         failed: Seeds in which ``first`` failed.
-        missing: Seeds of which some results are there and others are not.
+        missing: Number of seeds with some of the claim's results, but not all.
     """
 
     claim: Claim
@@ -145,7 +150,7 @@ class Measured:
         published: The paper's difference, as printed.
         differences: By seed, infinite if only one side failed.
         failed: Seeds in which ``first`` failed.
-        missing: Number of seeds of which some results are there and others are not.
+        missing: Number of seeds with some of the claim's results, but not all.
     """
 
     published: str
@@ -160,7 +165,7 @@ class Measured:
 
     @property
     def unbroken(self) -> int:
-        """Number of seeds from 0 on that all have a difference."""
+        """Number of seeds before the first that has no difference, counted from seed 0."""
         return next(seed for seed in itertools.count() if seed not in self.differences)
 
     def first(self, seeds: int) -> "Measured":
@@ -169,20 +174,20 @@ class Measured:
         return Measured(self.published, kept, frozenset(seed for seed in self.failed if seed < seeds))
 
     def __or__(self, other: "Measured") -> "Measured":
-        """Return the results of both for the same claim, over their different seeds."""
+        """Return the results of both, which are of the same claim and of different seeds."""
         differences = {**self.differences, **other.differences}
         return Measured(self.published, differences, self.failed | other.failed, self.missing + other.missing)
 
 
-def cells_by_place(tables: Iterable[Table]) -> Cells:
+def index_cells(tables: Iterable[Table]) -> Cells:
     """Return the cells of some tables by table, row and column."""
     return {(table.name, cell.row, cell.column): cell for table in tables for cell in table.cells}
 
 
-def wanted_at(place: Place, cells: Cells) -> tuple[Wanted, ...]:
-    """Return the results at a place, one per seed."""
-    wanted = cells[place.table, place.row, place.column].wanted
-    return tuple(Wanted(item.run, (), place.metric) for item in wanted) if place.metric else wanted
+def wanted_at(ref: CellRef, cells: Cells) -> tuple[Wanted, ...]:
+    """Return the results of a cell, one per seed."""
+    wanted = cells[ref.table, ref.row, ref.column].wanted
+    return tuple(Wanted(item.run, (), ref.metric) for item in wanted) if ref.metric else wanted
 
 
 def measure(claim: Claim, cells: Cells, results: Results) -> Measured:
@@ -191,12 +196,12 @@ def measure(claim: Claim, cells: Cells, results: Results) -> Measured:
     Raises:
         KeyError: A table has no such cell.
     """
-    by_place = {place: _by_seed(wanted_at(place, cells), results) for place in claim.places}
-    first = by_place[claim.contrast.first]
-    complete = [seed for seed in first if all(seed in values for values in by_place.values())]
+    by_ref = {ref: _by_seed(wanted_at(ref, cells), results) for ref in claim.refs}
+    first = by_ref[claim.contrast.first]
+    complete = [seed for seed in first if all(seed in values for values in by_ref.values())]
     failed = frozenset(seed for seed in complete if first[seed] == -math.inf)
-    differences = {s: _difference(claim, {place: found[s] for place, found in by_place.items()}) for s in complete}
-    begun = {seed for values in by_place.values() for seed in values}
+    differences = {s: _difference(claim, {ref: found[s] for ref, found in by_ref.items()}) for s in complete}
+    begun = {seed for values in by_ref.values() for seed in values}
     return Measured(claim.published(cells), differences, failed, len(begun) - len(complete))
 
 
@@ -223,7 +228,7 @@ def judge(measured: Mapping[Claim, Measured]) -> list[Verdict]:
 
 
 def _by_seed(wanted: Sequence[Wanted], results: Results) -> dict[int, float]:
-    """Return results by seed, minus infinity where the run would fail again, without those that are missing."""
+    """Return the results that exist, by seed; a run that failed and would fail again counts as minus infinity."""
     values = {}
     for item in wanted:
         value, _, _ = results.one(item)
@@ -232,7 +237,7 @@ def _by_seed(wanted: Sequence[Wanted], results: Results) -> dict[int, float]:
     return values
 
 
-def _difference(claim: Claim, values: Mapping[Place, float]) -> float:
+def _difference(claim: Claim, values: Mapping[CellRef, float]) -> float:
     def of(contrast: Contrast) -> float:
         first, second = values[contrast.first], values[contrast.second]
         if first == second:  # also two failures
@@ -247,7 +252,7 @@ def _difference(claim: Claim, values: Mapping[Place, float]) -> float:
 
 
 def single_p(claim: Claim, measured: Measured, found: Evidence) -> float | None:
-    """Return the uncorrected p by which a claim is judged. One of equality is tested in both directions."""
+    """Return the uncorrected p by which a claim is judged; a claim of equality is tested in both directions."""
     if claim.margin is None or found.mean is None or found.p is None:
         return found.p
     inside = statistics.equivalence_p(measured.values, claim.margin)

@@ -68,7 +68,7 @@ def evidence(differences: Sequence[float], level: float = LEVEL) -> Evidence:
 def sign_flip_p(differences: Sequence[float]) -> float:
     """Return the exact two-sided p of the sign-flip (Fisher-Pitman) test that differences are symmetric about 0.
 
-    It is the share of the 2^n sign patterns whose sum is at least as far from 0 as the observed one.
+    It is the share of the 2^n sign patterns whose sum is at least as far from 0 as the observed sum.
     """
     import numpy as np
 
@@ -104,7 +104,7 @@ def equivalence_p(differences: Sequence[float], margin: float) -> float:
 
 
 def beyond_p(differences: Sequence[float], margin: float) -> float:
-    """Return p, by a t-test to either side, of a mean within ``margin`` of 0: small if it lies outside."""
+    """Return p of one-sided t-tests on both sides, times two (Bonferroni): small if the mean lies beyond ``margin``."""
     sides = t_p(differences, margin, "greater"), t_p(differences, -margin, "less")
     return min(1.0, 2 * min(sides))
 
@@ -140,7 +140,7 @@ def _detectable_shift(n: int, level: float, power: float) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Return p values corrected for being tested together (Holm): reject those that are at most the level."""
+    """Return p values corrected for multiple testing (Holm), in the order given: reject those at most the level."""
     corrected, largest = [1.0] * len(ps), 0.0
     for rank, place in enumerate(sorted(range(len(ps)), key=lambda place: ps[place])):
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[place]))

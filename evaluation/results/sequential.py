@@ -1,9 +1,9 @@
-"""Decide a claim while its seeds arrive, without raising the chance of a wrong verdict.
+"""Decide a claim while its seeds arrive, without raising the probability of a wrong verdict.
 
 Results are looked at after 4, 8, 12, ... seeds, in the order of the seeds. Each look spends a part of the level, by the
 spending function of Lan and DeMets that resembles O'Brien and Fleming's bounds: little at first, most at the end. A
-look rejects at the part that it spends, so by the union bound the looks together are wrong with at most the level's
-probability, whatever the test and however the looks depend on each other.
+look rejects at the part that it spends, so by the union bound the probability that any look is wrong is at most the
+level, whatever the test and however the looks depend on each other.
 """
 
 import math
@@ -21,7 +21,7 @@ STEP = 4
 
 @dataclass(frozen=True)
 class Decision:
-    """What the looks so far say.
+    """The decision on a claim after the looks so far.
 
     Attributes:
         outcome: ``NOT_SHOWN`` if no further seeds would help; ``None`` while more seeds are worth running.
@@ -40,14 +40,14 @@ def looks(most: int) -> tuple[int, ...]:
 
 
 def spent(share: float, level: float) -> float:
-    """Return the part of a level that may be spent at a share, in (0, 1], of the seeds."""
+    """Return the part of a level that may be spent once a share of the seeds, in (0, 1], has been run."""
     from scipy import stats
 
     return float(2 * stats.norm.sf(stats.norm.isf(level / 2) / math.sqrt(share)))
 
 
 def look_levels(most: int, level: float) -> dict[int, float]:
-    """Return the level of each look: what is spent there and was not before."""
+    """Return the level of each look, by its number of seeds: what may be spent there and not before."""
     levels, before = {}, 0.0
     for look in looks(most):
         total = spent(look / most, level)
@@ -82,13 +82,13 @@ def decide(claim: Claim, measured: Measured, *, most: int, level: float) -> Deci
 def verdict(claim: Claim, measured: Measured, decision: Decision, *, most: int, level: float) -> Verdict:
     """Return the verdict of a decision, from the seeds that it looked at.
 
-    Its p is that of the last look, multiplied such that a decision needs at most 5 %.
+    Its p is that of the last look, scaled so that a decision needs at most 5 %.
     """
-    seen = measured.first(decision.looked)
-    found = evidence.evidence(seen.values, look_levels(most, level).get(decision.looked, level))
+    seen, look_level = measured.first(decision.looked), look_levels(most, level).get(decision.looked, level)
+    found = evidence.evidence(seen.values, look_level)
     p = single_p(claim, seen, found)
     if p is not None:
-        p = min(1.0, p * evidence.LEVEL / look_levels(most, level)[decision.looked])
+        p = min(1.0, p * evidence.LEVEL / look_level)
     outcome = decision.outcome or (VerdictKind.NOT_SHOWN if decision.looked else VerdictKind.NOT_RUN)
     tested = None if claim.expect is Expect.FAILS else p
     return Verdict(claim, outcome, found, measured.published, tested, len(seen.failed), measured.missing)

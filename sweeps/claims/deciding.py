@@ -1,15 +1,15 @@
-"""Choose the seeds of claims as their results arrive, within a budget of hours."""
+"""Choose how many seeds each claim gets, as results arrive and within a budget of hours."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eman.evaluation.results.claims import Claim, Expect, Measured, Verdict, cells_by_place, wanted_at
+from eman.evaluation.results.claims import Claim, Expect, Measured, Verdict, index_cells, wanted_at
 from eman.evaluation.results.evidence import LEVEL
 from eman.evaluation.results.sequential import Decision, decide, looks, verdict
 from eman.evaluation.results.values import Results
 from eman.platform.store.records import SWEEP
 from eman.platform.store.store import Store
-from eman.sweeps.claims.registry import CLAIMS, claims_named, measured
+from eman.sweeps.claims.registry import CLAIMS, claim_results, claims_named
 from eman.sweeps.cost import training_hours
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.request import SweepRequest
@@ -24,7 +24,7 @@ class Round:
         claims: The claims of this round.
         new: Number of trainings that are not done yet.
         hours: Estimated hours of their training in one process; ``None`` if a speed is unknown.
-        postponed: Claims left out because the budget does not reach for them.
+        postponed: Claims left out because the budget does not cover them.
     """
 
     sweep: Sweep
@@ -40,12 +40,12 @@ class Round:
 
 
 def level_of(claims: Sequence[Claim]) -> float:
-    """Return the level of each claim that is tested, so that all together have that of 5 % (Bonferroni)."""
+    """Return the level of each tested claim, such that the level of all of them together is 5 % (Bonferroni)."""
     return LEVEL / max(sum(claim.expect is not Expect.FAILS for claim in claims), 1)
 
 
 def decisions(claims: Sequence[Claim], results: Mapping[Claim, Measured], most: int) -> dict[Claim, Decision]:
-    """Return the decision on each claim after the seeds that have been run."""
+    """Return the decision on each claim from its results so far."""
     level = level_of(claims)
     return {claim: decide(claim, results[claim], most=most, level=level) for claim in claims}
 
@@ -53,13 +53,13 @@ def decisions(claims: Sequence[Claim], results: Mapping[Claim, Measured], most: 
 def read_decisions(request: SweepRequest, store: Store) -> dict[Claim, Decision]:
     """Return the decisions on a request's claims from the store."""
     claims, most = claims_named(request.claims), request.max_seeds
-    return decisions(claims, measured(claims, plan(request).scope, store, range(most)), most)
+    return decisions(claims, claim_results(claims, plan(request).scope, store, range(most)), most)
 
 
-def designed(request: SweepRequest, store: Store) -> dict[Claim, Verdict]:
-    """Return the verdicts on the claims that :func:`next_round` has chosen seeds for, at a request's scale.
+def sequential_verdicts(request: SweepRequest, store: Store) -> dict[Claim, Verdict]:
+    """Return the verdicts on the claims whose seeds :func:`next_round` chose, at a request's scale.
 
-    Their family is that of all such sweeps with the largest ``max_seeds``.
+    They are corrected together: all claims of such sweeps with the largest ``max_seeds``.
     """
     scale = ("profile", "network", "selection", "overrides", "ema_scaling", "precision")
     known = [SweepRequest.from_json(r.tags["eman.request"]) for r in store.records(SWEEP) if "eman.request" in r.tags]
@@ -69,7 +69,7 @@ def designed(request: SweepRequest, store: Store) -> dict[Claim, Verdict]:
     most = max(r.max_seeds for r in found)
     named = {name for r in found if r.max_seeds == most for name in r.claims}
     claims = claims_named([name for name in CLAIMS if name in named])
-    results = measured(claims, plan(request).scope, store, range(most))
+    results = claim_results(claims, plan(request).scope, store, range(most))
     level = level_of(claims)
     return {
         claim: verdict(claim, results[claim], decision, most=most, level=level)
@@ -84,10 +84,10 @@ def next_round(
     speeds: Mapping[str, float],
     hours: float | None = None,
 ) -> Round | None:
-    """Return the next seeds of undecided claims; ``None`` if none is undecided, or none can be paid for.
+    """Return the next seeds of undecided claims; ``None`` if all are decided, or the budget covers none.
 
-    Those with the fewest seeds come first, and of these the cheapest: claims share runs, so each costs only what those
-    before it do not need.
+    Claims with the fewest seeds come first, and among these the cheapest: claims share runs, so a claim costs only the
+    runs that the claims before it do not need.
 
     Args:
         request: Claims, scale, and the most seeds.
@@ -102,14 +102,14 @@ def next_round(
     look = next(look for look in looks(request.max_seeds) if look > min(looked.values()))
     waiting = [claim for claim, seeds in looked.items() if seeds < look]
     sweep = _sweep(request, waiting, look)
-    results, cells = Results.read(store, sweep.tables), cells_by_place(sweep.tables)
+    results, cells = Results.read(store, sweep.tables), index_cells(sweep.tables)
     costs = {
         key: training_hours(spec, speeds)
         for key, spec in sweep.trainings.items()
         if not (key in results.trainings and (results.done(key) or results.trainings[key].final))
     }
     needs = {
-        claim: {run.key for place in claim.places for item in wanted_at(place, cells) for run in item.run.lineage}
+        claim: {run.key for ref in claim.refs for item in wanted_at(ref, cells) for run in item.run.lineage}
         & costs.keys()
         for claim in waiting
     }

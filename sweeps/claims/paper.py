@@ -1,8 +1,8 @@
-"""What the paper says about its Tables 1, 2, 4, 5, 6 and 8, one claim a sentence."""
+"""What the paper says about its Tables 1, 2, 4, 5, 6 and 8: one claim per sentence."""
 
 from collections.abc import Iterator
 
-from eman.evaluation.results.claims import Claim, Contrast, Expect, Place
+from eman.evaluation.results.claims import CellRef, Claim, Contrast, Expect
 from eman.sweeps.tables.schemes import METHODS
 from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import SCHEMES
@@ -14,13 +14,13 @@ MARGIN = 1.0
 _TITLES = {method: method_named(method).title for method in METHODS}
 
 
-def _scheme(name: str, method: str, metric: str = "") -> Place:
-    """Return a scheme's cell in Table 1, or in Table 8 if that alone has it."""
+def _scheme(name: str, method: str, metric: str = "") -> CellRef:
+    """Return a scheme's cell in Table 1, or in Table 8 if only that table has the scheme."""
     extra = name.startswith(("eman-", "teacher-pn", "student-pn"))
-    return Place("table8" if extra else "table1", SCHEMES[name].title, _TITLES[method], metric)
+    return CellRef("table8" if extra else "table1", SCHEMES[name].title, _TITLES[method], metric)
 
 
-def schemes(
+def compare_schemes(
     method: str,
     first: str,
     second: str,
@@ -34,7 +34,7 @@ def schemes(
 ) -> Claim:
     """Return a claim that compares two schemes in a method: by the tables' result, or by a metric of their trainings.
 
-    ``name`` ends the claim's name, and ``what`` says what the metric is.
+    ``name`` is a suffix of the claim's name; ``what`` names the metric in the sentence.
     """
     words = {Expect.HIGHER: "is above", Expect.LOWER: "is below", Expect.EQUAL: "equals"}
     titles = (_title(first, method), _title(second, method))
@@ -49,16 +49,16 @@ def schemes(
     )
 
 
-def fails(method: str, scheme: str, source: str = "Section 5.1, Table 1") -> Claim:
+def scheme_fails(method: str, scheme: str, source: str = "Section 5.1, Table 1") -> Claim:
     """Return the claim that a scheme fails in a method."""
-    place = _scheme(scheme, method)
+    ref = _scheme(scheme, method)
     says = f"{_TITLES[method]}: {_title(scheme, method)} fails."
     name = f"{method}-{scheme}-fails"
-    return Claim(name=name, says=says, source=source, contrast=Contrast(place, place), expect=Expect.FAILS)
+    return Claim(name=name, says=says, source=source, contrast=Contrast(ref, ref), expect=Expect.FAILS)
 
 
 def _title(scheme: str, method: str) -> str:
-    """Return a scheme's name in a sentence; ``default`` means another one in each method."""
+    """Return a scheme's name for a sentence. What ``default`` means depends on the method."""
     if scheme != "default":
         return SCHEMES[scheme].title
     named = method_named(method).default_scheme
@@ -67,18 +67,18 @@ def _title(scheme: str, method: str) -> str:
 
 def _table1() -> Iterator[Claim]:
     for method in METHODS:
-        yield schemes(method, "eman", "bn", Expect.HIGHER)
-        yield schemes(method, "eman", "default", Expect.HIGHER)
-        yield schemes(method, "bn", "default", Expect.LOWER)
-    yield schemes("moco", "syncbn", "shufflebn", Expect.LOWER)
-    yield schemes("fixmatch", "syncbn", "bn", Expect.LOWER)
-    yield schemes("byol", "shufflebn", "syncbn", Expect.LOWER)
-    yield schemes("fixmatch", "shufflebn", "bn", Expect.LOWER)
+        yield compare_schemes(method, "eman", "bn", Expect.HIGHER)
+        yield compare_schemes(method, "eman", "default", Expect.HIGHER)
+        yield compare_schemes(method, "bn", "default", Expect.LOWER)
+    yield compare_schemes("moco", "syncbn", "shufflebn", Expect.LOWER)
+    yield compare_schemes("fixmatch", "syncbn", "bn", Expect.LOWER)
+    yield compare_schemes("byol", "shufflebn", "syncbn", Expect.LOWER)
+    yield compare_schemes("fixmatch", "shufflebn", "bn", Expect.LOWER)
     for scheme in ("gn", "in"):
-        yield schemes("fixmatch", scheme, "eman", Expect.LOWER)
-        yield schemes("moco", scheme, "eman", Expect.LOWER)
-        yield fails("byol", scheme)
-    yield schemes(
+        yield compare_schemes("fixmatch", scheme, "eman", Expect.LOWER)
+        yield compare_schemes("moco", scheme, "eman", Expect.LOWER)
+        yield scheme_fails("byol", scheme)
+    yield compare_schemes(
         "byol", "eman", "syncbn", Expect.HIGHER, "Section 5.1", name="speed", metric="train/images_per_second",
         what="images per second", relative=True,
     )  # fmt: skip
@@ -86,23 +86,25 @@ def _table1() -> Iterator[Claim]:
 
 def _table8() -> Iterator[Claim]:
     source = "Section 5.4, Table 8"
-    yield schemes("moco", "eman-m0.9", "eman", Expect.LOWER, source)
-    yield schemes("fixmatch", "eman-m0.9", "eman", Expect.EQUAL, source)
-    yield schemes("fixmatch", "eman-m0.99999", "eman", Expect.LOWER, source)
-    yield fails("moco", "eman-m0.99999", source)
+    yield compare_schemes("moco", "eman-m0.9", "eman", Expect.LOWER, source)
+    yield compare_schemes("fixmatch", "eman-m0.9", "eman", Expect.EQUAL, source)
+    yield compare_schemes("fixmatch", "eman-m0.99999", "eman", Expect.LOWER, source)
+    yield scheme_fails("moco", "eman-m0.99999", source)
     for method in METHODS:
-        yield schemes(method, "teacher-pn-0.9", "eman", Expect.LOWER, source)
-    yield schemes("fixmatch", "student-pn-0.9", "eman", Expect.LOWER, source)
-    yield schemes("moco", "student-pn-0.9", "eman", Expect.LOWER, source)
-    yield fails("byol", "student-pn-0.9", source)
+        yield compare_schemes(method, "teacher-pn-0.9", "eman", Expect.LOWER, source)
+    yield compare_schemes("fixmatch", "student-pn-0.9", "eman", Expect.LOWER, source)
+    yield compare_schemes("moco", "student-pn-0.9", "eman", Expect.LOWER, source)
+    yield scheme_fails("byol", "student-pn-0.9", source)
     for method in METHODS:
-        yield schemes(method, "student-pn-0.999", "eman", Expect.EQUAL, source)
+        yield compare_schemes(method, "student-pn-0.999", "eman", Expect.EQUAL, source)
 
 
 def _gain(table: str, network: str, column: str) -> Contrast:
     """Return a pretrained network with EMAN minus the same without."""
     method, _, rest = network.partition(" ")
-    return Contrast(Place(table, f"{method}-EMAN{f' {rest}' if rest else ''}", column), Place(table, network, column))
+    return Contrast(
+        CellRef(table, f"{method}-EMAN{f' {rest}' if rest else ''}", column), CellRef(table, network, column)
+    )
 
 
 def _table2() -> Iterator[Claim]:
@@ -148,21 +150,21 @@ def _tables4_and_5() -> Iterator[Claim]:
 def _table6() -> Iterator[Claim]:
     source = "Section 5.3, Table 6"
 
-    def place(scheme: str, start: str, share: str = "10") -> Place:
-        return Place("table6", f"{scheme} from {start}, 1×", f"{share}% labels top-1")
+    def ref(scheme: str, start: str, share: str = "10") -> CellRef:
+        return CellRef("table6", f"{scheme} from {start}, 1×", f"{share}% labels top-1")
 
     yield Claim(
         name="fixmatch-from-moco", says="FixMatch-EMAN from MoCo is above FixMatch-EMAN from scratch.", source=source,
-        contrast=Contrast(place("EMAN", "MoCo"), place("EMAN", "None")), expect=Expect.HIGHER,
+        contrast=Contrast(ref("EMAN", "MoCo"), ref("EMAN", "None")), expect=Expect.HIGHER,
     )  # fmt: skip
     for share in ("10", "1"):
         yield Claim(
             name=f"fixmatch-from-moco-eman-{share}",
             says=f"FixMatch-EMAN from MoCo-EMAN is above FixMatch-EMAN from MoCo with {share} % of the labels.",
             source=source,
-            contrast=Contrast(place("EMAN", "MoCo-EMAN", share), place("EMAN", "MoCo", share)), expect=Expect.HIGHER,
+            contrast=Contrast(ref("EMAN", "MoCo-EMAN", share), ref("EMAN", "MoCo", share)), expect=Expect.HIGHER,
         )  # fmt: skip
-    gains = [Contrast(place("EMAN", "MoCo", share), place("baseline", "MoCo", share)) for share in ("1", "10")]
+    gains = [Contrast(ref("EMAN", "MoCo", share), ref("baseline", "MoCo", share)) for share in ("1", "10")]
     yield Claim(
         name="fixmatch-from-moco-1-10",
         says="FixMatch from MoCo: EMAN's gain is larger with 1 % of the labels than with 10 %.", source=source,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from eman.evaluation.results.cells import Table
-from eman.evaluation.results.claims import Claim, Measured, cells_by_place, measure
+from eman.evaluation.results.claims import Claim, Measured, index_cells, measure
 from eman.evaluation.results.values import Results
 from eman.platform.errors import UserError, unknown
 from eman.sweeps.claims import ours, paper
@@ -31,7 +31,7 @@ def claims_named(words: Sequence[str]) -> tuple[Claim, ...]:
     chosen: dict[str, Claim] = {}
     for word in words:
         table = table_name(word)
-        found = [CLAIMS[word]] if word in CLAIMS else [c for c in CLAIMS.values() if c.places[0].table == table]
+        found = [CLAIMS[word]] if word in CLAIMS else [c for c in CLAIMS.values() if c.refs[0].table == table]
         if not found and table in TABLES:
             raise UserError(f"no claim is about {table}; give one of {', '.join(_tables(CLAIMS.values()))}.")
         if not found:
@@ -42,12 +42,12 @@ def claims_named(words: Sequence[str]) -> tuple[Claim, ...]:
 
 def tables_of(claims: Sequence[Claim], scope: Scope) -> list[Table]:
     """Return the tables that claims are about, with only the cells that they need."""
-    needed = {(place.table, place.row, place.column) for claim in claims for place in claim.places}
+    needed = {(ref.table, ref.row, ref.column) for claim in claims for ref in claim.refs}
     tables = [TABLES[name](scope) for name in _tables(claims)]
     return [replace(t, cells=tuple(c for c in t.cells if (t.name, c.row, c.column) in needed)) for t in tables]
 
 
-def measured(
+def claim_results(
     claims: Sequence[Claim], scope: Scope, store: "Store", seeds: Sequence[int] | None = None
 ) -> dict[Claim, Measured]:
     """Return the results of claims in the store.
@@ -62,7 +62,7 @@ def measured(
     found: dict[Claim, Measured] = {}
     for start in range(0, len(known), _BLOCK):
         tables = tables_of(claims, replace(scope, seeds=tuple(known[start : start + _BLOCK])))
-        results, cells = Results.read(store, tables), cells_by_place(tables)
+        results, cells = Results.read(store, tables), index_cells(tables)
         new = {claim: measure(claim, cells, results) for claim in claims}
         found = {claim: found[claim] | new[claim] for claim in claims} if found else new
         if seeds is None and not any(m.differences or m.missing for m in new.values()):
@@ -71,5 +71,5 @@ def measured(
 
 
 def _tables(claims: Iterable[Claim]) -> list[str]:
-    names = {place.table for claim in claims for place in claim.places}
+    names = {ref.table for claim in claims for ref in claim.refs}
     return [name for name in TABLES if name in names]

@@ -8,12 +8,12 @@ import argparse
 import numpy as np
 from scipy import stats
 
-from eman.evaluation.results.claims import Claim, Contrast, Expect, Measured, Place, VerdictKind
+from eman.evaluation.results.claims import CellRef, Claim, Contrast, Expect, Measured, VerdictKind
 from eman.evaluation.results.evidence import LEVEL
 from eman.evaluation.results.sequential import decide
 
-_PLACE = Place("table1", "a", "b")
-_CLAIM = Claim(name="x", says="x", source="x", contrast=Contrast(_PLACE, _PLACE), expect=Expect.HIGHER)
+_REF = CellRef("table1", "a", "b")
+_CLAIM = Claim(name="x", says="x", source="x", contrast=Contrast(_REF, _REF), expect=Expect.HIGHER)
 
 
 def row(effect: float, most: int, level: float, draws: int) -> str:
