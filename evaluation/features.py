@@ -109,7 +109,7 @@ def path(folder: Place, network: str, selection: str, dataset: str | None = None
 def store(features: Features, where: Place, key: str, *, copy: str = "") -> None:
     """Store features, also under the name ``copy``.
 
-    If object storage does not answer, log a warning: who needs them computes them again.
+    If object storage does not answer, log a warning; evaluations that need the features compute them again.
     """
     where = replace(where, patience=where.patience if where.local else 0.0)
     try:
@@ -119,7 +119,7 @@ def store(features: Features, where: Place, key: str, *, copy: str = "") -> None
     except StorageError as error:
         if where.local:
             raise
-        log.warning("features are not kept: %s", error)
+        log.warning("features were not stored: %s", error)
 
 
 def read(where: Place, key: str) -> Features:

@@ -12,7 +12,7 @@ overwrite the statistics that teachers collect. Buffers are kept equal as follow
 student: running statistics                  device 0's or the mean over devices; ``share_statistics`` sends them before
                                              the teacher is updated; under SyncBN they are equal on all workers
 EMAN teacher: running statistics             ``Teacher.update``, from equal tensors on all workers; bias-corrected, also
-                                             ``Teacher.averaged``, equal on all workers
+                                             ``Teacher.student_share``, equal on all workers
 student-PN teacher: running statistics       copied from the student by ``Teacher.update``
 teacher-PN teacher: running statistics       the teacher's own passes, Eq. (4), then ``share_statistics``
 Momentum^2 teacher: running statistics       the same, with the weight of Momentum^2

@@ -46,7 +46,7 @@ class Callbacks:
             has the monitor's metrics.
         on_step: Called on worker 0 with the number of finished steps and the total.
         leave: Called on every worker, with the same answer on all, about once a second: whether to save a checkpoint
-            and stop, because a machine is about to go.
+            and stop, because a node is about to be removed.
         on_point: Called on worker 0 at ``settings.curve_points`` evenly spaced steps, with the number of finished steps
             and the last one's loss on this worker and rates.
     """
@@ -117,7 +117,7 @@ class _Run:
         self.settings = workspace.settings
         self.first = distributed.rank() == 0
         self.epoch, self.metrics = _Epoch(), Metrics()
-        self.low_epochs = 0  # in a row, with a spread of features below the bound
+        self.low_epochs = 0  # epochs in a row with train/feature_std below collapse_bound
         self.best, self.best_epoch = -math.inf, 0
         self.saver = None if folder is None else Saver(folder, spec.key, workspace.unsent_folder(spec.key))
         state = self._newest()
@@ -250,7 +250,7 @@ class _Run:
     def finish(self) -> None:
         """Write the networks of the last epoch."""
         self.training.share_teacher_statistics()
-        if self.saver is not None and self.saver.has_pending:  # if storage stays away, the run resumes here
+        if self.saver is not None and self.saver.has_pending:  # if storage stays unreachable, the run resumes here
             self._write_newest(self.saver)
         self._save_weights("last.pt", self.spec.optim.epochs)
 
@@ -293,10 +293,10 @@ def fit(
         save_epochs: Save a checkpoint after every epoch, before `on_epoch`, which may end the process.
 
     Raises:
-        RunFailed: The run has collapsed: the loss is not finite, or the features of all images have become alike. A
-            second attempt would end alike.
+        RunFailed: The run has collapsed: the loss is not finite, or the features of all images are nearly equal. A
+            second attempt would fail in the same way.
         UserError: Data, the initial run or a package is missing, the workers do not divide the devices, or storage
-            stays full or away.
+            stays full or unreachable.
     """
     callbacks = Callbacks(monitor, on_epoch, on_step, leave, on_point)
     run = _Run(spec, workspace, folder, callbacks, save_epochs=save_epochs)

@@ -44,7 +44,7 @@ class Training:
         student: ``nn.Sequential`` of ``backbone`` and the method's heads.
         followed: The part of the student that the teacher follows.
         teacher: The teacher, or ``None`` for a method without one.
-        average: Follows the student for evaluation alone, if the run asks for it.
+        average: A moving average of the student that only evaluations use (``average_student``), or ``None``.
         step: Steps taken so far.
         steps: Steps of the whole run.
     """

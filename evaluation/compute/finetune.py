@@ -2,9 +2,9 @@
 
 The backbone starts from the run's weights, a linear classifier from random ones, each with its own learning rate. SGD
 with momentum 0.9, weight decay 1e-4, batch 256, 50 epochs, rates divided by 10 at epochs 30 and 40; batch norms in
-training mode, over the images of each device (also in a run trained with SyncBN), with the running statistics of device
-0; random resized crops and flips. The result is that of the last epoch (the official code reports the best epoch on the
-test images).
+training mode, over the images of each device (also in a run trained with SyncBN), keeping the running statistics of
+device 0; random resized crops and flips. The result is that of the last epoch (the official code reports the best epoch
+on the test images).
 
 Shapes: N images of a batch, A channels, H by W pixels, K classes.
 """
@@ -50,7 +50,7 @@ def train(trained: Trained, index_n: Tensor, spec: FinetuneSpec, seed: int = 0) 
     drops = [round(share * spec.epochs) for share in spec.milestones]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, 0.1)
     for epoch in range(spec.epochs):
-        for batch in _filled(epoch_order(len(index_n), seed, 0, epoch), spec.devices).split(spec.batch):
+        for batch in _padded(epoch_order(len(index_n), seed, 0, epoch), spec.devices).split(spec.batch):
             place_N = index_n[batch]
             x_NAHW = cropped(splits, place_N, epoch, seed=seed, crop_min=spec.crop_min, like=parameter)
             with autocast(device, precision):
@@ -65,7 +65,14 @@ def train(trained: Trained, index_n: Tensor, spec: FinetuneSpec, seed: int = 0) 
 
 
 def classifier(features: int, classes: int, init: str, seed: int) -> nn.Linear:
-    """Return a new linear classifier, on the CPU; for ``init`` see ``head_init`` of the protocol."""
+    """Return a new linear classifier on the CPU, initialized from ``seed``.
+
+    Args:
+        features: Number of input features.
+        classes: Number of outputs.
+        init: ``"uniform"`` or ``"normal"``, see ``FinetuneSpec.head_init``.
+        seed: Seed of the initial weights.
+    """
     head, generator = nn.Linear(features, classes), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         if init == "normal":
@@ -77,9 +84,10 @@ def classifier(features: int, classes: int, init: str, seed: int) -> nn.Linear:
     return head
 
 
-def _filled(order_n: Tensor, devices: int) -> Tensor:
-    """Repeat an epoch's first samples at its end, so that devices divide every batch, as PyTorch's DistributedSampler
-    does.
+def _padded(order_n: Tensor, devices: int) -> Tensor:
+    """Repeat an epoch's first samples at its end, so that every batch divides by the number of devices.
+
+    PyTorch's ``DistributedSampler`` does the same.
     """
     samples = len(order_n)
     return order_n[torch.arange(samples + -samples % devices) % samples]

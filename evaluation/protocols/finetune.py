@@ -20,7 +20,7 @@ class FinetuneSpec(LabelledSpec):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
     """Coefficient of weight decay (L2)."""
     devices: Annotated[int, Field(ge=1, le=65_536)] = 8
-    """Devices over which a batch is spread; under batch norm each normalizes its share by itself. Official code: 8, of
+    """Devices over which a batch is spread; batch norm normalizes each device's share by itself. Official code: 8, with
     32 images each; 1 normalizes over the whole batch."""
     head_init: Literal["uniform", "normal"] = "uniform"
     """Initial weights of the new classifier: uniform within 1 / sqrt(features), PyTorch's default for weights and

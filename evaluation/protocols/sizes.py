@@ -9,7 +9,8 @@ class EvalSizes:
 
     Attributes:
         train: Number of training images: kNN's bank, retrieval's database.
-        class_sizes: Number of training images of each class.
+        classes: Number of classes; ``None`` if unknown.
+        class_sizes: Number of training images of each class; ``None`` if unknown.
         multi_label: Whether an image may have several classes.
     """
 

@@ -1,4 +1,4 @@
-"""Imagenette: ten classes of ImageNet as public JPEG files, for a GPU. It takes the path of ImageNet's images.
+"""Imagenette: ten classes of ImageNet as public JPEG files, for a GPU. They are read in the same way as ImageNet's.
 
 Nothing is downloaded: unpack an archive of github.com/fastai/imagenette in the data folder, as `eman data list` says.
 ResNet-18 sees crops of 128 pixels. The recipes train on all 9,469 images and select on the 3,925 of `val`, as their

@@ -97,10 +97,10 @@ class Profile:
             fields["label_set"] = seed % MOST_LABEL_SETS
         resolved = resolve_scheme(method, scheme)
         if TEACHER_NORMS[resolved.teacher].statistics is Move.COPY:
-            fields.pop("student_proxy_momentum", None)  # the row names its own
+            fields.pop("student_proxy_momentum", None)  # the scheme sets its own
         if self.ema_scaling != "none":
             fields.pop("momentum", None)  # the paper's
-        spec = make_spec(method, self._scaled(resolved), fields, overrides)
+        spec = make_spec(method, self._with_stand_ins(resolved), fields, overrides)
         return scaled_run(spec, self.ema_scaling, overrides or {})
 
     def with_precision(self, precision: str) -> "Profile":
@@ -114,7 +114,8 @@ class Profile:
         known = sorted({rate for rates in self.linear_lr.values() for rate in rates})
         return self.linear_lr.get(method, tuple(known))
 
-    def _scaled(self, scheme: Scheme) -> Scheme:
+    def _with_stand_ins(self, scheme: Scheme) -> Scheme:
+        """Replace a scheme's momenta by this profile's stand-ins."""
         names = ["student_proxy_momentum", "teacher_proxy_momentum"]
         names += ["eman_momentum"] if self.ema_scaling == "none" else []
         momenta: dict[str, Any] = {name: getattr(scheme, name) for name in names}

@@ -22,7 +22,7 @@ TABLES: Mapping[str, Callable[[Scope], Table]] = {
 
 
 def table_name(word: str) -> str:
-    """Return the table's name that a word on the command line stands for: a number ``1`` for ``table1``."""
+    """Return the table name for a word on the command line: ``table1`` for ``1``, any other word unchanged."""
     return f"table{word}" if word.isdecimal() else word
 
 

@@ -42,7 +42,7 @@ class WideResNet(nn.Module):
 
     def forward(self, x_BAHW: Tensor) -> Tensor:
         x_BDHW = self.stage3(self.stage2(self.stage1(self.conv1(x_BAHW))))
-        return activated(self.bn1, x_BDHW).mean((2, 3))
+        return norm_leaky_relu(self.bn1, x_BDHW).mean((2, 3))
 
 
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
@@ -67,14 +67,14 @@ class PreActivation(nn.Module):
         self.downsample = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride)
 
     def forward(self, x_BDHW: Tensor) -> Tensor:
-        y_BDHW = activated(self.bn1, x_BDHW)
+        y_BDHW = norm_leaky_relu(self.bn1, x_BDHW)
         shortcut = x_BDHW if self.downsample is None else self.downsample(y_BDHW)
-        y_BDHW = activated(self.bn2, self.conv1(y_BDHW))
+        y_BDHW = norm_leaky_relu(self.bn2, self.conv1(y_BDHW))
         return shortcut + self.conv2(y_BDHW)  # type: ignore[no-any-return]
 
 
-def activated(norm: nn.Module, x_BDHW: Tensor) -> Tensor:
-    """Return the leaky ReLU of the norm of a batch; a norm with its own activation replaces it."""
+def norm_leaky_relu(norm: nn.Module, x_BDHW: Tensor) -> Tensor:
+    """Return ``leaky_relu(norm(x))``; a norm with its own activation replaces the leaky ReLU."""
     if isinstance(norm, ActivatedNorm) and norm.activated:
         return norm(x_BDHW)  # type: ignore[no-any-return]
     return F.leaky_relu(norm(x_BDHW), SLOPE, inplace=True)

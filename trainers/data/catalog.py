@@ -61,8 +61,8 @@ STORED = {
     "voc2007": Sizes(5_011, 4_952, 20),
 }
 
-#: What to do where a stored data set is missing.
-GET = {
+#: What to do if a stored data set is missing.
+HOW_TO_GET = {
     "voc2007": "unpack VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar there",
     **{
         f"imagenette2-{size}": "unpack this archive in the folder above it: "
@@ -91,8 +91,8 @@ def check_dataset(name: str, workspace: Workspace) -> None:
 def check_present(name: str, workspace: Workspace) -> None:
     """Like :func:`check_dataset`; also check that a data set that is never downloaded is there. It reads no image."""
     check_dataset(name, workspace)
-    if name in GET and not (place := place_of(name, workspace)).exists():
-        raise UserError(f"{place} does not exist; {GET[name]}; or put shards there.")
+    if name in HOW_TO_GET and not (place := place_of(name, workspace)).exists():
+        raise UserError(f"{place} does not exist; {HOW_TO_GET[name]}; or put shards there.")
     if name in STORED and name != "voc2007":
         check_layout(place_of(name, workspace))
 

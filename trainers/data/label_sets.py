@@ -24,7 +24,7 @@ def indexed(name: str, file: str, split: AnySplit, workspace: Workspace) -> Tens
 
 
 def proportional(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Return the indices of ``count`` random samples, as many of each class as its share of all samples; ascending.
+    """Return the indices of ``count`` random samples, each class in proportion to its size; ascending.
 
     See :func:`~eman.trainers.data.shares.proportional_counts` for the rounding.
 
@@ -80,7 +80,7 @@ def _turns(labels: Tensor) -> Tensor:
     return turns
 
 
-#: Ways to draw a label set of a number of samples, with a seed, by the names of ``label_sampling``.
+#: Functions that draw a label set from labels, number of samples and seed, by the values of ``label_sampling``.
 SAMPLINGS: dict[str, Callable[[Tensor, int, int], Tensor]] = {"proportional": proportional, "balanced": balanced}
 
 
@@ -101,8 +101,8 @@ def parts(dataset: DataSet, images: int | None, held_out: int) -> tuple[AnySplit
 def label_set(labels: Tensor, fraction: float, number: int, sampling: str = "proportional") -> Tensor:
     """Return the indices of a fraction of the samples, drawn with the set's number (Section 5.2).
 
-    ``sampling`` is a key of :data:`SAMPLINGS`: as many of each class as its share (stratified, as in the index files of
-    the official code), or equally many.
+    ``sampling`` is a key of :data:`SAMPLINGS`: each class in proportion to its size (stratified, as in the index files
+    of the official code), or equally many of each.
     """
     if fraction == 1:
         return torch.arange(len(labels))

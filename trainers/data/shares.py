@@ -1,4 +1,4 @@
-"""Numbers of a label set's samples by class, without torch."""
+"""Class counts of label sets, without torch."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from eman.platform.errors import UserError
 def proportional_counts(sizes: Sequence[int], count: int) -> list[int]:
     """Return how many of ``count`` samples each class gets in proportion to class sizes, at least one.
 
-    A class gets its share rounded down; what is then missing goes to the classes with the largest remainders, the first
-    of equal ones.
+    Shares are rounded down; the samples left over go to the classes with the largest remainders, the first of equal
+    ones (largest remainder method).
 
     Raises:
         UserError: A class would get none.

@@ -40,7 +40,7 @@ class Method(Generic[S]):
         views: The views of a step by name, each a pair (stream, augmentation).
         student: For each forward pass of the student, the views to concatenate.
         teacher: For each forward pass of the teacher, the views to concatenate; empty if there is no teacher.
-        symmetric: Whether a run, by its section, makes every pass a second time with the views of student and teacher
+        symmetric: From a run's section to whether every pass is repeated with the views of student and teacher
             exchanged.
         teacher_moves: When the teacher is updated: ``between`` the forward passes of student and teacher, or ``after``
             the optimizer's step.

@@ -1,7 +1,7 @@
-"""Norms with their own activation, which look at one image.
+"""Norms with their own activation, whose statistics are those of a single image.
 
-timm has both layers; these equal them (a test compares). timm's compute their statistics in float32 also for float64
-inputs, and without activation its EvoNorm-S0 does not normalize.
+timm has both layers, and a test compares them. timm computes their statistics in float32 even for float64 inputs, and
+its EvoNorm-S0 does not normalize without its activation.
 
 Shapes: N samples, C channels, H by W pixels.
 """
@@ -17,8 +17,8 @@ class ActivatedNorm(nn.Module):
 
     Args:
         num_features: C.
-        activated: Whether it includes the activation. Without, it only normalizes, scales and shifts.
-        eps: Epsilon below the root.
+        activated: Whether it includes the activation; otherwise it only normalizes, scales and shifts.
+        eps: Epsilon under the square root.
     """
 
     def __init__(self, num_features: int, *, activated: bool, eps: float = 1e-5) -> None:

@@ -39,14 +39,14 @@ class Follower:
                 self._pairs[move].append(((mine._buffers, name), (theirs._buffers, name)))
 
     @torch.no_grad()
-    def update(self, momentum: float | Tensor, eman_momentum: float | Tensor, averaged: Tensor) -> None:
+    def update(self, momentum: float | Tensor, eman_momentum: float | Tensor, student_share: Tensor) -> None:
         """Average and copy, with one fused call per momentum and one for all copies.
 
         Args:
             momentum: m of Eq. (1).
             eman_momentum: m of Eq. (9).
-            averaged: Scalar, updated in place: the student's share of averaged statistics, 1 - Π m over all updates,
-                by which bias-corrected averages are divided.
+            student_share: Scalar, updated in place: the student's share of averaged statistics, 1 - Π m over all
+                updates, by which bias-corrected averages are divided.
         """
         pairs = list(self._pairs[Move.AVERAGE])
         if eman_momentum is momentum:
@@ -55,21 +55,21 @@ class Follower:
             _follow(*_tensors(self._pairs[Move.AVERAGE_STATISTICS]), 1 - eman_momentum)
         _follow(*_tensors(pairs), 1 - momentum)
         if self._pairs[Move.AVERAGE_CORRECTED]:
-            _follow(*_tensors(self._pairs[Move.AVERAGE_CORRECTED]), _corrected_rate(1 - eman_momentum, averaged))
+            _follow(*_tensors(self._pairs[Move.AVERAGE_CORRECTED]), _corrected_rate(1 - eman_momentum, student_share))
         if self._pairs[Move.COPY]:
             torch._foreach_copy_(*_tensors(self._pairs[Move.COPY]))
 
 
-def _corrected_rate(rate: float | Tensor, averaged: Tensor) -> Tensor:
-    r"""Return the rate at which a bias-corrected average moves, and update ``averaged``.
+def _corrected_rate(rate: float | Tensor, student_share: Tensor) -> Tensor:
+    r"""Return the rate at which a bias-corrected average moves, and update ``student_share``.
 
     With :math:`s_t = m_t s_{t-1} + (1 - m_t) \mu_t` from :math:`s_0 = 0` and :math:`a_t = 1 - \prod_{i \le t} m_i`,
     the average :math:`\mu'_t = s_t / a_t` satisfies
     :math:`\mu'_t = \mu'_{t-1} + \frac{1 - m_t}{a_t} (\mu_t - \mu'_{t-1})`. At the first update with
     :math:`m < 1` it becomes the student's.
     """
-    averaged.add_(rate * (1 - averaged))
-    return torch.where(averaged > 0, rate / averaged, 0)
+    student_share.add_(rate * (1 - student_share))
+    return torch.where(student_share > 0, rate / student_share, 0)
 
 
 def _follow(mine: list[Tensor], theirs: list[Tensor], rate: float | Tensor) -> None:

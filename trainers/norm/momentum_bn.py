@@ -28,7 +28,7 @@ class MomentumBatchNorm(DeviceBatchNorm):
 
     The authors' code differs in one thing: it multiplies PyTorch's unbiased variance of the batch by n / (n - 1) again.
 
-    Without gradient with respect to the moving statistics; a teacher needs none.
+    No gradient flows to the moving statistics; a teacher needs none.
     """
 
     batch_weight: Tensor

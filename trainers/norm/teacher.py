@@ -64,7 +64,7 @@ class Teacher(nn.Module):
     ) -> None:
         super().__init__()
         self.passes: Tensor
-        self.averaged: Tensor
+        self.student_share: Tensor
         self.scheme = scheme_named(scheme) if isinstance(scheme, str) else scheme
         check_names(self.scheme.student, self.scheme.teacher)
         self.norm = TEACHER_NORMS[self.scheme.teacher]
@@ -74,7 +74,7 @@ class Teacher(nn.Module):
         self.seed = seed
         self.steps = self._checked_steps(steps)
         self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("averaged", torch.zeros(()))  # 1 - Π m, for bias-corrected averages
+        self.register_buffer("student_share", torch.zeros(()))  # 1 - Π m, for bias-corrected statistics
         self.network: nn.Module | None = None
         self._follower: Follower | None = None
         if not self.norm.joint:
@@ -134,7 +134,7 @@ class Teacher(nn.Module):
             self._follower = Follower(self.network, _unwrap(student), self.norm)
         momentum = self.momentum if momentum is None else momentum
         eman_momentum = momentum if self.eman_momentum is None else self.eman_momentum
-        self._follower.update(momentum, eman_momentum, self.averaged)
+        self._follower.update(momentum, eman_momentum, self.student_share)
 
     def _checked_steps(self, steps: int | None) -> int:
         if not self.norm.blends:
@@ -203,7 +203,7 @@ class Teacher(nn.Module):
     def _run_on(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         if self.norm.blends:
             assert self.network is not None
-            weight = batch_weight(self.passes.to(self.averaged.dtype), self.steps)
+            weight = batch_weight(self.passes.to(self.student_share.dtype), self.steps)
             self.passes.add_(1)
             return blended_passes(self.network, inputs, weight)
         if not self.norm.independent:

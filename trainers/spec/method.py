@@ -21,8 +21,8 @@ class MethodSection(Section):
     crop_min: PositiveShare = 0.2
     """Smallest area of a random resized crop, as a fraction of the image's."""
     crop_padding: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """In place of a random resized crop: move the image by up to this fraction of its side over a border that mirrors
-    it (1/8 in USB); for images in memory, or of one size. None: random resized crop."""
+    """In place of a random resized crop: shift the image by up to this fraction of its side, with reflected padding
+    (1/8 in USB); for images in memory, or of one size. None: random resized crop."""
 
     def batches(self) -> dict[str, int]:
         """Return the number of images per step, over all devices, by stream."""
@@ -51,8 +51,8 @@ class TeacherSection(MethodSection):
     momentum: Share = 0.999
     """Momentum m of the teacher's parameters, Eq. (1)."""
     average_student: bool = False
-    """Where there is no second network (teacher_norm student): keep an average of the student's parameters by this
-    momentum, with the student's running statistics, to evaluate as the teacher; it takes no part in training (USB)."""
+    """Where there is no second network (teacher_norm student): keep a moving average of the student's parameters with
+    this momentum, and the student's running statistics, to evaluate as the teacher; training does not use it (USB)."""
 
 
 class UnlabelledSection(MethodSection):
@@ -108,5 +108,5 @@ class SemiSupervisedSection(LabelledSection, UnlabelledSection):
     """A method that uses labelled and unlabelled images."""
 
     reuse_labelled: bool = False
-    """Count the labelled images among the unlabelled ones too, as USB does; else the unlabelled are the others (Section
-    5.1)."""
+    """Also use the labelled images as unlabelled ones, as USB does; otherwise the unlabelled images are the rest
+    (Section 5.1)."""

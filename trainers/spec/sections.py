@@ -225,7 +225,7 @@ class ExecutionSpec(Section):
     """Recompute residual blocks in the backward pass to save memory (activation checkpointing)."""
     collapse_bound: Annotated[float, Field(ge=0, le=1)] = 0.004
     """End a run as failed if its train/feature_std stays below this; 0: never. Below 2**-8, bfloat16's rounding, the
-    outputs of different images are the same. A run that ends is not changed."""
+    outputs of different images are the same. It changes no result of a run that is not ended."""
     collapse_patience: Annotated[int, Field(ge=1, le=1_000_000)] = 5
     """Epochs in a row, after the warm-up, that train/feature_std must stay below collapse_bound."""
 
@@ -242,7 +242,7 @@ class ExecutionSpec(Section):
 
     @property
     def collapse_rule(self) -> str:
-        """When a run counts as collapsed, in one word for the store."""
+        """The bound and patience of collapse in one word, for the store."""
         return f"{self.collapse_bound:g}/{self.collapse_patience}"
 
 

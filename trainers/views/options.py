@@ -9,7 +9,7 @@ class ViewOptions:
 
     Attributes:
         crop_min: Smallest area of a random resized crop, as a fraction of the image's.
-        crop_padding: Shift images by up to this fraction of their side in place of that crop; ``None`` for the crop.
+        crop_padding: Shift images by up to this fraction of their side instead of that crop; ``None`` for the crop.
         blur_max: Largest standard deviation of the Gaussian blur in pixels; 0 for no blur.
         strong_ops: RandAugment operations per image.
         strong_pool: Name of their pool, in :data:`eman.trainers.views.randaugment.POOLS`.

@@ -25,8 +25,8 @@ class Pool:
         operations: Names, in :data:`TABLES`, :data:`BLENDS` or :data:`WARPS`.
         low, span: Brightness, colour, contrast and sharpness are multiplied by ``low + span * level``.
         shift: Largest translation, as a fraction of the side.
-        tenths: Whether levels are 1, 2, ..., 9 tenths and translations cut to whole pixels, as in the official code.
-            Otherwise levels are any numbers from 0 to 1 and translations are rounded.
+        tenths: Whether levels are 1, 2, ..., 9 tenths and translations are truncated to whole pixels, as in the
+            official code. Otherwise levels are any numbers from 0 to 1 and translations are rounded.
     """
 
     operations: tuple[str, ...]
@@ -227,9 +227,9 @@ def _sources(warp_B: Tensor, amount_B: Tensor, pool: Pool, height: int, width: i
     return torch.where(inside, y * width + x, -1).flatten(1)
 
 
-def _whole(pixels_B: Tensor, cut: bool) -> Tensor:
-    """Return translations in whole pixels, cut or rounded."""
-    return torch.trunc(pixels_B + 1e-9 * pixels_B.sign()) if cut else torch.floor(pixels_B + 0.5)
+def _whole(pixels_B: Tensor, truncate: bool) -> Tensor:
+    """Return translations in whole pixels, truncated or rounded."""
+    return torch.trunc(pixels_B + 1e-9 * pixels_B.sign()) if truncate else torch.floor(pixels_B + 0.5)
 
 
 def _warped(images: _Bytes, pool: Pool, height: int) -> Tensor:

@@ -59,11 +59,11 @@ def crop_and_flip(x_BAHW: Tensor, box_4B: tuple[Tensor, ...] | None, flipped_B: 
 
 
 def move_and_flip(x_BAHW: Tensor, moved_2B: tuple[Tensor, ...], flipped_B: Tensor) -> Tensor:
-    """Apply torchvision's ``RandomCrop`` with reflected padding, with one place per image, then ``horizontal_flip``.
+    """Apply torchvision's ``RandomCrop`` with reflected padding, one crop per image, then ``horizontal_flip``.
 
     Args:
         x_BAHW: Images.
-        moved_2B: int64, pixels by which the crop lies below and to the right of the image, negative for the other side.
+        moved_2B: int64, offset of the crop from the image in pixels, downwards and to the right; may be negative.
         flipped_B: bool; whether to flip horizontally.
     """
     height, width = x_BAHW.shape[2:]
@@ -77,7 +77,7 @@ def move_and_flip(x_BAHW: Tensor, moved_2B: tuple[Tensor, ...], flipped_B: Tenso
 
 
 def _mirrored(place: Tensor, size: int) -> Tensor:
-    """Return places within an image for places up to its size away, mirrored at the middle of the border's pixels."""
+    """Return pixel positions reflected into an image of ``size`` pixels, at the centres of its border pixels."""
     return (size - 1) - ((size - 1) - place.abs()).abs()
 
 
@@ -88,8 +88,8 @@ GRAY = (125, 123, 114)
 def cutout(x_BAHW: Tensor, middle_B: Tensor, centre_B: Tensor, side_B: Tensor) -> Tensor:
     """Fill a square with gray: Cutout as in the public versions of RandAugment, which draw with Pillow.
 
-    Pillow cuts the corners' coordinates to whole pixels and includes them, so a square is up to a pixel larger than
-    its side. Images of one channel get the gray's luminance.
+    Pillow truncates the corners' coordinates to whole pixels and includes them, so a square is up to a pixel larger
+    than its side. Images of one channel get the gray's luminance.
 
     Args:
         x_BAHW: Images.

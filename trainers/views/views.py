@@ -61,7 +61,7 @@ class Changes:
 
     Attributes:
         box_4B: Top, left, height and width in pixels of the crop, which is resized to the image's size.
-        moved_2B: int64, pixels by which images are moved up and left, over a border that mirrors them.
+        moved_2B: int64, pixels by which images are shifted up and left, with reflected padding.
         flipped_B: bool; whether to flip horizontally.
         colour_4B: Factors of brightness, contrast and saturation, and the hue's shift in turns, applied in this order;
             torchvision shuffles them.
@@ -97,7 +97,7 @@ def changed(x_BAHW: Tensor, changes: Changes) -> Tensor:
 
 
 def _place(x_BAHW: Tensor, draws: Draws, options: ViewOptions) -> dict[str, Any]:
-    """Draw a horizontal flip, and a random resized crop (area ``crop_min`` to 1, ratio 3/4 to 4/3) or a move."""
+    """Draw a horizontal flip, and a random resized crop (area ``crop_min`` to 1, ratio 3/4 to 4/3) or a shift."""
     height, width = x_BAHW.shape[2:]
     drawn: dict[str, Any] = {}
     if options.crop_padding is not None:
