@@ -57,8 +57,8 @@ def _common(
             envvar="EMAN_CACHE_SIZE",
             metavar="GIB",
             min=0,
-            help="With a work folder by URI: GiB that local copies of its files may take on each machine. The least "
-            "recently used go first. Default: 20.",
+            help="With a work folder by URI: limit in GiB for local copies of its files on each machine; the least "
+            "recently used are removed first. Default: 20.",
         ),
     ] = None,
     experiment: Annotated[

@@ -51,7 +51,7 @@ SetOption = Annotated[
 ]
 NewestOption = Annotated[
     int | None,
-    typer.Option("--newest", metavar="N", help="Read only so many sweeps and trainings; 0 for all. Default: 200."),
+    typer.Option("--newest", metavar="N", help="Read only the newest N sweeps and trainings; 0 for all. Default: 200."),
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Key of a finished run, or its beginning.")]
 
@@ -81,8 +81,8 @@ class Scale:
     ema_scaling: Annotated[
         EmaScaling | None,
         typer.Option(
-            help="Momenta m of the teacher: the profile's own (none), or the paper's by the EMA scaling rule, m^k: to "
-            "the batch, or to the length of the run. Default: none.",
+            help="Scale the paper's teacher momenta m to m^k (EMA scaling rule): to the run's batch (batch), or to its "
+            "length (run). Default: none, the profile's own momenta.",
             show_default=False,
         ),
     ] = None
@@ -135,28 +135,26 @@ class Grid:
         Literal["grid", "random", "optuna"] | None,
         _search_option(
             help="How to choose points, for each method and scheme: grid takes every combination, with --samples "
-            "evenly spaced values of a range; random draws --samples points; optuna chooses each of --samples points "
-            "by the results of those before. Default: grid."
+            "evenly spaced values of a range; random draws --samples points; optuna chooses --samples points, each "
+            "from the results of those before. Default: grid."
         ),
     ] = None
     samples: Annotated[
         int | None, _search_option(min=1, help="Number of points, or of values of each range in a grid.")
     ] = None
-    search_seed: Annotated[
-        int | None, _search_option(min=0, help="Seed of the points. The same command chooses the same. Default: 0.")
-    ] = None
+    search_seed: Annotated[int | None, _search_option(min=0, help="Seed of random and optuna. Default: 0.")] = None
     scheduler: Annotated[
         Literal["none", "asha", "median"] | None,
         _search_option(
-            help="Stop poor trainings early: by asynchronous successive halving (asha), or if they are below the "
-            "median of the others. A stopped run continues when another sweep needs it. Default: none."
+            help="Stop poor trainings early: by asynchronous successive halving (asha), or when they fall below the "
+            "median of the others (median). A stopped run continues when another sweep needs it. Default: none."
         ),
     ] = None
     grace: Annotated[
-        int | None, _search_option(min=1, help="Epochs before which the scheduler stops nothing. Default: 1.")
+        int | None, _search_option(min=1, help="Epochs that every run gets before it may be stopped. Default: 1.")
     ] = None
     reduction: Annotated[
-        float | None, _search_option(help="With asha: one run in so many goes on at each rung. Default: 3.")
+        float | None, _search_option(help="With asha: continue one in this many runs at each rung. Default: 3.")
     ] = None
     objective: Annotated[
         str | None,

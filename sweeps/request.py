@@ -54,7 +54,7 @@ class SweepRequest(Section):
     Attributes:
         tables: Tables by name or number.
         claims: Claims by name, whose cells are run.
-        max_seeds: Seeds after which `eman decide` gives up, if it chose the seeds; 0 otherwise.
+        max_seeds: Largest number of seeds that `eman decide` runs; 0 for other commands.
         methods, schemes: Methods and schemes of a grid.
         grid: Further axes of a grid: values by field of a run.
         ranges: Further axes of a grid: ranges of numbers by field of a run.
@@ -64,8 +64,8 @@ class SweepRequest(Section):
         samples: See `search`; 0 if nothing is sampled.
         search_seed: Seed of the points.
         scheduler: Rule of Ray Tune that stops trainings with poor results early: `none`, `asha` or `median`.
-        grace: Epochs before which the scheduler stops no training.
-        reduction: With `asha`: one in so many trainings goes on at each rung.
+        grace: Epochs that every training runs before the scheduler may stop it.
+        reduction: With `asha`: one in this many trainings continues at each rung.
         objective: Metric by which points are chosen and compared; empty for the method's accuracy on held-out images.
         points: Points that Optuna has chosen, by method and scheme (``METHOD/SCHEME``).
         linear_lr: Learning rates of linear evaluation in a grid; empty for the profile's.

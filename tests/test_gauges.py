@@ -135,7 +135,7 @@ def prometheus(cluster: Any, tmp_path: Path) -> Iterator[str]:
     server.wait(timeout=30)
 
 
-def told(address: str) -> Any:
+def get_json(address: str) -> Any:
     with urllib.request.urlopen(address, timeout=30) as answer:
         return json.load(answer)["data"]
 
@@ -158,8 +158,8 @@ def test_prometheus_answers_every_query_of_the_dashboard(cluster: Any, prometheu
             continue
         whole = query.replace("$sweep", "watched").replace("$profile", "smoke")
         asked = urllib.parse.urlencode({"query": whole, "start": started, "end": time.time(), "step": 1})
-        series = told(f"{prometheus}/api/v1/query_range?{asked}")["result"]
-        assert series, (query, told(f"{prometheus}/api/v1/targets?state=active"), done.stderr)
+        series = get_json(f"{prometheus}/api/v1/query_range?{asked}")["result"]
+        assert series, (query, get_json(f"{prometheus}/api/v1/targets?state=active"), done.stderr)
         numbers = [float(value) for one in series for _, value in one["values"]]
         assert all(math.isfinite(number) for number in numbers), query
         assert max(numbers) > 0, query

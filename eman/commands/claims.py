@@ -23,7 +23,7 @@ def claims(
         list[str] | None,
         typer.Argument(
             metavar="[CLAIM | TABLE]...",
-            help="Claims by name, or all that are about these tables. Default: all. They are tested together.",
+            help="Claims by name, or all claims about these tables. Default: all. They are tested together.",
         ),
     ] = None,
     *,
@@ -34,14 +34,15 @@ def claims(
     out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which of the paper's claims the runs in the store support.
+    """Test the paper's claims with the runs in the store, and print a verdict on each.
 
     - `eman claims --profile mini`
     - `eman claims 1 8 --profile mini --format markdown`
     - `eman claims moco-eman-bn byol-eman-bn --seeds 8`
 
-    Without --seeds, every seed that has results is used. The more claims are tested together, the more each needs.
-    Claims whose seeds `eman decide` chose are judged by its looks, among all that it decided.
+    Without --seeds, every seed that has results is used. The more claims are tested together, the more
+    evidence each needs. Claims whose seeds `eman decide` chose are judged as it tested them: after each round of seeds,
+    together with all others that it decided.
     """
     from eman.evaluation.results import verdicts as printed
     from eman.evaluation.results.claims import judge

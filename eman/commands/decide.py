@@ -38,30 +38,30 @@ def decide(
         list[str] | None,
         typer.Argument(
             metavar="[CLAIM | TABLE]...",
-            help="Claims by name, or all that are about these tables. Default: all. They are decided together.",
+            help="Claims by name, or all claims about these tables. Default: all. They are decided together.",
         ),
     ] = None,
     *,
     scale: Scale,
     evaluated: Evaluated,
-    max_seeds: Annotated[int, typer.Option(help="Seeds after which a claim that is not shown is given up.")] = 24,
+    max_seeds: Annotated[int, typer.Option(help="Give up on claims still undecided after this many seeds.")] = 24,
     budget: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Begin no round that would end after this time: 90m, 4h or 2d."),
+        typer.Option(metavar="TIME", help="Start no round that would end after this time: 90m, 4h or 2d."),
     ] = None,
     dry_run: DryRunOption = False,
     labels: Labels,
     resources: Resources,
     address: AddressOption = None,
 ) -> None:
-    """Run seeds until the paper's claims are decided: few where a verdict is clear, more where it is not.
+    """Run seeds until the paper's claims are decided: few for clear results, more for close ones.
 
     - `eman decide --profile mini --budget 4h`
     - `eman decide moco-eman-bn byol-eman-bn --profile mini --max-seeds 16 --dry-run`
 
-    Every claim gets 4 seeds first; those that are then neither shown nor futile get 4 more, and so on. Each look
-    spends a part of the error of 5 %, so that looking often does not make a wrong verdict more likely. The same command
-    continues an interrupted one. `eman claims` prints the verdicts.
+    Every claim gets 4 seeds first; those that are then undecided, neither shown nor futile, get 4 more, and so on. Each
+    test spends part of the 5 % error probability, so testing repeatedly does not make a wrong verdict more likely. The
+    same command continues an interrupted one. `eman claims` prints the verdicts.
     """
     if scale.seeds is not None:
         raise UserError("--seeds has no effect here, since the results choose the seeds; give --max-seeds.")
@@ -74,7 +74,7 @@ def decide(
 
 
 def _run_rounds(request: "SweepRequest", options: "Options | None", hours: float | None) -> None:
-    """Print and run rounds until every claim is decided, or the hours are over; without options, print the next one."""
+    """Print and run rounds until every claim is decided or the hours are used up; without options, print the next."""
     from eman.sweeps.checks import check_files
     from eman.sweeps.claims.deciding import next_round, read_decisions
     from eman.sweeps.cost import measured

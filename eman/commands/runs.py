@@ -49,7 +49,7 @@ def register_run(
     network: NetworkOption = "student",
     selection: SelectionOption = "last",
 ) -> None:
-    """Put a run's network into MLflow's registry, with the metrics that were measured on it.
+    """Register a run's network in MLflow's model registry, with the metrics that were measured on it.
 
     - `eman runs register 3f2a --name shoes --alias champion`, then
       `mlflow models serve -m models:/shoes@champion --env-manager local`

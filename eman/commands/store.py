@@ -8,7 +8,7 @@ from eman.commands.printing import show
 from eman.context import open_store, workspace
 from eman.parsing import check_number
 
-app = typer.Typer(name="store", no_args_is_help=True, help="Copy the MLflow store; find files without runs.")
+app = typer.Typer(name="store", no_args_is_help=True, help="Copy the MLflow store; remove unused files.")
 
 
 @app.command()
@@ -33,13 +33,13 @@ def migrate(
 @app.command()
 def gc(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
-    hours: Annotated[float, typer.Option(help="Leave alone what has changed within so many hours.")] = 1.0,
+    hours: Annotated[float, typer.Option(help="Keep files and runs that changed within this many hours.")] = 1.0,
 ) -> None:
-    """List files of no use in the work folder, by path or URI, with their sizes, and remove them after confirmation.
+    """List unused files in the work folder with their sizes, and remove them after confirmation.
 
-    These are folders whose run is not in the store, checkpoints of finished runs to resume from, and interrupted runs
-    without files. Runs that are running, and results, are never removed. `eman runs prune` also removes failed and
-    interrupted runs that have files.
+    Unused are folders whose run is not in the store, checkpoints that finished runs no longer need to resume, and
+    interrupted runs without files. Running runs and results are never removed. `eman runs prune` also removes
+    failed and interrupted runs that have files.
 
     - `eman store gc`
     - `eman --home s3://bucket/eman --store http://HOST:5000 store gc --yes`

@@ -49,7 +49,7 @@ class Options:
 class Report:
     """Report of a launch: trainings and evaluations carried out, trainings reused, names and reasons of failed runs.
 
-    ``training_seconds`` is the time in training loops, summed over workers; ``cores`` is 0 if nothing was run;
+    ``training_seconds`` is the time in training loops, summed over workers; ``cores`` is 0 if nothing ran;
     ``trials`` are Ray Tune's tables of the trainings.
     """
 
