@@ -88,8 +88,8 @@ class Sweep:
     def key(self) -> str:
         """Hash of the set of runs, which identifies a repeated sweep.
 
-        The runs that Optuna chooses are not known before; then it is the hash of the request and of the corners of the
-        searched space.
+        For a search by Optuna, whose runs are not known in advance, it is the hash of the request and of the corners of
+        the searched space.
         """
         parts = sorted([*self.trainings, *self.evaluations])
         if self.request.search == "optuna":

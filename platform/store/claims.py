@@ -1,9 +1,9 @@
-"""Claims: at most one process runs a run at a time, across machines and crashes.
+"""Claims: at most one process carries out a run at a time, across machines and crashes.
 
 A claim is the run's parameter ``claim/N``; its value is the owner. MLflow parameters are immutable, so the database
 refuses one of two concurrent claims. A run can be claimed when its last owner stopped, failed or is lost. An owner on
 this machine is lost if the caller could lock the run's local lock file; one on another machine, if it has sent no
-heartbeat for :data:`~eman.platform.store.records.SILENT_SECONDS`. So no disk has to be shared.
+heartbeat for :data:`~eman.platform.store.records.SILENT_SECONDS`. No shared disk is needed.
 """
 
 import logging
@@ -23,7 +23,7 @@ log = logging.getLogger("eman")
 
 @dataclass(frozen=True)
 class Entry:
-    """A run to claim: kind, key, display name, parameters (written once), tags and the parent's id."""
+    """A run to claim: kind, key, display name, parameters (written once), tags and the parent's run id, if any."""
 
     kind: str
     key: str
@@ -33,10 +33,11 @@ class Entry:
     parent: str | None
 
 
-def claim(store: Connection, entry: Entry, again: str = "") -> RunLog:
+def claim(store: Connection, entry: Entry, previous_owner: str = "") -> RunLog:
     """Claim a run, creating it if needed, and mark it RUNNING. A sweep may have several owners.
 
-    A finished run may be claimed ``again`` after the owner of that name, because its files are gone.
+    A finished run can be claimed only with the name of its ``previous_owner``: it is trained again because its files
+    are gone.
 
     Raises:
         BusyError: Another process is running or has finished it.
@@ -45,9 +46,9 @@ def claim(store: Connection, entry: Entry, again: str = "") -> RunLog:
         known = oldest(store, entry.kind, entry.key)
         run_id = _create(store, entry) if known is None else known.run_id
         if known is not None:
-            _check_free(known, entry, again, store.workspace.machine)
+            _check_free(known, entry, previous_owner, store.workspace.machine)
         try:
-            return _start(store, run_id, entry, known, again)
+            return _start(store, run_id, entry, known, previous_owner)
         except _Deleted:
             log.info("%s was created twice at the same time; retrying", entry.name)
 
@@ -76,17 +77,17 @@ def _create(store: Connection, entry: Entry) -> str:
     return first.run_id
 
 
-def _check_free(known: Record, entry: Entry, again: str, machine: str) -> None:
+def _check_free(known: Record, entry: Entry, previous_owner: str, machine: str) -> None:
     if entry.kind == SWEEP:
         return
-    if known.status == "done" and (not again or known.owner != again):
+    if known.status == "done" and (not previous_owner or known.owner != previous_owner):
         raise BusyError(f"{entry.name} is done already")
     # On this machine the caller holds the run's lock, so no other process is running it.
     if known.status == "running" and known.claims and known.host != machine:
         raise BusyError(f"{entry.name} is running on {known.host}")
 
 
-def _start(store: Connection, run_id: str, entry: Entry, known: Record | None, again: str) -> RunLog:
+def _start(store: Connection, run_id: str, entry: Entry, known: Record | None, previous_owner: str) -> RunLog:
     """Claim a run that looked free, and write its parameters and tags."""
     number = 1 + (len(known.claims) if known is not None else 0)
     owner = f"{store.workspace.machine}/{new_id()}"
@@ -97,7 +98,7 @@ def _start(store: Connection, run_id: str, entry: Entry, known: Record | None, a
         if known is not None:
             store.with_retries(partial(store.client.update_run, run_id, status="RUNNING"))
         ended = {"eman.reason": "", "eman.stopped": ""}
-        tags = {**ended, **heartbeat(0.0 if again else None), **provenance(), **entry.tags}
+        tags = {**ended, **heartbeat(0.0 if previous_owner else None), **provenance(), **entry.tags}
         if entry.parent is not None:
             tags["mlflow.parentRunId"] = entry.parent
         writer.write(params=entry.params if known is None or not known.params else None, tags=tags)

@@ -24,7 +24,7 @@ SWEEP_ID = "eman.sweep"
 
 @dataclass(frozen=True)
 class Search:
-    """What to search for; empty fields match all.
+    """Conditions of a search for runs; empty fields match all.
 
     Attributes:
         kind: See :data:`TRAINING`, :data:`EVALUATION`, :data:`SWEEP`.
@@ -127,7 +127,7 @@ class Record:
 
     @property
     def final(self) -> bool:
-        """Whether it failed in a way that would repeat itself."""
+        """Whether it failed in a way that a repetition would too."""
         return self.status == "failed" and self.tags.get("eman.final") == "true"
 
     @property

@@ -16,14 +16,15 @@ from eman.platform.store.records import Point, Record, make_record
 if TYPE_CHECKING:
     from requests import Session
 
-#: MLflow's variables that this module follows. With others, MLflow's own client is used.
+#: MLflow's variables that this module supports. With any other, MLflow's own client is used.
 _FOLLOWED = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
+#: Timeout of a request in seconds.
 _SECONDS = 60.0
 
 
 def readable(uri: str) -> bool:
-    """Return whether this module can read a store."""
+    """Return whether this module can read the store at a URI, with the credentials that are set."""
     special = [name for name in os.environ if name.startswith("MLFLOW_TRACKING_") and name not in _FOLLOWED]
     special += [name for name in ("MLFLOW_WORKSPACE",) if os.environ.get(name)]
     return uri.startswith(("http://", "https://")) and not special and not Path("~/.mlflow").expanduser().exists()
@@ -45,7 +46,10 @@ class ServerReader:
         return _pairs(answer["experiment"].get("tags", []))
 
     def search(self, condition: str, limit: int, token: str | None) -> tuple[list[Record], str | None]:
-        """Return a page of the runs that have a key and match an MLflow filter, and the next page's token."""
+        """Return a page of the runs that have a key and match an MLflow filter, and the next page's token.
+
+        Call :meth:`experiment_tags` first, which finds the experiment.
+        """
         body = {"experiment_ids": [self._id], "filter": condition, "max_results": limit, "page_token": token}
         answer = self._ask("POST", "runs/search", {name: value for name, value in body.items() if value}) or {}
         return list(_records(answer.get("runs", []))), answer.get("next_page_token")
@@ -77,7 +81,12 @@ class ServerReader:
         return session
 
     def _ask(self, method: str, path: str, content: Mapping[str, Any]) -> Any:
-        """Return the server's answer, or ``None`` if what is asked for does not exist."""
+        """Return the server's answer, or ``None`` for a missing resource.
+
+        Raises:
+            ConnectionError: The server is overloaded or failing.
+            UserError: The server refuses the request.
+        """
         given = {"json": dict(content)} if method == "POST" else {"params": dict(content)}
         answer = self._session.request(method, f"{self.uri}/api/2.0/mlflow/{path}", timeout=_SECONDS, **given)  # type: ignore[arg-type]
         if answer.status_code >= 500 or answer.status_code == 429:

@@ -1,7 +1,7 @@
 """Write entries to a run of the store; keep them on disk, one file per run, in order, while the store is down.
 
-With a work folder in object storage, that file is local, and a copy of it is put into storage, so that another machine
-can deliver the entries if this one is lost.
+With a work folder in object storage, the file is local and a copy is uploaded, so that another machine can deliver
+the entries if this one is lost.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def pending(store: Connection) -> list["Spool"]:
 
 
 def _adopt(store: Connection) -> None:
-    """Take over the entries that other machines have left in storage."""
+    """Move entries of other machines from storage to this machine's files, to deliver them."""
     folder = replace(store.workspace.storage, patience=0.0) / "spool"
     try:
         for name in folder.names():
@@ -44,7 +44,7 @@ def _adopt(store: Connection) -> None:
             if machine != store.workspace.machine:
                 Spool(store, run_id).insert((folder / name).read())
                 (folder / name).remove()
-    except MissingError:  # somebody else has taken it
+    except MissingError:  # another machine has taken it
         return
     except StorageError as error:
         log.warning("entries of other machines, if any, are delivered later: %s", error)
@@ -65,17 +65,17 @@ class Spool:
                 file.write(json.dumps(entry) + "\n")
             if self.store.workspace.remote:
                 with _best_effort():
-                    self._copy().write(self.path.read_bytes())
+                    self._uploaded().write(self.path.read_bytes())
 
     def insert(self, lines: bytes) -> None:
-        """Put earlier entries before the others."""
+        """Insert earlier entries before the existing ones."""
         with locked(self._lock, wait=True):
             later = self.path.read_bytes() if self.path.exists() else b""
             with atomic_path(self.path) as temporary:
                 temporary.write_bytes(lines + later)
 
-    def _copy(self) -> Place:
-        """Return this machine's copy of the file in storage."""
+    def _uploaded(self) -> Place:
+        """Return the place of this machine's uploaded copy."""
         workspace = self.store.workspace
         return replace(workspace.storage, patience=0.0) / "spool" / f"{self.run_id}.{workspace.machine}.jsonl"
 
@@ -108,7 +108,7 @@ class Spool:
             self.path.unlink()
             if self.store.workspace.remote:
                 with _best_effort():
-                    self._copy().remove()
+                    self._uploaded().remove()
         return True
 
 

@@ -19,7 +19,7 @@ from eman.platform.store.records import SWEEP_ID, Point, Record, Search, make_re
 #: SQL for a metric's value, which is read with :class:`float`.
 _VALUE = "IIF(is_nan, 'nan', value)"
 
-#: Condition that a run has a key with a beginning, looked up for each run that meets the others.
+#: Condition that a run has a key with a prefix, checked for each run that meets the other conditions.
 _PREFIXED = " AND EXISTS (SELECT 1 FROM tags t WHERE t.run_uuid = r.run_uuid AND t.key = 'eman.key' AND t.value GLOB ?)"
 
 
@@ -70,7 +70,7 @@ class SqliteReader:
         tagged = " AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = '{}' AND value {})"
         conditions: list[tuple[str, str | None]] = [
             (" AND status = ?", search.status or None),
-            # Each tag costs a look at that tag of all runs; with keys, the kind is read from the few runs found.
+            # A condition on a tag reads that tag of all runs; with keys, the kind is filtered among the few runs found.
             (tagged.format("eman.kind", "= ?"), search.kind or None if search.keys is None else None),
             (_PREFIXED, f"{search.prefix}*" if search.keys is None else None),
             (tagged.format("eman.key", "IN (SELECT value FROM json_each(?))"), _json(search.keys)),

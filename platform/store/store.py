@@ -40,10 +40,10 @@ class Store(Connection):
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         parent: str | None = None,
-        again: str = "",
+        previous_owner: str = "",
     ) -> RunLog:
         """Claim the run with this key, creating it if needed; see :func:`eman.platform.store.claims.claim`."""
-        return claims.claim(self, claims.Entry(kind, key, name, params, tags, parent), again)
+        return claims.claim(self, claims.Entry(kind, key, name, params, tags, parent), previous_owner)
 
     def deliver(self) -> int:
         """Write the pending entries on disk to the store; return the number of runs that had any."""

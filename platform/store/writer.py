@@ -70,7 +70,7 @@ class RunLog:
         return False
 
     def point(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keep a point of a curve until the next write."""
+        """Buffer a point of a curve until the next write."""
         now = int(time.time() * 1000)
         self._points += [(name, float(value), now, step) for name, value in metrics.items()]
 

@@ -40,5 +40,5 @@ def _use(name: str, digest: str, context: str, profile: Mapping[str, int | str],
 
 
 def dataset_name(name: str, context: str) -> str:
-    """Return the name of a part of a data set in MLflow, which tells inputs of a run apart by it."""
+    """Return the name of a part of a data set in MLflow, which distinguishes a run's inputs by name."""
     return f"{name} {context}"

@@ -68,7 +68,7 @@ class TrainJob(Job):
         profile: Name of its profile.
         workers: Number of processes.
         resources: Resources that Ray reserves for each worker.
-        redo: Owner of the finished run, if it is trained again because its files are gone; else empty.
+        previous_owner: Owner of the finished run that is trained again because its files are gone; else empty.
         varying: Fields in which the sweep's runs differ.
         stoppable: Whether a scheduler may stop it, so that it saves a checkpoint before every report of an epoch.
     """
@@ -77,7 +77,7 @@ class TrainJob(Job):
     profile: str
     workers: Workers = 1
     resources: Mapping[str, float] = field(default_factory=lambda: {"CPU": 1.0})
-    redo: str = ""
+    previous_owner: str = ""
     varying: tuple[str, ...] = ()
     stoppable: bool = False
 

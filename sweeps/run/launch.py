@@ -147,7 +147,7 @@ class Launch:
         """
         scheduled = self.sweep.request.scheduler != "none"
         jobs = [
-            replace(self._job(spec, parent, resources), redo=todo.gone.get(spec.key, ""))
+            replace(self._job(spec, parent, resources), previous_owner=todo.previous_owners.get(spec.key, ""))
             for spec in sorted(todo.trainings, key=work, reverse=True)
         ]
         batches = defaultdict[tuple[Workers, str], list[TrainJob]](list)

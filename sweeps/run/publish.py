@@ -49,7 +49,7 @@ def begin_sweep(sweep: Sweep, store: Store, launched: float, options: Options) -
 
 
 def _params(request: SweepRequest) -> dict[str, str]:
-    """Return what a request sets, as parameters."""
+    """Return the fields that a request sets, as parameters of its run."""
     values = {name: value for name, value in request.model_dump(mode="json").items() if value not in ([], {}, "", None)}
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Seconds to wait for a cluster that has just started and cannot run jobs yet.
 _STARTING_SECONDS = 60.0
 
-#: Seconds that a job that is told to stop has for it; Ray kills it afterwards.
+#: Seconds that a job gets to stop; Ray kills it afterwards.
 _STOPPING_SECONDS = 60
 
 #: Read by Ray in the process that supervises the job.

@@ -22,14 +22,14 @@ class Todo:
     Attributes:
         trainings: Trainings whose initial network, if any, exists.
         evaluations: Evaluations whose training is done and whose networks exist.
-        gone: Owners, by key, of finished trainings whose files are gone and that are trained again.
+        previous_owners: Owners, by key, of finished trainings that are trained again because their files are gone.
         open: Number of trainings and evaluations without a result, ready or not. Those of trainings that have collapsed
             or were stopped by this search do not count: they never get one.
     """
 
     trainings: tuple[RunSpec, ...]
     evaluations: tuple[EvalSpec, ...]
-    gone: Mapping[str, str]
+    previous_owners: Mapping[str, str]
     open: int
 
 

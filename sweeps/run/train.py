@@ -65,7 +65,15 @@ def _claim(job: TrainJob) -> Iterator[RunLog]:
             raise BusyError("another process on this machine is running it")
         store = Store(job.workspace, patient=True)
         params = record_params(spec)
-        yield store.begin(TRAINING, spec.key, job.title, tags=tags, parent=job.parent, params=params, again=job.redo)
+        yield store.begin(
+            TRAINING,
+            spec.key,
+            job.title,
+            tags=tags,
+            parent=job.parent,
+            params=params,
+            previous_owner=job.previous_owner,
+        )
 
 
 def _train(job: TrainJob, log: RunLog | None, report: Report, leave: Leave | None) -> Done | Preempted:

@@ -6,7 +6,7 @@ from eman.evaluation.headline import CLASSIFIER, NEIGHBOURS, headline
 from eman.platform.errors import UserError
 from eman.trainers.spec.run import RunSpec
 
-#: Metrics that a training reports while it runs, and that say how good it is.
+#: Metrics of quality that a training reports while it runs.
 REPORTED = (CLASSIFIER, NEIGHBOURS, "train/loss", "train/feature_std")
 
 #: Ending of the metrics of evaluations that are measured on held-out images.

@@ -17,7 +17,7 @@ from eman.sweeps.search.space import Range
 from eman.sweeps.search.study import study_of
 from eman.trainers.spec.kinds import Value
 
-#: Fewer observations say nothing about what matters.
+#: Least number of observations from which importance is computed.
 _LEAST = 4
 
 
@@ -25,8 +25,8 @@ _LEAST = 4
 class Observation:
     """A point and its objective: the mean over its seeds, or ``None`` until all have a value.
 
-    ``status`` is the first of running, missing, stopped and failed that any of its runs has, else done. Stopped runs
-    count with the last value that they reported.
+    ``status`` is the first of running, missing, stopped and failed that any of its runs has, else done. The value of a
+    stopped run is the last one that it reported.
     """
 
     point: Point
@@ -73,9 +73,9 @@ class SearchOutcome:
 
     @property
     def importance(self) -> dict[str, float]:
-        """How much each field matters, from 0 to 1; empty if there are too few points to tell.
+        """Importance of each field, from 0 to 1; empty if there are too few points.
 
-        Optuna's own measure for its searches, else the correlation of ranks.
+        For a search by Optuna of one scheme, Optuna's own measure; else the rank correlation.
         """
         if len(self.valued) < _LEAST:
             return {}

@@ -57,7 +57,7 @@ class Range(Section):
         return f"{_text(self.low)}:{_text(self.high)}{scale}"
 
     def at(self, share: float) -> int | float:
-        """Return the number at a share of the way from `low` to `high`, from 0 to 1."""
+        """Return the number at a fraction `share` (0 to 1) of the way from `low` to `high`, on the range's scale."""
         if self.whole and self.scale == "linear":
             return int(min(self.low + math.floor(share * (self.high - self.low + 1)), self.high))
         low, high = self.scaled(self.low), self.scaled(self.high)
@@ -84,7 +84,7 @@ class Range(Section):
                 return place
 
     def rounded(self, value: float) -> int | float:
-        """Return the nearest number of the range with few digits."""
+        """Return the nearest number of the range with three significant digits."""
         if self.whole:
             return int(min(max(round(value), self.low), self.high))
         near_one = self.scale == "logit" and value > 0.5

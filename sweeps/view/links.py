@@ -18,7 +18,7 @@ _MAX_TAG = 8000
 #: Prefixes of the metrics by which comparisons sort runs, in order of preference.
 _HEADLINES = ("linear/", "finetune/", "test/top1", "test/knn_top1")
 
-#: Longer links, with many run ids, are left out of descriptions.
+#: Longest link in descriptions, in characters; links with many run ids are longer.
 _MAX_LINK = 1500
 
 

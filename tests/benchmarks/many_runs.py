@@ -148,14 +148,14 @@ def server(copies: Copies, runs: int) -> Iterator[tuple[dict[str, str], int]]:
             mlflow.stop()
 
 
-def looks(environment: dict[str, str]) -> dict[str, Callable[[], object]]:
-    """Return what a running sweep, and who watches it, ask the store again and again."""
+def queries(environment: dict[str, str]) -> dict[str, Callable[[], object]]:
+    """Return what a running sweep, and a process that watches it, ask the store repeatedly."""
     os.environ.update(environment)
     workspace, sweep = Workspace.from_environment(), plan(SweepRequest(tables=("table1", "table8")))
     store = Store(workspace)
     return {
-        "a look at the sweep's runs": lambda: Results.read(store, sweep.tables),
-        "a look for lost runs": store.settle_lost,
+        "reading the sweep's runs": lambda: Results.read(store, sweep.tables),
+        "finding lost runs": store.settle_lost,
     }
 
 
@@ -173,7 +173,7 @@ def measure(environment: dict[str, str], rounds: int) -> dict[str, tuple[float, 
     for command in COMMANDS:
         costs = [cost(environment, command) for _ in range(rounds)]
         found[f"eman {' '.join(command)}"] = (median(c.processor for c in costs), median(c.clock for c in costs))
-    found |= {name: timed(call, rounds) for name, call in looks(environment).items()}
+    found |= {name: timed(call, rounds) for name, call in queries(environment).items()}
     costs = [cost(environment, (*SMALL, f"{seed},")) for seed in range(rounds)]
     found["a sweep of one short run"] = (median(c.processor for c in costs), median(c.clock for c in costs))
     return found
