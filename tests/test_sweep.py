@@ -102,7 +102,7 @@ def test_a_finished_run_without_its_networks_is_trained_again(store_file: Path) 
     store.begin(TRAINING, key, "run", params={}, tags={}).finish({})
     todo = find_todo(sweep, Results.read(store, sweep.tables), {}, 1, store.workspace)
     assert ([spec.key for spec in todo.trainings], todo.evaluations) == ([key], ())
-    assert todo.gone[key] == store.by_key(TRAINING)[key].owner
+    assert todo.previous_owners[key] == store.by_key(TRAINING)[key].owner
     networks = store.workspace.run_folder(key) / "last.pt"
     networks.write(b"")
     todo = find_todo(sweep, Results.read(store, sweep.tables), {}, 1, store.workspace)
