@@ -75,7 +75,11 @@ class Scale:
     ] = None
     seeds: Annotated[
         str | None,
-        typer.Option(metavar="N|LIST", help="Number of seeds, or a list such as 0,1,5. Cells are means. Default: 1."),
+        typer.Option(
+            metavar="N|LIST",
+            help="Number of seeds, or a list such as 0,1,5. Cells are means. Default: 1; for `claims`: all seeds that "
+            "have results.",
+        ),
     ] = None
     set_: SetOption = None
     ema_scaling: Annotated[
