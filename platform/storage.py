@@ -21,7 +21,7 @@ from eman.platform.errors import UserError, first_line
 from eman.platform.output import atomic_path
 
 #: Seconds during which requests to GCS are repeated.
-PATIENCE = 10
+_GCS_SECONDS = 10
 
 #: Error numbers of a disk, a quota or a file-size limit that is exhausted.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -285,7 +285,7 @@ def _filesystem(scheme: str, bucket: str) -> Any:
     if scheme in ("gs", "gcs"):
         protocol, _, host = os.environ.get("STORAGE_EMULATOR_HOST", "").rpartition("://")
         user, emulator = ("anonymous@", f"&scheme={protocol or 'http'}&endpoint_override={host}") if host else ("", "")
-        return fs.FileSystem.from_uri(f"gs://{user}{bucket}?retry_limit_seconds={PATIENCE}{emulator}")[0]
+        return fs.FileSystem.from_uri(f"gs://{user}{bucket}?retry_limit_seconds={_GCS_SECONDS}{emulator}")[0]
     import fsspec
 
     return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))

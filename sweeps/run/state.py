@@ -29,7 +29,7 @@ class RunState:
     """The state of one run: see :data:`STATUSES`.
 
     Attributes:
-        trains: Whether a training has started its first step, after loading data.
+        is_training: Whether a training has started its first step, after loading data.
         seconds: Time in the training loop.
         reason: Why it failed or was lost.
     """
@@ -37,7 +37,7 @@ class RunState:
     status: Status = "waiting"
     share: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
-    trains: bool = False
+    is_training: bool = False
     seconds: float = 0.0
     reason: str = ""
     _updated: float = 0.0
@@ -46,12 +46,12 @@ class RunState:
     def apply(self, event: Started | Progress | Done | Failed | Lost | Stopped, launched: float) -> None:
         match event:
             case Started():
-                self.status, self.share, self.trains, self._rate = "running", 0.0, False, 0.0
+                self.status, self.share, self.is_training, self._rate = "running", 0.0, False, 0.0
                 self._updated = event.at
             case Progress():
                 if event.share > self.share and event.at > self._updated:
                     self._rate = (event.share - self.share) / (event.at - self._updated)
-                self.status, self.trains = "running", True
+                self.status, self.is_training = "running", True
                 self.share, self._updated = max(self.share, event.share), event.at
                 self.metrics.update(event.metrics)
             case Done():
@@ -106,8 +106,8 @@ class SweepState:
         self.runs |= {key: RunState() for key in [*sweep.trainings, *sweep.evaluations] if key not in self.runs}
         self.titles = dict(sweep.titles)
         self._shown = dict(sweep.titles)  # evaluations that run together share a name
-        # Every event updates the totals: adding up all runs each time would take long for thousands of them. Work is in
-        # whole numbers, which add up exactly.
+        # Every event updates the totals, because summing over thousands of runs each time is slow. Work is in whole
+        # numbers, which add up exactly.
         self._work = {key: round(work(spec)) for key, spec in sweep.trainings.items()}
         for group in together(list(sweep.evaluations.values())):
             whole = evaluation_work(group, sweep.trainings[group[0].run])
@@ -115,7 +115,7 @@ class SweepState:
                 self._work[spec.key] = round(whole / len(group))
                 self.titles[spec.key] = f"{sweep.titles[spec.run]} · {eval_title(spec)}"
                 self._shown[spec.key] = f"{sweep.titles[spec.run]} · {group_title(group)}"
-        self._total, self._over, self._reused = sum(self._work.values()), 0, 0
+        self._total_work, self._ended_work, self._reused_work = sum(self._work.values()), 0, 0
         self._counts = {True: Counter[str](), False: Counter[str]()}
         self._running: dict[str, RunState] = {}
         for key in self.runs:
@@ -144,8 +144,8 @@ class SweepState:
             else:
                 del self._running[key]
         elif run.status != "waiting":
-            self._over += work
-            self._reused += work if run.status == "reused" else 0
+            self._ended_work += work
+            self._reused_work += work if run.status == "reused" else 0
 
     def changes(self, results: Results) -> Iterator[Event]:
         """Yield the events that lead from this state to the store's results."""
@@ -157,7 +157,7 @@ class SweepState:
         """Return the number of trainings, or of evaluations, by status."""
         return +self._counts[trainings]
 
-    def over(self, *, trainings: bool = True) -> int:
+    def ended(self, *, trainings: bool = True) -> int:
         """Return the number of trainings, or of evaluations, that are done, reused, stopped or failed."""
         counts = self.count(trainings=trainings)
         return sum(counts[status] for status in ("done", "reused", "stopped", "failed"))
@@ -169,16 +169,16 @@ class SweepState:
     def share(self, now: float | None = None) -> float:
         """Return the completed share of the sweep's work."""
         now = now or time.time()
-        done = self._over + sum(self._work[key] * run.share_at(now) for key, run in self._running.items())
-        return done / self._total if self._total else 1.0
+        done = self._ended_work + sum(self._work[key] * run.share_at(now) for key, run in self._running.items())
+        return done / self._total_work if self._total_work else 1.0
 
     def seconds_left(self, now: float | None = None) -> float | None:
         """Return the estimated seconds until the sweep ends; ``None`` if it is too early."""
         now = now or time.time()
-        spent, done = now - self._began, self.share(now) * self._total
-        if spent < _SETTLING_SECONDS or done - self._reused < 0.02 * (self._total - self._reused):
+        spent, done = now - self._began, self.share(now) * self._total_work
+        if spent < _SETTLING_SECONDS or done - self._reused_work < 0.02 * (self._total_work - self._reused_work):
             return None
-        return spent * (self._total - done) / (done - self._reused)
+        return spent * (self._total_work - done) / (done - self._reused_work)
 
     def best(self) -> Iterator[Best]:
         """Yield each method's best result on held-out images, from its tables' evaluations if any are done, else from

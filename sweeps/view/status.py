@@ -20,7 +20,7 @@ _NEWEST = 200
 def store_status(store: Store, newest: int) -> dict[str, Any]:
     """Return the newest sweeps and trainings, and the number of these trainings by profile, method and state.
 
-    ``newest`` limits both; 0 means all.
+    ``newest`` is the limit of both; 0 means all.
     """
     sweeps, trainings = store.records(SWEEP, limit=newest), store.records(TRAINING, limit=newest)
     counts = Counter((r.tags.get("profile", ""), r.tags.get("method", ""), r.status) for r in trainings)

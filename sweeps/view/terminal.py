@@ -69,8 +69,8 @@ def line_of(state: SweepState, event: Event) -> str:
     if isinstance(event, Waiting):
         return event.reason
     training = event.key in state.sweep.trainings
-    over, total = state.over(trainings=training), len(state.sweep.trainings if training else state.sweep.evaluations)
-    head = f"[{over}/{total}{_left(state)}] {state.titles[event.key]}"
+    ended, total = state.ended(trainings=training), len(state.sweep.trainings if training else state.sweep.evaluations)
+    head = f"[{ended}/{total}{_left(state)}] {state.titles[event.key]}"
     match event:
         case Failed():
             return f"{head}: failed: {event.reason}"
@@ -81,7 +81,7 @@ def line_of(state: SweepState, event: Event) -> str:
         case Done() if event.at >= state.launched and training:
             return f"{head}: done in {duration(event.seconds)}"
         case Done() if event.at >= state.launched:
-            return f"{head}: done" if over == total or over % max(1, total // _EVALUATION_LINES) == 0 else ""
+            return f"{head}: done" if ended == total or ended % max(1, total // _EVALUATION_LINES) == 0 else ""
     return ""
 
 
@@ -139,7 +139,7 @@ def _counts(state: SweepState) -> Table:
             line.append(" · " if line else "", "dim").append(f"{counts[status]} {status}", _COLOURS.get(status, ""))
     grid.add_row("trainings", line)
     if state.sweep.evaluations:
-        grid.add_row("evaluations", f"{state.over(trainings=False)} of {len(state.sweep.evaluations)}")
+        grid.add_row("evaluations", f"{state.ended(trainings=False)} of {len(state.sweep.evaluations)}")
     speed = sum(state.runs[key].metrics.get("train/images_per_second", 0.0) for key in state.running().values())
     if speed:
         grid.add_row("throughput", f"{speed:,.0f} images/s")
@@ -162,7 +162,7 @@ def _running(state: SweepState, running: dict[str, str], now: float, console: Co
             continue
         speed, epochs = run.metrics.get("train/images_per_second"), spec.optim.epochs
         detail = f"epoch {min(int(run.share * epochs + 1e-3) + 1, epochs)}/{epochs}"
-        detail = detail + (f"  {speed:,.0f} images/s" if speed else "") if run.trains else "loading data"
+        detail = detail + (f"  {speed:,.0f} images/s" if speed else "") if run.is_training else "loading data"
         bars.add_task(title, total=100, completed=round(100 * run.share_at(now)), detail=detail)
     more = [_line(f"and {len(running) - rows} more", "dim")] if len(running) > rows else []
     return Group(bars.get_renderable(), *more)

@@ -94,8 +94,8 @@ def empty(number: int) -> dict[str, float]:
         before, started = me.memory_info().rss, time.monotonic()
         state = drive(empty_trial, number, home, {"CPU": 1.0}, 2)
         seconds = time.monotonic() - started
-        if state.over() != number:
-            raise RuntimeError(f"{state.over()} of {number} trials ended")
+        if state.ended() != number:
+            raise RuntimeError(f"{state.ended()} of {number} trials ended")
         files = sum(path.is_file() for path in home.rglob("*"))
         return {"seconds": seconds, "KiB": (me.memory_info().rss - before) / 1024, "files": files}
 
@@ -114,8 +114,8 @@ def at_once(number: int) -> dict[str, float]:
             started = time.monotonic()
             state = drive(waiting_trial, number, Path(folder), {"CPU": 1.0}, number)
             seconds = time.monotonic() - started
-        if state.over() != number:
-            raise RuntimeError(f"{state.over()} of {number} trials ended")
+        if state.ended() != number:
+            raise RuntimeError(f"{state.ended()} of {number} trials ended")
         nodes.shutdown()
     return {"seconds": seconds}
 
