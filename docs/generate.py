@@ -24,7 +24,7 @@ Data = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 DOCS = Path(__file__).resolve().parent
 
-#: Fields of a profile that are no hyper-parameters, or are in the tables of methods and protocols.
+#: Fields of a profile that are not hyper-parameters, or are in the tables of methods and protocols.
 NOT_IN_FIDELITY = ("name", "about", "common", "methods", "protocols", "workers", "recipe")
 
 #: Schemes of docs/library-teachers.md.

@@ -8,6 +8,7 @@ import pytest
 from eman.cli import main
 from eman.commands.decide import parse_budget
 from eman.evaluation.results.claims import VerdictKind
+from eman.evaluation.results.verdicts import render
 from eman.platform.errors import UserError
 from eman.platform.store.records import SWEEP, TRAINING
 from eman.platform.store.store import Store
@@ -67,6 +68,8 @@ def test_seeds_go_where_claims_are_undecided() -> None:
     assert verdicts.keys() == set(NAMES)
     found = verdicts["fixmatch-eman-bn"]
     assert found.evidence.n == by_name["fixmatch-eman-bn"].looked and (found.p or 1) <= 0.05
+    printed = render(list(verdicts.values()), "text")
+    assert "of the last look" in printed and "Holm" not in printed
 
 
 def test_a_budget_leaves_out_what_costs_most() -> None:

@@ -124,6 +124,7 @@ class Verdict:
         p: Corrected p of the claim's test; ``None`` for claims of failure, which are counted, or with too few seeds.
         failed: Seeds in which ``first`` failed.
         missing: Number of seeds with some of the claim's results, but not all.
+        sequential: Whether the results chose the number of seeds, so that p is that of the last look.
     """
 
     claim: Claim
@@ -133,6 +134,7 @@ class Verdict:
     p: float | None
     failed: int
     missing: int
+    sequential: bool = False
 
     @property
     def text(self) -> str:

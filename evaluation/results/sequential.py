@@ -91,7 +91,9 @@ def verdict(claim: Claim, measured: Measured, decision: Decision, *, most: int, 
         p = min(1.0, p * evidence.LEVEL / look_level)
     outcome = decision.outcome or (VerdictKind.NOT_SHOWN if decision.looked else VerdictKind.NOT_RUN)
     tested = None if claim.expect is Expect.FAILS else p
-    return Verdict(claim, outcome, found, measured.published, tested, len(seen.failed), measured.missing)
+    return Verdict(
+        claim, outcome, found, measured.published, tested, len(seen.failed), measured.missing, sequential=True
+    )
 
 
 def _is_futile(claim: Claim, differences: Sequence[float], most: int, level: float) -> bool:

@@ -83,18 +83,25 @@ def latex(verdicts: Sequence[Verdict]) -> str:
 def notes(verdicts: Sequence[Verdict]) -> list[str]:
     """Return how many verdicts of each kind there are, and how they were reached."""
     counts = [(o, sum(v.outcome is o for v in verdicts)) for o in VerdictKind]
-    tested = sum(v.claim.expect is not Expect.FAILS for v in verdicts)
+    sequential = sum(v.sequential for v in verdicts)
+    tested = sum(v.claim.expect is not Expect.FAILS for v in verdicts if not v.sequential)
     used = {v.evidence.n for v in verdicts if v.evidence.n}
     if not used:
         return [f"{len(verdicts)} claims, none with results yet; `eman sweep 1 8 --seeds 8` runs Tables 1 and 8."]
+    holm = f", corrected for {tested} tests (Holm)" if tested else ""
     lines = [
         f"{len(verdicts)} claims: {', '.join(f'{count} {o.value}' for o, count in counts if count)}.",
         f"Differences are means over seeds with 95 % intervals. p is that of no difference, or for claims of equality "
-        f"of a difference as large as the margin, corrected for {tested} tests (Holm); a verdict needs at most "
-        f"{LEVEL:g}. f: sign-flip test, exact; t: paired t-test; s: sign test, where a row failed.",
+        f"of a difference as large as the margin{holm}; a verdict needs at most {LEVEL:g}. f: sign-flip test, exact; "
+        f"t: paired t-test; s: sign test, where a row failed.",
         f"Detectable: the difference that this number of seeds finds with {POWER:.0%} probability at the corrected "
         f"level, from the spread of the differences.",
     ]
+    if sequential:
+        lines.append(
+            f"`eman decide` chose the seeds of {sequential} claims: their p is that of the last look, corrected for "
+            f"the other looks and for all claims that it decides (Bonferroni)."
+        )
     if min(used) < 6:
         lines.append("With fewer than six seeds no exact two-sided test can reach 5 %; a t-test assumes normal values.")
     failing = [v for v in verdicts if v.claim.expect is Expect.FAILS and v.evidence.n]

@@ -8,18 +8,18 @@ from eman.trainers.spec.build import make_spec
 from eman.trainers.spec.method import TeacherSection
 from eman.trainers.spec.run import RunSpec
 
-#: ``none``: the profile's own momenta. ``batch``, ``run``: the paper's, scaled; see :func:`factor`.
+#: ``none``: the profile's own momenta. ``batch``, ``run``: the paper's, scaled; see :func:`exponent`.
 EmaScaling = Literal["none", "batch", "run"]
 
 _TO = {"batch": "the batch", "run": "the run's length"}
 
 
-def factor(spec: RunSpec, rule: EmaScaling) -> float:
+def exponent(spec: RunSpec, rule: EmaScaling) -> float:
     r"""Return the exponent k of the rule :math:`m \to m^k` (Busbridge et al., arXiv 2307.13813).
 
-    ``batch``: k is the run's batch over that of the paper, so an average remembers as many images as the paper's.
-    ``run``: k is the paper's number of steps over the run's, so it remembers the same share of the run. For runs over
-    equally many images the two agree. The paper's run is that of Table 1.
+    ``batch``: k is the run's batch divided by the paper's, so an average remembers as many images as the paper's.
+    ``run``: k is the paper's number of steps divided by the run's, so it remembers the same share of the run. For runs
+    over equally many images the two agree. The paper's run is that of Table 1.
     """
     original = make_spec(spec.method.name, "default", {})
     if rule == "batch":
@@ -33,7 +33,7 @@ def scaled_run(spec: RunSpec, rule: EmaScaling, overrides: Mapping[str, Any]) ->
         return spec
     given = {name.rpartition(".")[2] for name in overrides}
     momenta = {"momentum": spec.method.momentum, "eman_momentum": spec.norm.eman_momentum}
-    power = factor(spec, rule)
+    power = exponent(spec, rule)
     return spec.replace(**{n: _rounded(m**power) for n, m in momenta.items() if m is not None and n not in given})
 
 
@@ -44,16 +44,16 @@ def note(runs: Iterable[RunSpec], rule: EmaScaling) -> str:
         teacher = spec.norm.teacher
         if rule != "none" and isinstance(spec.method, TeacherSection) and teacher is not None and not teacher.joint:
             paper = type(spec.method).model_fields["momentum"].default
-            power = factor(spec, rule)
+            power = exponent(spec, rule)
             values[f"{spec.entry.title} {paper:g} becomes {spec.method.momentum:g} (k = {power:.3g})"] = None
     if not values:
         return ""
     return (
-        f"Momenta m by the EMA scaling rule (arXiv 2307.13813), m^k for the paper's m, to {_TO[rule]}: "
-        f"{', '.join(values)}; likewise those of the rows."
+        f"The paper's momenta m, scaled to {_TO[rule]} as m^k by the EMA scaling rule (arXiv 2307.13813): "
+        f"{', '.join(values)}. Momenta that a row names are scaled in the same way."
     )
 
 
 def _rounded(momentum: float) -> float:
-    """Round to three digits of 1 - m, which is what matters."""
+    """Round 1 - m to three digits: a rounding of m itself would change how much an average remembers."""
     return round(1 - float(f"{1 - momentum:.3g}"), 12)
