@@ -50,7 +50,7 @@ class Cell:
 
     @property
     def results(self) -> tuple[tuple[str, ...], ...]:
-        """Identity of the results behind the cell: equal for two cells that the same runs fill."""
+        """What identifies the results behind the cell; equal for two cells that the same runs fill."""
         return tuple(
             (wanted.run.key, wanted.metric, *(spec.key for spec in wanted.evaluations)) for wanted in self.wanted
         )
@@ -101,6 +101,7 @@ class Table:
 
     @property
     def heading(self) -> str:
+        """Number, if the paper has the table, and title."""
         return self.title if self.label == self.title else f"{self.label}. {self.title}"
 
     @property

@@ -66,6 +66,7 @@ def text(verdicts: Sequence[Verdict]) -> str:
 
 
 def markdown(verdicts: Sequence[Verdict]) -> str:
+    """Return a table and, below it, the notes."""
     lines = ["| " + " | ".join(_HEADINGS) + " |", "|---|" + "---:|" * (len(_HEADINGS) - 2) + "---|"]
     lines += ["| " + " | ".join(_row(v)) + " |" for v in verdicts]
     return "\n".join([*lines, "", *(f"{line}  " for line in notes(verdicts))]).rstrip()
@@ -94,8 +95,8 @@ def notes(verdicts: Sequence[Verdict]) -> list[str]:
         f"Differences are means over seeds with 95 % intervals. p is that of no difference, or for claims of equality "
         f"of a difference as large as the margin{holm}; a verdict needs at most {LEVEL:g}. f: sign-flip test, exact; "
         f"t: paired t-test; s: sign test, where a row failed.",
-        f"Detectable: the difference that this number of seeds finds with {POWER:.0%} probability at the corrected "
-        f"level, from the spread of the differences.",
+        f"Detectable: the difference that this number of seeds finds with {100 * POWER:g} % probability at the "
+        f"corrected level, from the spread of the differences.",
     ]
     if sequential:
         lines.append(

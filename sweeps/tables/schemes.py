@@ -25,8 +25,9 @@ def scheme_table(name: str, title: str, schemes: Sequence[str], scope: Scope, co
         return lambda seed: scope.standard(scope.run(method, scheme, seed))
 
     cells = []
-    for row, scheme in ((SCHEMES[scheme].title, scheme) for scheme in schemes):
-        for column, method in ((method_named(method).title, method) for method in METHODS):
+    for scheme in schemes:
+        for method in METHODS:
+            row, column = SCHEMES[scheme].title, method_named(method).title
             published = paper.published().get((name, row, column))
             if published != "-":
                 cells.append(scope.cell(name, row, column, result(method, scheme), published or "-"))

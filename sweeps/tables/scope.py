@@ -97,6 +97,7 @@ class Scope:
         return self.labelled(run, "linear", self.profile.label_fraction, rates=rates)
 
     def standard_note(self, methods: Sequence[str], rates: Sequence[float] = ()) -> str:
+        """Return a note on how :meth:`standard` measures each method."""
         return self.profile.results_note(methods, self.overrides.get("held_out"), rates)
 
     def cell(

@@ -8,4 +8,5 @@ ROWS = ("default", "bn", "syncbn", "shufflebn", "gn", "in", "eman")
 
 
 def table(scope: Scope) -> Table:
+    """Return the table at a scale."""
     return scheme_table("table1", "Accuracy with different normalization", ROWS, scope)

@@ -29,6 +29,7 @@ ROWS = (
 
 
 def labels(fraction: float, top: int) -> str:
+    """Return the column's title: share of labels, and top-1 or top-5 accuracy."""
     return f"{100 * fraction:g}% labels top-{top}"
 
 
@@ -42,6 +43,7 @@ def result(scope: Scope, network: Network, kind: str, fraction: float, top: int)
 
 
 def table(scope: Scope) -> Table:
+    """Return the table at a scale."""
     cells = [
         scope.cell("table2", row.title, labels(fraction, top), result(scope, row.network, row.kind, fraction, top))
         for row in ROWS

@@ -16,6 +16,7 @@ OTHERS = ("Supervised", "InstDisc", "PIRL", "CPC v2", "MoCo-v2", "SimCLR", "PCL"
 
 
 def table(scope: Scope) -> Table:
+    """Return the table at a scale."""
     cells = []
     for name in (*OTHERS, *OURS):
         arch, epochs = (paper.value("table3", name, column) for column in ("arch", "pretraining epochs"))

@@ -18,6 +18,7 @@ COLUMNS = {
 
 
 def table(scope: Scope) -> Table:
+    """Return the table at a scale."""
 
     def result(network: Network | None, protocol: str, metric: str) -> Callable[[int], Wanted] | None:
         return None if network is None else lambda seed: scope.result(network.run(scope, seed), protocol, metric)

@@ -13,6 +13,7 @@ ROW = table6.Row("EMAN", "MoCo-EMAN", 3)
 
 
 def table(scope: Scope) -> Table:
+    """Return the table at a scale."""
     cells = [
         scope.cell(
             "table7",

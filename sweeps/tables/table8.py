@@ -18,4 +18,5 @@ ROWS = (
 
 
 def table(scope: Scope) -> Table:
+    """Return the table at a scale."""
     return scheme_table("table8", "Ablations: EMAN momentum and proxy norms (PN)", ROWS, scope)

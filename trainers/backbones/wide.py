@@ -41,6 +41,7 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, x_BAHW: Tensor) -> Tensor:
+        """Return features ``(B, 64 width)``."""
         x_BDHW = self.stage3(self.stage2(self.stage1(self.conv1(x_BAHW))))
         return norm_leaky_relu(self.bn1, x_BDHW).mean((2, 3))
 
@@ -67,6 +68,7 @@ class PreActivation(nn.Module):
         self.downsample = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride)
 
     def forward(self, x_BDHW: Tensor) -> Tensor:
+        """Return the block's output; a stride of 2 halves H and W."""
         y_BDHW = norm_leaky_relu(self.bn1, x_BDHW)
         shortcut = x_BDHW if self.downsample is None else self.downsample(y_BDHW)
         y_BDHW = norm_leaky_relu(self.bn2, self.conv1(y_BDHW))

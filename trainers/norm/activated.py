@@ -45,6 +45,7 @@ class FilterResponseNorm(ActivatedNorm):
         self.tau = nn.Parameter(torch.zeros(num_features)) if activated else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``(N, C, H, W)``, and activate if ``activated``."""
         squares = at_least_float32(x).square().mean((2, 3), keepdim=True)
         y = self._scaled(x * torch.rsqrt(squares + self.eps).to(x.dtype))
         return y if self.tau is None else torch.maximum(y, _per_channel(self.tau, y))
@@ -64,6 +65,7 @@ class EvoNorm(ActivatedNorm):
         self.v = nn.Parameter(torch.ones(num_features)) if activated else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``(N, C, H, W)``, and activate if ``activated``."""
         grouped = at_least_float32(x).unflatten(1, (self.groups, -1))
         variance = grouped.var((2, 3, 4), correction=0, keepdim=True)
         inverse = torch.rsqrt(variance + self.eps).to(x.dtype).expand(-1, -1, grouped.shape[2], -1, -1).flatten(1, 2)
