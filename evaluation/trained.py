@@ -48,6 +48,7 @@ class Trained:
 
     @property
     def folder(self) -> Place:
+        """Folder of the run's checkpoints and features."""
         return self.workspace.run_folder(self.run)
 
     @property
@@ -60,6 +61,7 @@ class Trained:
 
     @cached_property
     def spec(self) -> RunSpec:
+        """Specification that the checkpoint was trained by."""
         return RunSpec.from_flat(self._saved["spec"])
 
     @cached_property

@@ -106,10 +106,12 @@ class Table:
 
     @property
     def rows(self) -> tuple[str, ...]:
+        """Titles of the rows, in order."""
         return tuple(dict.fromkeys(cell.row for cell in self.cells))
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Titles of the columns, in order."""
         return tuple(dict.fromkeys(cell.column for cell in self.cells))
 
 

@@ -56,6 +56,7 @@ def text(table: Table, values: Sequence[Value]) -> str:
 
 
 def markdown(table: Table, values: Sequence[Value]) -> str:
+    """Return a Markdown table with a column of reference values beside each column."""
     head = [table.side, *(f"{c} | {table.reference}" for c in table.columns)]
     lines = [
         f"**{table.heading}**",

@@ -130,6 +130,7 @@ def value_of(cell: Cell, results: Results) -> Value:
 
 
 def values_of(table: Table, results: Results) -> list[Value]:
+    """Return the values of a table's cells, in their order."""
     return [value_of(cell, results) for cell in table.cells]
 
 

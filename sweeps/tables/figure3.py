@@ -30,6 +30,7 @@ def lines(scope: Scope) -> tuple[Line, ...]:
 
 
 def caption(scope: Scope) -> str:
+    """Return profile, seeds and images of the curves."""
     first, last = scope.seeds[0], scope.seeds[-1]
     seeds = f"seed {first}" if first == last else f"mean of seeds {first} to {last}"
     return f"profile {scope.profile.name}, {seeds}, held-out images"

@@ -26,6 +26,7 @@ class Network:
     labelled: float | None = None
 
     def run(self, scope: Scope, seed: int) -> RunSpec:
+        """Return the network's training at a scale."""
         profile = scope.profile
         fields = dict(profile.fully_supervised if self.labelled == 1 else profile.pretraining.get(self.method, {}))
         spec = scope.run(self.method, self.scheme, seed, **fields)
