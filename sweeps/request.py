@@ -184,9 +184,9 @@ class SweepRequest(Section):
     def _check_search(self) -> Self:
         """Refuse options of a search that contradict each other or have no effect."""
         if self.search != "grid" and not self.axes:
-            raise UserError(f"--search {self.search} has nothing to search; give --range or --grid.")
+            raise UserError(f"--search {self.search} needs a field to search; give --range or --grid.")
         if (self.search != "grid" or self.ranges) and not self.samples:
-            raise UserError("--samples is missing: the number of points, in a grid of the values of each range.")
+            raise UserError("--samples is missing; give the number of points, or of values of each range in a grid.")
         if self.samples and not (self.search != "grid" or self.ranges):
             raise UserError("--samples has no effect without --range or --search random; leave it out.")
         if (

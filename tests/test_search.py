@@ -151,7 +151,7 @@ def test_a_malformed_range_is_refused(words: str, message: str) -> None:
         ({"overrides": {"held_out": 0}}, "held_out is 0"),
         ({"samples": 0}, "--samples is missing"),
         ({"ranges": {}, "samples": 3}, "--samples has no effect"),
-        ({"ranges": {}, "search": "random"}, "nothing to search"),
+        ({"ranges": {}, "search": "random"}, "needs a field to search"),
         ({"grace": 2}, "--grace has no effect"),
         ({"scheduler": "median", "reduction": 2.0}, "--reduction has no effect"),
         ({"scheduler": "asha", "grace": 2}, "nothing to stop in runs of 2 epochs"),
