@@ -118,7 +118,7 @@ def fidelity(data: Data | None = None) -> str:
         data: The paper's values and the official code's, by section and field; ``None`` for docs/fidelity.toml.
 
     Raises:
-        ValueError: A field is missing in the data, an entry is no field, or a value differs without a reason.
+        ValueError: A field is missing in the data, an entry is not a field, or a value differs without a reason.
     """
     data = tomllib.loads((DOCS / "fidelity.toml").read_text(encoding="utf-8")) if data is None else data
     found = ours()
@@ -131,7 +131,7 @@ def fidelity(data: Data | None = None) -> str:
     for section in sorted({*found, *data}):
         lacking = found.get(section, {}).keys() ^ data.get(section, {}).keys()
         for name in sorted(lacking):
-            wrong = "is no field" if name in data.get(section, {}) else "has no entry"
+            wrong = "is not a field" if name in data.get(section, {}) else "has no entry"
             raise ValueError(f"docs/fidelity.toml: {section}.{name} {wrong}")
     order = ["run", *METHODS, "evaluation", *PROTOCOLS, "profile"]
     return "\n".join(f"## {titles[name]}\n\n{_fidelity_table(name, data[name], found[name])}" for name in order)

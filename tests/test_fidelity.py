@@ -33,7 +33,7 @@ def test_each_field_needs_an_entry(section: str, field: str, data: dict[str, Any
 @pytest.mark.parametrize("section", ["moco", "run", "linear", "evaluation", "profile", "mocco"])
 def test_each_entry_needs_a_field(section: str, data: dict[str, Any]) -> None:
     data.setdefault(section, {})["tempo"] = {"paper": 1, "paper_at": "5"}
-    with pytest.raises(ValueError, match=f"{section}.tempo is no field"):
+    with pytest.raises(ValueError, match=f"{section}.tempo is not a field"):
         GENERATE["fidelity"](data)
 
 

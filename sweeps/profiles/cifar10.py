@@ -1,7 +1,7 @@
 r"""CIFAR-10: the recipes of published numbers on small images, for a GPU.
 
 They train on all 50,000 images and select on the test images, as their sources do; `--set held_out=5000` selects on
-held-out training images instead. Nobody has run them to the end here: tests run a few steps on generated images.
+held-out training images instead. They have not been run to the end here: tests run a few steps on generated images.
 
 For kNN, `eman evaluate RUN --protocol knn` takes 200 neighbours and temperature 0.1 as all sources do, on the 512
 features of the backbone (`--selection best`: of the best epoch).

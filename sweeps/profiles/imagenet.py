@@ -2,7 +2,7 @@
 
 The numbers to expect are the paper's, which tables print beside ours. `eman plan table1 --images-per-second N` gives
 the cost at a speed of N on one GPU; the paper trained on 8 V100, where 200 epochs of MoCo take 53 hours (MoCo's
-README). Nobody has run it here: tests read JPEG folders of ImageNet's shape::
+README). It has not been run here: tests read JPEG folders of ImageNet's shape::
 
     eman sweep table1 --profile imagenet --address HOST:6379 --workers 8 --cpus 8 --gpus 1
 """

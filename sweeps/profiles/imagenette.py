@@ -2,7 +2,7 @@
 
 Nothing is downloaded: unpack an archive of github.com/fastai/imagenette in the data folder, as `eman data list` says.
 ResNet-18 sees crops of 128 pixels. The recipes train on all 9,469 images and select on the 3,925 of `val`, as their
-sources do; `--set held_out=1000` selects on held-out training images instead. Nobody has run them to the end here:
+sources do; `--set held_out=1000` selects on held-out training images instead. They have not been run to the end here:
 tests run a few steps on generated JPEG files.
 
 Lightly (docs/source/getting_started/benchmarks/imagenette_benchmark.py): kNN with 200 neighbours and temperature 0.1

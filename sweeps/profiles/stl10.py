@@ -1,6 +1,6 @@
 """STL-10: the recipe of a published number at 96 pixels, for a GPU.
 
-It holds out 500 of the 5,000 labelled images for selection. Nobody has run it to the end here.
+It holds out 500 of the 5,000 labelled images for selection. It has not been run to the end here.
 
 MoCo and BYOL, imbue-ai/self_supervised: ResNet-18, 320 epochs; linear evaluation on the 5,000 labels::
 

@@ -110,11 +110,11 @@ class NormSpec(Section):
                 f"teacher_norm is {self.teacher_norm!r}, which uses the student's batch statistics, and student_norm "
                 f"is {self.student_norm!r}, which keeps none; give student_norm bn or syncbn."
             )
-        alike = BATCH_NORMS if teacher.norm in BATCH_NORMS else (teacher.norm,)
-        if teacher.norm is not None and self.student_norm not in alike:
+        allowed = BATCH_NORMS if teacher.norm in BATCH_NORMS else (teacher.norm,)
+        if teacher.norm is not None and self.student_norm not in allowed:
             raise UserError(
                 f"student_norm is {self.student_norm!r} and teacher_norm is {self.teacher_norm!r}, and the teacher "
-                f"copies the student's layers; give student_norm {' or '.join(map(str, alike))}, or another "
+                f"copies the student's layers; give student_norm {' or '.join(map(str, allowed))}, or another "
                 f"teacher_norm."
             )
         if teacher.shuffle and self.devices == 1:
