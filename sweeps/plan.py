@@ -181,10 +181,12 @@ def _check_overrides(request: SweepRequest) -> None:
 
 def _check_effect(request: SweepRequest, sweep: Sweep) -> None:
     """Raise `UserError` for an override without effect, because the tables set that field."""
+    # Those that Optuna will choose are not known yet.
+    runs = [*sweep.trainings.values(), *(corner_runs(request, sweep.scope) if request.search == "optuna" else ())]
     for name, value in request.overrides.items():
         field = name.rpartition(".")[2]
         flat = None if value is False else value  # flat values that are none or false are absent
-        if any(run.flat().get(field) == flat for run in sweep.trainings.values()):
+        if any(run.flat().get(field) == flat for run in runs):
             continue
         others = {other: kept for other, kept in request.overrides.items() if other != name}
         without = _planned(request.model_copy(update={"overrides": others}), sweep.profile)
