@@ -148,9 +148,9 @@ def test_a_run_that_is_done_is_claimed_again_only_for_what_its_owner_has_done(st
     owner = one(store).owner
     with pytest.raises(BusyError, match="done already"):
         begin(store)
-    begin(store, again=owner).finish()
+    begin(store, previous_owner=owner).finish()
     with pytest.raises(BusyError, match="done already"):  # another owner has done it again
-        begin(store, again=owner)
+        begin(store, previous_owner=owner)
 
 
 def test_a_run_on_another_host_is_left_alone_until_it_is_silent(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

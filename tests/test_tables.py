@@ -45,7 +45,7 @@ PAPER_SHA256 = "9fa5c9078dcbd330de1893701ba9332c76b9f11810d69746b0ce2a3e1cb2e123
 def begin(store: Store, kind: str, key: str) -> RunLog:
     """Claim a run, also one that is done."""
     known = store.by_key(kind, [key]).get(key)
-    return store.begin(kind, key, "x", params={}, tags={}, again=known.owner if known else "")
+    return store.begin(kind, key, "x", params={}, tags={}, previous_owner=known.owner if known else "")
 
 
 def planned(*names: str, profile: str = "smoke", seeds: int = 1) -> tuple[Table, ...]:
