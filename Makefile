@@ -36,7 +36,7 @@ services:  ## PostgreSQL, Prometheus and Chromium for the tests, where Debian's 
 	|| echo "could not install $$missing: the tests that need it will be skipped" >&2; \
 	case "$$missing" in *prometheus*) $(SUDO) systemctl --quiet disable --now prometheus 2>/dev/null || true;; esac  # it has no password
 
-test: install  ## The quick tests: every module and property, within ten minutes on two cores
+test: install  ## The quick tests: every module and property, in minutes
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: install services  ## The slow tests: faults, whole tables, browser, deployment, commands of the pages
