@@ -123,7 +123,7 @@ def test_the_sweep_is_found_by_its_name_with_its_description_and_table(ui: UI, p
     page.get_by_role("link", name="grid · smoke").click()
     page.get_by_text("Schemes compared:").wait_for()
     page.get_by_text("Show more").click()
-    page.get_by_text("eman sweep grid --method moco --scheme bn,eman --profile smoke").wait_for()
+    page.get_by_text("eman sweep grid --method moco --scheme bn,eman --profile smoke").first.wait_for()
     assert page.get_by_role("cell", name="BN / EMAN").count()
     page.get_by_role("link", name="moco · BN / EMAN · seed 0").first.wait_for()  # a child
     with page.context.expect_page() as opened:
@@ -137,7 +137,7 @@ def test_the_table_is_an_artifact_that_the_ui_shows(ui: UI, page: "Page") -> Non
     page.goto(ui.link("tables").replace("?", "/artifacts?"))
     page.get_by_text("tables.json").first.click()
     page.get_by_text("BN / EMAN").first.wait_for()
-    page.get_by_text("table0.md").first.wait_for()
+    page.get_by_text("grid.md").first.wait_for()
 
 
 @pytest.mark.slow
