@@ -53,6 +53,13 @@ NewestOption = Annotated[
     int | None,
     typer.Option("--newest", metavar="N", help="Read only the newest N sweeps and trainings; 0 for all. Default: 200."),
 ]
+ClaimsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CLAIM | TABLE]...",
+        help="Claims by name, or all claims about these tables. Default: all. They are tested together.",
+    ),
+]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Key of a finished run, or its beginning.")]
 
 

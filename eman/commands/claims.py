@@ -8,7 +8,7 @@ import typer
 from eman.commands.printing import check_format, write_text
 from eman.context import open_store
 from eman.groups import expand_groups
-from eman.options import Evaluated, Format, Grid, JsonOption, Scale
+from eman.options import ClaimsArgument, Evaluated, Format, Grid, JsonOption, Scale
 from eman.platform.errors import UserError
 from eman.platform.output import output_file
 from eman.requests import new_request
@@ -19,13 +19,7 @@ app = typer.Typer()
 @app.command(rich_help_panel="Look")
 @expand_groups
 def claims(
-    what: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[CLAIM | TABLE]...",
-            help="Claims by name, or all claims about these tables. Default: all. They are tested together.",
-        ),
-    ] = None,
+    what: ClaimsArgument = None,
     *,
     scale: Scale,
     evaluated: Evaluated,
@@ -61,7 +55,6 @@ def claims(
     tables = {ref.table for claim in chosen for ref in claim.refs}
     planned = plan(new_request(sorted(tables), scale, evaluated, Grid()))
     store = open_store()
-    store.settle_lost()
     seeds = None if scale.seeds is None else planned.request.seeds
     decided = sequential_verdicts(planned.request, store) if seeds is None else {}
     others = [claim for claim in chosen if claim not in decided]

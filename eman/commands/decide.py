@@ -10,7 +10,7 @@ import typer
 from eman.commands.sweep import AddressOption, DryRunOption, check_address, launch, launch_options
 from eman.context import open_store, workspace
 from eman.groups import expand_groups
-from eman.options import Evaluated, Grid, Labels, Resources, Scale
+from eman.options import ClaimsArgument, Evaluated, Grid, Labels, Resources, Scale
 from eman.parsing import check_number
 from eman.platform.errors import UserError
 from eman.platform.machine import cores
@@ -34,13 +34,7 @@ _UNITS = {"m": 60.0, "h": 3600.0, "d": 86_400.0}
 @app.command(rich_help_panel="Run")
 @expand_groups
 def decide(
-    what: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[CLAIM | TABLE]...",
-            help="Claims by name, or all claims about these tables. Default: all. They are decided together.",
-        ),
-    ] = None,
+    what: ClaimsArgument = None,
     *,
     scale: Scale,
     evaluated: Evaluated,

@@ -100,8 +100,7 @@ class Claim:
             numbers = [float(value) for value in values]
         except ValueError:
             return "-"
-        signs = (1, -1, -1, 1)
-        return f"{sum(s * n for s, n in zip(signs, numbers, strict=False)):+.1f}"
+        return f"{_difference(self, dict(zip(self.refs, numbers, strict=True))):+.1f}"
 
 
 class VerdictKind(Enum):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from eman.evaluation.results.significance import half_width
+from eman.evaluation.results.significance import half_width, t_p
 
 #: Family-wise error of the verdicts that are given together.
 LEVEL = 0.05
@@ -86,16 +86,6 @@ def sign_p(differences: Sequence[float]) -> float:
 
     signs = [difference > 0 for difference in differences if difference != 0]
     return float(stats.binomtest(sum(signs), len(signs)).pvalue) if signs else 1.0
-
-
-def t_p(differences: Sequence[float], bound: float = 0.0, alternative: str = "two-sided") -> float:
-    """Return p of the t-test that the mean is ``bound``. If all differences are equal, p is 0 or 1."""
-    from scipy import stats
-
-    if statistics.stdev(differences) == 0:
-        gap = differences[0] - bound
-        return float({"two-sided": gap == 0, "greater": gap <= 0, "less": gap >= 0}[alternative])
-    return float(stats.ttest_1samp(differences, bound, alternative=alternative).pvalue)
 
 
 def equivalence_p(differences: Sequence[float], margin: float) -> float:

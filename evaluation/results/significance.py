@@ -23,6 +23,16 @@ def half_width(values: Sequence[float]) -> float | None:
     return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
+def t_p(differences: Sequence[float], bound: float = 0.0, alternative: str = "two-sided") -> float:
+    """Return p of the t-test that the mean is ``bound``. If all differences are equal, p is 0 or 1."""
+    from scipy import stats
+
+    if statistics.stdev(differences) == 0:
+        gap = differences[0] - bound
+        return float({"two-sided": gap == 0, "greater": gap <= 0, "less": gap >= 0}[alternative])
+    return float(stats.ttest_1samp(differences, bound, alternative=alternative).pvalue)
+
+
 @dataclass(frozen=True)
 class Difference:
     """A difference of means over ``n`` pairs: half the width of its 95 % interval, and p of the paired t-test."""
@@ -49,12 +59,7 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
     width = half_width(pairs)
     if width is None:
         return None
-    mean = statistics.fmean(pairs)
-    if statistics.stdev(pairs) == 0:
-        return Difference(mean, 0.0, float(mean == 0), len(pairs))
-    from scipy import stats
-
-    return Difference(mean, width, float(stats.ttest_1samp(pairs, 0.0).pvalue), len(pairs))
+    return Difference(statistics.fmean(pairs), width, t_p(pairs), len(pairs))
 
 
 def kendall(ours: Sequence[float], papers: Sequence[float]) -> float | None:
