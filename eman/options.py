@@ -30,6 +30,18 @@ _SELECTION = typer.Option(
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PriceOption = Annotated[
+    float | None,
+    typer.Option("--price-per-gpu-hour", help="Money for an hour of one GPU, or of one process without one."),
+]
+WattsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--watts",
+        help="Power of one GPU or process. Default: the median that its driver reported during the runs in the store, "
+        "else 10 W for a run without a GPU, or 700 W if nothing has been run.",
+    ),
+]
 NetworkOption = Annotated[Network, _NETWORK]
 SelectionOption = Annotated[Selection, _SELECTION]
 WorkersOption = Annotated[

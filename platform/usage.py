@@ -16,7 +16,7 @@ _MEGABYTE = 1e6
 
 
 class Usage:
-    """Utilization of CPUs, memory and NVIDIA GPUs: means over samples."""
+    """Utilization of CPUs, memory and NVIDIA GPUs, and the GPUs' power: means over samples."""
 
     def __init__(self) -> None:
         import psutil
@@ -70,4 +70,5 @@ def _measure(gpu: Any) -> dict[str, float]:
         values["memory_usage_percentage"] = 100 * memory.used / memory.total
         values["memory_usage_megabytes"] = memory.used / _MEGABYTE
         values["utilization_percentage"] = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu
+        values["power_usage_watts"] = pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000
     return values

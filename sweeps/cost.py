@@ -3,13 +3,13 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from eman.evaluation.protocols.groups import together
 from eman.platform.errors import UserError
-from eman.platform.store.records import TRAINING
+from eman.platform.store.records import TRAINING, Record
 from eman.platform.store.store import Store
 from eman.sweeps.plan import Sweep
 from eman.sweeps.work import epoch_images, evaluation_images, training_images
@@ -122,14 +122,19 @@ def parse_throughput(text: str) -> dict[str, float]:
     raise UserError(f"--images-per-second {text}: give a number, or METHOD=NUMBER with commas between.")
 
 
-def measured(store: Store, sweep: Sweep) -> dict[str, float]:
-    """Return the median images per second of recent finished runs, by method and backbone, for :func:`cost_of`."""
+def recent(store: Store) -> list[Record]:
+    """Return the newest finished trainings."""
+    return store.records(TRAINING, status="FINISHED", limit=_RECENT)
+
+
+def measured(records: Iterable[Record], sweep: Sweep) -> dict[str, float]:
+    """Return the median images per second of runs, by method and backbone, for :func:`cost_of`."""
     alike = {
         _kind(spec): {name: str(spec.flat()[name]) for name in ("method", "backbone", "dataset", "precision")}
         for spec in sweep.trainings.values()
     }
     speeds = defaultdict(list)
-    for record in store.records(TRAINING, status="FINISHED", limit=_RECENT):
+    for record in records:
         for kind, fields in alike.items():
             if fields.items() <= record.params.items():
                 speeds[kind].append(record.metrics.get("train/images_per_second", 0.0))

@@ -55,6 +55,7 @@ class SweepRequest(Section):
         tables: Tables by name or number.
         claims: Claims by name, whose cells are run.
         max_seeds: Largest number of seeds that `eman decide` runs; 0 for other commands.
+        family: All claims that `eman decide` tests together, of which `claims` may be a part.
         methods, schemes: Methods and schemes of a grid.
         grid: Further axes of a grid: values by field of a run.
         ranges: Further axes of a grid: ranges of numbers by field of a run.
@@ -87,6 +88,7 @@ class SweepRequest(Section):
     tables: tuple[TableName, ...] = ()
     claims: tuple[str, ...] = ()
     max_seeds: Annotated[int, Field(ge=0, le=MAX_SEEDS)] = 0
+    family: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     schemes: tuple[str, ...] = ()
     grid: Mapping[str, tuple[Value, ...]] = {}
@@ -142,6 +144,8 @@ class SweepRequest(Section):
         ]
         if self.tables and self.claims:
             raise UserError("tables and claims both define runs; give one.")
+        if bool(self.max_seeds) != bool(self.family) or not set(self.claims) <= set(self.family or self.claims):
+            raise UserError("max_seeds and family belong together, and claims are a part of family.")
         if (self.tables or self.claims) and grid:
             raise UserError(f"{', '.join(grid)} belong to a grid, and tables define their runs; give one.")
         if not (self.tables or self.claims) and not (self.methods and self.schemes):
@@ -218,7 +222,8 @@ class SweepRequest(Section):
 def command(request: SweepRequest) -> str:
     """Return the command line that repeats a request."""
     if request.max_seeds:
-        words = [word for word in arguments(request.model_copy(update={"seeds": (0,)})) if word != "claims"]
+        whole = request.model_copy(update={"seeds": (0,), "claims": request.family})
+        words = [word for word in arguments(whole) if word != "claims"]
         return shlex.join(["eman", "decide", *words, "--max-seeds", str(request.max_seeds)])
     return shlex.join(["eman", "sweep", *arguments(request)])
 

@@ -72,12 +72,20 @@ def test_frozen_options(capsys: pytest.CaptureFixture[str]) -> None:
         ("train",): ("--scheme", "--profile", "--seed", "--set", "--workers"),
         ("table",): ("--profile", "--format", "--out", "--seeds", "--network", "--selection", "--against", "--json"),
         ("evaluate",): ("--protocol", "--network", "--selection", "--set"),
-        ("plan",): ("--profile", "--seeds", "--images-per-second", "--grid", "--json"),
+        ("plan",): (
+            "--profile",
+            "--seeds",
+            "--images-per-second",
+            "--grid",
+            "--json",
+            "--price-per-gpu-hour",
+            "--watts",
+        ),
         ("figure",): ("--out", "--profile", "--seeds"),
         ("ui",): ("--port", "--host", "--allowed-host", "--open"),
         ("store", "migrate"): ("SRC", "DST", "checkpoints"),
         ("status",): ("--runs", "--watch", "--every", "--newest", "--json"),
-        ("report",): ("--out",),
+        ("report",): ("--out", "--price-per-gpu-hour", "--watts"),
         ("predict",): ("--network", "--selection", "--top", "--k", "--json"),
         ("submit",): ("--address", "--detach", "--dry-run", "--profile", "--grid", "--workers"),
         ("runs", "list"): ("--newest", "--json"),
@@ -280,6 +288,10 @@ def test_a_plan_says_what_a_table_costs(capsys: pytest.CaptureFixture[str]) -> N
     supervised = 90 * images + 100 * (round(0.01 * images) + round(0.1 * images))
     assert found["images"] == pretrained + supervised + evaluated
     assert "hours: unknown" in call(capsys, *plan)[1]
+    priced = call(capsys, *plan, *speeds, "--watts", "400", "--price-per-gpu-hour", "2.5")[1]
+    hours = found["images"] / 1000 / 3600
+    assert json.loads(priced)["kwh"] == pytest.approx(0.4 * hours)
+    assert json.loads(priced)["price"] == pytest.approx(2.5 * hours)
 
 
 def test_profiles_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> None:

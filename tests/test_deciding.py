@@ -27,7 +27,7 @@ LEVELS = {"bn": 60.0, "eman": 66.0, "default": 65.8, "shufflebn": 60.0}
 
 
 def request(most: int = 12) -> SweepRequest:
-    return SweepRequest(claims=NAMES, profile="smoke", max_seeds=most)
+    return SweepRequest(claims=NAMES, family=NAMES, profile="smoke", max_seeds=most)
 
 
 def run(made: Round, store: Store) -> None:
@@ -83,6 +83,24 @@ def test_a_budget_leaves_out_what_costs_most() -> None:
     assert following(store, hours=0.01 * whole.hours, speeds=1.0) is None
 
 
+def test_claims_beyond_the_budget_are_corrected_for() -> None:
+    """A verdict needs as much evidence as its decision did, also while the budget leaves other claims out."""
+    store = Store(Workspace.from_environment())
+    whole = following(store, speeds=1.0)
+    assert whole is not None and whole.hours is not None
+    part = following(store, hours=0.6 * whole.hours, speeds=1.0)
+    assert part is not None and part.postponed
+    run(part, store)
+    verdicts = sequential_verdicts(plan(request()).request, store)
+    assert {claim.name for claim in verdicts} == set(NAMES)
+    decided = read_decisions(request(), store)
+    assert {c: v.outcome for c, v in verdicts.items() if decided[c].outcome} == {
+        c: d.outcome for c, d in decided.items() if d.outcome
+    }
+    assert all(verdicts[claim].outcome is VerdictKind.NOT_RUN for claim in part.postponed)
+    assert command(part.sweep.request).split()[2:5] == list(NAMES)
+
+
 def test_results_of_another_command_count() -> None:
     """Decisions are read from the store, so it does not matter who ran the seeds."""
     store = Store(Workspace.from_environment())
@@ -123,6 +141,6 @@ def test_a_dry_run_prints_the_next_round(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.slow
 def test_a_claim_is_decided_by_real_runs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["decide", "fixmatch-in-eman", "--profile", "smoke", "--max-seeds", "2"]) == 0
-    assert "decided: 1 of 1 claims" in capsys.readouterr().err
+    assert "decided: 1 of 1 claim" in capsys.readouterr().err
     assert main(["claims", "fixmatch-in-eman", "--profile", "smoke"]) == 0
-    assert "1 claims: 1" in capsys.readouterr().out
+    assert "1 claim: 1" in capsys.readouterr().out

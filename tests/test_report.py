@@ -15,6 +15,7 @@ from eman.evaluation.results.values import Results, Value, values_of
 from eman.platform.store.records import EVALUATION, SWEEP, TRAINING
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
+from eman.sweeps.claims.registry import CLAIMS
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.sweeps.request import SweepRequest
@@ -128,6 +129,24 @@ def test_its_tables_are_those_of_eman_table(written: tuple[Path, Sweep, list[Val
     whole = "".join(data for _, data in page.text)
     for line in [*table.notes, *comparisons(table, found)]:
         assert line in whole
+
+
+def test_its_claims_are_those_of_eman_claims(
+    written: tuple[Path, Sweep, list[Value]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMAN_HOME", str(written[0].parents[1] / "home"))
+    names = [c.name for c in CLAIMS.values() if {ref.table for ref in c.refs} == {"table1"}]
+    out = tmp_path / "claims.md"
+    assert main(["claims", *names, "--profile", "smoke", "--format", "markdown", "--out", str(out)]) == 0
+    table, notes = out.read_text().split("\n\n")
+    page = Page(written[0].read_text())
+    printed = {" | ".join(cell.strip() for cell in row[:-1]) for row in page.rows}
+    assert len(names) > 10
+    for line in table.splitlines()[2:]:
+        assert line.strip("| ") in printed
+    whole = " ".join("".join(data for _, data in page.text).split())
+    for line in notes.splitlines():
+        assert line.strip() in whole
 
 
 def test_over_several_seeds_the_best_of_a_column_is_marked(store_file: Path, tmp_path: Path) -> None:

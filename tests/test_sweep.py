@@ -167,7 +167,7 @@ def test_the_store_tells_the_whole_story(swept: Path, monkeypatch: pytest.Monkey
         "train/pseudo_label_accuracy",
     } <= set(fixmatch.metrics)
     names = {a.path for a in store.client.list_artifacts(sweeps[0].run_id)}
-    assert {"table1.md", "table8.md", "tables.csv", "tables.json", "figure3.png"} <= names
+    assert {"table1.md", "table8.md", "tables.csv", "tables.json", "claims.md", "claims.csv", "figure3.png"} <= names
     assert len(store.client.load_table(store.experiment_id, "tables.json", [sweeps[0].run_id])) == 46
 
 

@@ -63,7 +63,7 @@ def decide(
     check_address(resources, address)
     hours = None if budget is None else parse_budget(budget) / 3600
     request = new_request([CLAIMS, *(what or [])], scale, evaluated, Grid())
-    request = request.model_copy(update={"max_seeds": max_seeds})
+    request = request.model_copy(update={"max_seeds": max_seeds, "family": request.claims})
     _run_rounds(request, None if dry_run else launch_options(resources, labels, address), hours)
 
 
@@ -71,7 +71,7 @@ def _run_rounds(request: "SweepRequest", options: "Options | None", hours: float
     """Print and run rounds until every claim is decided or the hours are used up; without options, print the next."""
     from eman.sweeps.checks import check_files
     from eman.sweeps.claims.deciding import next_round, read_decisions
-    from eman.sweeps.cost import measured
+    from eman.sweeps.cost import measured, recent
     from eman.sweeps.plan import plan
 
     planned, store, started = plan(request), open_store(), time.monotonic()
@@ -82,7 +82,7 @@ def _run_rounds(request: "SweepRequest", options: "Options | None", hours: float
     while True:
         left = None if hours is None else (hours - (time.monotonic() - started) / 3600) * processes
         decided = read_decisions(request, store)
-        following = next_round(request, decided, store, measured(store, planned), left)
+        following = next_round(request, decided, store, measured(recent(store), planned), left)
         print("\n".join(_lines(decided, following)), file=sys.stdout if options is None else sys.stderr)
         if following is None or options is None:
             return
@@ -94,17 +94,22 @@ def _run_rounds(request: "SweepRequest", options: "Options | None", hours: float
 
 def _lines(decided: "Mapping[Claim, Decision]", following: "Round | None") -> list[str]:
     """Return what is decided, and what runs next."""
+    from eman.evaluation.results.verdicts import count_claims
+
     width = max(len(claim.name) for claim in decided)
     lines = [f"  {claim.name:{width}}  {d.reason}" for claim, d in decided.items() if d.outcome is not None]
     undecided = sum(d.outcome is None for d in decided.values())
-    lines = [f"decided: {len(decided) - undecided} of {len(decided)} claims", *lines]
+    lines = [f"decided: {len(decided) - undecided} of {count_claims(len(decided))}", *lines]
     if following is None:
-        done = "`eman claims` prints the verdicts." if not undecided else f"{undecided} claims need a larger budget."
+        done = (
+            "`eman claims` prints the verdicts."
+            if not undecided
+            else f"{count_claims(undecided)} left for a larger budget."
+        )
         return [*lines, done]
     hours = "of unknown length" if following.hours is None else f"about {following.hours:.2g} h of one process"
-    lines.append(
-        f"next: {len(following.claims)} claims to {following.seeds} seeds, {following.new} new trainings, {hours}"
-    )
+    runs = f"{following.new} new trainings, {hours}"
+    lines.append(f"next: {count_claims(len(following.claims))} to {following.seeds} seeds, {runs}")
     lines += [f"  {claim.name:{width}}  {claim.says}" for claim in following.claims]
     if following.postponed:
         lines.append(f"beyond the budget: {', '.join(claim.name for claim in following.postponed)}")

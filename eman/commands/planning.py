@@ -7,7 +7,8 @@ import typer
 from eman.commands.printing import show
 from eman.context import open_store
 from eman.groups import expand_groups
-from eman.options import Evaluated, Grid, JsonOption, Scale
+from eman.options import Evaluated, Grid, JsonOption, PriceOption, Scale, WattsOption
+from eman.parsing import check_number
 from eman.requests import known_request
 
 app = typer.Typer()
@@ -30,25 +31,53 @@ def plan_(
             help="Training speed of one GPU (or one process). Default: the median measured in the store.",
         ),
     ] = None,
+    price: PriceOption = None,
+    watts: WattsOption = None,
+    difference: Annotated[
+        float | None,
+        typer.Option(help="Also print how many seeds would find this difference between rows, and their cost."),
+    ] = None,
     as_json: JsonOption = False,
     *,
     grid: Grid,
 ) -> None:
-    """Estimate a sweep's cost: trainings, evaluations, epochs, images, storage, hours.
+    """Estimate a sweep's cost: trainings, evaluations, epochs, images, storage, hours, energy, money.
 
     - `eman plan 2 --profile imagenet --images-per-second moco=1340,byol=900,supervised=2500`
+    - `eman plan 1 --profile mini --difference 0.5 --price-per-gpu-hour 2.5`
     - `eman plan grid --method moco --scheme bn,eman --grid lr=0.1,0.3`
     """
-    from eman.sweeps.cost import cost_of, measured, parse_throughput
+    from eman.sweeps.cost import cost_of, measured, parse_throughput, recent
     from eman.sweeps.plan import plan
+    from eman.sweeps.price import certainty, rates
 
+    check_number("--price-per-gpu-hour", price, 0, 1e6)
+    check_number("--watts", watts, 0, 1e6)
+    check_number("--difference", difference, 1e-3, 100)
     speeds = parse_throughput(throughput) if throughput is not None else None
     request = known_request(what, scale, evaluated, grid, profile="imagenet")
     if request.search == "optuna":  # points that are not known yet cost as much as random ones
         request = request.model_copy(update={"search": "random"})
     planned = plan(request)
-    cost = cost_of(planned, measured(open_store(), planned) if speeds is None else speeds)
-    show(cost.lines(), cost.summary(), as_json=as_json)
+    store = open_store()
+    runs = recent(store) if speeds is None else []
+    cost = cost_of(planned, measured(runs, planned) if speeds is None else speeds)
+    lines, summary = cost.lines(), cost.summary()
+    hours, hourly = summary["hours"], rates(runs, watts, price)
+    if hours is not None:
+        lines.append(f"energy: {hourly.text(hours)}")
+    summary |= {"watts": hourly.watts, "kwh": None if hours is None else hourly.energy(hours)}
+    summary |= {"price": None if hours is None or price is None else price * hours}
+    if difference is not None:
+        found = certainty(planned, store, difference)
+        of_one = None if hours is None else hours / len(planned.request.seeds)
+        lines.append(
+            "seeds: unknown, since no claim about these tables has three seeds in the store"
+            if found is None
+            else found.line(of_one, hourly)
+        )
+        summary |= {"seeds_needed": None if found is None else found.seeds}
+    show(lines, summary, as_json=as_json)
 
 
 @app.command(rich_help_panel="Look")

@@ -8,7 +8,17 @@ import typer
 from eman.commands.printing import PAPER, print_tables, show
 from eman.context import open_store, workspace
 from eman.groups import expand_groups
-from eman.options import Evaluated, Format, Grid, JsonOption, NewestOption, Scale, newest_trainings
+from eman.options import (
+    Evaluated,
+    Format,
+    Grid,
+    JsonOption,
+    NewestOption,
+    PriceOption,
+    Scale,
+    WattsOption,
+    newest_trainings,
+)
 from eman.parsing import check_number
 from eman.platform.errors import UserError, unknown
 from eman.platform.output import check_output
@@ -119,19 +129,24 @@ def report(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
+    price: PriceOption = None,
+    watts: WattsOption = None,
 ) -> None:
-    """Write a sweep as one page: tables with the paper's values, curves, configuration, provenance.
+    """Write a sweep as one page: tables with the paper's values, claims, curves, cost, configuration, provenance.
 
     - `eman report --out report.html`
+    - `eman report --price-per-gpu-hour 2.5`
     - `eman report "table1 + table8" --out report.html`
     """
     from eman.sweeps.view.report import write
     from eman.sweeps.view.status import find_sweep
 
+    check_number("--price-per-gpu-hour", price, 0, 1e6)
+    check_number("--watts", watts, 0, 1e6)
     check_output(out)
     store = open_store()
     record = find_sweep(sweep, store)
-    write(record, store, out)
+    write(record, store, out, watts, price)
     print(f"wrote {out}: sweep {record.key[:8]} ({record.name})")
 
 

@@ -20,6 +20,9 @@ POWER = 0.8
 #: Most differences for which all sign patterns are counted: 2^23 sums, 64 MB.
 MOST_EXACT = 24
 
+#: Most seeds that :func:`seeds_needed` returns.
+MOST_NEEDED = 10_000
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -31,6 +34,7 @@ class Evidence:
         half_width: Half the width of the mean's 95 % interval (Student's t); ``None`` without one.
         p: Two-sided p of no difference; ``None`` with fewer than two pairs.
         test: The test that gave it: ``sign flip``, ``t`` or ``sign``.
+        deviation: Standard deviation of the differences; ``None`` without one.
         detectable: The smallest difference that a t-test of this many pairs finds with 80 % probability, given their
             standard deviation and the level at which the test is made; ``None`` without a standard deviation.
     """
@@ -40,6 +44,7 @@ class Evidence:
     half_width: float | None = None
     p: float | None = None
     test: str = ""
+    deviation: float | None = None
     detectable: float | None = None
 
 
@@ -59,10 +64,10 @@ def evidence(differences: Sequence[float], level: float = LEVEL) -> Evidence:
     if not all(map(math.isfinite, differences)):
         return Evidence(n, p=sign_p(differences), test="sign")
     mean, width = statistics.fmean(differences), half_width(differences)
-    found = detectable(statistics.stdev(differences), n, level)
-    if 2.0 ** (1 - n) <= level and n <= MOST_EXACT:
-        return Evidence(n, mean, width, sign_flip_p(differences), "sign flip", found)
-    return Evidence(n, mean, width, t_p(differences), "t", found)
+    deviation = statistics.stdev(differences)
+    exact = 2.0 ** (1 - n) <= level and n <= MOST_EXACT
+    p, test = (sign_flip_p(differences), "sign flip") if exact else (t_p(differences), "t")
+    return Evidence(n, mean, width, p, test, deviation, detectable(deviation, n, level))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
@@ -114,6 +119,21 @@ def detectable(deviation: float, n: int, level: float = LEVEL, power: float = PO
     if n < 2:
         return None
     return _detectable_shift(n, level, power) * deviation / math.sqrt(n)
+
+
+def seeds_needed(deviation: float, difference: float, level: float = LEVEL, power: float = POWER) -> int | None:
+    """Return the fewest differences whose t-test finds a mean of ``difference``: the inverse of :func:`detectable`.
+
+    Returns:
+        The number; ``None`` if it is above :data:`MOST_NEEDED`.
+    """
+    low, high = 1, MOST_NEEDED  # the detectable mean falls as their number grows
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = detectable(deviation, middle, level, power)
+        low, high = (low, middle) if found is not None and found <= difference else (middle, high)
+    last = detectable(deviation, high, level, power)
+    return high if last is not None and last <= difference else None
 
 
 @lru_cache(maxsize=1024)

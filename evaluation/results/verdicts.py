@@ -1,16 +1,21 @@
 """Verdicts as text, Markdown, LaTeX, CSV, Parquet and JSON."""
 
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from eman.evaluation.results.claims import Expect, Verdict, VerdictKind
-from eman.evaluation.results.evidence import LEVEL, POWER
+from eman.evaluation.results.evidence import LEVEL, MOST_NEEDED, POWER, seeds_needed
 from eman.evaluation.results.render import LATEX
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_HEADINGS = ("claim", "paper", "here", "seeds", "p", "detectable", "verdict")
+#: Fewest seeds from which a standard deviation is taken.
+LEAST_SEEDS = 3
+
+#: Columns of the printed forms.
+HEADINGS = ("claim", "paper", "here", "seeds", "p", "detectable", "verdict")
 
 #: Columns of the long form.
 LONG_COLUMNS = (
@@ -48,34 +53,34 @@ def render(verdicts: Sequence[Verdict], form: str) -> str:
 
 def text(verdicts: Sequence[Verdict]) -> str:
     """Return aligned columns, by source, and how to read them."""
-    rows = [_row(v) for v in verdicts]
-    widths = [max(len(row[i]) for row in [_HEADINGS, *rows]) for i in range(len(_HEADINGS))]
-    last = len(_HEADINGS) - 1
+    rows = [row(v) for v in verdicts]
+    widths = [max(len(cells[i]) for cells in [HEADINGS, *rows]) for i in range(len(HEADINGS))]
+    last = len(HEADINGS) - 1
 
-    def line(row: Sequence[str]) -> str:
-        cells = [c.ljust(w) if i in (0, last) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        return "  ".join(cells).rstrip()
+    def line(cells: Sequence[str]) -> str:
+        padded = enumerate(zip(cells, widths, strict=True))
+        return "  ".join(c.ljust(w) if i in (0, last) else c.rjust(w) for i, (c, w) in padded).rstrip()
 
-    lines, source = [line(_HEADINGS)], ""
-    for verdict, row in zip(verdicts, rows, strict=True):
+    lines, source = [line(HEADINGS)], ""
+    for verdict, cells in zip(verdicts, rows, strict=True):
         if verdict.claim.source != source:
             source = verdict.claim.source
             lines += ["", source]
-        lines.append(line(row))
+        lines.append(line(cells))
     return "\n".join([*lines, "", *notes(verdicts)])
 
 
 def markdown(verdicts: Sequence[Verdict]) -> str:
     """Return a table and, below it, the notes."""
-    lines = ["| " + " | ".join(_HEADINGS) + " |", "|---|" + "---:|" * (len(_HEADINGS) - 2) + "---|"]
-    lines += ["| " + " | ".join(_row(v)) + " |" for v in verdicts]
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|---|" + "---:|" * (len(HEADINGS) - 2) + "---|"]
+    lines += ["| " + " | ".join(row(v)) + " |" for v in verdicts]
     return "\n".join([*lines, "", *(f"{line}  " for line in notes(verdicts))]).rstrip()
 
 
 def latex(verdicts: Sequence[Verdict]) -> str:
     """Return a ``tabular`` with booktabs rules."""
-    lines = [r"\begin{tabular}{l" + "r" * (len(_HEADINGS) - 2) + "l}", r"\toprule", " & ".join(_HEADINGS) + r" \\"]
-    lines += [r"\midrule", *(" & ".join(cell.translate(LATEX) for cell in _row(v)) + r" \\" for v in verdicts)]
+    lines = [r"\begin{tabular}{l" + "r" * (len(HEADINGS) - 2) + "l}", r"\toprule", " & ".join(HEADINGS) + r" \\"]
+    lines += [r"\midrule", *(" & ".join(cell.translate(LATEX) for cell in row(v)) + r" \\" for v in verdicts)]
     return "\n".join(
         [*lines, r"\bottomrule", r"\end{tabular}", *(f"% {line}".translate(LATEX) for line in notes(verdicts))]
     )
@@ -88,19 +93,28 @@ def notes(verdicts: Sequence[Verdict]) -> list[str]:
     tested = sum(v.claim.expect is not Expect.FAILS for v in verdicts if not v.sequential)
     used = {v.evidence.n for v in verdicts if v.evidence.n}
     if not used:
-        return [f"{len(verdicts)} claims, none with results yet; `eman sweep 1 8 --seeds 8` runs Tables 1 and 8."]
-    holm = f", corrected for {tested} tests (Holm)" if tested else ""
+        return [
+            f"{count_claims(len(verdicts))}, none with results yet; `eman sweep 1 8 --seeds 8` runs Tables 1 and 8."
+        ]
+    holm = f", corrected for {tested} tests (Holm)" if tested > 1 else ""
     lines = [
-        f"{len(verdicts)} claims: {', '.join(f'{count} {o.value}' for o, count in counts if count)}.",
+        f"{count_claims(len(verdicts))}: {', '.join(f'{count} {o.value}' for o, count in counts if count)}.",
         f"Differences are means over seeds with 95 % intervals. p is that of no difference, or for claims of equality "
         f"of a difference as large as the margin{holm}; a verdict needs at most {LEVEL:g}. f: sign-flip test, exact; "
         f"t: paired t-test; s: sign test, where a row failed.",
         f"Detectable: the difference that this number of seeds finds with {100 * POWER:g} % probability at the "
         f"corrected level, from the spread of the differences.",
     ]
+    spread = median_deviation(verdicts)
+    if spread is not None:
+        whole, tenth = (seeds_needed(spread, difference) for difference in (1.0, 0.1))
+        lines.append(
+            f"One such test alone, of differences that vary by {spread:.2g} (the median here), finds a difference of "
+            f"1.0 with {_seeds(whole)} and one of 0.1 with {_seeds(tenth)}."
+        )
     if sequential:
         lines.append(
-            f"`eman decide` chose the seeds of {sequential} claims: their p is that of the last look, corrected for "
+            f"`eman decide` chose the seeds of {count_claims(sequential)}: p is that of the last look, corrected for "
             f"the other looks and for all claims that it decides (Bonferroni)."
         )
     if min(used) < 6:
@@ -111,7 +125,24 @@ def notes(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-def _row(v: Verdict) -> tuple[str, ...]:
+def median_deviation(verdicts: Sequence[Verdict]) -> float | None:
+    """Return the median over claims of the standard deviation of their differences in percentage points, if any."""
+    known = [v.evidence.deviation for v in verdicts if not v.claim.relative and v.evidence.n >= LEAST_SEEDS]
+    found = [deviation for deviation in known if deviation]
+    return statistics.median(found) if found else None
+
+
+def _seeds(number: int | None) -> str:
+    return f"more than {MOST_NEEDED:,} seeds" if number is None else f"{number:,} seeds"
+
+
+def count_claims(number: int) -> str:
+    """Return "1 claim" or "2 claims"."""
+    return f"{number} claim{'s' * (number != 1)}"
+
+
+def row(v: Verdict) -> tuple[str, ...]:
+    """Return a verdict's cells under :data:`HEADINGS`."""
     e = v.evidence
     unit = "%" if v.claim.relative else ""
     if v.claim.expect is Expect.FAILS or e.mean is None:

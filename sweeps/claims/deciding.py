@@ -52,14 +52,15 @@ def decisions(claims: Sequence[Claim], results: Mapping[Claim, Measured], most: 
 
 def read_decisions(request: SweepRequest, store: Store) -> dict[Claim, Decision]:
     """Return the decisions on a request's claims from the store."""
-    claims, most = claims_named(request.claims), request.max_seeds
+    claims, most = claims_named(request.family), request.max_seeds
     return decisions(claims, claim_results(claims, plan(request).scope, store, range(most)), most)
 
 
 def sequential_verdicts(request: SweepRequest, store: Store) -> dict[Claim, Verdict]:
     """Return the verdicts on the claims whose seeds :func:`next_round` chose, at a request's scale.
 
-    They are corrected together: all claims of such sweeps with the largest ``max_seeds``.
+    They are corrected together: the families of all such sweeps with the largest ``max_seeds``, which include claims
+    that no sweep has run yet.
     """
     scale = ("profile", "network", "selection", "overrides", "ema_scaling", "precision")
     known = [SweepRequest.from_json(r.tags["eman.request"]) for r in store.records(SWEEP) if "eman.request" in r.tags]
@@ -67,7 +68,7 @@ def sequential_verdicts(request: SweepRequest, store: Store) -> dict[Claim, Verd
     if not found:
         return {}
     most = max(r.max_seeds for r in found)
-    named = {name for r in found if r.max_seeds == most for name in r.claims}
+    named = {name for r in found if r.max_seeds == most for name in r.family}
     claims = claims_named([name for name in CLAIMS if name in named])
     results = claim_results(claims, plan(request).scope, store, range(most))
     level = level_of(claims)
@@ -90,7 +91,7 @@ def next_round(
     runs that the claims before it do not need.
 
     Args:
-        request: Claims, scale, and the most seeds.
+        request: Family of claims, scale, and the most seeds.
         decided: The decisions so far.
         store: Where the results are.
         speeds: Measured images per second, as for :func:`~eman.sweeps.cost.cost_of`.

@@ -1,4 +1,4 @@
-"""Publish a launch in the store: tables and Figure 3 on the sweep's run, results on the trainings' runs."""
+"""Publish a launch in the store: tables, claims and Figure 3 on the sweep's run, results on the trainings' runs."""
 
 import contextlib
 import json
@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eman.evaluation.results import verdicts as printed
 from eman.evaluation.results.figures import draw
 from eman.evaluation.results.long import frame
 from eman.evaluation.results.render import markdown, render
@@ -17,6 +18,7 @@ from eman.platform.errors import UserError
 from eman.platform.store.records import SWEEP
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
+from eman.sweeps.claims.verdicts import verdicts_of
 from eman.sweeps.plan import Sweep
 from eman.sweeps.request import SweepRequest, command
 from eman.sweeps.run.options import Options, Report
@@ -93,6 +95,10 @@ def publish_sweep(sweep: Sweep, store: Store, parent: RunLog, report: Report) ->
     artifacts["tables.csv"] = render(values, "csv")
     # Written whole: `log_table` would append to the table of an earlier, interrupted launch.
     artifacts["tables.json"] = frame(values).to_json(orient="split", index=False)
+    if verdicts := verdicts_of(sweep, results, store):
+        texts.append(printed.notes(verdicts)[0] + " All are in `claims.md`, under Artifacts.")
+        artifacts["claims.md"] = printed.markdown(verdicts)
+        artifacts["claims.csv"] = printed.render(verdicts, "csv")
     for name, text in artifacts.items():
         store.with_retries(partial(store.client.log_text, parent.run_id, text, name))
     _publish_search(sweep, results, store, parent, report)

@@ -10,8 +10,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from eman.evaluation.results import figures
+from eman.evaluation.results import figures, verdicts
 from eman.evaluation.results.cells import Table
+from eman.evaluation.results.claims import Verdict
 from eman.evaluation.results.figures import Line
 from eman.evaluation.results.remarks import comparisons
 from eman.evaluation.results.values import Results, Value, values_of
@@ -19,7 +20,9 @@ from eman.platform.errors import UserError
 from eman.platform.output import output_file
 from eman.platform.store.records import Record
 from eman.platform.store.store import Store
+from eman.sweeps.claims.verdicts import verdicts_of
 from eman.sweeps.plan import Sweep
+from eman.sweeps.price import Rates, rates
 from eman.sweeps.search.outcome import outcomes
 from eman.sweeps.search.picture import draw as draw_search
 from eman.sweeps.tables import figure3
@@ -36,8 +39,19 @@ from eman.trainers.spec.run import RunSpec
 _CURVES = ("train/loss", "knn/top1", "train/feature_std")
 
 
-def write(record: Record, store: Store, out: Path) -> None:
-    """Write the page of a sweep's run; raise `UserError` if another version of this project planned it."""
+def write(record: Record, store: Store, out: Path, watts: float | None = None, price: float | None = None) -> None:
+    """Write the page of a sweep's run.
+
+    Args:
+        record: The sweep's run.
+        store: Where it is.
+        out: File to write.
+        watts: Power of one GPU or process; ``None`` for the measured, see :func:`~eman.sweeps.price.rates`.
+        price: Money for an hour of one GPU or process, if known.
+
+    Raises:
+        UserError: Another version of this project planned the sweep, or it has no runs.
+    """
     sweep = planned_sweep(record)
     if not sweep.trainings:
         raise UserError(f"sweep {record.key[:8]} ({record.name}) has no runs yet; launch it again.")
@@ -56,8 +70,9 @@ def write(record: Record, store: Store, out: Path) -> None:
         profile=sweep.profile.name,
         key=record.key,
         status="interrupted" if record.status == "missing" else record.status,
-        facts=_facts(sweep, record, runs, evaluations),
+        facts=_facts(sweep, record, runs, evaluations, rates(runs, watts, price)),
         tables=[_table(table, values_of(table, results)) for table in sweep.tables],
+        claims=_claims(verdicts_of(sweep, results, store)),
         pictures=_pictures(sweep, store),
         search=_search(sweep, results),
         **configuration(sweep),
@@ -72,22 +87,28 @@ def write(record: Record, store: Store, out: Path) -> None:
 
 
 def _facts(
-    sweep: Sweep, record: Record, runs: Sequence[Record], evaluations: Sequence[Record]
+    sweep: Sweep, record: Record, runs: Sequence[Record], evaluations: Sequence[Record], hourly: Rates
 ) -> list[tuple[str, str]]:
-
     def completed(records: Sequence[Record], count: int) -> str:
         done = sum(r.status == "done" for r in records)
         return f"{done:,}" if done == count else f"{done:,} of {count:,}"
 
     trained = sum(r.metrics.get("train/seconds", 0.0) for r in runs)
     wall = record.metrics.get("sweep/seconds")
+    hours = sum(r.metrics.get("train/seconds", 0.0) * int(r.tags.get("eman.workers") or 1) for r in runs) / 3600
     seeds = sorted({spec.seed for spec in sweep.trainings.values()})
+    money = (
+        [] if hourly.price is None else [(f"for training, at {hourly.price:g} an hour", f"{hourly.price * hours:,.2f}")]
+    )
+    energy = (f"for training, at {hourly.watts:,.0f} W ({hourly.source})", f"{hourly.energy(hours):,.3g} kWh")
     return [
         ("trainings", completed(runs, len(sweep.trainings))),
         ("evaluations", completed(evaluations, len(sweep.evaluations))),
         (f"{'seeds' if len(seeds) > 1 else 'seed'} ({', '.join(map(str, seeds))})", str(len(seeds))),
         ("in training loops", duration(trained) if trained else "–"),
         ("last launch", duration(wall) if wall else "–"),
+        energy,
+        *money,
     ]
 
 
@@ -107,6 +128,14 @@ def _table(table: Table, values: Sequence[Value]) -> dict[str, Any]:
         "remarks": comparisons(table, values),
         "failed": [f"{value.cell.row}, {value.cell.column}: {value.reason}" for value in values if value.reason],
     }
+
+
+def _claims(found: Sequence[Verdict]) -> dict[str, Any] | None:
+    """Return the verdicts as a table, and the notes below it; ``None`` without any."""
+    if not found:
+        return None
+    rows = [(v.claim.source, verdicts.row(v), v.outcome.name.lower()) for v in found]
+    return {"headings": verdicts.HEADINGS, "rows": rows, "notes": verdicts.notes(found)}
 
 
 def _pictures(sweep: Sweep, store: Store) -> list[tuple[str, str, str]]:
