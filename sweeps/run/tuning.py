@@ -94,6 +94,10 @@ class StoredJobs:
         return ray.get(self.objects[key[:2]])[key]
 
 
+#: Trials of one experiment of Tune, or more on a cluster that runs many at once and would idle between experiments.
+MOST_TRIALS = 1000
+
+
 def _scheduler(comparison: Comparison) -> TrialScheduler:
     request = comparison.request
     if request.scheduler == "asha":
@@ -128,7 +132,9 @@ def run_jobs(
 ) -> "pd.DataFrame":
     """Run each job as a trial of Ray Tune, in this order, reusing the processes of finished trials.
 
-    A trial reserves `resources` and calls `trainable`, which reports events.
+    A trial reserves `resources` and calls `trainable`, which reports events. Many jobs are several experiments of Tune
+    one after the other, since it keeps its trials in memory until an experiment ends; a scheduler compares all trials,
+    so with a `comparison` they are one.
 
     Returns:
         Ray's table of the trials: configuration and last report of each.
@@ -136,21 +142,28 @@ def run_jobs(
     Raises:
         KeyboardInterrupt: A signal was received.
     """
-    given = [job.config for job in jobs]
-    names = dict.fromkeys(name for config in given for name in config)
-    configs = [{**dict.fromkeys(names), **config} for config in given]
-    by_key = {job.keys[0]: job for job in jobs}
-    return _fit(
-        tune.with_resources(tune.with_parameters(trainable, find=StoredJobs.of(jobs)), dict(resources)),
-        by_key,
-        space=dict.fromkeys(names),  # every point is given, so nothing is drawn
-        search=BasicVariantGenerator(points_to_evaluate=configs, max_concurrent=concurrent),
-        samples=len(jobs),
-        concurrent=None,
-        workspace=workspace,
-        listener=listener,
-        comparison=comparison,
-    )
+    import pandas as pd
+
+    size = len(jobs) if comparison is not None else max(MOST_TRIALS, 20 * concurrent)
+    tables = []
+    for start in range(0, len(jobs), size):
+        part = jobs[start : start + size]
+        given = [job.config for job in part]
+        names = dict.fromkeys(name for config in given for name in config)
+        configs = [{**dict.fromkeys(names), **config} for config in given]
+        table = _fit(
+            tune.with_resources(tune.with_parameters(trainable, find=StoredJobs.of(part)), dict(resources)),
+            {job.keys[0]: job for job in part},
+            space=dict.fromkeys(names),  # every point is given, so nothing is drawn
+            search=BasicVariantGenerator(points_to_evaluate=configs, max_concurrent=concurrent),
+            samples=len(part),
+            concurrent=None,
+            workspace=workspace,
+            listener=listener,
+            comparison=comparison,
+        )
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def run_suggested_jobs(
