@@ -11,6 +11,7 @@ from eman.evaluation.results.verdicts import median_deviation
 from eman.platform.store.records import Record
 from eman.platform.store.store import Store
 from eman.sweeps.claims.registry import CLAIMS, claim_results
+from eman.sweeps.cost import Cost
 from eman.sweeps.plan import Sweep
 
 #: Watts of a GPU where none was measured: the limit in NVIDIA's data sheet of the H100 (SXM).
@@ -97,3 +98,23 @@ def certainty(sweep: Sweep, store: Store, difference: float) -> Certainty | None
     about = [c for c in CLAIMS.values() if all((ref.table, ref.row, ref.column) in cells for ref in c.refs)]
     spread = median_deviation(judge(claim_results(about, sweep.scope, store))) if about else None
     return None if spread is None else Certainty(difference, spread, seeds_needed(spread, difference))
+
+
+def priced(
+    cost: Cost, hourly: Rates, store: Store, difference: float | None
+) -> tuple[list[str], dict[str, float | None]]:
+    """Return what a sweep's hours cost, and those of finding a difference if it is given: as lines, and by name."""
+    hours = cost.summary()["hours"]
+    lines = [] if hours is None else [f"energy: {hourly.text(hours)}"]
+    values = {
+        "watts": hourly.watts,
+        "kwh": None if hours is None else hourly.energy(hours),
+        "price": None if hours is None or hourly.price is None else hourly.price * hours,
+    }
+    if difference is not None:
+        found = certainty(cost.sweep, store, difference)
+        of_one = None if hours is None else hours / len(cost.sweep.request.seeds)
+        unknown = "seeds: unknown, since no claim about these tables has three seeds in the store"
+        lines.append(unknown if found is None else found.line(of_one, hourly))
+        values["seeds_needed"] = None if found is None else found.seeds
+    return lines, values

@@ -49,7 +49,7 @@ def plan_(
     """
     from eman.sweeps.cost import cost_of, measured, parse_throughput, recent
     from eman.sweeps.plan import plan
-    from eman.sweeps.price import certainty, rates
+    from eman.sweeps.price import priced, rates
 
     check_number("--price-per-gpu-hour", price, 0, 1e6)
     check_number("--watts", watts, 0, 1e6)
@@ -62,22 +62,8 @@ def plan_(
     store = open_store()
     runs = recent(store) if speeds is None else []
     cost = cost_of(planned, measured(runs, planned) if speeds is None else speeds)
-    lines, summary = cost.lines(), cost.summary()
-    hours, hourly = summary["hours"], rates(runs, watts, price)
-    if hours is not None:
-        lines.append(f"energy: {hourly.text(hours)}")
-    summary |= {"watts": hourly.watts, "kwh": None if hours is None else hourly.energy(hours)}
-    summary |= {"price": None if hours is None or price is None else price * hours}
-    if difference is not None:
-        found = certainty(planned, store, difference)
-        of_one = None if hours is None else hours / len(planned.request.seeds)
-        lines.append(
-            "seeds: unknown, since no claim about these tables has three seeds in the store"
-            if found is None
-            else found.line(of_one, hourly)
-        )
-        summary |= {"seeds_needed": None if found is None else found.seeds}
-    show(lines, summary, as_json=as_json)
+    lines, values = priced(cost, rates(runs, watts, price), store, difference)
+    show([*cost.lines(), *lines], cost.summary() | values, as_json=as_json)
 
 
 @app.command(rich_help_panel="Look")
