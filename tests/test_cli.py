@@ -223,7 +223,7 @@ def test_training_in_the_foreground_and_again(capsys: pytest.CaptureFixture[str]
     arguments = ["train", "moco", "--scheme", "eman", "--profile", "smoke", "--set", "epochs=1"]
     code, out, err = call(capsys, *arguments)
     assert code == 0
-    assert "moco · BN / EMAN · seed 0" in out
+    assert "BN / EMAN · MoCo · s0" in out
     assert "epoch 1/1" in err
     assert {p.name for p in (home / "runs").glob("*/*.pt")} == {
         "last.pt",

@@ -81,7 +81,7 @@ def test_an_imported_network_is_evaluated_started_from_and_given_out(
     given = ["import", str(path), "--as", "moco", "--scheme", "eman", "--dataset", "digits"]
     code, out, _ = call(capsys, *given)
     assert code == 0
-    assert "moco · BN / EMAN · seed 0 · imported" in out
+    assert "BN / EMAN · MoCo · s0 · imported" in out
     assert "module.queue left" in out
     assert "module.encoder_q.conv1.weight -> student conv1.weight" in out
     [record] = Store(Workspace.from_environment()).records(TRAINING)
@@ -120,7 +120,7 @@ def test_an_imported_network_is_evaluated_started_from_and_given_out(
     start = ["--set", "epochs=1", "--set", "label_fraction=0.02"]
     code, out, err = call(capsys, "train", "supervised", "--init", record.key, *start)
     assert code == 0, err
-    assert "supervised · BN · from moco BN / EMAN · seed 0" in out
+    assert "BN · Supervised from MoCo BN / EMAN · s0" in out
 
 
 def own_features(key: str, network: str, selection: str, images: Split) -> torch.Tensor:

@@ -135,7 +135,7 @@ def test_the_command_for_people_and_for_programs(
     assert main(["predict", runs["fixmatch"].key[:6], *both, "--top", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (
-        f"fixmatch · BN / EMAN · seed 0 ({runs['fixmatch'].key[:8]}): the student after the last epoch, probabilities "
+        f"BN / EMAN · FixMatch · s0 ({runs['fixmatch'].key[:8]}): the student after the last epoch, probabilities "
         f"(digits)"
     )
     assert lines[1] == str(path)

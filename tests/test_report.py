@@ -177,7 +177,7 @@ def test_it_tells_where_the_numbers_come_from_and_how_to_make_them_again(
     assert methods["queue"] == ["–", f"{moco.flat()['queue']:,}", "–"]
     runs = {row[0]: row for row in page.rows if len(row) == 8}
     assert {sweep.titles[key] for key in sweep.trainings} <= runs.keys()
-    assert runs["moco · BN / BN · seed 0"][2] == "failed"
+    assert runs["BN / BN · MoCo · s0"][2] == "failed"
 
 
 def test_a_grid_a_name_and_a_mistake(store_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

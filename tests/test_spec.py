@@ -174,7 +174,7 @@ def test_different_runs_never_share_a_title() -> None:
     titles = run_titles(runs)
     assert len(set(titles.values())) == len({run.key for run in runs}) == len(titles)
     assert "lr 0.2" in titles[spec(lr=0.2, temperature=0.1).key]
-    assert titles[spec("bn").key] == "moco · BN / BN · seed 0"
+    assert titles[spec("bn").key] == "BN / BN · MoCo · s0"
 
 
 # Errors
@@ -413,7 +413,7 @@ def tiny_method() -> Iterator[None]:
 @pytest.mark.usefixtures("tiny_method")
 def test_a_method_of_ones_own_needs_no_change_elsewhere() -> None:
     run = make_spec("tiny", "eman", {}, parse_fields(["width=4", "tiny.batch=64"]))
-    assert (run.flat()["width"], run.flat()["batch"], run_title(run)) == (4, 64, "tiny · BN / EMAN · seed 0")
+    assert (run.flat()["width"], run.flat()["batch"], run_title(run)) == (4, 64, "BN / EMAN · Tiny · s0")
     assert RunSpec.from_flat(run.flat()) == run
     with pytest.raises(UserError, match="width is 9; give a whole number"):
         run.replace(width=9)

@@ -107,7 +107,7 @@ def test_the_comparison_that_eman_ui_names_shows_the_schemes_of_the_newest_sweep
     ui: UI, page: "Page", tmp_path: Path
 ) -> None:
     page.goto(ui.link("schemes of MoCo"))
-    for name in ("moco · BN / BN · seed 0", "moco · BN / EMAN · seed 0"):
+    for name in ("BN / BN · MoCo · s0", "BN / EMAN · MoCo · s0"):
         page.get_by_role("link", name=name).first.wait_for()
     page.get_by_text("2 matching runs").wait_for()
     page.get_by_text("knn/top1").first.wait_for()  # a chart with a line a scheme
@@ -125,7 +125,7 @@ def test_the_sweep_is_found_by_its_name_with_its_description_and_table(ui: UI, p
     page.get_by_text("Show more").click()
     page.get_by_text("eman sweep grid --method moco --scheme bn,eman --profile smoke").first.wait_for()
     assert page.get_by_role("cell", name="BN / EMAN").count()
-    page.get_by_role("link", name="moco · BN / EMAN · seed 0").first.wait_for()  # a child
+    page.get_by_role("link", name="BN / EMAN · MoCo · s0").first.wait_for()  # a child
     with page.context.expect_page() as opened:
         page.get_by_role("link", name="MoCo", exact=True).click()  # the description's own link
     opened.value.get_by_text("2 matching runs").wait_for()

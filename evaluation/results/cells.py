@@ -73,6 +73,7 @@ class Table:
         contrasts: Pairs of rows whose difference is tested in each column, the first minus the second.
         side: Heading of the row titles.
         reference: Name of the reference values: `paper`, or another store.
+        labels: Rows and what to print for them, where their runs have other momenta than the paper's.
 
     Raises:
         UserError: Two cells have the same row and column, so one would hide the other.
@@ -85,6 +86,7 @@ class Table:
     contrasts: tuple[tuple[str, str], ...] = ()
     side: str = "student / teacher"
     reference: str = "paper"
+    labels: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for row, column in _repeated((cell.row, cell.column) for cell in self.cells):
@@ -108,6 +110,10 @@ class Table:
     def rows(self) -> tuple[str, ...]:
         """Titles of the rows, in order."""
         return tuple(dict.fromkeys(cell.row for cell in self.cells))
+
+    def printed(self, row: str) -> str:
+        """Return a row's title for people: with the momenta of its runs, as in their own titles."""
+        return dict(self.labels).get(row, row)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".svg", ".pdf")
 
-#: Okabe and Ito's colours, which colour-blind readers can tell apart; the first is for highlighted lines.
-_COLOURS = ("#d55e00", "#000000", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+#: Lines of the same colour have different dashes.
+_DASHES = ("-", "--", ":", "-.")
 
-#: Beyond seven lines, colours repeat with other dashes.
-_DASHES = ("-", "--", ":")
+#: The colour that stands for that of the page's text.
+_BLACK = "#000000"
 
 #: Placeholder for the colour of a page's text.
 _INK = "#010203"
@@ -47,18 +47,32 @@ class Line:
     label: str
     metric: str
     runs: tuple[RunSpec, ...]
+    colour: str = _BLACK
     highlighted: bool = False
 
 
-def points(line: Line, store: Store, known: Mapping[str, Record]) -> tuple[list[int], list[float]]:
-    """Return epochs, and means over the runs that have logged them; ``known`` are the store's trainings by key."""
+@dataclass(frozen=True)
+class Curve:
+    """A line's points: mean and sample standard deviation over its seeds; 0 for a single one."""
+
+    epochs: tuple[int, ...]
+    means: tuple[float, ...]
+    deviations: tuple[float, ...]
+
+
+def points(line: Line, store: Store, known: Mapping[str, Record]) -> Curve:
+    """Return a line's points from the runs that have logged them; ``known`` are the store's trainings by key."""
     by_epoch: dict[int, list[float]] = defaultdict(list)
     for spec in line.runs:
         if spec.key in known:
             for metric in store.history(known[spec.key].run_id, line.metric):
                 by_epoch[metric.step].append(metric.value)
-    epochs = sorted(by_epoch)
-    return epochs, [statistics.fmean(by_epoch[epoch]) for epoch in epochs]
+    values = [by_epoch[epoch] for epoch in sorted(by_epoch)]
+    return Curve(
+        tuple(sorted(by_epoch)),
+        tuple(statistics.fmean(seeds) for seeds in values),
+        tuple(statistics.stdev(seeds) if len(seeds) > 1 else 0.0 for seeds in values),
+    )
 
 
 def draw(lines: Sequence[Line], store: Store, out: Path, caption: str) -> None:
@@ -98,7 +112,7 @@ def inline_svg(lines: Sequence[Line], store: Store, name: str) -> str:
 def _figure(lines: Sequence[Line], store: Store, caption: str, ink: str = "#000000") -> Iterator["Figure"]:
     known = store.by_key(TRAINING, {spec.key for line in lines for spec in line.runs})
     curves = {line: points(line, store, known) for line in lines}
-    if not any(epochs for epochs, _ in curves.values()):
+    if not any(curve.epochs for curve in curves.values()):
         raise UserError(
             "the store holds no training of this figure yet; run `eman sweep table1` at the same profile first."
         )
@@ -135,25 +149,31 @@ def _figure(lines: Sequence[Line], store: Store, caption: str, ink: str = "#0000
 
 def _styles(lines: Sequence[Line], ink: str) -> dict[str, tuple[str, str]]:
     """Return a colour and dashes for each label, in the order of the legend."""
-    labels = dict.fromkeys(line.label for line in sorted(lines, key=lambda line: not line.highlighted))
-    colours = [ink if colour == "#000000" else colour for colour in _COLOURS]
-    return {label: (colours[n % len(colours)], _DASHES[n // len(colours) % 3]) for n, label in enumerate(labels)}
+    colours = {line.label: line.colour for line in sorted(lines, key=lambda line: not line.highlighted)}
+    used = defaultdict[str, list[str]](list)
+    for label, colour in colours.items():
+        used[colour].append(label)
+    return {
+        label: (ink if colour == _BLACK else colour, _DASHES[used[colour].index(label) % len(_DASHES)])
+        for label, colour in colours.items()
+    }
 
 
-def _plot(
-    axis: "Axes",
-    metric: str,
-    curves: Mapping[Line, tuple[list[int], list[float]]],
-    styles: Mapping[str, tuple[str, str]],
-) -> None:
+def _plot(axis: "Axes", metric: str, curves: Mapping[Line, Curve], styles: Mapping[str, tuple[str, str]]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for line, (epochs, means) in curves.items():
-        if epochs:
+    for line, curve in curves.items():
+        if curve.epochs:
             colour, dash = styles[line.label]
-            width, order = (2.4, 3) if line.highlighted else (1.3, 2)
+            width, order = (2.4, 4) if line.highlighted else (1.3, 3)
             style: Any = {"linewidth": width, "zorder": order, "marker": "o", "markersize": 3}
-            axis.plot(epochs, means, color=colour, linestyle=dash, label=line.label, **style)
+            axis.plot(curve.epochs, curve.means, color=colour, linestyle=dash, label=line.label, **style)
+            if any(curve.deviations):
+                low, high = (
+                    [mean + sign * deviation for mean, deviation in zip(curve.means, curve.deviations, strict=True)]
+                    for sign in (-1, 1)
+                )
+                axis.fill_between(curve.epochs, low, high, color=colour, alpha=0.15, linewidth=0, zorder=order - 2)
     axis.set_ylabel(_AXES.get(metric, metric))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.25)

@@ -19,13 +19,16 @@ LONG_COLUMNS = ("table", "row", "column", "value", "spread", "low", "high", "n",
 PROVENANCE = ("keys", "evaluations", "seeds", "network", "selection", "profile", "git", "reference")
 
 
-def frame(tables: Sequence[tuple[Table, Sequence[Value]]]) -> "pd.DataFrame":
-    """Return the cells with the columns of :data:`LONG_COLUMNS`; ``paper`` is the reference value."""
+def frame(tables: Sequence[tuple[Table, Sequence[Value]]], *, printed: bool = False) -> "pd.DataFrame":
+    """Return the cells with the columns of :data:`LONG_COLUMNS`; ``paper`` is the reference value.
+
+    Rows have the paper's titles, so that profiles can be joined; if ``printed``, those that tables print.
+    """
     import pandas as pd
 
     rows = [
         (
-            *(table.name, v.cell.row, v.cell.column, v.value, v.spread),
+            *(table.name, table.printed(v.cell.row) if printed else v.cell.row, v.cell.column, v.value, v.spread),
             *(v.interval or (None, None)),
             *(v.n, v.status, v.cell.paper),
         )

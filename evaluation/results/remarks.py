@@ -22,8 +22,12 @@ _METHOD = (
 
 def lines_below(table: Table, values: Sequence[Value]) -> list[str]:
     """Return all lines under a table."""
-    failed = [f"failed: {value.cell.row}, {value.cell.column}: {value.reason}" for value in values if value.reason]
-    return [*table.notes, *comparisons(table, values), *failed]
+    return [*table.notes, *comparisons(table, values), *(f"failed: {line}" for line in failures(table, values))]
+
+
+def failures(table: Table, values: Sequence[Value]) -> list[str]:
+    """Return row, column and reason of each cell that failed."""
+    return [f"{table.printed(v.cell.row)}, {v.cell.column}: {v.reason}" for v in values if v.reason]
 
 
 def comparisons(table: Table, values: Sequence[Value]) -> list[str]:
@@ -52,8 +56,8 @@ def _differences(table: Table, column: str, by_place: Mapping[tuple[str, str], V
         if shown is not None:
             p = f"p = {shown.p:.3f}" if shown.p >= 0.0005 else "p < 0.001"
             parts.append(
-                f"{rows[0]} minus {rows[1]} {shown.mean:+.1f} ±{shown.half_width:.1f} ({p}, {shown.n} seeds): "
-                f"{shown.verdict}"
+                f"{' minus '.join(map(table.printed, rows))} {shown.mean:+.1f} ±{shown.half_width:.1f} "
+                f"({p}, {shown.n} seeds): {shown.verdict}"
             )
     return parts
 

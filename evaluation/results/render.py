@@ -30,14 +30,14 @@ def _grid(table: Table, values: Sequence[Value]) -> list[tuple[str, list[tuple[s
         for column in table.columns:
             value = by_place.get((row, column))
             cells.append((value.text(), value.cell.paper) if value else ("-", "-"))
-        grid.append((row, cells))
+        grid.append((table.printed(row), cells))
     return grid
 
 
 def text(table: Table, values: Sequence[Value]) -> str:
     """Return plain text with aligned columns, references in parentheses."""
     grid = _grid(table, values)
-    first = max(len(row) for row in [table.side, *table.rows])
+    first = max(len(title) for title in [table.side, *(title for title, _ in grid)])
     cells = [[f"{ours} ({paper})" for ours, paper in row] for _, row in grid]
     widths = [max([len(column), *(len(row[i]) for row in cells)]) for i, column in enumerate(table.columns)]
     rule = "-" * (first + sum(widths) + 3 * len(widths))

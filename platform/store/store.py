@@ -49,13 +49,18 @@ class Store(Connection):
         """Write the pending entries on disk to the store; return the number of runs that had any."""
         return sum(self.with_retries(entries.deliver) for entries in spool.pending(self))
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the store is a file in a folder where this process may not write."""
+        return self.local and not os.access(self.path.parent, os.W_OK)
+
     def settle_lost(self) -> int:
         """Mark lost runs, which MLflow still shows as RUNNING, as KILLED; return their number.
 
         Reading commands call it. In a read-only work folder it does nothing.
         """
         lost = [record for record in self.records(status="RUNNING") if record.lost]
-        if not lost or (self.local and not os.access(self.path.parent, os.W_OK)):
+        if not lost or self.read_only:
             return 0
         settled = 0
         for record in lost:

@@ -116,7 +116,11 @@ def evaluate_in_foreground(
     if missing:
         check_sizes((spec, run) for spec in missing)
         check_data([], store.workspace, [(spec, run) for spec in missing])
-        tags = {name: record.tags[name] for name in ("profile", "method", "scheme") if name in record.tags}
+        tags = {
+            name: record.tags[name]
+            for name in ("profile", "method", "scheme", "mlflow.runColor")
+            if name in record.tags
+        }
         job = EvalJob(
             specs=missing,
             title=record.name,

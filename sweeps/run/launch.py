@@ -27,7 +27,7 @@ from eman.sweeps.run.todo import Todo, find_todo
 from eman.sweeps.search.objective import mode_of, objective_of
 from eman.sweeps.work import evaluation_work, work
 from eman.trainers.spec.kinds import Value
-from eman.trainers.spec.labels import scheme_label
+from eman.trainers.spec.labels import scheme_colour, scheme_label
 from eman.trainers.spec.run import RunSpec
 
 #: The launch gives up after this many rounds without a new result.
@@ -241,7 +241,12 @@ class Launch:
             EvalJob(
                 specs=group,
                 title=self.sweep.titles[run.key],
-                tags={"profile": self.sweep.profile.name, "method": run.entry.title, "scheme": scheme_label(run)},
+                tags={
+                    "profile": self.sweep.profile.name,
+                    "method": run.entry.title,
+                    "scheme": scheme_label(run),
+                    "mlflow.runColor": scheme_colour(run),
+                },
                 workspace=self.store.workspace,
                 launch=self.key,
                 parent=trained[run.key].run_id,

@@ -94,7 +94,7 @@ def publish_sweep(sweep: Sweep, store: Store, parent: RunLog, report: Report) ->
     artifacts = {f"{table.name}.md": text for table, text in zip(sweep.tables, texts, strict=True)}
     artifacts["tables.csv"] = render(values, "csv")
     # Written whole: `log_table` would append to the table of an earlier, interrupted launch.
-    artifacts["tables.json"] = frame(values).to_json(orient="split", index=False)
+    artifacts["tables.json"] = frame(values, printed=True).to_json(orient="split", index=False)
     if verdicts := verdicts_of(sweep, results, store):
         texts.append(printed.notes(verdicts)[0] + " All are in `claims.md`, under Artifacts.")
         artifacts["claims.md"] = printed.markdown(verdicts)

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 
 from eman.evaluation.results import paper
-from eman.evaluation.results.cells import Table, Wanted
+from eman.evaluation.results.cells import Cell, Table, Wanted
 from eman.sweeps.tables.scope import Pairs, Scope
 from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import SCHEMES
+from eman.trainers.spec.labels import scheme_label
 
 #: Methods, in the order of the columns.
 METHODS = ("fixmatch", "moco", "byol")
@@ -33,7 +34,16 @@ def scheme_table(name: str, title: str, schemes: Sequence[str], scope: Scope, co
                 cells.append(scope.cell(name, row, column, result(method, scheme), published or "-"))
     pairs = [(SCHEMES["eman"].title, SCHEMES[other].title) for other in ("bn", "default")]
     note = scope.standard_note(METHODS)
-    return scope.table(name, title, cells, note, side=SIDE, contrasts=(*pairs, *contrasts))
+    return scope.table(name, title, cells, note, side=SIDE, contrasts=(*pairs, *contrasts), labels=_labels(cells))
+
+
+def _labels(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    """Return rows with their runs' own label, if all of a row's runs have the same and no two rows do."""
+    found: dict[str, set[str]] = {}
+    for cell in cells:
+        found.setdefault(cell.row, set()).update(scheme_label(wanted.run) for wanted in cell.wanted)
+    labels = {row: min(names) if len(names) == 1 else row for row, names in found.items()}
+    return [*labels.items()] if len(set(labels.values())) == len(labels) else []
 
 
 def table(scope: Scope) -> Table:

@@ -16,7 +16,7 @@ from eman.trainers.spec.sections import DataSpec
 #: Defaults of the fields that decide which epoch is the best.
 RUN_DEFAULTS = {"held_out": DataSpec().held_out, "monitor_every": RunSpec.model_fields["monitor_every"].default}
 
-#: Pairs of rows whose difference is tested, the first minus the second.
+#: Pairs of row titles: those whose difference is tested, the first minus the second; or a row and what to print.
 Pairs = Iterable[tuple[str, str]]
 
 
@@ -112,13 +112,20 @@ class Scope:
         return Cell(table, row, column, paper.value(table, row, column) if published is None else published, wanted)
 
     def table(
-        self, name: str, title: str, cells: Iterable[Cell], *notes: str, side: str = "network", contrasts: Pairs = ()
+        self,
+        name: str,
+        title: str,
+        cells: Iterable[Cell],
+        *notes: str,
+        side: str = "network",
+        contrasts: Pairs = (),
+        labels: Pairs = (),
     ) -> Table:
         """Return a table with the notes of the profile, these, and those of `notes`."""
         cells = tuple(cells)
         runs = [wanted.run for cell in cells for wanted in cell.wanted]
         notes = (*self.profile.notes(runs), *notes, *self.notes())
-        return Table(name, title, cells, notes, tuple(contrasts), side)
+        return Table(name, title, cells, notes, tuple(contrasts), side, labels=tuple(labels))
 
     def notes(self) -> tuple[str, ...]:
         """Return notes on the overrides, the evaluated network and the seeds."""

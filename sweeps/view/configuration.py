@@ -3,12 +3,13 @@
 from typing import Any
 
 from eman.sweeps.plan import Sweep
+from eman.trainers.spec.labels import row_title
 from eman.trainers.spec.run import RunSpec
 
 
 def label(sweep: Sweep, spec: RunSpec) -> str:
     """Return a run's title without its method and seed."""
-    return sweep.titles[spec.key].partition(" · ")[2].replace(f" · seed {spec.seed}", "")
+    return row_title(spec, sweep.titles[spec.key])
 
 
 def configuration(sweep: Sweep) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from eman.evaluation.results import figures, verdicts
 from eman.evaluation.results.cells import Table
 from eman.evaluation.results.claims import Verdict
 from eman.evaluation.results.figures import Line
-from eman.evaluation.results.remarks import comparisons
+from eman.evaluation.results.remarks import comparisons, failures
 from eman.evaluation.results.values import Results, Value, values_of
 from eman.platform.errors import UserError
 from eman.platform.output import output_file
@@ -32,7 +32,7 @@ from eman.sweeps.view.status import planned_sweep
 from eman.sweeps.view.text import duration
 from eman.trainers.methods.registry import method_named
 from eman.trainers.norm.schemes import SCHEMES
-from eman.trainers.spec.labels import scheme_label
+from eman.trainers.spec.labels import scheme_colour, scheme_label
 from eman.trainers.spec.run import RunSpec
 
 #: Metrics of each method's training curves.
@@ -123,10 +123,10 @@ def _table(table: Table, values: Sequence[Value]) -> dict[str, Any]:
         "name": table.label,
         "title": "" if table.label == table.title else table.title,
         "table": table,
-        "rows": [(row, [cells.get((row, column)) for column in table.columns]) for row in table.rows],
+        "rows": [(table.printed(row), [cells.get((row, column)) for column in table.columns]) for row in table.rows],
         "best": [f"{best[column]:.1f}" if several else "" for column in table.columns],
         "remarks": comparisons(table, values),
-        "failed": [f"{value.cell.row}, {value.cell.column}: {value.reason}" for value in values if value.reason],
+        "failed": failures(table, values),
     }
 
 
@@ -140,7 +140,7 @@ def _claims(found: Sequence[Verdict]) -> dict[str, Any] | None:
 
 def _pictures(sweep: Sweep, store: Store) -> list[tuple[str, str, str]]:
     """Return title, caption and SVG of each figure that has any data."""
-    seeds = "" if len(sweep.scope.seeds) == 1 else " Means over seeds."
+    seeds = "" if len(sweep.scope.seeds) == 1 else " Means and standard deviations over seeds."
     wanted = []
     if any(table.name == "table1" for table in sweep.tables):
         caption = "Accuracy on held-out images during training: the classifier's in FixMatch, kNN otherwise."
@@ -177,7 +177,14 @@ def _curves(sweep: Sweep) -> tuple[Line, ...]:
         seeds[spec.method.name, label(sweep, spec)].append(spec)
     eman = SCHEMES["eman"].title
     return tuple(
-        Line(method_named(method).title, name, metric, tuple(runs), scheme_label(runs[0]) == eman)
+        Line(
+            method_named(method).title,
+            name,
+            metric,
+            tuple(runs),
+            scheme_colour(runs[0]),
+            highlighted=scheme_label(runs[0]) == eman,
+        )
         for (method, name), runs in seeds.items()
         for metric in _CURVES
     )

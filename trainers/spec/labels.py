@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from eman.trainers.norm.colours import colour_of
 from eman.trainers.norm.schemes import SCHEMES, STUDENT_NORMS, Move, Scheme
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.spec.sections import BATCH_NORMS, PROXY_MOMENTUM, NormSpec
@@ -41,6 +42,11 @@ def scheme_label(spec: RunSpec) -> str:
     return f"{student} / {norm.teacher.title}{suffix}"
 
 
+def scheme_colour(spec: RunSpec) -> str:
+    """Return the colour of a run's scheme, the same at every scale; see :mod:`~eman.trainers.norm.colours`."""
+    return colour_of(scheme_of(spec))
+
+
 def _details(norm: NormSpec) -> list[str]:
     """Return the momenta to show in a label."""
     details = []
@@ -57,11 +63,20 @@ def _details(norm: NormSpec) -> list[str]:
     return details
 
 
-def run_title(spec: RunSpec) -> str:
-    """Return a run's title, for example ``moco · BN / EMAN · seed 0``."""
+def run_title(spec: RunSpec, fields: Sequence[str] = ()) -> str:
+    """Return a run's title, for example ``BN / EMAN · lr 0.1 · MoCo · s0``, with the values of these fields.
+
+    What differs within a method comes first, because lists of runs cut long names off at their end.
+    """
     init = spec.network.init
-    start = f" · from {init.method.name} {scheme_label(init)}" if init else ""
-    return f"{spec.method.name} · {scheme_label(spec)}{start} · seed {spec.seed}"
+    start = f" from {init.entry.title} {scheme_label(init)}" if init else ""
+    values = [f"{name} {_value_text(spec, name)}" for name in fields]
+    return " · ".join([scheme_label(spec), *values, f"{spec.entry.title}{start}", f"s{spec.seed}"])
+
+
+def row_title(spec: RunSpec, title: str) -> str:
+    """Return the title of a run without its method and seed."""
+    return title.replace(f" · {spec.entry.title}", "", 1).removesuffix(f" · s{spec.seed}")
 
 
 def run_titles(specs: Iterable[RunSpec]) -> dict[str, str]:
@@ -69,11 +84,10 @@ def run_titles(specs: Iterable[RunSpec]) -> dict[str, str]:
     groups: dict[str, dict[str, RunSpec]] = defaultdict(dict)
     for spec in specs:
         groups[run_title(spec)][spec.key] = spec
-    titles = {}
-    for title, runs in groups.items():
+    titles: dict[str, str] = {}
+    for runs in groups.values():
         names = _distinguishing_fields(list(runs.values()))
-        for key, spec in runs.items():
-            titles[key] = title + "".join(f" · {name} {_value_text(spec, name)}" for name in names)
+        titles |= {key: run_title(spec, names) for key, spec in runs.items()}
     return titles
 
 
@@ -123,6 +137,7 @@ def record_tags(spec: RunSpec, profile: str) -> dict[str, str]:
         "scheme": scheme_label(spec),
         "profile": profile,
         "seed": str(spec.seed),
+        "mlflow.runColor": scheme_colour(spec),
         "eman.network": "student",
         "eman.selection": "last",
     }
