@@ -60,7 +60,7 @@ def test_a_run_is_described_evaluated_and_registered_as_mlflow_does(
     register = ("--experiment", "norms", "runs", "register", record.key, "--name", "digits", "--network", "teacher")
     code, out, err = call(capsys, *register, "--alias", "best")
     assert code == 0, err
-    assert "models:/digits@best: version 1 of digits, the teacher after the last epoch of fixmatch" in out
+    assert "models:/digits@best: version 1 of digits, the teacher after the last epoch of BN / EMAN · FixMatch" in out
     assert "models:/digits/2" in call(capsys, *register)[1]
     [model] = client.search_logged_models([store.experiment_id])  # its weights are stored once
     assert model.source_run_id == record.run_id

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -19,7 +21,12 @@ from eman.cli import main
 from eman.platform.store.records import SWEEP, TRAINING
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
-from eman.sweeps.view.links import comparisons, link_lines
+from eman.sweeps.profiles.registry import PROFILES
+from eman.sweeps.view.comparison import MEMBERS, comparisons, save_view
+from eman.sweeps.view.links import link_lines
+from eman.trainers.norm.colours import COLOURS
+from eman.trainers.spec.labels import record_params, record_tags, run_title, scheme_label
+from eman.trainers.spec.run import RunSpec
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -30,6 +37,31 @@ QUIET = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
+
+
+#: JavaScript: the background colours of all elements of a page.
+BACKGROUNDS = "[...document.querySelectorAll('*')].map(element => getComputedStyle(element).backgroundColor)"
+
+
+def rgb(colour: str) -> str:
+    """A colour as browsers write it."""
+    return f"rgb({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))})"
+
+
+def record_sweep(store: Store, runs: Sequence[RunSpec]) -> list[str]:
+    """Record a finished sweep of runs that nobody trained."""
+    parent = store.begin(SWEEP, "one", "one", params={}, tags={})
+    for spec in runs:
+        tags = record_tags(spec, "smoke")
+        log = store.begin(
+            TRAINING, spec.key, run_title(spec), params=record_params(spec), tags=tags, parent=parent.run_id
+        )
+        for epoch in (1, 2):
+            log.epoch(epoch, {"train/loss": 1.0 / epoch, "knn/top1": 50.0 + epoch})
+        log.finish({"linear/10pct_top1": 60.0})
+    keys = [spec.key for spec in runs]
+    parent.finish(tags={MEMBERS: ",".join(keys)})
+    return keys
 
 
 class UI:
@@ -81,18 +113,15 @@ def ui(grid: Path) -> Iterator[UI]:
     started.stop()
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Page]":
+@contextmanager
+def open_browser(profile: Path) -> "Iterator[Page]":
     """A page of Debian's Chromium."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("Chromium is not installed; `make services` installs Debian's package")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            str(tmp_path_factory.mktemp("profile")),
-            executable_path=chromium,
+            str(profile),
+            executable_path=shutil.which("chromium"),
             headless=False,  # playwright's own way to be headless is another; see QUIET
             args=list(QUIET),
             viewport={"width": 1600, "height": 900},
@@ -100,6 +129,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Page]":
         context.set_default_timeout(60_000)
         yield context.pages[0]
         context.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Page]":
+    if shutil.which("chromium") is None:
+        pytest.skip("Chromium is not installed; `make services` installs Debian's package")
+    with open_browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.mark.slow
@@ -110,11 +147,48 @@ def test_the_comparison_that_eman_ui_names_shows_the_schemes_of_the_newest_sweep
     for name in ("BN / BN · MoCo · s0", "BN / EMAN · MoCo · s0"):
         page.get_by_role("link", name=name).first.wait_for()
     page.get_by_text("2 matching runs").wait_for()
+    page.get_by_text("MoCo: schemes compared (4)").wait_for()  # our charts, above those that the UI adds
+    page.get_by_text("linear/10pct_top1", exact=True).first.wait_for()
     page.get_by_text("knn/top1").first.wait_for()  # a chart with a line a scheme
     page.locator(".js-plotly-plot").first.wait_for()
-    page.get_by_text("linear/10pct_top1", exact=True).first.wait_for()
+    assert {rgb(COLOURS["bn"]), rgb(COLOURS["eman"])} <= set(page.evaluate(BACKGROUNDS))
     picture = page.screenshot(path=tmp_path / "compare.png")
     assert len(picture) > 30_000  # not an empty page
+
+
+@pytest.mark.slow
+def test_seeds_are_grouped_by_scheme_and_no_scheme_is_hidden(tmp_path: Path, page: "Page") -> None:
+    store = Store(Workspace(home=str(tmp_path)))
+    schemes, seeds = ("default", "bn", "syncbn", "gn", "in", "eman"), (0, 1)
+    members = record_sweep(store, [PROFILES["smoke"].run("moco", n, seed) for n in schemes for seed in seeds])
+    started = UI(tmp_path)
+    try:
+        page.goto(started.link("schemes of MoCo"))
+        page.get_by_text(f"{len(members)} matching runs").wait_for()  # by default, the UI draws the first ten
+        for scheme in schemes:
+            label = scheme_label(PROFILES["smoke"].run("moco", scheme))
+            page.get_by_text(f"Group: {label}").first.wait_for()
+        page.locator(".js-plotly-plot").first.wait_for()
+        bars = page.locator(".js-plotly-plot").first.locator(".bars .point")
+        bars.first.wait_for()
+        assert bars.count() == len(schemes)  # a mean each
+    finally:
+        started.stop()
+
+
+@pytest.mark.slow
+def test_a_run_shows_its_data_and_its_registered_networks(ui: UI, page: "Page", grid: Path) -> None:
+    [run, _] = Store(f"sqlite:///{grid / 'mlflow.db'}").records(TRAINING)
+    command = [*EMAN, "runs", "register", run.key, "--name", "browsed", "--alias", "champion"]
+    subprocess.run(command, check=True, env={**os.environ, "EMAN_HOME": str(grid)}, stdout=subprocess.DEVNULL)
+    server = ui.link("all runs").split("/#/")[0]
+    page.goto(ui.link("tables").split("/runs/")[0] + f"/runs/{run.run_id}")
+    page.get_by_text("digits training").first.wait_for()
+    page.get_by_text("student-last").first.wait_for()
+    page.get_by_text("eman sweep grid --method moco --scheme bn,eman --profile smoke").first.wait_for()
+    page.goto(f"{server}/#/models/browsed")
+    page.get_by_text("champion").first.wait_for()
+    page.get_by_text("Version 1").first.wait_for()
 
 
 @pytest.mark.slow
@@ -204,9 +278,34 @@ def test_a_sweep_that_reuses_runs_of_another_is_compared_whole(store_file: Path)
     second.finish(tags={"eman.trainings": "a,b"})
     newest = store.by_key(SWEEP)["two"]
     pages = comparisons(store.experiment_id, newest, store.by_key(TRAINING))
-    assert re.findall("[0-9a-f]{32}", unquote(pages["MoCo"])) == [old.run_id, new.run_id]
-    assert "linear%2F10pct_top1" in pages["MoCo"]
+    assert re.findall("[0-9a-f]{32}", unquote(pages["MoCo"].link)) == [old.run_id, new.run_id]
+    assert "linear%2F10pct_top1" in pages["MoCo"].link
     assert link_lines(store, "http://h:1")[0].startswith("two, schemes of MoCo: http://h:1/#/experiments/")
+
+
+def test_seeds_are_grouped_by_what_else_differs(store_file: Path) -> None:
+    def groups(runs: Sequence[RunSpec]) -> Any:
+        store = Store(Workspace.from_environment())
+        record_sweep(store, runs)
+        [newest] = store.records(SWEEP, limit=1)
+        return comparisons(store.experiment_id, newest, store.by_key(TRAINING))["MoCo"].view()["groupBy"]
+
+    smoke = PROFILES["smoke"]
+    assert groups([smoke.run("moco", "bn"), smoke.run("moco", "eman")]) is None
+    assert groups([smoke.run("moco", "eman", seed, {"lr": lr}) for seed in (0, 1) for lr in (0.1, 0.2)]) == {
+        "aggregateFunction": "average",
+        "groupByKeys": [{"mode": "tag", "groupByData": "scheme"}, {"mode": "param", "groupByData": "lr"}],
+    }
+
+
+def test_a_view_that_mlflow_would_refuse_is_a_plain_link(store_file: Path) -> None:
+    store = Store(Workspace.from_environment())
+    record_sweep(store, [PROFILES["smoke"].run("moco", "bn")])
+    assert "viewStateShareKey=eman-moco" in link_lines(store, "http://h:1")[0]
+    [newest] = store.records(SWEEP, limit=1)
+    comparison = comparisons(store.experiment_id, newest, store.by_key(TRAINING))["MoCo"]
+    many = replace(comparison, condition=f"attributes.run_id IN ('{'0' * 32}'{200 * (',' + repr('1' * 32))})")
+    assert save_view(many, store) == many.link  # longer than MLflow allows
 
 
 def test_a_store_that_is_a_server_is_shown_by_its_own_ui(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
