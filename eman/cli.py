@@ -1,5 +1,6 @@
 """The command line. Errors are printed as one line on standard error, with exit code 2."""
 
+import itertools
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -69,6 +70,16 @@ def _common(
             metavar="NAME",
         ),
     ] = None,
+    module: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="EMAN_MODULES",
+            metavar="FILE.py|NAME",
+            help="Import a module of your own, which registers methods, schemes, tables, ...: a Python file, a "
+            "package's folder, or a dotted name. Repeatable; may also stand behind the command. Every process of a "
+            "sweep imports it, also on a cluster. See `eman new`.",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -80,6 +91,7 @@ def _common(
     - `eman sweep grid --method moco --scheme bn,eman --grid lr=0.03,0.1` compares any configurations
     """
     context.set_workspace(home, data, store, cache_size, experiment)
+    context.load_modules(module or [])
 
 
 @cache
@@ -91,7 +103,7 @@ def command() -> Any:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
-        words = list(sys.argv[1:] if arguments is None else arguments)
+        words = _modules_first(sys.argv[1:] if arguments is None else arguments)
         code = command()(args=words, prog_name="eman", standalone_mode=False)
     except UserError as error:
         return _fail(str(error))
@@ -110,6 +122,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; finished work is kept, and the same command continues.")
     return code if isinstance(code, int) else 0
+
+
+def _modules_first(arguments: Sequence[str]) -> list[str]:
+    """Move ``--module`` to the front, where the options of all commands stand."""
+    first, rest, words = list[str](), list[str](), iter(arguments)
+    for word in words:
+        if word == "--module":
+            first += [word, *itertools.islice(words, 1)]
+        elif word.startswith("--module="):
+            first.append(word)
+        elif word == "--":
+            rest += [word, *words]
+        else:
+            rest.append(word)
+    return first + rest
 
 
 def _fail(message: str) -> int:

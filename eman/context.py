@@ -1,8 +1,11 @@
 """The workspace and the store of a command, from the options before it."""
 
+from collections.abc import Sequence
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eman.platform import modules
 from eman.platform.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -25,6 +28,17 @@ def set_workspace(
     }
     _given.set({name: value for name, value in given.items() if value})
     _workspace.set(Workspace.from_environment(home, data, store, cache_size, experiment))
+
+
+def load_modules(given: Sequence[str]) -> None:
+    """Import the modules of installed packages, of the nearest ``pyproject.toml``, and those that were given.
+
+    Raises:
+        UserError: A module cannot be imported.
+    """
+    modules.load_installed()
+    modules.load(modules.configured(Path.cwd()))
+    modules.load(given, given=True)
 
 
 def workspace() -> Workspace:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from eman.platform import modules
 from eman.platform.errors import UserError
 from eman.sweeps.profiles.scaling import EmaScaling
 from eman.sweeps.search.space import Range
@@ -224,8 +225,8 @@ def command(request: SweepRequest) -> str:
     if request.max_seeds:
         whole = request.model_copy(update={"seeds": (0,), "claims": request.family})
         words = [word for word in arguments(whole) if word != "claims"]
-        return shlex.join(["eman", "decide", *words, "--max-seeds", str(request.max_seeds)])
-    return shlex.join(["eman", "sweep", *arguments(request)])
+        return shlex.join(["eman", *modules.arguments(), "decide", *words, "--max-seeds", str(request.max_seeds)])
+    return shlex.join(["eman", *modules.arguments(), "sweep", *arguments(request)])
 
 
 def arguments(request: SweepRequest) -> list[str]:

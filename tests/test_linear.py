@@ -2,6 +2,7 @@
 
 import io
 import json
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -490,7 +491,7 @@ def test_a_protocol_of_ones_own_needs_one_call_and_no_taken_name(monkeypatch: py
         name: ClassVar[str] = "clash"
         seed: int = 3
 
-    monkeypatch.setattr(registry, "PROTOCOLS", dict(PROTOCOLS))
+    monkeypatch.setattr(registry, "PROTOCOLS", copy(PROTOCOLS))
     mine = Protocol(title="Mine", spec=MineSpec, shown=("depth",), compute="mine")
     registry.register_protocol(mine)
     spec = make_eval("mine", "x", depth=4)

@@ -162,7 +162,8 @@ class Batches:
             used[name] += 1
             index_N, epoch_N = samples[name].place_2N
             draws = Draws(self.spec.seed, epoch_N, self._ids[name][index_N], number)
-            changed_NAHW = VIEWS[change](x_NAHW, draws, replace(options, cropped=cropped))
+            augment = VIEWS[change] if isinstance(change, str) else change
+            changed_NAHW = augment(x_NAHW, draws, replace(options, cropped=cropped))
             views[view] = transforms.normalize(changed_NAHW, self.dataset.mean, self.dataset.std).to(self.dtype)
         return views, {name: self._labels[name][of_stream.place_2N[0]] for name, of_stream in samples.items()}
 

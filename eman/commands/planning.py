@@ -83,7 +83,7 @@ def fields(
     from eman.evaluation.protocols.registry import PROTOCOLS
     from eman.sweeps.view.fields import field_lines, field_values, listed_fields, protocol_fields
 
-    listed = protocol_fields(method) if method in PROTOCOLS else listed_fields(method, profile)
+    listed = protocol_fields(method) if method and method in PROTOCOLS else listed_fields(method, profile)
     show(field_lines(listed), [field_values(field) for field in listed], as_json=as_json)
 
 

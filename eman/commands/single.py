@@ -9,6 +9,7 @@ from eman.commands.printing import show
 from eman.context import open_store, workspace
 from eman.options import NetworkOption, RunArgument, SelectionOption, SetOption, WorkersOption
 from eman.parsing import check_number, parse_workers
+from eman.platform import modules
 from eman.platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ app = typer.Typer()
 
 @app.command(rich_help_panel="Run")
 def train(
-    method: Annotated[str, typer.Argument(help="fixmatch, moco, byol or supervised.")],
+    method: Annotated[str, typer.Argument(help="A method, for example moco. `eman fields` lists them.")],
     scheme: Annotated[str, typer.Option(help="Scheme, for example bn, syncbn, shufflebn, eman.")] = "default",
     profile: Annotated[str, typer.Option(help="Scale, as for `sweep`.")] = "smoke",
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
@@ -61,7 +62,7 @@ def train(
     options = {"scheme": scheme, "profile": profile, "seed": str(seed) if seed else "", "init": init or ""}
     words = [word for name, value in options.items() if value for word in (f"--{name}", value)]
     words += [word for pair in set_ or [] for word in ("--set", pair)]
-    command = shlex.join(["eman", "train", method, *words])
+    command = shlex.join(["eman", *modules.arguments(), "train", method, *words])
     show(train_in_foreground(spec, store, profile=profile, workers=processes, command=command))
 
 
@@ -77,7 +78,9 @@ def _for_method(method: str, overrides: "Mapping[str, Value]") -> "dict[str, Val
 @app.command(rich_help_panel="Run")
 def evaluate(
     run: RunArgument,
-    protocol: Annotated[str, typer.Option(help="linear, finetune, knn, retrieval or lowshot.")] = "knn",
+    protocol: Annotated[
+        str, typer.Option(help="A protocol, for example linear, finetune, knn, retrieval or lowshot.")
+    ] = "knn",
     network: NetworkOption = "student",
     selection: SelectionOption = "last",
     set_: Annotated[

@@ -1,6 +1,6 @@
 """The declaration of a protocol, and the outcome of an evaluation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Self, TypeVar, cast
@@ -72,8 +72,9 @@ class Protocol(Generic[S]):
         shown: Fields to show in the title of an evaluation.
         grid: Field that is searched, if any; evaluations that differ only in it are computed together.
         multi_label: Whether it supports images with several classes.
-        compute: Module that computes it, imported when an evaluation runs. Its ``evaluate(specs, trained, seed)`` takes
-            specifications that differ only in ``grid``, and returns an :data:`EvalOutcome` for each.
+        compute: ``evaluate(specs, trained, seed)``, which takes specifications that differ only in ``grid`` and returns
+            an :data:`EvalOutcome` for each; or the module that has it, imported when an evaluation runs.
+        version: Part of its evaluations' keys, unless it is 1: raise it when a change of code changes results.
     """
 
     title: str
@@ -81,7 +82,8 @@ class Protocol(Generic[S]):
     shown: tuple[str, ...]
     grid: str = ""
     multi_label: bool = False
-    compute: str
+    compute: str | Callable[[Sequence[S], "Trained", int], list[EvalOutcome]]
+    version: int = 1
 
     @property
     def name(self) -> str:
@@ -94,4 +96,5 @@ class Protocol(Generic[S]):
             UserError: The run cannot be evaluated with this protocol.
             RunFailed: The run has collapsed.
         """
-        return cast("list[EvalOutcome]", import_module(self.compute).evaluate(specs, trained, seed))
+        evaluate = import_module(self.compute).evaluate if isinstance(self.compute, str) else self.compute
+        return cast("list[EvalOutcome]", evaluate(specs, trained, seed))

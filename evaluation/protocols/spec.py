@@ -56,7 +56,8 @@ class EvalSpec(Section):
         fields = self.flat()
         if self.dataset is not None:
             fields["dataset"] = names.identity(self.dataset)
-        return digest({"evaluation_version": EVALUATION_VERSION, **fields})
+        own = {} if self.entry.version == 1 else {"protocol_version": self.entry.version}
+        return digest({"evaluation_version": EVALUATION_VERSION, **own, **fields})
 
     @property
     def entry(self) -> Protocol[Any]:

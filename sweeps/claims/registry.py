@@ -8,15 +8,35 @@ from eman.evaluation.results.cells import Table
 from eman.evaluation.results.claims import Claim, Measured, index_cells, measure
 from eman.evaluation.results.values import Results
 from eman.platform.errors import UserError, unknown
+from eman.platform.registry import Registry
 from eman.sweeps.claims import ours, paper
 from eman.sweeps.request import MAX_SEEDS
-from eman.sweeps.tables.registry import TABLES, table_name
+from eman.sweeps.tables.registry import TABLES, is_table, table_name
 from eman.sweeps.tables.scope import Scope
 
 if TYPE_CHECKING:
     from eman.platform.store.store import Store
 
-CLAIMS = {claim.name: claim for claim in (*paper.CLAIMS, *ours.CLAIMS)}
+#: Every claim by name; :func:`register_claim` adds to it.
+CLAIMS = Registry[Claim]("claim", reserved=("grid", "claims"))
+
+
+def register_claim(claim: Claim) -> None:
+    """Add a claim about tables that are registered.
+
+    Raises:
+        UserError: Its name is taken or is a table's, or a table is unknown.
+    """
+    for ref in claim.refs:
+        if ref.table not in TABLES:
+            raise UserError(f"claim {claim.name!r} is about table {ref.table!r}; register that table first.")
+    if is_table(claim.name):
+        raise UserError(f"claim {claim.name!r} has a table's name; give another.")
+    CLAIMS.add(claim.name, claim)
+
+
+for _claim in (*paper.CLAIMS, *ours.CLAIMS):
+    register_claim(_claim)
 
 #: Seeds that are looked up at once, until none of them has a result.
 _BLOCK = 8

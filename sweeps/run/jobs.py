@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Self, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self, TypeVar
 
 from eman.evaluation.protocols.spec import EvalSpec
+from eman.platform.modules import Shipment
 from eman.platform.workspace import Workspace
 from eman.trainers.spec.kinds import Value
 from eman.trainers.spec.labels import record_params, scheme_label
@@ -26,7 +27,7 @@ Config = dict[str, Value]
 
 @dataclass(frozen=True, kw_only=True)
 class Job(ABC):
-    """A job.
+    """A job. Where it is unpickled, the modules of the process that pickled it are imported first.
 
     Attributes:
         title: Display name of the training, or of the run to evaluate.
@@ -49,6 +50,9 @@ class Job(ABC):
     def keys(self) -> tuple[str, ...]:
         """Keys of the runs that the job fills."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (Shipment(), type(self), {part.name: getattr(self, part.name) for part in fields(self)})
+
     def here(self) -> Self:
         """Return the job for the machine that carries it out."""
         return replace(self, workspace=self.workspace.here())
@@ -57,6 +61,10 @@ class Job(ABC):
     @abstractmethod
     def config(self) -> Config:
         """What distinguishes the job in Ray's tables, and ``key``, by which its trial finds it."""
+
+
+def _received(_installed: None, kind: type["JobT"], values: Mapping[str, Any]) -> "JobT":
+    return kind(**values)
 
 
 @dataclass(frozen=True, kw_only=True)

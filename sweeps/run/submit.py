@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from eman import __version__
+from eman.platform import modules
 from eman.platform.cluster import ENVIRONMENT, connection_error
 from eman.platform.errors import UserError
 from eman.platform.store.records import new_id
@@ -60,12 +61,13 @@ def _unreachable(address: str, error: Exception) -> UserError:
 
 
 def source_for_job(root: Path) -> dict[str, Any]:
-    """Return the part of Ray's runtime environment that ships the project: the checkout at ``root``, or only the
-    package if it was installed from a wheel.
+    """Return the part of Ray's runtime environment that ships the project, the checkout at ``root``, or only the
+    package if it was installed from a wheel; and the modules that this process has loaded.
     """
+    own = [source.path for source in modules.sources()]
     if (root / "pyproject.toml").is_file():
-        return {"working_dir": str(root), "excludes": _EXCLUDED}
-    return {"py_modules": [str(root)]}
+        return {"working_dir": str(root), "excludes": _EXCLUDED, **({"py_modules": own} if own else {})}
+    return {"py_modules": [str(root), *own]}
 
 
 def submit(
@@ -85,7 +87,8 @@ def submit(
         local = urlparse(address).hostname in ("127.0.0.1", "localhost", "::1")
         python = sys.executable if local else "python"
     variables = {**ENVIRONMENT, **_JOB_ENVIRONMENT, **variables, "RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]}
-    command = [python, "-m", "eman", "sweep", *arguments(sweep.request), *options, "--address", "auto"]
+    loaded = [word for source in modules.sources() for name in source.imported for word in ("--module", name)]
+    command = [python, "-m", "eman", *loaded, "sweep", *arguments(sweep.request), *options, "--address", "auto"]
     source = source_for_job(Path(__file__).resolve().parents[2])
     deadline = time.monotonic() + _STARTING_SECONDS
     while True:

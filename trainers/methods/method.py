@@ -12,12 +12,19 @@ from eman.trainers.spec.method import MethodSection
 from eman.trainers.spec.sections import OptimSpec
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from eman.trainers.losses.criterion import Parts
+    from eman.trainers.views.draws import Draws
+    from eman.trainers.views.options import ViewOptions
+
+    Augmentation = Callable[[Tensor, Draws, ViewOptions], Tensor]
 
 S = TypeVar("S", bound=MethodSection)
 
-#: The stream of a view's images, and the name of its augmentation in :data:`eman.trainers.views.views.VIEWS`.
-View = tuple[str, str]
+#: The stream of a view's images, and its augmentation: a name in :data:`eman.trainers.views.views.VIEWS`, or a function
+#: like those there, whose random draws all come from its ``draws``.
+View = tuple[str, "str | Augmentation"]
 
 #: For each forward pass of a network, the views to concatenate.
 Passes = tuple[tuple[str, ...], ...]
@@ -45,8 +52,9 @@ class Method(Generic[S]):
         teacher_moves: When the teacher is updated: ``between`` the forward passes of student and teacher, or ``after``
             the optimizer's step.
         momentum: Schedule of m of Eq. (1).
-        losses: Module whose ``PARTS`` are the loss and the heads; imported when a run starts.
+        losses: The loss and the heads; or the module whose ``PARTS`` they are, imported when a run starts.
         classifier: Whether the student outputs class logits, whose accuracy is then measured.
+        version: Part of the keys of runs, unless it is 1: raise it when a change of code changes results.
     """
 
     name: str
@@ -60,8 +68,9 @@ class Method(Generic[S]):
     symmetric: Callable[[S], bool] = _never
     teacher_moves: Literal["between", "after"] = "after"
     momentum: schedules.MomentumSchedule = schedules.constant
-    losses: str
+    losses: str | Parts[S]
     classifier: bool = False
+    version: int = 1
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -78,4 +87,4 @@ class Method(Generic[S]):
 
     def parts(self) -> Parts[S]:
         """Import and return the loss and the heads."""
-        return cast("Parts[S]", import_module(self.losses).PARTS)
+        return cast("Parts[S]", import_module(self.losses).PARTS) if isinstance(self.losses, str) else self.losses

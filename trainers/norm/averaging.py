@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eman.trainers.norm.rules import StatisticsRule
 from eman.trainers.norm.schemes import Move, TeacherNorm
 from eman.trainers.norm.statistics import batch_norms
 
@@ -19,11 +20,15 @@ class Follower:
         teacher: The teacher's network.
         student: A network of the same structure.
         norm: How parameters, statistics and other buffers move.
+        rule: The teacher's rule, if statistics move by one.
     """
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, norm: TeacherNorm) -> None:
-        self.student = student
+    def __init__(
+        self, teacher: nn.Module, student: nn.Module, norm: TeacherNorm, rule: StatisticsRule | None = None
+    ) -> None:
+        self.student, self._rule = student, rule
         self._pairs: dict[Move, list[tuple[Slot, Slot]]] = {move: [] for move in Move}
+        self._ruled: list[tuple[Slot, Slot]] = []
         batch_norm_ids = {id(layer) for layer in batch_norms(teacher)}
         for mine, theirs in zip(teacher.modules(), student.modules(), strict=True):
             for name, parameter in mine._parameters.items():
@@ -33,10 +38,11 @@ class Follower:
             for name, buffer in mine._buffers.items():
                 if buffer is None:
                     continue
+                pair = ((mine._buffers, name), (theirs._buffers, name))
                 move = norm.statistics if is_batch_norm else norm.buffers
                 if not buffer.is_floating_point() and move is not Move.KEEP:
                     move = Move.COPY  # counters cannot be averaged
-                self._pairs[move].append(((mine._buffers, name), (theirs._buffers, name)))
+                (self._pairs[move] if isinstance(move, Move) else self._ruled).append(pair)
 
     @torch.no_grad()
     def update(self, momentum: float | Tensor, eman_momentum: float | Tensor, student_share: Tensor) -> None:
@@ -56,6 +62,8 @@ class Follower:
         _follow(*_tensors(pairs), 1 - momentum)
         if self._pairs[Move.AVERAGE_CORRECTED]:
             _follow(*_tensors(self._pairs[Move.AVERAGE_CORRECTED]), _corrected_rate(1 - eman_momentum, student_share))
+        if self._rule is not None:
+            self._rule.move(*_tensors(self._ruled), eman_momentum)
         if self._pairs[Move.COPY]:
             torch._foreach_copy_(*_tensors(self._pairs[Move.COPY]))
 

@@ -86,6 +86,8 @@ class _Conversion:
 
     def _layer(self, old: nn.modules.batchnorm._BatchNorm, before_relu: bool) -> nn.Module:
         channels, eps, vectors = old.num_features, old.eps, isinstance(old, nn.BatchNorm1d)
+        if not isinstance(self.norm.layer, str):
+            return self.norm.layer(channels, vectors)
         groups = groups_for(self.norm.groups, channels, vectors=vectors)
         match self.norm.layer:
             case "batch":

@@ -1,10 +1,19 @@
 """Normalization schemes: the rows of Tables 1 and 8, and more, as data, without torch."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from eman.platform.errors import UserError, named, unknown
+from eman.platform.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from eman.trainers.norm.rules import StatisticsRule
 
 
 class Move(Enum):
@@ -28,7 +37,8 @@ class StudentNorm:
     Attributes:
         title: Name in titles.
         layer: ``batch``: batch norm. ``group``: group norm. ``frn``, ``evonorm``: a norm with its own activation; on
-            vectors, which have no pixels, layer norm.
+            vectors, which have no pixels, layer norm. Or a function from the number of channels, and from whether
+            inputs are vectors ``(N, C)`` instead of maps, to a layer that treats every image by itself.
         sync: Batch norm over all devices.
         groups: Groups of channels, or fewer so that each has two channels; :data:`EACH_CHANNEL` for one per channel,
             which on vectors, where it would erase every value, is one group.
@@ -36,15 +46,17 @@ class StudentNorm:
             :func:`~eman.trainers.norm.weights.standardize_weights`.
         rule: The layer in one line, for ``eman schemes``.
         source: Where it comes from.
+        version: Part of the keys of runs, unless it is 1: raise it when a change of code changes results.
     """
 
     title: str
-    layer: Literal["batch", "group", "frn", "evonorm"] = "group"
+    layer: Literal["batch", "group", "frn", "evonorm"] | Callable[[int, bool], nn.Module] = "group"
     sync: bool = False
     groups: int = 32
     standardizes_weights: bool = False
     rule: str
-    source: str
+    source: str = "ours"
+    version: int = 1
 
     @property
     def keeps_statistics(self) -> bool:
@@ -62,7 +74,8 @@ class TeacherNorm:
         own_batch: Run the teacher in training mode, normalizing with its own batch, Eq. (3). Otherwise it runs in
             evaluation mode and normalizes with running statistics, Eq. (8).
         parameters: How an update changes parameters.
-        statistics: How an update changes the running statistics of batch norms.
+        statistics: How an update changes the running statistics of batch norms: a move, or a class derived from
+            :class:`~eman.trainers.norm.rules.StatisticsRule`, whose code decides.
         buffers: How an update changes other floating-point buffers. Integer buffers are copied unless they are kept.
         collects: Update running statistics from the teacher's own inputs after each pass, Eq. (4).
         blends: With ``own_batch``: normalize with running statistics after they have taken in the own batch, whose
@@ -72,20 +85,22 @@ class TeacherNorm:
         joint: Have no second network; the student's pass over all views also yields the teacher's outputs (FixMatch).
         rule: The teacher's statistics in one line, for ``eman schemes``.
         source: Where it comes from.
+        version: Part of the keys of runs, unless it is 1: raise it when a change of code changes results.
     """
 
     title: str
     norm: str | None = None
     own_batch: bool = False
     parameters: Move = Move.AVERAGE
-    statistics: Move = Move.KEEP
+    statistics: Move | type[StatisticsRule] = Move.KEEP
     buffers: Move = Move.AVERAGE
     collects: bool = False
     blends: bool = False
     shuffle: bool = False
     joint: bool = False
     rule: str = ""
-    source: str = ""
+    source: str = "ours"
+    version: int = 1
 
     @property
     def needs_batch_norms(self) -> bool:
@@ -94,8 +109,8 @@ class TeacherNorm:
 
     @property
     def averages_statistics(self) -> bool:
-        """Whether running statistics are averaged by Eq. (9)."""
-        return self.statistics in (Move.AVERAGE_STATISTICS, Move.AVERAGE_CORRECTED)
+        """Whether running statistics move with the momentum of Eq. (9): they are averaged, or follow a rule."""
+        return self.statistics in (Move.AVERAGE_STATISTICS, Move.AVERAGE_CORRECTED) or isinstance(self.statistics, type)
 
     @property
     def independent(self) -> bool:
@@ -105,8 +120,8 @@ class TeacherNorm:
 
 _PAPER = "the paper"
 
-#: Student norms by name. B: a batch, C: channels, in a rule.
-STUDENT_NORMS = {
+#: The built-in student norms. B: a batch, C: channels, in a rule.
+_STUDENT_NORMS = {
     "bn": StudentNorm(
         title="BN",
         layer="batch",
@@ -141,18 +156,9 @@ STUDENT_NORMS = {
     ),
 }
 
-#: Teacher norms by name. Proxy norm (PN) is the paper's term for running statistics of one network's own batches.
-TEACHER_NORMS = {
-    **{
-        kind: TeacherNorm(
-            title=norm.title,
-            norm=kind,
-            own_batch=True,
-            rule="of its own batch, Eq. (3)" if norm.keeps_statistics else "none: as the student",
-            source=_PAPER if kind in ("bn", "syncbn", "gn", "in") else norm.source,
-        )
-        for kind, norm in STUDENT_NORMS.items()
-    },
+#: The other built-in teacher norms. Proxy norm (PN) is the paper's term for running statistics of one network's own
+#: batches.
+_TEACHER_NORMS = {
     "shufflebn": TeacherNorm(
         title="ShuffleBN",
         norm="bn",
@@ -221,7 +227,7 @@ class Scheme:
 
 #: Every row of Tables 1 and 8, then those that the paper does not have. ``default`` is FixMatch's default; other
 #: methods name theirs in ``Method.default_scheme``.
-SCHEMES = {
+_SCHEMES = {
     "default": Scheme(title="default / default", teacher="student"),
     "bn": Scheme(title="BN / BN", teacher="bn"),
     "syncbn": Scheme(title="SyncBN / SyncBN", student="syncbn", teacher="syncbn"),
@@ -244,6 +250,60 @@ SCHEMES = {
     "momentum2": Scheme(title="BN / Momentum² teacher", teacher="momentum2"),
     "frozen": Scheme(title="BN / frozen", teacher="frozen"),
 }
+
+
+#: Student norms, teacher norms and schemes by name; the functions below add to them.
+STUDENT_NORMS = Registry[StudentNorm]("student norm")
+TEACHER_NORMS = Registry[TeacherNorm]("teacher norm")
+SCHEMES = Registry[Scheme]("scheme")
+
+
+def register_norm(name: str, norm: StudentNorm) -> None:
+    """Add a student norm, and the teacher norm of this name, which normalizes the teacher's own batch with it.
+
+    Raises:
+        UserError: The name is taken, or a layer of one's own does not treat every image by itself.
+    """
+    if not isinstance(norm.layer, str):
+        from eman.trainers.norm.rules import check_layer
+
+        check_layer(name, norm.layer)
+    STUDENT_NORMS.add(name, norm)
+    rule = "of its own batch, Eq. (3)" if norm.keeps_statistics else "none: as the student"
+    source = _PAPER if name in ("bn", "syncbn", "gn", "in") else norm.source
+    register_teacher_norm(name, TeacherNorm(title=norm.title, norm=name, own_batch=True, rule=rule, source=source))
+
+
+def register_teacher_norm(name: str, norm: TeacherNorm) -> None:
+    """Add a teacher norm.
+
+    Raises:
+        UserError: The name is taken, its layer is unknown, or its rule cannot move statistics.
+    """
+    if norm.norm is not None and norm.norm not in STUDENT_NORMS:
+        raise unknown(f"norm of teacher norm {name!r}", norm.norm, STUDENT_NORMS)
+    if not isinstance(norm.statistics, Move):
+        from eman.trainers.norm.rules import check_rule
+
+        check_rule(name, norm.statistics)
+    TEACHER_NORMS.add(name, norm)
+
+
+def register_scheme(name: str, scheme: Scheme) -> None:
+    """Add a scheme.
+
+    Raises:
+        UserError: The name is taken; a norm is unknown, or the two do not fit; a momentum is not in [0, 1], or lacks.
+    """
+    check_names(scheme.student, scheme.teacher)
+    collects = TEACHER_NORMS[scheme.teacher].collects
+    if collects != (scheme.teacher_proxy_momentum is not None):
+        verb = "needs" if collects else "does not collect statistics, and has no use for"
+        raise UserError(f"scheme {name!r}: teacher norm {scheme.teacher!r} {verb} teacher_proxy_momentum.")
+    for part in ("student_proxy_momentum", "teacher_proxy_momentum", "eman_momentum"):
+        if (value := getattr(scheme, part)) is not None and not 0 <= value <= 1:
+            raise UserError(f"scheme {name!r}: {part} is {value}; give a number from 0 to 1.")
+    SCHEMES.add(name, scheme)
 
 
 def scheme_named(name: str) -> Scheme:
@@ -270,3 +330,11 @@ def check_names(student_norm: str, teacher_norm: str) -> None:
             f"teacher_norm {teacher_norm!r} uses the statistics of batch norms, and student_norm {student_norm!r} "
             f"keeps none; give student_norm bn or syncbn."
         )
+
+
+for _name, _student in _STUDENT_NORMS.items():
+    register_norm(_name, _student)
+for _name, _teacher in _TEACHER_NORMS.items():
+    register_teacher_norm(_name, _teacher)
+for _name, _scheme in _SCHEMES.items():
+    register_scheme(_name, _scheme)

@@ -25,7 +25,9 @@ from eman.trainers.hashing import permutation
 from eman.trainers.norm.averaging import Follower
 from eman.trainers.norm.momentum_bn import batch_weight
 from eman.trainers.norm.policies import blended_passes, teacher_network, teacher_pass
-from eman.trainers.norm.schemes import TEACHER_NORMS, Scheme, check_names, scheme_named
+from eman.trainers.norm.rules import StatisticsRule
+from eman.trainers.norm.schemes import TEACHER_NORMS, Move, Scheme, check_names, scheme_named
+from eman.trainers.norm.statistics import batch_norms
 
 
 class Teacher(nn.Module):
@@ -76,12 +78,20 @@ class Teacher(nn.Module):
         self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
         self.register_buffer("student_share", torch.zeros(()))  # 1 - Π m, for bias-corrected statistics
         self.network: nn.Module | None = None
+        self.rule: StatisticsRule | None = None
         self._follower: Follower | None = None
         if not self.norm.joint:
             source = _unwrap(student)
             self.network = teacher_network(source, self.scheme)
-            self._follower = Follower(self.network, source, self.norm)
+            self.rule = self._made_rule(self.network)
+            self._follower = Follower(self.network, source, self.norm, self.rule)
         self.train()
+
+    def _made_rule(self, network: nn.Module) -> StatisticsRule | None:
+        if isinstance(self.norm.statistics, Move):
+            return None
+        pairs = [(layer.running_mean, layer.running_var) for layer in batch_norms(network)]
+        return self.norm.statistics([x for pair in pairs for x in pair if x is not None])
 
     @property
     def joint(self) -> bool:
@@ -131,7 +141,7 @@ class Teacher(nn.Module):
         if self.network is None or self._follower is None:
             return
         if _unwrap(student) is not self._follower.student:
-            self._follower = Follower(self.network, _unwrap(student), self.norm)
+            self._follower = Follower(self.network, _unwrap(student), self.norm, self.rule)
         momentum = self.momentum if momentum is None else momentum
         eman_momentum = momentum if self.eman_momentum is None else self.eman_momentum
         self._follower.update(momentum, eman_momentum, self.student_share)

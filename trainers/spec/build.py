@@ -8,7 +8,7 @@ from eman.trainers.methods.method import Method
 from eman.trainers.methods.registry import METHODS, method_named
 from eman.trainers.norm.schemes import TEACHER_NORMS, Scheme, scheme_named
 from eman.trainers.spec.run import RunSpec
-from eman.trainers.spec.sections import BATCH_NORMS
+from eman.trainers.spec.sections import keeps_statistics
 
 
 def resolve_scheme(method: str, scheme: str) -> Scheme:
@@ -50,8 +50,8 @@ def _used(values: Mapping[str, Any]) -> dict[str, bool]:
         "lars_rate": values["optimizer"] == "lars",
         "nesterov": sgd and bool(values["sgd_momentum"]),
         "decay_exempts_vectors": sgd,
-        "student_proxy_momentum": values["student_norm"] in BATCH_NORMS,
-        "device_statistics": values["student_norm"] in BATCH_NORMS,
+        "student_proxy_momentum": keeps_statistics(values["student_norm"]),
+        "device_statistics": keeps_statistics(values["student_norm"]),
     }
 
 

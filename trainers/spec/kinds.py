@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from eman.platform.errors import UserError, unknown
@@ -99,6 +100,16 @@ def parse_pairs(
 def kind_of(field: FieldInfo) -> FieldKind | None:
     """Return the kind of a pydantic field; ``None`` if it holds a model."""
     return _kind(field.annotation, field.metadata)
+
+
+def check_kinds(owner: str, model: type[BaseModel]) -> None:
+    """Raise :class:`UserError` if a field of a model has a type that no command can parse."""
+    for name, field in model.model_fields.items():
+        if kind_of(field) is None:
+            raise UserError(
+                f"{owner}: field {name!r} has type {field.annotation}; give bool, int, float, str, a Literal, or a "
+                f"tuple of numbers such as tuple[float, ...]."
+            )
 
 
 def _kind(annotation: Any, metadata: Iterable[Any]) -> FieldKind | None:

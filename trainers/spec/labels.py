@@ -11,7 +11,7 @@ from typing import Any
 from eman.trainers.norm.colours import colour_of
 from eman.trainers.norm.schemes import SCHEMES, STUDENT_NORMS, Move, Scheme
 from eman.trainers.spec.run import RunSpec
-from eman.trainers.spec.sections import BATCH_NORMS, PROXY_MOMENTUM, NormSpec
+from eman.trainers.spec.sections import PROXY_MOMENTUM, NormSpec, keeps_statistics
 
 
 def scheme_of(spec: RunSpec) -> Scheme:
@@ -56,7 +56,7 @@ def _details(norm: NormSpec) -> list[str]:
         details.append(f"α={norm.teacher_proxy_momentum}")
     if norm.teacher is not None and norm.teacher.statistics is Move.COPY:
         details.append(f"α={norm.student_proxy_momentum}")
-    elif norm.student_norm in BATCH_NORMS and norm.student_proxy_momentum != PROXY_MOMENTUM:
+    elif keeps_statistics(norm.student_norm) and norm.student_proxy_momentum != PROXY_MOMENTUM:
         details.append(f"student α={norm.student_proxy_momentum}")
     if norm.device_statistics != "device0":
         details.append("mean of devices")

@@ -7,7 +7,7 @@ so a run has the same key on a laptop and on a cluster. Fields that say how a ru
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -17,10 +17,10 @@ from eman.trainers.data import catalog, names
 from eman.trainers.methods import momentum as schedules
 from eman.trainers.methods.method import Method
 from eman.trainers.methods.registry import METHODS, method_named
-from eman.trainers.norm.schemes import TEACHER_NORMS
+from eman.trainers.norm.schemes import STUDENT_NORMS, TEACHER_NORMS
 from eman.trainers.spec.method import LabelledSection, MethodSection, TeacherSection
 from eman.trainers.spec.section import Section, digest
-from eman.trainers.spec.sections import BATCH_NORMS, PROXY_MOMENTUM, DataSpec, ExecutionSpec, NormSpec, OptimSpec
+from eman.trainers.spec.sections import PROXY_MOMENTUM, DataSpec, ExecutionSpec, NormSpec, OptimSpec, keeps_statistics
 
 #: Raise by one when a change of code changes the results of runs with unchanged fields by more than rounding.
 TRAINING_VERSION = 3
@@ -52,6 +52,14 @@ class NetworkSpec(Section):
         return self
 
 
+class Used(NamedTuple):
+    """An entry that a run uses: its kind, its version, and the module that registered it, empty for a built-in one."""
+
+    kind: str
+    version: int
+    module: str
+
+
 class RunSpec(Section):
     """One training run, as typed sections. Flat names (``lr``, ``queue``) are unique over all sections of a run."""
 
@@ -75,7 +83,7 @@ class RunSpec(Section):
         self._check_images()
         if isinstance(self.method, TeacherSection):
             joint = self.norm.teacher is not None and self.norm.teacher.joint
-            if not joint or self.norm.student_norm not in BATCH_NORMS:
+            if not joint or not keeps_statistics(self.norm.student_norm):
                 self.method.drop("average_student")
             if joint and not self.method.average_student:
                 self.method.drop("momentum")  # there is no second network
@@ -104,7 +112,7 @@ class RunSpec(Section):
                 f"accumulate is {parts}, which does not divide the run's {devices} devices, none of which can be "
                 f"split; give a divisor of {devices}."
             )
-        if parts > 1 and (self.norm.student_norm == "syncbn" or self.norm.device_statistics == "mean"):
+        if parts > 1 and (STUDENT_NORMS[self.norm.student_norm].sync or self.norm.device_statistics == "mean"):
             raise UserError(
                 f"accumulate is {parts}, and student_norm {self.norm.student_norm!r} with device_statistics "
                 f"{self.norm.device_statistics!r} needs all devices at once; give student_norm bn with "
@@ -146,10 +154,24 @@ class RunSpec(Section):
         """Sixteen hexadecimal digits that identify this run."""
         return digest({"training_version": TRAINING_VERSION, **self._decisive()})
 
+    @property
+    def used(self) -> tuple["Used", ...]:
+        """The entries whose code the run uses."""
+        student, teacher = self.norm.student_norm, self.norm.teacher_norm
+        found = [
+            Used("method", self.entry.version, METHODS.origin(self.method.name)),
+            Used("student_norm", STUDENT_NORMS[student].version, STUDENT_NORMS.origin(student)),
+        ]
+        if teacher is not None:
+            found.append(Used("teacher_norm", TEACHER_NORMS[teacher].version, TEACHER_NORMS.origin(teacher)))
+        return tuple(found)
+
     def _decisive(self) -> dict[str, Any]:
         """Return the flat fields that can change the result, including those of the initial run."""
         fields = {name: value for name, value in self.flat().items() if name not in ExecutionSpec.model_fields}
         fields["dataset"] = names.identity(self.data.dataset)
+        if versions := {entry.kind: entry.version for entry in self.used if entry.version != 1}:
+            fields["versions"] = versions
         return fields if self.network.init is None else {**fields, "init": self.network.init._decisive()}
 
     @property

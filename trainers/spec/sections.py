@@ -12,9 +12,6 @@ from eman.trainers.data import names
 from eman.trainers.norm.schemes import STUDENT_NORMS, TEACHER_NORMS, TeacherNorm
 from eman.trainers.spec.section import Section
 
-#: Student norms that use batch statistics and keep running ones.
-BATCH_NORMS = tuple(name for name, norm in STUDENT_NORMS.items() if norm.keeps_statistics)
-
 #: Teacher norms that average statistics by Eq. (9), and those that collect their own by Eq. (4).
 _AVERAGING = " or ".join(name for name, norm in TEACHER_NORMS.items() if norm.averages_statistics)
 _COLLECTING = " or ".join(name for name, norm in TEACHER_NORMS.items() if norm.collects)
@@ -25,6 +22,12 @@ PROXY_MOMENTUM = 0.9
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+def keeps_statistics(student_norm: str | None) -> bool:
+    """Return whether a student norm, by name, uses batch statistics and keeps running ones."""
+    norm = STUDENT_NORMS.get(student_norm or "")
+    return norm is not None and norm.keeps_statistics
 
 
 class DataSpec(Section):
@@ -105,12 +108,13 @@ class NormSpec(Section):
 
     def _check_teacher(self, teacher: TeacherNorm) -> None:
         """Refuse norms of student and teacher that do not fit together."""
-        if teacher.needs_batch_norms and self.student_norm not in BATCH_NORMS:
+        batch_norms = tuple(name for name, norm in STUDENT_NORMS.items() if norm.keeps_statistics)
+        if teacher.needs_batch_norms and self.student_norm not in batch_norms:
             raise UserError(
                 f"teacher_norm is {self.teacher_norm!r}, which uses the student's batch statistics, and student_norm "
                 f"is {self.student_norm!r}, which keeps none; give student_norm bn or syncbn."
             )
-        allowed = BATCH_NORMS if teacher.norm in BATCH_NORMS else (teacher.norm,)
+        allowed = batch_norms if teacher.norm in batch_norms else (teacher.norm,)
         if teacher.norm is not None and self.student_norm not in allowed:
             raise UserError(
                 f"student_norm is {self.student_norm!r} and teacher_norm is {self.teacher_norm!r}, and the teacher "
@@ -130,7 +134,7 @@ class NormSpec(Section):
             self.refuse("eman_momentum", given, f"teacher_norm {_AVERAGING}")
         if teacher is None or not teacher.collects:
             self.refuse("teacher_proxy_momentum", given, f"teacher_norm {_COLLECTING}")
-        if self.student_norm not in BATCH_NORMS:
+        if not keeps_statistics(self.student_norm):
             for name in ("student_proxy_momentum", "device_statistics"):
                 self.refuse(name, f"student_norm {self.student_norm}", "student_norm bn or syncbn")
 
