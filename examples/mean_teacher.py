@@ -61,5 +61,6 @@ register_method(
         teacher=(("second",),),
         losses=Parts(heads=classifier, criterion=MeanTeacher),
         classifier=True,  # the student ends in logits, so its accuracy is measured
+        profiles={"smoke": {"labelled_batch": 16, "batch": 64, "momentum": 0.95, "lr": 0.05}},  # beside the defaults
     )
 )

@@ -28,11 +28,13 @@ class Registry(dict[str, T]):
         self._origins: dict[str, str] = {}
 
     def add(self, name: str, entry: T) -> None:
-        """Add an entry, and record the module whose code asked for it.
+        """Add an entry, and record the module whose code asked for it; see :meth:`check`."""
+        self.check(name)
+        self[name] = entry
+        self._origins[name] = note(_caller())
 
-        Raises:
-            UserError: The name is taken, or cannot be a name.
-        """
+    def check(self, name: str) -> None:
+        """Raise :class:`UserError` if a name is taken, or cannot be a name."""
         allowed = isinstance(name, str) and re.fullmatch(_NAME, name) and (self.dots or "." not in name)
         if not allowed:
             dots = "dots, " if self.dots else ""
@@ -43,11 +45,9 @@ class Registry(dict[str, T]):
         if name in self.reserved:
             raise UserError(f"{self.kind} {name!r}: the name means something else in commands; give another.")
         if name in self:
-            where = self._origins[name]
+            where = self.origin(name)
             owner = f"module {where}" if where else "eman"
             raise UserError(f"{self.kind} {name!r} is already registered by {owner}; give another name.")
-        self[name] = entry
-        self._origins[name] = note(_caller())
 
     def origin(self, name: str) -> str:
         """Return the top-level name of the module that registered an entry; empty for a built-in one."""

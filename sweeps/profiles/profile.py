@@ -90,7 +90,8 @@ class Profile:
             UserError: A name or a value is not allowed.
         """
         entry = method_named(method)
-        fields = {**self.common, **self.methods.get(method, {}), "seed": seed}
+        own = self.methods.get(method, entry.profiles.get(self.name, {}))
+        fields = {**self.common, **own, "seed": seed}
         if fields.get("precision") == AUTO:
             fields["precision"] = "bf16" if fast_bf16() else "float32"
         if "label_set" in entry.section.model_fields:

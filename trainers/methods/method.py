@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from eman.trainers.methods import momentum as schedules
 from eman.trainers.spec.method import MethodSection
@@ -54,6 +54,7 @@ class Method(Generic[S]):
         momentum: Schedule of m of Eq. (1).
         losses: The loss and the heads; or the module whose ``PARTS`` they are, imported when a run starts.
         classifier: Whether the student outputs class logits, whose accuracy is then measured.
+        profiles: Fields at a profile, by the profile's name, where the profile has none for this method.
         version: Part of the keys of runs, unless it is 1: raise it when a change of code changes results.
     """
 
@@ -70,6 +71,7 @@ class Method(Generic[S]):
     momentum: schedules.MomentumSchedule = schedules.constant
     losses: str | Parts[S]
     classifier: bool = False
+    profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     version: int = 1
 
     @property

@@ -29,6 +29,7 @@ def register_method(method: Method[Any]) -> None:
             passes name unknown views, its section lacks the batch of a stream, or its loss is not a mean over images.
     """
     owner, section = f"method {method.name!r}", method.section
+    METHODS.check(method.name)
     check_kinds(owner, section)
     clashes = sorted((set(section.model_fields) - {"name"}) & _TAKEN)
     if clashes:
