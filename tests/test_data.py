@@ -196,6 +196,7 @@ def test_missing_fashion_mnist_names_the_three_ways(folder: Path, monkeypatch: p
         (b"not gzip at all", "truncated or corrupt"),
         (gzip.compress(b"\0\0\x08\x03" + bytes(100)), "SHA-256 differs"),
     ],
+    ids=["cut short", "other bytes", "another file"],
 )
 def test_damaged_files_are_refused_by_name(folder: Path, content: bytes, message: str) -> None:
     (folder / "train-images-idx3-ubyte.gz").write_bytes(content)
