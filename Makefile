@@ -37,7 +37,7 @@ services:  ## PostgreSQL, Prometheus and Chromium for the tests, where Debian's 
 	case "$$missing" in *prometheus*) $(SUDO) systemctl --quiet disable --now prometheus 2>/dev/null || true;; esac  # it has no password
 
 test: install  ## The quick tests: every module and property, in minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses logical --maxprocesses 4 --dist worksteal
 
 test-slow: install services  ## The slow tests: faults, whole tables, browser, deployment, commands of the pages
 	$(BIN)/python -m pytest -m slow
