@@ -42,6 +42,12 @@ def test_a_run_is_described_evaluated_and_registered_as_mlflow_does(
     assert call(capsys, "--experiment", "norms", *evaluate)[0] == 0
     [evaluation] = store.records(EVALUATION)
 
+    note = evaluation.tags["mlflow.note.content"]
+    assert note.startswith("kNN") and f"the teacher after the last epoch of {record.name}" in note
+    [repeat] = [line.split()[1:] for line in note.splitlines() if line.startswith("    eman evaluate")]
+    assert call(capsys, "--experiment", "norms", *repeat)[0] == 0
+    assert store.records(EVALUATION) == [evaluation]  # the same one
+
     client = store.client
     run = client.get_run(record.run_id)
     assert {"mlflow.user", "mlflow.source.name", "mlflow.source.type"} <= run.data.tags.keys()

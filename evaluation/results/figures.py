@@ -41,7 +41,12 @@ _AXES = {
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a panel: the mean of a metric over its runs, one per seed, by epoch."""
+    """A line of a panel: the mean of a metric over its runs, one per seed, by epoch.
+
+    Attributes:
+        panel: The panel's title, and a line below it.
+        colour: ``#rrggbb``; black stands for the colour of a page's text.
+    """
 
     panel: str
     label: str
@@ -126,13 +131,17 @@ def _figure(lines: Sequence[Line], store: Store, caption: str, ink: str = "#0000
         panels[line.panel][line.metric] = None
     styles = _styles(lines, ink)
     rows = max(len(metrics) for metrics in panels.values())
-    legend = 0.18 * -(-len(styles) // 4) + 0.25  # inches
+    legend = 0.17 * -(-len(styles) // 4) + 0.1  # inches
     height = 2.7 * rows + legend
     figure, axes = plt.subplots(rows, len(panels), figsize=(3.4 * len(panels), height), squeeze=False)
     for column, (panel, metrics) in enumerate(panels.items()):
         for axis in axes[len(metrics) :, column]:
             axis.set_visible(False)
-        axes[0, column].set_title(panel)
+        title, _, below = panel.partition("\n")
+        axes[0, column].set_title(title, fontsize=11, pad=18 if below else None)
+        axes[0, column].annotate(
+            below, (0.5, 1), (0, 6), "axes fraction", "offset points", ha="center", fontsize=8, alpha=0.8
+        )
         axes[len(metrics) - 1, column].set_xlabel("epoch")
         for axis, metric in zip(axes[:, column], metrics, strict=False):
             _plot(axis, metric, {x: curves[x] for x in lines if (x.panel, x.metric) == (panel, metric)}, styles)

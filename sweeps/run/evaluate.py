@@ -1,5 +1,6 @@
 """Carry out an evaluation job: claim, evaluate, record in the store."""
 
+import shlex
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
@@ -44,7 +45,26 @@ def _begin(spec: EvalSpec, job: EvalJob) -> RunLog:
         f"{job.title} · {eval_title(spec)}",
         params=spec.flat(),
         parent=job.parent,
-        tags={**job.tags, "eman.run": spec.run, "eman.launch": job.launch, SWEEP_ID: job.sweep},
+        tags={
+            **job.tags,
+            "mlflow.note.content": _about(spec, job.title),
+            "eman.run": spec.run,
+            "eman.launch": job.launch,
+            SWEEP_ID: job.sweep,
+        },
+    )
+
+
+def _about(spec: EvalSpec, title: str) -> str:
+    """Return what an evaluation is, and a command that repeats it with the values of its run's profile."""
+    flat = spec.flat()
+    fields = [f"{name}={flat[name]}" for name in (*spec.entry.shown, "dataset") if name in flat]
+    command = ["eman", "evaluate", spec.run, "--protocol", spec.protocol.name]
+    command += ["--network", spec.network, "--selection", spec.selection]
+    command += [word for field in fields for word in ("--set", field)]
+    return (
+        f"{eval_title(spec)}: the {spec.network} after the {spec.selection} epoch of {title}.\n\n"
+        f"This command repeats it:\n\n    {shlex.join(command)}\n"
     )
 
 
