@@ -125,7 +125,14 @@ def save_view(comparison: Comparison, store: Store) -> str:
     text = json.dumps(comparison.view(), separators=(",", ":"))
     if len(text) > _MAX_VIEW or store.read_only:
         return comparison.link
-    store.client.set_experiment_tag(comparison.experiment, f"{_VIEW_TAG}{key}", text)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        store.client.set_experiment_tag(comparison.experiment, f"{_VIEW_TAG}{key}", text)
+    except MlflowException as error:  # a server may let some users only read
+        if error.error_code != "PERMISSION_DENIED":
+            raise
+        return comparison.link
     return f"{page_path(comparison.experiment)}&compareRunsMode=CHART&viewStateShareKey={key}"
 
 

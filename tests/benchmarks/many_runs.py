@@ -4,7 +4,7 @@ The store holds the quickstart's sweep, Tables 1 and 8 at profile quick, alone o
 sweeps of its shape; it is a SQLite file, or PostgreSQL behind MLflow's server. Its rows are copies of the rows of a
 small real sweep. For each command: processor seconds (user and system) and seconds by the clock.
 
-Usage: many_runs.py [--runs N] [--sweep HOME] [sqlite] [server]
+Usage: many_runs.py [--runs N] [--sweep HOME] [--no-launch] [sqlite] [server]
 """
 
 import argparse
@@ -167,15 +167,16 @@ def timed(call: Callable[[], object], rounds: int) -> tuple[float, float]:
     return (time.process_time() - cpu) / rounds, (time.perf_counter() - clock) / rounds
 
 
-def measure(environment: dict[str, str], rounds: int) -> dict[str, tuple[float, float]]:
+def measure(environment: dict[str, str], rounds: int, *, launch: bool) -> dict[str, tuple[float, float]]:
     """Return the processor seconds and the seconds by the clock of everything that is measured."""
     found = {}
     for command in COMMANDS:
         costs = [cost(environment, command) for _ in range(rounds)]
         found[f"eman {' '.join(command)}"] = (median(c.processor for c in costs), median(c.clock for c in costs))
     found |= {name: timed(call, rounds) for name, call in queries(environment).items()}
-    costs = [cost(environment, (*SMALL, f"{seed},")) for seed in range(rounds)]
-    found["a sweep of one short run"] = (median(c.processor for c in costs), median(c.clock for c in costs))
+    if launch:
+        costs = [cost(environment, (*SMALL, f"{seed},")) for seed in range(rounds)]
+        found["a sweep of one short run"] = (median(c.processor for c in costs), median(c.clock for c in costs))
     return found
 
 
@@ -184,6 +185,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=RUNS, help="number of other runs")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="measurements of each")
     parser.add_argument("--sweep", type=Path, help="work folder of a real sweep whose rows to copy; default: run one")
+    parser.add_argument("--no-launch", action="store_true", help="leave out sweeps, which start Ray")
     parser.add_argument("kinds", nargs="*", choices=["sqlite", "server", []], help="default: both")
     given = parser.parse_args()
     kinds = {"sqlite": sqlite, "server": server}
@@ -199,7 +201,7 @@ def main() -> int:
             found = []
             for runs in (0, given.runs):
                 with kinds[kind](copies, runs) as (environment, count):
-                    found.append((count, measure(environment, given.rounds)))
+                    found.append((count, measure(environment, given.rounds, launch=not given.no_launch)))
             (few, before), (many, after) = found
             print(f"{kind:38} {few:,} runs: CPU, clock    {many:,} runs: CPU, clock    ratio of the clock")
             for name, (cpu, clock) in after.items():
