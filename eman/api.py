@@ -2,8 +2,8 @@
 
 - ``register_*`` add schemes, norms, methods, protocols, profiles, tables and claims; what is built in uses them too.
 - ``Method``, ``Parts``, ``Criterion`` and the sections are a method; ``Scheme``, ``StudentNorm``, ``TeacherNorm``,
-  ``Move`` and ``StatisticsRule`` a scheme; ``Table``, ``Cell`` and ``Scope`` a table; ``Claim``, ``Contrast``,
-  ``CellRef`` and ``Expect`` a claim; ``Protocol``, ``ProtocolSpec`` and ``Measured`` a protocol.
+  ``Move`` and ``StatisticsRule`` a scheme; ``Table``, ``Cell``, ``Wanted`` and ``Scope`` a table; ``Claim``,
+  ``Contrast``, ``CellRef`` and ``Expect`` a claim; ``Protocol``, ``ProtocolSpec`` and ``Measured`` a protocol.
 - ``Teacher`` and ``convert_norm`` work in any PyTorch loop.
 - ``run``, ``sweep`` and ``results`` do what ``eman train``, ``eman sweep`` and a look into the store do.
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eman.evaluation.protocols.protocol import Measured, Protocol, ProtocolSpec
     from eman.evaluation.protocols.registry import register_protocol
-    from eman.evaluation.results.cells import Cell, Table
+    from eman.evaluation.results.cells import Cell, Table, Wanted
     from eman.evaluation.results.claims import CellRef, Claim, Contrast, Expect
     from eman.platform.errors import UserError
     from eman.sweeps.claims.registry import register_claim
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from eman.sweeps.profiles.registry import profile_named, register_profile
     from eman.sweeps.tables.registry import register_table
     from eman.sweeps.tables.scope import Scope
+    from eman.trainers.distributed import gather_rows
     from eman.trainers.losses.criterion import Criterion, Parts
     from eman.trainers.methods.method import Method
     from eman.trainers.methods.momentum import along_cosine
@@ -75,8 +76,10 @@ __all__ = [
     "UnlabelledSection",
     "UserError",
     "ViewOptions",
+    "Wanted",
     "along_cosine",
     "convert_norm",
+    "gather_rows",
     "profile_named",
     "register_claim",
     "register_method",
@@ -121,8 +124,10 @@ _MODULES = {
     "UnlabelledSection": "eman.trainers.spec.method",
     "UserError": "eman.platform.errors",
     "ViewOptions": "eman.trainers.views.options",
+    "Wanted": "eman.evaluation.results.cells",
     "along_cosine": "eman.trainers.methods.momentum",
     "convert_norm": "eman.trainers.norm.convert",
+    "gather_rows": "eman.trainers.distributed",
     "profile_named": "eman.sweeps.profiles.registry",
     "register_claim": "eman.sweeps.claims.registry",
     "register_method": "eman.trainers.methods.registry",

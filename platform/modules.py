@@ -25,6 +25,9 @@ GROUP = "eman.plugins"
 #: Largest size of a module's files, which travel with every job.
 MAX_BYTES = 2**24
 
+#: Beginning of the tags that record modules in a run.
+TAG = "eman.module."
+
 #: Top-level name of the module that is the program itself, which no other process can import.
 SCRIPT = "__main__"
 
@@ -127,9 +130,10 @@ def note(name: str) -> str:
     return top
 
 
-def source_of(name: str) -> Source:
-    """Return a module that was loaded, or that registered an entry, by its top-level name."""
-    return _sources[name]
+def tags(names: Iterable[str]) -> dict[str, str]:
+    """Return the tags that record modules in a run: version, if there is one, and digest, by ``eman.module.NAME``."""
+    found = [_sources[name] for name in sorted(set(names) - {""})]
+    return {f"{TAG}{source.name}": f"{source.version} sha256:{source.digest}".strip() for source in found}
 
 
 def sources() -> tuple[Source, ...]:
@@ -191,14 +195,23 @@ def _load_path(word: str, path: Path) -> str:
         raise UserError(f"--module {word}: {path} {what}; give a Python file, a package's folder or a dotted name.")
     if not name.isidentifier():
         raise UserError(f"--module {word}: {name!r} cannot be a module's name; rename it, for example my_study.py.")
-    _make_importable(path, first=False)
-    if _found(name) != path:
-        raise UserError(f"--module {word}: there is another module named {name}; rename the file.")
+    before = list(sys.path)
+    try:
+        _make_importable(path, first=False)
+        if _found(name) != path:
+            raise UserError(f"--module {word}: there is another module named {name}; rename the file.")
+        _import(name, word, path)
+    except UserError:
+        sys.path[:] = before
+        raise
+    return name
+
+
+def _import(name: str, word: str, path: Path) -> None:
     try:
         importlib.import_module(name)
     except Exception as error:
         raise _failure(word, error, path) from error
-    return name
 
 
 def _found(name: str) -> Path | None:

@@ -1,6 +1,7 @@
 """Print lines and tables, or write tables to a file."""
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ def print_tables(
     from eman.evaluation.results.render import render
     from eman.evaluation.results.values import Results, against, values_of
     from eman.platform.store.store import store_at
+    from eman.sweeps.changed import changed_modules
 
     check_format(form, out)
     shown = planned.tables
@@ -48,6 +50,8 @@ def print_tables(
         reference = Results.read(store_at(other, workspace()), planned.tables)
         shown = tuple(against(table, reference, other) for table in shown)
     results = Results.read(store, planned.tables)
+    for line in changed_modules(planned.trainings.values(), results.trainings):
+        print(f"eman: {line}", file=sys.stderr)
     valued = [(table, values_of(table, results)) for table in shown]
     if form == "parquet" and out is not None:
         write_parquet(valued, results, out)

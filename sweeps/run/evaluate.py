@@ -7,8 +7,10 @@ from functools import lru_cache, partial
 from eman.evaluation.protocols.groups import eval_title, group_key
 from eman.evaluation.protocols.groups import evaluate as compute
 from eman.evaluation.protocols.protocol import Measured
+from eman.evaluation.protocols.registry import PROTOCOLS
 from eman.evaluation.protocols.spec import EvalSpec
 from eman.evaluation.trained import Trained
+from eman.platform import modules
 from eman.platform.errors import BusyError
 from eman.platform.output import locked
 from eman.platform.store.records import EVALUATION, SWEEP_ID
@@ -51,6 +53,7 @@ def _begin(spec: EvalSpec, job: EvalJob) -> RunLog:
             "eman.run": spec.run,
             "eman.launch": job.launch,
             SWEEP_ID: job.sweep,
+            **modules.tags([PROTOCOLS.origin(spec.protocol.name)]),
         },
     )
 

@@ -14,6 +14,7 @@ from eman.platform.errors import UserError, first_line
 from eman.platform.machine import cores
 from eman.platform.store.records import EVALUATION, TRAINING, new_id
 from eman.platform.store.store import Store
+from eman.sweeps.changed import changed_modules
 from eman.sweeps.checks import check_data, check_sizes, check_storage
 from eman.sweeps.profiles.imagenet import IMAGENET
 from eman.sweeps.profiles.registry import PROFILES
@@ -47,6 +48,7 @@ def train_in_foreground(
     known = store.by_key(TRAINING, [spec.key]).get(spec.key)
     if known is not None and known.status == "done":
         yield f"{title} ({spec.key}) is already done; another --seed or --set makes another run"
+        yield from changed_modules([spec], {spec.key: known})
         yield _summary(known.metrics)
         return
     check_storage(store.workspace)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from eman.platform import modules
 from eman.platform.cluster import cluster
 from eman.platform.errors import first_line
 from eman.platform.store.store import Store
@@ -42,6 +43,7 @@ def run_sweep(
         UserError: The data, the cluster or the number of workers is unsuitable.
     """
     started, options = time.monotonic(), options or Options()
+    modules.sources()  # all can travel
     check_workers(options.workers, sweep.checked)
     sweep = continued(sweep, store)
     with Interruption() as interruption:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from eman.platform.modules import TAG
 from eman.platform.store.records import Record
 from eman.sweeps.plan import Sweep
 from eman.sweeps.request import command
@@ -29,7 +30,9 @@ _MOST = 6
 def provenance(sweep: Sweep, record: Record, runs: Sequence[Record]) -> list[tuple[str, str]]:
     """Return the provenance of the results: versions, hashes, dates."""
     rows = [("Sweep", record.key), ("Data set", ", ".join(sorted({s.data.dataset for s in sweep.trainings.values()})))]
-    for tag, name in _PROVENANCE.items():
+    loaded = {tag for run in runs for tag in run.tags if tag.startswith(TAG)}
+    shown = _PROVENANCE | {tag: f"Module {tag.removeprefix(TAG)}" for tag in sorted(loaded)}
+    for tag, name in shown.items():
         counts = Counter(run.tags[tag] for run in runs if run.tags.get(tag))
         values = [f"{value} ({count} runs)" for value, count in counts.most_common(_MOST)]
         values += [f"and {len(counts) - _MOST} more"] if len(counts) > _MOST else []

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from eman.platform.errors import UserError
+from eman.platform.modules import TAG
 from eman.platform.store.records import SWEEP, TRAINING, Record, number
 from eman.platform.store.store import Store
 from eman.sweeps.plan import Sweep, plan
@@ -85,6 +86,7 @@ def describe_run(prefix: str, store: Store) -> dict[str, Any]:
         "reason": record.reason,
         "profile": record.tags.get("profile", ""),
         "folder": str(folder) if folder.exists() else "",
+        "modules": {n.removeprefix(TAG): value for n, value in record.tags.items() if n.startswith(TAG)},
         "fields": dict(record.params),
         "metrics": dict(record.metrics),
         "evaluations": [
@@ -99,7 +101,7 @@ def description_lines(run: Mapping[str, Any]) -> list[str]:
     reason = f" ({run['reason']})" if run["reason"] else ""
     lines = [f"{run['key']}  {run['name']}: {run['status']}{reason}"]
     lines += [f"{name:8} {run[name]}" for name in ("profile", "folder") if run[name]]
-    for title in ("fields", "metrics"):
+    for title in ("modules", "fields", "metrics"):
         width = max((len(name) for name in run[title]), default=0)
         values = {name: f"{v:.6g}" if isinstance(v, float) else v for name, v in sorted(run[title].items())}
         lines += [title, *(f"  {name:{width}}  {value}" for name, value in values.items())] if values else []

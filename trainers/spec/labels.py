@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from eman.platform import modules
 from eman.trainers.norm.colours import colour_of
 from eman.trainers.norm.schemes import SCHEMES, STUDENT_NORMS, Move, Scheme
 from eman.trainers.spec.run import RunSpec
@@ -140,4 +141,5 @@ def record_tags(spec: RunSpec, profile: str) -> dict[str, str]:
         "mlflow.runColor": scheme_colour(spec),
         "eman.network": "student",
         "eman.selection": "last",
+        **modules.tags(entry.module for entry in spec.used),
     }
