@@ -12,7 +12,7 @@ import typer.main
 from typer.exceptions import TyperException
 
 from eman import __version__, context
-from eman.commands import claims, data, decide, jobs, networks, planning, results, runs, single, store, sweep
+from eman.commands import claims, data, decide, jobs, networks, new, planning, results, runs, single, store, sweep
 from eman.platform.errors import UserError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _commands in (sweep, decide, single, planning, results, claims, networks, jobs):
+for _commands in (sweep, decide, single, planning, results, claims, networks, jobs, new):
     app.add_typer(_commands.app)
 app.add_typer(runs.app, rich_help_panel="Look")
 app.add_typer(data.app, rich_help_panel="Data")

@@ -24,7 +24,7 @@ class WarmUp(StatisticsRule):
 
     def move(self, teacher: list[Tensor], student: list[Tensor], momentum: float | Tensor) -> None:
         """Move the teacher's means and variances, ``(C,)`` each, without reading a tensor on the host."""
-        m = torch.minimum(torch.as_tensor(momentum).to(self.steps), (1 + self.steps) / (10 + self.steps))
+        m = ((1 + self.steps) / (10 + self.steps)).clamp(max=momentum)
         for mine_C, theirs_C in zip(teacher, student, strict=True):
             mine_C.lerp_(theirs_C, (1 - m).to(mine_C.dtype))
         self.steps.add_(1)
