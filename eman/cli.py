@@ -103,7 +103,7 @@ def command() -> Any:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
-        words = _modules_first(sys.argv[1:] if arguments is None else arguments)
+        words = modules_first(sys.argv[1:] if arguments is None else arguments)
         code = command()(args=words, prog_name="eman", standalone_mode=False)
     except UserError as error:
         return _fail(str(error))
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _modules_first(arguments: Sequence[str]) -> list[str]:
+def modules_first(arguments: Sequence[str]) -> list[str]:
     """Move ``--module`` to the front, where the options of all commands stand."""
     first, rest, words = list[str](), list[str](), iter(arguments)
     for word in words:

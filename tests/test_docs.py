@@ -127,9 +127,12 @@ def check_command(arguments: list[str]) -> None:
     from click import Context, Group
     from typer.main import get_command
 
-    from eman.cli import app
+    from eman.cli import app, modules_first
 
     whole, command = " ".join(["eman", *arguments]), get_command(app)
+    arguments = modules_first(arguments)
+    while arguments[:1] == ["--module"]:  # an option of all commands
+        arguments = arguments[2:]
     context = Context(command, info_name="eman")
     while isinstance(command, Group):
         if not arguments or not re.match(r"[a-z]", arguments[0]):

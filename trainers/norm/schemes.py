@@ -268,6 +268,7 @@ def register_norm(name: str, norm: StudentNorm) -> None:
         from eman.trainers.norm.rules import check_layer
 
         check_layer(name, norm.layer)
+    TEACHER_NORMS.check(name)
     STUDENT_NORMS.add(name, norm)
     rule = "of its own batch, Eq. (3)" if norm.keeps_statistics else "none: as the student"
     source = _PAPER if name in ("bn", "syncbn", "gn", "in") else norm.source
