@@ -1,7 +1,8 @@
 """Fixtures that tests share. Every test gets a home folder of its own and one thread, as a run of one worker has.
 
 Expensive resources are created once per test run: a finished sweep (`grid`, small; `swept`, whole tables; both for slow
-tests), an MLflow server (`server`), a PostgreSQL server (`postgres`), a Ray cluster (`cluster`).
+tests), an MLflow server (`server`), a PostgreSQL server (`postgres`), a Ray cluster (`cluster`), an environment with
+the wheel (`wheel_environment`, for slow tests).
 A test that changes a finished sweep's folder copies it first.
 """
 
@@ -11,9 +12,11 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import uuid
+import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -260,6 +263,68 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     process.stdin.close()
     process.wait(timeout=60)
     process.stdout.close()
+
+
+class WheelEnvironment(NamedTuple):
+    """A fresh environment with the wheel, in which the repository is not visible.
+
+    Attributes:
+        folder: The virtual environment.
+        variables: What its commands find in their environment: none of the repository's or the test's own settings.
+    """
+
+    folder: Path
+    variables: dict[str, str]
+
+    def run(self, *command: str, cwd: Path, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run one of its programs (``eman``, ``python``) in a folder, and check the exit code."""
+        done = subprocess.run(
+            [self.folder / "bin" / command[0], *command[1:]],
+            cwd=cwd,
+            env={**self.variables, "EMAN_HOME": str(cwd / "home"), **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=580,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+
+#: What the wheel is built from.
+SOURCES = ["eman", "platform", "trainers", "evaluation", "sweeps", "pyproject.toml", "README.md", "LICENSE"]
+
+
+@pytest.fixture(scope="session")
+def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> WheelEnvironment:
+    """An environment with the wheel, built here. Its dependencies are those of the environment that runs the tests."""
+    root, top = Path(__file__).resolve().parent.parent, tmp_path_factory.mktemp("wheel")
+    source, folder = top / "source", top / "environment"
+    source.mkdir()
+    for name in SOURCES:  # a copy: building leaves files in its source
+        if (root / name).is_dir():
+            shutil.copytree(root / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(root / name, source / name)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-deps", "--no-index"]
+    build = [*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", top, source]
+    subprocess.run(build, check=True, timeout=300, cwd=top, env=without_repository())
+    (wheel,) = top.glob("*.whl")
+    venv.create(folder, with_pip=False)
+    install = [*pip, "--python", folder / "bin" / "python", "install", *offline, wheel]
+    subprocess.run(install, check=True, timeout=300, cwd=top, env=without_repository())
+    (packages,) = folder.glob("lib/python*/site-packages")
+    # Only the folder: files that make the repository visible (editable installs) are not read in a path from a .pth.
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return WheelEnvironment(folder, {**without_repository(), "PATH": path, "VIRTUAL_ENV": str(folder)})
+
+
+def without_repository() -> dict[str, str]:
+    """Return this process's environment without what leads to the repository, and without the project's settings."""
+    ours = ("PYTHONPATH", "VIRTUAL_ENV", "MLFLOW_TRACKING_URI")
+    return {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("EMAN_")}
 
 
 def postgres_programs() -> Path:
