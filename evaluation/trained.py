@@ -94,7 +94,7 @@ class Trained:
         use_whole_float32()
         spec = self.spec
         entry = backbone_named(spec.network.backbone)
-        network = convert_norm(entry.build(self.splits.train.shape[0]), spec.norm.student_norm)
+        network = convert_norm(entry.network(*self.splits.train.shape[:2]), spec.norm.student_norm)
         load_backbone(network, state, spec.network.backbone, str(self._checkpoint))
         return network.to(distributed.device(), torch.float64 if spec.network.precision == "float64" else torch.float32)
 
@@ -109,7 +109,8 @@ class Trained:
         own = {name: value for name, value in self._saved[self.network].items() if not name.startswith(PREFIX)}
         if not (method.classifier and own):
             return None
-        width, classes = backbone_named(spec.network.backbone).features, len(self.splits.dataset.classes)
+        width = backbone_named(spec.network.backbone).measures(*self.splits.train.shape[:2]).features
+        classes = len(self.splits.dataset.classes)
         heads = nn.Sequential(OrderedDict(method.parts().heads(spec.method, width, classes)))
         heads.load_state_dict(own)
         first = next(backbone.parameters())

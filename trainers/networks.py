@@ -33,13 +33,15 @@ class OneForward(nn.Module):
         return in_one_pass(self.network, inputs)
 
 
-def build_student(spec: RunSpec, workspace: Workspace, channels: int, classes: int, devices: int) -> nn.Sequential:
+def build_student(
+    spec: RunSpec, workspace: Workspace, shape: tuple[int, int, int], classes: int, devices: int
+) -> nn.Sequential:
     """Build a run's student on the CPU, with its initial weights.
 
     Args:
         spec: The run.
         workspace: Location of the run that it starts from, if any.
-        channels: Channels of an image.
+        shape: Channels, height and width of an image.
         classes: Classes of the data set.
         devices: Devices that this worker hosts.
 
@@ -49,8 +51,8 @@ def build_student(spec: RunSpec, workspace: Workspace, channels: int, classes: i
     backbone = backbone_named(spec.network.backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        modules = OrderedDict(backbone=backbone.build(channels))
-        modules |= spec.entry.parts().heads(spec.method, backbone.features, classes)
+        modules = OrderedDict(backbone=backbone.network(*shape[:2]))
+        modules |= spec.entry.parts().heads(spec.method, backbone.measures(*shape[:2]).features, classes)
         student = nn.Sequential(modules)
     if spec.network.init is not None:
         path = workspace.run_folder(spec.network.init.key) / "last.pt"

@@ -60,8 +60,8 @@ class Training:
         self.batches = Batches(spec, workspace, self.device, self.dtype)
         self.step, self.steps_per_epoch = 0, self.batches.steps_per_epoch
         self.steps = self.steps_per_epoch * spec.optim.epochs
-        channels, classes = self.train.shape[0], len(self.dataset.classes)
-        student = build_student(spec, workspace, channels, classes, self.local).to(self.device, self.dtype)
+        classes = len(self.dataset.classes)
+        student = build_student(spec, workspace, self.train.shape, classes, self.local).to(self.device, self.dtype)
         self.student = student
         self.memory_format = memory_format(spec, student, self.device)
         lay_out(student, self.memory_format)

@@ -46,7 +46,7 @@ def write(trained: Trained, out: Path, title: str) -> str:
     network = (classifier or trained.backbone()).to("cpu", torch.float32)
     model = _FromBytes(network, dataset, classifies=classifier is not None).eval()
     shape = dataset.train.shape
-    width = backbone_named(spec.network.backbone).features
+    width = backbone_named(spec.network.backbone).measures(*shape[:2]).features
     gives = f"{len(dataset.classes)} probabilities" if classifier else f"{width} features"
     about: dict[str, Any] = {
         "run": trained.run,

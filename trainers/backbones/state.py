@@ -33,7 +33,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 def recompute_blocks(network: nn.Module) -> None:
     """Apply activation checkpointing to every residual block of a backbone, in place."""
     for name, child in network.named_children():
-        if isinstance(child, nn.Sequential) and hasattr(child[0], "downsample"):
+        if isinstance(child, nn.Sequential) and len(child) and hasattr(child[0], "downsample"):
             setattr(network, name, _Recomputed(*child))
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eman.trainers.norm.device_bn import DeviceBatchNorm
+from eman.trainers.norm.inner import activation_of, append, take_over
 from eman.trainers.norm.sync import at_least_float32
 
 
@@ -70,12 +71,29 @@ def batch_weight(passes: Tensor, total: int) -> Tensor:
 
 
 def with_momentum_norms(module: nn.Module) -> nn.Module:
-    """Replace every batch norm with running statistics by :class:`MomentumBatchNorm`, with the same state."""
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-        own = (module.devices, module.device_statistics) if isinstance(module, DeviceBatchNorm) else (1, "device0")
-        new = MomentumBatchNorm(module.num_features, devices=own[0], device_statistics=own[1], eps=module.eps)
-        new.load_state_dict(module.state_dict())
-        return new.to(module.running_mean.device, module.running_mean.dtype)
-    for name, child in module.named_children():
-        setattr(module, name, with_momentum_norms(child))
-    return module
+    """Replace every batch norm with running statistics by :class:`MomentumBatchNorm`, with the same state.
+
+    One that stands in several places is replaced by one that does, too.
+    """
+    made = {id(layer): _momentum_norm(layer) for layer in module.modules() if _keeps_statistics(layer)}
+    places = list(module.named_modules(remove_duplicate=False))
+    for place, layer in places:
+        if id(layer) in made and place:
+            parent, _, name = place.rpartition(".")
+            setattr(module.get_submodule(parent), name, made[id(layer)])
+    return made.get(id(module), module)
+
+
+def _keeps_statistics(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None
+
+
+def _momentum_norm(old: nn.Module) -> nn.Module:
+    assert isinstance(old, nn.modules.batchnorm._BatchNorm) and old.running_mean is not None
+    own = (old.devices, old.device_statistics) if isinstance(old, DeviceBatchNorm) else (1, "device0")
+    new = MomentumBatchNorm(old.num_features, devices=own[0], device_statistics=own[1], eps=old.eps)
+    new = take_over(new, old).to(old.running_mean.device, old.running_mean.dtype)
+    activation = activation_of(old)
+    if activation is not None:
+        append(new, activation)
+    return new

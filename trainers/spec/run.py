@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from eman.platform.errors import UserError, unknown
-from eman.trainers.backbones.registry import backbone_named
+from eman.trainers.backbones.measures import Measures
+from eman.trainers.backbones.registry import BACKBONES, backbone_named
 from eman.trainers.data import catalog, names
 from eman.trainers.methods import momentum as schedules
 from eman.trainers.methods.method import Method
@@ -32,7 +33,8 @@ class NetworkSpec(Section):
     """The backbone, its precision, and its initial weights."""
 
     backbone: str = "resnet50"
-    """Name of the backbone, the network without its heads."""
+    """Name of the backbone, the network without its heads: a registered one, timm:NAME or torchvision:NAME; with
+    -small, ResNets have a stem for small images."""
     precision: Precision = "float32"
     """Precision of both networks: bf16 and fp16 by autocast (fp16 with loss scaling), float32 and float64
     throughout."""
@@ -81,6 +83,7 @@ class RunSpec(Section):
         self._check_teacher()
         self._check_devices()
         self._check_images()
+        self._check_norms()
         if isinstance(self.method, TeacherSection):
             joint = self.norm.teacher is not None and self.norm.teacher.joint
             if not joint or not keeps_statistics(self.norm.student_norm):
@@ -138,6 +141,25 @@ class RunSpec(Section):
                 f"{self.data.dataset} are cropped to image_size when they are read; leave one of the two out."
             )
 
+    def _check_norms(self) -> None:
+        """Refuse a backbone without batch norms, unless its own norms are those of the scheme."""
+        own = self.backbone_measures.norms
+        if "batch" in own or self.norm.student_norm in own:
+            return
+        which = f"its norms are {', '.join(own)}" if own else "it has no norms"
+        way = f"give student_norm {' or '.join(own)} (--scheme {own[0]})" if own else "give a backbone with norms"
+        raise UserError(
+            f"backbone is {self.network.backbone!r}, which has no batch norms ({which}), and student_norm "
+            f"{self.norm.student_norm!r} stands in their place; {way}{', or another backbone' if own else ''}."
+        )
+
+    @property
+    def backbone_measures(self) -> Measures:
+        """Width, size and norms of the backbone, for the data set's images as far as they are known."""
+        sizes = catalog.KNOWN.get(self.data.dataset)
+        size = self.data.image_size or (sizes.pixels if sizes else None)
+        return backbone_named(self.network.backbone).measures(sizes.channels if sizes else 3, size)
+
     @property
     def has_teacher_network(self) -> bool:
         """Whether there is a second network to evaluate: a teacher, or an average of the student."""
@@ -157,10 +179,11 @@ class RunSpec(Section):
     @property
     def used(self) -> tuple["Used", ...]:
         """The entries whose code the run uses."""
-        student, teacher = self.norm.student_norm, self.norm.teacher_norm
+        student, teacher, backbone = self.norm.student_norm, self.norm.teacher_norm, self.network.backbone
         found = [
             Used("method", self.entry.version, METHODS.origin(self.method.name)),
             Used("student_norm", STUDENT_NORMS[student].version, STUDENT_NORMS.origin(student)),
+            Used("backbone", backbone_named(backbone).version, BACKBONES.origin(backbone)),
         ]
         if teacher is not None:
             found.append(Used("teacher_norm", TEACHER_NORMS[teacher].version, TEACHER_NORMS.origin(teacher)))
