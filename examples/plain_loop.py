@@ -46,7 +46,7 @@ def plain_loop(steps: int = 50) -> Teacher:
 
 def with_lightning(steps: int = 50) -> Teacher:
     """Do the same in Lightning: the teacher is a part of the module, and moves after each batch."""
-    import lightning
+    import pytorch_lightning as lightning
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
@@ -65,14 +65,16 @@ def with_lightning(steps: int = 50) -> Teacher:
             return torch.optim.SGD(self.student.parameters(), lr=0.1)
 
     module = Module()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    lightning.Trainer(max_epochs=1, **quiet).fit(module, torch.utils.data.DataLoader(views(steps), batch_size=None))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    lightning.Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **quiet).fit(
+        module, torch.utils.data.DataLoader(views(steps), batch_size=None)
+    )
     return module.teacher
 
 
 if __name__ == "__main__":
     images = torch.randn(8, 20)
-    for loop in [plain_loop, *([with_lightning] if find_spec("lightning") else [])]:
+    for loop in [plain_loop, *([with_lightning] if find_spec("pytorch_lightning") else [])]:
         teacher = loop()
         alone, together = teacher(images[:1]), teacher(images)[:1]
         print(f"{loop.__name__}: an image's output ignores its batch mates: {torch.allclose(alone, together)}")

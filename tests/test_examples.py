@@ -69,7 +69,7 @@ def test_an_example_runs(command: str, printed: str, folder: Path, wheel_environ
 def test_the_teacher_runs_in_loops_of_ones_own(folder: Path, wheel_environment: Any) -> None:
     done = wheel_environment.run("python", "plain_loop.py", cwd=folder)
     lines = done.stdout.splitlines()
-    assert len(lines) == (2 if find_spec("lightning") else 1)
+    assert len(lines) == (2 if find_spec("pytorch_lightning") else 1)
     assert all(line.endswith("True") for line in lines)
 
 
