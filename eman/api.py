@@ -1,6 +1,6 @@
 """What a module of one's own imports: the stable part of this package.
 
-- ``register_*`` add schemes, norms, methods, protocols, profiles, tables and claims; what is built in uses them too.
+- ``register_*`` add schemes, norms, methods, backbones, protocols, profiles, tables and claims, as what is built in.
 - ``Method``, ``Parts``, ``Criterion`` and the sections are a method; ``Scheme``, ``StudentNorm``, ``TeacherNorm``,
   ``Move`` and ``StatisticsRule`` a scheme; ``Table``, ``Cell``, ``Wanted`` and ``Scope`` a table; ``Claim``,
   ``Contrast``, ``CellRef`` and ``Expect`` a claim; ``Protocol``, ``ProtocolSpec`` and ``Measured`` a protocol.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from eman.sweeps.profiles.registry import profile_named, register_profile
     from eman.sweeps.tables.registry import register_table
     from eman.sweeps.tables.scope import Scope
+    from eman.trainers.backbones.registry import register_backbone
     from eman.trainers.distributed import gather_rows
     from eman.trainers.losses.criterion import Criterion, Parts
     from eman.trainers.methods.method import Method
@@ -81,6 +82,7 @@ __all__ = [
     "convert_norm",
     "gather_rows",
     "profile_named",
+    "register_backbone",
     "register_claim",
     "register_method",
     "register_norm",
@@ -129,6 +131,7 @@ _MODULES = {
     "convert_norm": "eman.trainers.norm.convert",
     "gather_rows": "eman.trainers.distributed",
     "profile_named": "eman.sweeps.profiles.registry",
+    "register_backbone": "eman.trainers.backbones.registry",
     "register_claim": "eman.sweeps.claims.registry",
     "register_method": "eman.trainers.methods.registry",
     "register_norm": "eman.trainers.norm.schemes",

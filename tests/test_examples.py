@@ -66,6 +66,17 @@ def test_an_example_runs(command: str, printed: str, folder: Path, wheel_environ
     assert printed in done.stdout
 
 
+def test_a_backbone_of_ones_own_and_one_of_timms_train_on_a_folder_of_images(
+    folder: Path, wheel_environment: Any
+) -> None:
+    wheel_environment.run("python", "backbone.py", cwd=folder)
+    train = "train moco --scheme eman --set dataset=./images --set epochs=1 --module backbone.py"
+    for fields in ("backbone=tiny image_size=16", "backbone=timm:test_resnet image_size=32"):
+        words = [word for field in fields.split() for word in ("--set", field)]
+        done = wheel_environment.run("eman", *train.split(), *words, cwd=folder)
+        assert "test/knn_top1" in done.stdout
+
+
 def test_the_teacher_runs_in_loops_of_ones_own(folder: Path, wheel_environment: Any) -> None:
     done = wheel_environment.run("python", "plain_loop.py", cwd=folder)
     lines = done.stdout.splitlines()
