@@ -40,11 +40,14 @@ def register(record: Record, store: Store, name: str, alias: str | None, *, netw
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise UserError(f"--name {name}: MLflow refuses it ({first_line(error)}).") from error
-    version = client.create_model_version(name, model.artifact_location, record.run_id, model_id=model.model_id)
+    about = f"the {network} after the {selection} epoch of {record.name}"
+    version = client.create_model_version(
+        name, model.artifact_location, record.run_id, description=about[0].upper() + about[1:], model_id=model.model_id
+    )
     if alias is not None:
         client.set_registered_model_alias(name, alias, version.version)
     address = f"models:/{name}@{alias}" if alias is not None else f"models:/{name}/{version.version}"
-    return f"{address}: version {version.version} of {name}, the {network} after the {selection} epoch of {record.name}"
+    return f"{address}: version {version.version} of {name}, {about}"
 
 
 def _logged(record: Record, store: Store, trained: Trained) -> "LoggedModel | None":

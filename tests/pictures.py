@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
 from test_ui import EMAN, UI, open_browser
 
 from eman.platform.store.records import SWEEP, TRAINING
@@ -29,6 +30,7 @@ def take(page: "Page", address: str, words: str, out: Path) -> None:
     page.get_by_text(words).first.wait_for()
     page.wait_for_timeout(4000)  # charts draw themselves step by step
     page.screenshot(path=out)
+    Image.open(out).convert("RGB").quantize(128).save(out, optimize=True)  # a third of the size
     print(out, f"{out.stat().st_size / 1024:.0f} KiB", flush=True)
 
 
@@ -52,8 +54,14 @@ def main() -> None:
             page.get_by_label("Close").first.click()  # it opens at a browser's first visit
             take(page, ui.link("schemes of MoCo"), "schemes compared", folder / "mlflow-compare.png")
             take(page, ui.link("tables"), "Schemes compared", folder / "mlflow-sweep.png")
-            take(page, f"{experiment}/runs/{runs[0].run_id}", "Registered models", folder / "mlflow-run.png")
-            take(page, f"{server}/#/models/{MODEL}", "champion", folder / "mlflow-model.png")
+            run = f"{experiment}/runs/{runs[0].run_id}?workflowType=machine_learning"
+            take(page, run, "student-last", folder / "mlflow-run.png")
+            take(
+                page,
+                f"{server}/#/models/{MODEL}?workflowType=machine_learning",
+                "champion",
+                folder / "mlflow-model.png",
+            )
     finally:
         ui.stop()
 

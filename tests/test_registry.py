@@ -68,6 +68,7 @@ def test_a_run_is_described_evaluated_and_registered_as_mlflow_does(
     assert code == 0, err
     assert "models:/digits@best: version 1 of digits, the teacher after the last epoch of BN / EMAN · FixMatch" in out
     assert "models:/digits/2" in call(capsys, *register)[1]
+    assert client.get_model_version("digits", "2").description == f"The teacher after the last epoch of {record.name}"
     [model] = client.search_logged_models([store.experiment_id])  # its weights are stored once
     assert model.source_run_id == record.run_id
     measured = {metric.key: metric for metric in model.metrics}

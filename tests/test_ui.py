@@ -182,7 +182,7 @@ def test_a_run_shows_its_data_and_its_registered_networks(ui: UI, page: "Page", 
     command = [*EMAN, "runs", "register", run.key, "--name", "browsed", "--alias", "champion"]
     subprocess.run(command, check=True, env={**os.environ, "EMAN_HOME": str(grid)}, stdout=subprocess.DEVNULL)
     server = ui.link("all runs").split("/#/")[0]
-    page.goto(ui.link("tables").split("/runs/")[0] + f"/runs/{run.run_id}")
+    page.goto(f"{ui.link('tables').split('/runs/')[0]}/runs/{run.run_id}?workflowType=machine_learning")
     page.get_by_text("digits training").first.wait_for()
     page.get_by_text("student-last").first.wait_for()
     page.get_by_text("eman sweep grid --method moco --scheme bn,eman --profile smoke").first.wait_for()
