@@ -123,9 +123,9 @@ def arguments() -> list[str]:
 
 
 def note(name: str) -> str:
-    """Keep the files of the module with this dotted name, unless they are known; return its top-level name."""
+    """Keep the files of the module with this dotted name, and that it is imported; return its top-level name."""
     top = name.partition(".")[0]
-    if top and top not in _sources:
+    if top and (top not in _sources or name not in _sources[top].imported):
         _add(name)
     return top
 

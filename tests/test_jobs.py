@@ -25,20 +25,31 @@ def call(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPr
 GRID = ["grid", "--method", "moco", "--scheme", "bn,eman", "--profile", "smoke"]
 
 
+#: A scheme of one's own, whose module travels with the job.
+MODULE = """
+from eman.api import Move, Scheme, TeacherNorm, register_scheme, register_teacher_norm
+register_teacher_norm("own", TeacherNorm(title="own", statistics=Move.AVERAGE_STATISTICS))
+register_scheme("own", Scheme(title="BN / own", teacher="own"))
+"""
+
+
 @pytest.mark.slow
-def test_a_submitted_sweep_runs_and_is_continued(cluster: tuple[str, dict[str, str], str]) -> None:
+def test_a_submitted_sweep_runs_and_is_continued(cluster: tuple[str, dict[str, str], str], tmp_path: Path) -> None:
     address, environment, _ = cluster
-    done = call(environment, "submit", *GRID, "--address", address)
+    module = tmp_path / "own_scheme.py"
+    module.write_text(MODULE, encoding="utf-8")
+    grid = ["grid", "--method", "moco", "--scheme", "bn,own", "--profile", "smoke", "--module", str(module)]
+    done = call(environment, "submit", *grid, "--address", address)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 trained, 0 reused" in done.stdout
     job = done.stderr.split("submitted ")[1].split(";")[0]
     listed = call({**environment, "RAY_API_SERVER_ADDRESS": address}, "jobs").stdout
     [line] = [line for line in listed.splitlines() if job in line]
     assert re.fullmatch(rf"{job}  SUCCEEDED  20\d\d-\d\d-\d\d \d\d:\d\d  \d+ s +grid · smoke", line), line
-    assert "BN / EMAN" in call(environment, "logs", job, "--no-follow", "--address", address).stdout
-    again = call(environment, "submit", *GRID, "--address", address)
+    assert "BN / own" in call(environment, "logs", job, "--no-follow", "--address", address).stdout
+    again = call(environment, "submit", *grid, "--address", address)
     assert "0 trained, 2 reused" in again.stdout
-    local = call(environment, "sweep", *GRID)
+    local = call(environment, "sweep", *grid)
     assert "0 trained, 2 reused" in local.stderr  # the table is there from the store, without the cluster
 
 

@@ -14,7 +14,7 @@ app = typer.Typer()
 _TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 
 
-@app.command(rich_help_panel="Own")
+@app.command(rich_help_panel="Extend")
 def new(
     kind: Annotated[Literal["method", "scheme", "study"], typer.Argument(help="What to write; a study is a table.")],
     name: Annotated[str, typer.Argument(help="Its name on the command line, for example my-idea.")],

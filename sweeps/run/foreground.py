@@ -31,6 +31,9 @@ from eman.sweeps.tables.scope import Scope
 from eman.trainers.spec.labels import run_title
 from eman.trainers.spec.run import RunSpec
 
+#: What every method's loop measures, besides the measures of its loss.
+_LOOP = ("loss", "images_per_second", "lr", "momentum", "feature_std", "skipped", "seconds")
+
 _SHOWN = ("train/loss", "train/images_per_second", "accuracy/top1", "knn/top1", "test/top1", "test/knn_top1")
 
 
@@ -49,7 +52,7 @@ def train_in_foreground(
     if known is not None and known.status == "done":
         yield f"{title} ({spec.key}) is already done; another --seed or --set makes another run"
         yield from changed_modules([spec], {spec.key: known})
-        yield _summary(known.metrics)
+        yield _summary(spec, known.metrics)
         return
     check_storage(store.workspace)
     check_data([spec], store.workspace)
@@ -68,7 +71,7 @@ def train_in_foreground(
     outcome = _train_here(job) if workers == 1 else _train_on_workers(job, store)
     if not isinstance(outcome, Done):
         raise UserError(f"{title} {'failed' if isinstance(outcome, Failed) else 'was not trained'}: {outcome.reason}")
-    yield _summary(store.by_key(TRAINING, [spec.key])[spec.key].metrics)
+    yield _summary(spec, store.by_key(TRAINING, [spec.key])[spec.key].metrics)
     yield f"networks: {store.workspace.run_folder(spec.key)}"
 
 
@@ -82,7 +85,7 @@ def _train_here(job: TrainJob) -> Outcome:
             if isinstance(event, Progress):
                 bar.update(task, description="training", completed=event.share, total=1.0)
                 if event.metrics:
-                    line = f"epoch {round(event.share * epochs)}/{epochs}  {_summary(event.metrics)}"
+                    line = f"epoch {round(event.share * epochs)}/{epochs}  {_summary(job.spec, event.metrics)}"
                     console.print(line, markup=False, soft_wrap=True)
 
         return attempt(job.spec.key, lambda: train(job, show))
@@ -149,5 +152,7 @@ def evaluate_in_foreground(
             yield from (f"  {name} {value:.2f}" for name, value in outcome.metrics.items())
 
 
-def _summary(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {metrics[name]:,.4g}" for name in _SHOWN if name in metrics)
+def _summary(spec: RunSpec, metrics: Mapping[str, float]) -> str:
+    own, shown = [name for name in metrics if name.startswith("train/")], spec.entry.shown
+    own = [n for n in own if (n[6:] not in _LOOP if shown is None else n[6:] in shown)]
+    return "  ".join(f"{name} {metrics[name]:,.4g}" for name in (*_SHOWN, *own) if name in metrics)

@@ -56,4 +56,5 @@ METHOD = Method(
     teacher=(("first",), ("second",)),
     momentum=_momentum,
     losses="eman.trainers.losses.byol",
+    shown=(),
 )

@@ -66,5 +66,6 @@ METHOD = Method(
     student=(("labelled", "strong"),),
     teacher=(("weak",),),
     losses="eman.trainers.losses.fixmatch",
+    shown=(),
     classifier=True,
 )

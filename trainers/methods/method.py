@@ -54,6 +54,7 @@ class Method(Generic[S]):
         momentum: Schedule of m of Eq. (1).
         losses: The loss and the heads; or the module whose ``PARTS`` they are, imported when a run starts.
         classifier: Whether the student outputs class logits, whose accuracy is then measured.
+        shown: Measures of the loss that ``eman train`` shows beside it; ``None`` for all that the loss returns.
         profiles: Fields at a profile, by the profile's name, where the profile has none for this method.
         version: Part of the keys of runs, unless it is 1: raise it when a change of code changes results.
     """
@@ -71,6 +72,7 @@ class Method(Generic[S]):
     momentum: schedules.MomentumSchedule = schedules.constant
     losses: str | Parts[S]
     classifier: bool = False
+    shown: tuple[str, ...] | None = None
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     version: int = 1
 

@@ -73,4 +73,5 @@ METHOD = Method(
     symmetric=lambda section: section.symmetric,
     teacher_moves="between",
     losses="eman.trainers.losses.moco",
+    shown=(),
 )

@@ -26,5 +26,6 @@ METHOD = Method(
     student=(("labelled",),),
     teacher=(),
     losses="eman.trainers.losses.supervised",
+    shown=(),
     classifier=True,
 )
