@@ -4,7 +4,7 @@ BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data quickstart services test test-slow lint docs chaos bench bench-peers bench-growth bench-start bench-store gpu clean
+.PHONY: help install data quickstart services test test-slow image-test lint docs chaos bench bench-peers bench-growth bench-start bench-store gpu clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,19 +28,26 @@ data: install  ## Fashion-MNIST: from the data folder, Debian's package, or a do
 quickstart: data  ## Tables 1 and 8 from real runs at profile quick: minutes on two cores
 	@$(BIN)/eman sweep table1 table8 --profile quick
 
-services:  ## PostgreSQL, Prometheus and Chromium for the tests, where Debian's packages can be installed
+services:  ## PostgreSQL, Prometheus, Slurm and Chromium for the tests, where Debian's packages can be installed
 	@missing=; ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing=postgresql; \
 	for name in chromium prometheus; do command -v $$name >/dev/null || missing="$$missing $$name"; done; \
+	[ -x /usr/sbin/slurmctld ] || missing="$$missing slurmctld slurmd slurm-client munge"; \
 	[ -z "$$missing" ] || { echo "installing $$missing" >&2; \
 	  $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } \
 	|| echo "could not install $$missing: the tests that need it will be skipped" >&2; \
-	case "$$missing" in *prometheus*) $(SUDO) systemctl --quiet disable --now prometheus 2>/dev/null || true;; esac  # it has no password
+	for name in prometheus slurmctld slurmd munge; do case "$$missing" in *$$name*) \
+	  $(SUDO) systemctl --quiet disable --now $$name 2>/dev/null || true;; esac; done  # tests start their own
 
 test: install  ## The quick tests: every module and property, in minutes
 	$(BIN)/python -m pytest -m "not slow" --numprocesses logical --maxprocesses 4 --dist worksteal
 
 test-slow: install services  ## The slow tests: faults, whole tables, browser, deployment, commands of the pages
 	$(BIN)/python -m pytest -m slow
+
+image-test:  ## The image, built by buildah as root without a registry of images, and a sweep in it: half an hour
+	@for name in buildah debootstrap; do command -v $$name >/dev/null || missing="$$missing $$name"; done; \
+	[ -z "$$missing" ] || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
+	$(SUDO) env IMAGE_OPTIONS="$$IMAGE_OPTIONS" tests/image.sh
 
 lint: install  ## Style and types
 	$(BIN)/ruff check
