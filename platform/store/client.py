@@ -36,6 +36,11 @@ def check_address(uri: str) -> None:
             f"--store {uri}: give an address such as http://HOST:5000, postgresql://HOST/NAME or sqlite:///FILE, or "
             f"leave it out to use the work folder's."
         )
+    if scheme in ("http", "https") and "@" in rest.partition("/")[0]:
+        raise UserError(
+            f"--store {without_password(uri)} holds a login, which would travel with every job; leave it out and set "
+            f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on each machine."
+        )
     if scheme == "sqlite" and (not rest.strip("/") or ":memory:" in rest):
         raise UserError(f"--store {uri} names no file, so nothing would be saved; give sqlite:///FILE.")
 

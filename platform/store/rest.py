@@ -93,6 +93,11 @@ class ServerReader:
             raise ConnectionError(f"the server answers {answer.status_code}")
         if answer.status_code == 404 and "RESOURCE_DOES_NOT_EXIST" in answer.text:
             return None
+        if answer.status_code == 401:
+            raise UserError(
+                f"the MLflow server {self.uri} asks for another login; set MLFLOW_TRACKING_USERNAME and "
+                f"MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
+            )
         if not answer.ok:
             raise UserError(f"the MLflow server refuses to be read: {answer.status_code} {answer.text[:200].strip()}")
         return answer.json()
