@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +60,18 @@ class Resources:
 
         total = ray.cluster_resources()
         return cls(total.get("CPU", 0), total.get("GPU", 0))
+
+
+@contextmanager
+def request_room(bundles: Sequence[Mapping[str, float]]) -> Iterator[None]:
+    """Ask the cluster's autoscaler, if it has one, for room for all bundles at once, until the block ends."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[dict(bundle) for bundle in bundles])
+    try:
+        yield
+    finally:  # Ray keeps a request until the next one, and idle machines with it
+        request_resources(bundles=[])
 
 
 @contextmanager

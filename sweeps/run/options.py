@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from eman.platform.cluster import Resources
+from eman.platform.cluster import Resources, request_room
 from eman.platform.errors import UserError
 from eman.sweeps.plan import Sweep
 from eman.sweeps.run.jobs import Workers
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 #: Seconds between checks of a growing cluster.
 _GROWTH_SECONDS = 2.0
+
+#: A cluster whose size has not changed for so many seconds has stopped growing.
+_SETTLED_SECONDS = 60.0
+
+#: Workers to ask an autoscaler for at most; it has its own limits too.
+_MOST_BUNDLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,26 +111,41 @@ def worker_resources(options: Options, resources: Resources) -> dict[str, float]
     return {"CPU": 1.0 if options.cpus is None else options.cpus} | ({"GPU": gpus} if gpus else {})
 
 
-def wait_for_room(options: Options, resources: Resources) -> Resources:
+def wait_for_room(options: Options, resources: Resources, runs: int = 1) -> Resources:
     """Wait until one run fits the cluster, for at most ``options.wait`` seconds; return its resources.
 
+    The autoscaler of a cluster that is too small is asked for room for all ``runs`` at once. Then this returns when
+    they fit, or when one fits and the cluster has stopped growing.
+
     Raises:
-        UserError: The run does not fit.
+        UserError: No run fits.
     """
     fewest = options.workers[0] if isinstance(options.workers, tuple) else options.workers
     workers = fewest if isinstance(fewest, int) else 1
-    deadline = time.monotonic() + options.wait
-    while True:
-        needs = {name: workers * need for name, need in worker_resources(options, resources).items()}
-        if needs.get("CPU", 0) <= resources.cpus and needs.get("GPU", 0) <= resources.gpus:
-            return resources
-        if time.monotonic() >= deadline:
-            needed = ", ".join(f"{value:g} {name}" for name, value in needs.items())
-            waited = f" after {options.wait:.0f} s" if options.wait else ""
-            raise UserError(
-                f"one run needs {needed} ({workers} workers), and the cluster has {resources.cpus:g} CPU, "
-                f"{resources.gpus:g} GPU{waited}; give fewer --workers, less --cpus or --gpus, a larger cluster with "
-                f"--address, or --wait SECONDS for one that grows."
-            )
-        time.sleep(_GROWTH_SECONDS)
-        resources = resources.now()
+
+    def fits(resources: Resources, runs: int = 1) -> bool:
+        needs = worker_resources(options, resources)
+        total = runs * workers
+        return total * needs["CPU"] <= resources.cpus and total * needs.get("GPU", 0) <= resources.gpus
+
+    if fits(resources):
+        return resources
+    if options.wait:
+        bundles = [worker_resources(options, resources)] * min(_MOST_BUNDLES, workers * max(runs, 1))
+        deadline, changed = time.monotonic() + options.wait, time.monotonic()
+        with request_room(bundles):
+            while time.monotonic() < deadline and not fits(resources, runs):
+                if fits(resources) and time.monotonic() - changed >= _SETTLED_SECONDS:
+                    break
+                time.sleep(_GROWTH_SECONDS)
+                now = resources.now()
+                changed, resources = (changed if now == resources else time.monotonic()), now
+    if not fits(resources):
+        needed = ", ".join(f"{workers * need:g} {name}" for name, need in worker_resources(options, resources).items())
+        waited = f" after {options.wait:.0f} s" if options.wait else ""
+        raise UserError(
+            f"one run needs {needed} ({workers} workers), and the cluster has {resources.cpus:g} CPU, "
+            f"{resources.gpus:g} GPU{waited}; give fewer --workers, less --cpus or --gpus, a larger cluster with "
+            f"--address, or --wait SECONDS for one that grows."
+        )
+    return resources

@@ -81,7 +81,7 @@ def _carry_out(launch: Launch, started: float) -> None:
                 with cluster(address) as available:
                     launch.emit(Waiting("loading the data"))
                     prepared.result()
-                    resources = wait_for_room(options, available)
+                    resources = wait_for_room(options, available, len(trainings) or len(evaluations))
                     report.cores = resources.cpus
                     parent = parent or begin_sweep(launch.sweep, launch.store, launch.state.launched, options)
                     with _heartbeat(parent, Gauges(launch.state)):
