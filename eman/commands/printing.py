@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
 PAPER = "paper"
 
+#: Control characters, which a file's or a class's name may hold and a terminal would obey, shown as they are written.
+_CONTROL = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
+
 
 def show(lines: Iterable[str], content: object = None, *, as_json: bool = False) -> None:
     """Print lines as they come, or the same content as JSON."""
     for line in [json.dumps(content, ensure_ascii=False)] if as_json else lines:
-        print(line)
+        print(line.translate(_CONTROL))
 
 
 def print_tables(

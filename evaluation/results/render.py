@@ -1,5 +1,6 @@
 """Tables as text, Markdown, LaTeX and CSV."""
 
+import re
 from collections.abc import Sequence
 
 from eman.evaluation.results.cells import Table
@@ -55,20 +56,26 @@ def text(table: Table, values: Sequence[Value]) -> str:
     return "\n".join([*lines, rule, *lines_below(table, values)])
 
 
+def plain(text: str) -> str:
+    """Return a name as Markdown that shows it as it is: no markup, no table cell, one line."""
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", re.sub(r"\s", " ", text))
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", text)
+
+
 def markdown(table: Table, values: Sequence[Value]) -> str:
     """Return a Markdown table with a column of reference values beside each column."""
-    head = [table.side, *(f"{c} | {table.reference}" for c in table.columns)]
+    head = [plain(table.side), *(f"{plain(c)} | {plain(table.reference)}" for c in table.columns)]
     lines = [
-        f"**{table.heading}**",
+        f"**{plain(table.heading)}**",
         "",
         "| " + " | ".join(head) + " |",
         "|---|" + "---:|---:|" * len(table.columns),
     ]
     lines += [
-        "| " + " | ".join([row, *(f"{ours} | {paper}" for ours, paper in cells)]) + " |"
+        "| " + " | ".join([plain(row), *(f"{plain(ours)} | {plain(paper)}" for ours, paper in cells)]) + " |"
         for row, cells in _grid(table, values)
     ]
-    return "\n".join([*lines, "", *(f"{line}  " for line in lines_below(table, values))]).rstrip()
+    return "\n".join([*lines, "", *(f"{plain(line)}  " for line in lines_below(table, values))]).rstrip()
 
 
 def latex(table: Table, values: Sequence[Value]) -> str:

@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from eman.platform.errors import UserError
 from eman.platform.machine import cores, fast_bf16
+from eman.platform.store.client import without_password
 from eman.platform.store.provenance import git_revision
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
@@ -51,7 +52,8 @@ def doctor_lines(workspace: Workspace) -> tuple[list[str], bool]:
     try:
         store = Store(workspace)
         newest = [record.name for record in store.records(limit=1)]
-        lines.append(f"store          {store.uri}: {f'newest run {newest[0]}' if newest else 'no runs yet'}")
+        runs = f"newest run {newest[0]}" if newest else "no runs yet"
+        lines.append(f"store          {without_password(store.uri)}: {runs}")
     except UserError as error:
         lines.append(f"store          {error}")
         complete = False

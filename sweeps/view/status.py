@@ -7,6 +7,7 @@ from typing import Any
 
 from eman.platform.errors import UserError
 from eman.platform.modules import TAG
+from eman.platform.store.client import without_password
 from eman.platform.store.records import SWEEP, TRAINING, Record, number
 from eman.platform.store.store import Store
 from eman.sweeps.plan import Sweep, plan
@@ -26,7 +27,7 @@ def store_status(store: Store, newest: int) -> dict[str, Any]:
     sweeps, trainings = store.records(SWEEP, limit=newest), store.records(TRAINING, limit=newest)
     counts = Counter((r.tags.get("profile", ""), r.tags.get("method", ""), r.status) for r in trainings)
     return {
-        "store": store.uri,
+        "store": without_password(store.uri),
         "newest": newest if len(trainings) == newest else 0,
         "sweeps": [
             {"key": r.key, "name": r.name, "status": r.status, "seconds": r.metrics.get("sweep/seconds")}
