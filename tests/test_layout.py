@@ -22,6 +22,7 @@ ORDER = [
     "eman.trainers",
     "eman.evaluation",
     "eman.sweeps",
+    "eman.api",
     "eman.context",
     "eman.parsing",
     "eman.options",
