@@ -7,6 +7,7 @@ from eman.context import open_store
 from eman.options import Evaluated, Grid, Scale
 from eman.parsing import parse_grid, parse_list, parse_ranges, parse_rates, parse_seeds
 from eman.platform.errors import UserError, unknown
+from eman.platform.modules import check_loaded
 
 if TYPE_CHECKING:
     from eman.sweeps.request import SweepRequest
@@ -92,6 +93,7 @@ def _stored_request(name: str) -> "SweepRequest":
             raise UserError(f"{error} For a new grid give --method and --scheme.") from None
         near = unknown("table or sweep", name, [*TABLES, GRID])
         raise UserError(f"{near} `eman status` lists the sweeps in the store.") from None
+    check_loaded(record.tags, f"sweep {record.key[:8]} ({record.name})")
     if "eman.request" not in record.tags:
         raise UserError(f"sweep {record.key[:8]} ({record.name}) has no stored request; launch it again.")
     return SweepRequest.from_json(record.tags["eman.request"])

@@ -10,7 +10,7 @@ import importlib.util
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import entry_points
@@ -134,6 +134,14 @@ def tags(names: Iterable[str]) -> dict[str, str]:
     """Return the tags that record modules in a run: version, if there is one, and digest, by ``eman.module.NAME``."""
     found = [_sources[name] for name in sorted(set(names) - {""})]
     return {f"{TAG}{source.name}": f"{source.version} sha256:{source.digest}".strip() for source in found}
+
+
+def check_loaded(tags_of_run: Mapping[str, str], what: str) -> None:
+    """Raise :class:`UserError` if a run's tags name a module that this process has not loaded; `what` is the run."""
+    for tag in sorted(tags_of_run):
+        name = tag.removeprefix(TAG)
+        if tag.startswith(TAG) and name not in _sources:
+            raise UserError(f"{what} uses module {name}, which is not loaded; give it by --module.")
 
 
 def sources() -> tuple[Source, ...]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from eman.platform.errors import UserError
+from eman.platform.modules import check_loaded
 from eman.platform.storage import Place
 from eman.platform.store.records import EVALUATION, TRAINING, Record
 from eman.platform.store.store import Store
@@ -37,6 +38,7 @@ def find_finished_run(prefix: str, store: Store) -> Record:
     if record.status != "done":
         reason = f" ({record.reason})" if record.reason else ""
         raise UserError(f"run {record.key} ({record.name}) is {record.status}{reason}; only finished runs can be used.")
+    check_loaded(record.tags, f"run {record.key} ({record.name})")
     return record
 
 

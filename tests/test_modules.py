@@ -69,8 +69,12 @@ def test_a_module_is_found_by_option_variable_project_and_plug_in(tmp_path: Path
         ("def f(:\n", "broken.py:1: SyntaxError"),
         ("import not_there_at_all\n", "broken.py:1: ModuleNotFoundError: No module named 'not_there_at_all'"),
         ("\n" + SCHEME.format(name="eman"), "broken.py:5: scheme 'eman' is already registered by eman"),
+        (
+            "from eman.api import TeacherSection\nclass Own(TeacherSection):\n    weight = 3\n",
+            "broken.py:2: PydanticUserError: A non-annotated attribute was detected: `weight = 3`",
+        ),
     ],
-    ids=["error", "syntax", "missing", "taken"],
+    ids=["error", "syntax", "missing", "taken", "untyped"],
 )
 def test_an_import_that_fails_says_where(
     code: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -173,6 +177,9 @@ Store(Workspace.from_environment()).begin(TRAINING, spec.key, "a run", params=re
     assert run.tags["eman.module.mine"].startswith("1.2 sha256:")
     shown = eman_in(tmp_path, "runs", "show", run.key, "--json")
     assert json.loads(shown.stdout)["modules"] == {"mine": run.tags["eman.module.mine"]}
+    done = eman_in(tmp_path, "evaluate", run.key)
+    assert done.returncode == 2
+    assert "uses module mine, which is not loaded; give it by --module." in done.stderr
     table = ("table", "schemes", "--module", "mine.py", "--profile", "smoke")
     for text, warned in ((norm, False), (norm + "# changed", True), (norm.replace("1.2", "1.3"), False)):
         (tmp_path / "mine.py").write_text(text)

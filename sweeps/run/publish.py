@@ -14,17 +14,20 @@ from eman.evaluation.results.figures import draw
 from eman.evaluation.results.long import frame
 from eman.evaluation.results.render import markdown, render
 from eman.evaluation.results.values import Results, values_of
+from eman.platform import modules
 from eman.platform.errors import UserError
 from eman.platform.store.records import SWEEP
 from eman.platform.store.store import Store
 from eman.platform.store.writer import RunLog
 from eman.sweeps.claims.verdicts import verdicts_of
 from eman.sweeps.plan import Sweep
+from eman.sweeps.profiles.registry import PROFILES
 from eman.sweeps.request import SweepRequest, command
 from eman.sweeps.run.options import Options, Report
 from eman.sweeps.search.outcome import outcomes
 from eman.sweeps.search.picture import draw as draw_search
 from eman.sweeps.tables import figure3
+from eman.sweeps.tables.registry import TABLES
 from eman.sweeps.view import links
 from eman.sweeps.view.report import write as write_report
 
@@ -46,8 +49,15 @@ def begin_sweep(sweep: Sweep, store: Store, launched: float, options: Options) -
             **({"eman.note": options.note} if options.note else {}),
             "eman.request": sweep.request.model_dump_json(),
             "eman.launched": f"{launched:.3f}",
+            **modules.tags(_modules(sweep)),
         },
     )
+
+
+def _modules(sweep: Sweep) -> set[str]:
+    """Return the modules that registered what a sweep consists of."""
+    used = {entry.module for run in sweep.trainings.values() for entry in run.used}
+    return used | {TABLES.origin(table.name) for table in sweep.tables} | {PROFILES.origin(sweep.profile.name)}
 
 
 def _params(request: SweepRequest) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from eman.platform.errors import UserError
-from eman.platform.modules import TAG
+from eman.platform.modules import TAG, check_loaded
 from eman.platform.store.client import without_password
 from eman.platform.store.records import SWEEP, TRAINING, Record, number
 from eman.platform.store.store import Store
@@ -139,8 +139,9 @@ def planned_sweep(record: Record) -> Sweep:
     """Return the plan of a sweep's run in the store.
 
     Raises:
-        UserError: Another version of this project planned it, with other runs.
+        UserError: Another version of this project planned it, with other runs; or it needs a module.
     """
+    check_loaded(record.tags, f"sweep {record.key[:8]} ({record.name})")
     request = record.tags.get("eman.request")
     sweep = plan(SweepRequest.from_json(request)) if request else None
     if sweep is None or sweep.key != record.key:

@@ -252,9 +252,13 @@ _SCHEMES = {
 }
 
 
-#: Student norms, teacher norms and schemes by name; the functions below add to them.
+#: Student norms by name; :func:`register_norm` adds to them.
 STUDENT_NORMS = Registry[StudentNorm]("student norm")
+
+#: Teacher norms by name; :func:`register_teacher_norm` adds to them.
 TEACHER_NORMS = Registry[TeacherNorm]("teacher norm")
+
+#: Schemes by name; :func:`register_scheme` adds to them.
 SCHEMES = Registry[Scheme]("scheme")
 
 
