@@ -10,7 +10,7 @@ import pytest
 
 import eman.api
 from eman.cli import main
-from eman.platform.store.records import TRAINING
+from eman.platform.store.records import SWEEP, TRAINING
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 
@@ -130,6 +130,35 @@ assert [source.name for source in modules.sources()] == ["mean_teacher"]  # and 
 """
     done = program(receive, tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_submitted_job_gets_the_module_and_a_sweep_records_it(tmp_path: Path, store_file: Path) -> None:
+    (tmp_path / "mine.py").write_text(SCHEME.format(name="mine"))
+    (tmp_path / "study.py").write_text((EXAMPLES / "statistics_table.py").read_text())
+    code = """
+import json
+from pathlib import Path
+from eman.platform import modules
+from eman.platform.store.store import Store
+from eman.platform.workspace import Workspace
+modules.load(["mine.py", "study.py"], given=True)
+from eman.sweeps.plan import plan
+from eman.sweeps.request import SweepRequest
+from eman.sweeps.run.options import Options
+from eman.sweeps.run.publish import begin_sweep
+from eman.sweeps.run.submit import source_for_job
+sweep = plan(SweepRequest(tables=["statistics"], profile="smoke"))
+begin_sweep(sweep, Store(Workspace.from_environment()), 0.0, Options()).interrupt()
+print(json.dumps(source_for_job(Path.cwd())["py_modules"]))
+"""
+    done = program(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[1:] == [str(tmp_path / "mine.py"), str(tmp_path / "study.py")]
+    [record] = Store(Workspace.from_environment()).records(SWEEP)
+    assert {name for name in record.tags if name.startswith("eman.module.")} == {"eman.module.study"}
+    assert record.params["command"].startswith("eman --module mine.py --module study.py sweep statistics")
+    report = eman_in(tmp_path, "report", "--out", "report.html")
+    assert "uses module study, which is not loaded" in report.stderr
 
 
 def test_the_program_itself_cannot_travel(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ _MAX_LINK = 1500
 
 
 def description_tags(sweep: Sweep, store: Store, tables: Sequence[str]) -> dict[str, str]:
-    """Return the tags from which the UI and :func:`comparisons` show a finished sweep.
+    """Return the tags from which the UI and the pages of comparisons show a finished sweep.
 
     Its description in Markdown has its tables, comparisons of its schemes, and the command that repeats it. Tables that
     do not fit into a tag are only artifacts.
