@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Build deploy/Dockerfile without a registry of images, and run a sweep in what it makes; `make image-test` calls this.
 # The base image is Debian bookworm with Python 3.11, made here under the Dockerfile's name for its own. Needs root,
-# buildah and debootstrap, some 30 GB of disk and a package index. IMAGE_OPTIONS are further options of `buildah bud`,
+# buildah and debootstrap, some 20 GB of disk and a package index. IMAGE_OPTIONS are further options of `buildah bud`,
 # such as --volume for pip's configuration; FOLDER holds what is made, and is removed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 FOLDER=${FOLDER:-$(mktemp -d)}
 python=$(sed -n 's/^ARG PYTHON=//p' deploy/Dockerfile)
 read -ra options <<<"${IMAGE_OPTIONS:-}"
-store=(--root "$FOLDER/storage" --runroot "$FOLDER/run" --storage-driver vfs)
-trap 'rm -rf "$FOLDER"' EXIT
+store=(--root "$FOLDER/storage" --runroot "$FOLDER/run" --storage-driver overlay)
+trap 'umount "$FOLDER/storage/overlay" 2>/dev/null; rm -rf "$FOLDER"' EXIT
 
 SECONDS=0
 done_in() { echo "$1: $SECONDS s"; SECONDS=0; }

@@ -196,7 +196,9 @@ def test_a_job_that_hits_its_time_limit_is_requeued_and_comes_to_the_same_table(
     log = slurm.log(job)
     assert f"{19 - first} trained, {first} reused" in log
     assert "x 2 cores)" in log  # both nodes took part
-    assert not re.search(r"ray start|Local node IP|Ray runtime|raylet|srun:|slurmstepd|Traceback", log)
+    said = [line for line in log.splitlines() if line.startswith(("srun", "slurmstepd"))]
+    assert all("DUE TO JOB REQUEUE" in line for line in said), said
+    assert not re.search(r"ray start|Local node IP|Ray runtime|raylet|Traceback", log)
     check_nothing_is_left(slurm, job)
     table = [sys.executable, "-m", "eman", "table", "1", "--profile", "smoke", "--format", "csv"]
     theirs = {"EMAN_HOME": str(swept), "MLFLOW_TRACKING_URI": f"sqlite:///{swept}/mlflow.db"}

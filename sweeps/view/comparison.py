@@ -99,6 +99,7 @@ def comparisons(experiment: str, sweep: Record, trainings: Mapping[str, Record])
     keys = sweep.tags.get(MEMBERS, "").split(",")
     children = [record for record in trainings.values() if record.tags.get("mlflow.parentRunId") == sweep.run_id]
     members = [trainings[key] for key in keys if key in trainings] or children
+    members = [record for record in members if "method" in record.tags]  # others were stopped while they began
     found = {}
     for method in dict.fromkeys(record.tags["method"] for record in members):
         chosen = [record for record in members if record.tags["method"] == method]
