@@ -147,7 +147,7 @@ def test_the_comparison_that_eman_ui_names_shows_the_schemes_of_the_newest_sweep
     for name in ("BN / BN · MoCo · s0", "BN / EMAN · MoCo · s0"):
         page.get_by_role("link", name=name).first.wait_for()
     page.get_by_text("2 matching runs").wait_for()
-    page.get_by_text("MoCo: schemes compared").wait_for()  # our charts, above those that the UI adds
+    page.get_by_text("MoCo: schemes compared").first.wait_for()  # our charts, above those that the UI adds
     page.get_by_text("linear/10pct_top1", exact=True).first.wait_for()
     page.get_by_text("knn/top1").first.wait_for()  # a chart with a line a scheme
     page.locator(".js-plotly-plot").first.wait_for()
