@@ -50,10 +50,12 @@ class Source:
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of the SHA-256 of its files."""
+        """Sixteen hexadecimal digits of the SHA-256 of its files. A single file's name does not count: `eman submit`
+        sends it as a package.
+        """
         sha = hashlib.sha256()
         for name, content in self.files:
-            sha.update(f"{name}\0{len(content)}\0".encode() + content)
+            sha.update(f"{name if len(self.files) > 1 else ''}\0{len(content)}\0".encode() + content)
         return sha.hexdigest()[:16]
 
     @property

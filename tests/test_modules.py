@@ -146,14 +146,18 @@ from eman.sweeps.plan import plan
 from eman.sweeps.request import SweepRequest
 from eman.sweeps.run.options import Options
 from eman.sweeps.run.publish import begin_sweep
-from eman.sweeps.run.submit import source_for_job
+from eman.sweeps.run.submit import write_packages
 sweep = plan(SweepRequest(tables=["statistics"], profile="smoke"))
 begin_sweep(sweep, Store(Workspace.from_environment()), 0.0, Options()).interrupt()
-print(json.dumps(source_for_job(Path.cwd())["py_modules"]))
+print(json.dumps([write_packages(Path("sent")), [source.digest for source in modules.sources()]]))
 """
     done = program(code, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)[1:] == [str(tmp_path / "mine.py"), str(tmp_path / "study.py")]
+    packages, digests = json.loads(done.stdout)
+    assert packages == ["sent/mine", "sent/study"]
+    again = "from eman.platform import modules; modules.load(['mine', 'study'])"
+    again += "; print(*[source.digest for source in modules.sources()])"
+    assert program(again, tmp_path / "sent").stdout.split() == digests  # the same modules, to a run's record
     [record] = Store(Workspace.from_environment()).records(SWEEP)
     assert {name for name in record.tags if name.startswith("eman.module.")} == {"eman.module.study"}
     assert record.params["command"].startswith("eman --module mine.py --module study.py sweep statistics")

@@ -9,6 +9,7 @@ import logging
 import os
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,14 +61,28 @@ def _unreachable(address: str, error: Exception) -> UserError:
     return UserError(connection_error(f"--address {address}", error, "Ray job server"))
 
 
-def source_for_job(root: Path) -> dict[str, Any]:
+def source_for_job(root: Path, own: Sequence[str] = ()) -> dict[str, Any]:
     """Return the part of Ray's runtime environment that ships the project, the checkout at ``root``, or only the
-    package if it was installed from a wheel; and the modules that this process has loaded.
+    package if it was installed from a wheel; and ``own``, packages of one's own.
     """
-    own = [source.path for source in modules.sources()]
     if (root / "pyproject.toml").is_file():
-        return {"working_dir": str(root), "excludes": _EXCLUDED, **({"py_modules": own} if own else {})}
+        return {"working_dir": str(root), "excludes": _EXCLUDED, **({"py_modules": list(own)} if own else {})}
     return {"py_modules": [str(root), *own]}
+
+
+def write_packages(folder: Path) -> list[str]:
+    """Write the modules that this process has loaded into a folder, and return a package's folder for each.
+
+    Ray's job server takes packages only, so a file becomes a package that consists of it.
+    """
+    packages = []
+    for source in modules.sources():
+        for name, content in source.files:
+            path = folder / (name if "/" in name else f"{source.name}/__init__.py")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        packages.append(str(folder / source.name))
+    return packages
 
 
 def submit(
@@ -89,20 +104,21 @@ def submit(
     variables = {**ENVIRONMENT, **_JOB_ENVIRONMENT, **variables, "RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"]}
     loaded = [word for source in modules.sources() for name in source.imported for word in ("--module", name)]
     command = [python, "-m", "eman", *loaded, "sweep", *arguments(sweep.request), *options, "--address", "auto"]
-    source = source_for_job(Path(__file__).resolve().parents[2])
     deadline = time.monotonic() + _STARTING_SECONDS
-    while True:
-        try:
-            return connected.submit_job(
-                entrypoint=shlex.join(command),
-                submission_id=f"eman-{new_id()}",
-                runtime_env={**source, "env_vars": variables},
-                metadata={"eman": __version__, "sweep": f"{sweep.name} · {sweep.profile.name}"},
-            )
-        except Exception as error:
-            if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise _unreachable(address, error) from error
-            time.sleep(1.0)
+    with tempfile.TemporaryDirectory() as folder:
+        source = source_for_job(Path(__file__).resolve().parents[2], write_packages(Path(folder)))
+        while True:
+            try:
+                return connected.submit_job(
+                    entrypoint=shlex.join(command),
+                    submission_id=f"eman-{new_id()}",
+                    runtime_env={**source, "env_vars": variables},
+                    metadata={"eman": __version__, "sweep": f"{sweep.name} · {sweep.profile.name}"},
+                )
+            except Exception as error:
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise _unreachable(address, error) from error
+                time.sleep(1.0)
 
 
 def logs(connected: "JobSubmissionClient", job: str, *, follow: bool = True) -> Iterator[str]:
