@@ -12,6 +12,7 @@ from eman.platform.store.records import new_id
 from eman.platform.workspace import Workspace
 from eman.trainers.data import catalog
 from eman.trainers.data.catalog import read_index
+from eman.trainers.data.known import KNOWN, STORED
 from eman.trainers.spec.method import LabelledSection
 from eman.trainers.spec.run import RunSpec
 from eman.trainers.spec.sections import DataSpec
@@ -50,8 +51,8 @@ def check_sizes(evaluations: Pairs) -> None:
     """Raise `UserError` unless evaluations fit their data sets, as far as the catalog knows their sizes."""
     for spec, run in evaluations:
         name = spec.dataset or run.data.dataset
-        if name in catalog.KNOWN:
-            sizes = catalog.KNOWN[name]
+        if name in KNOWN:
+            sizes = KNOWN[name]
             images = None if spec.dataset else run.data.images
             check(spec, EvalSizes(name, images or sizes.train - run.data.held_out, sizes.classes))
 
@@ -77,7 +78,7 @@ def check_files(
     fields += [(spec.dataset or run.data.dataset, spec.protocol) for spec, run in evaluations]
     files = {(name, part.label_index) for name, part in fields if isinstance(part, LabelledSection | LabelledSpec)}
     for name, listed in sorted((name, listed) for name, listed in files if listed is not None):
-        if name not in catalog.STORED or catalog.place_of(name, workspace).exists():
+        if name not in STORED or catalog.place_of(name, workspace).exists():
             for file in listed.split(","):
                 read_index(name, file, workspace)
 
@@ -91,7 +92,7 @@ def check_shared(runs: Iterable[RunSpec], workspace: Workspace, evaluations: Pai
     runs, evaluations = tuple(runs), tuple(evaluations)
 
     def is_shared(name: str) -> bool:
-        return name not in catalog.IN_MEMORY and catalog.place_of(name, workspace).local is None
+        return not catalog.is_in_memory(name) and catalog.place_of(name, workspace).local is None
 
     shared = [run for run in runs if is_shared(run.data.dataset)]
     pairs = [(spec, run) for spec, run in evaluations if is_shared(spec.dataset or run.data.dataset)]

@@ -13,7 +13,7 @@ from eman.platform.store.records import TRAINING, Record
 from eman.platform.store.store import Store
 from eman.sweeps.plan import Sweep
 from eman.sweeps.work import epoch_images, evaluation_images, training_images
-from eman.trainers.data import catalog
+from eman.trainers.data.known import KNOWN
 from eman.trainers.methods.registry import METHODS, method_named
 from eman.trainers.spec.run import RunSpec
 
@@ -181,6 +181,6 @@ def cost_of(sweep: Sweep, speeds: Mapping[str, float]) -> Cost:
 
 
 def _storage(spec: RunSpec) -> int:
-    network, sizes = spec.backbone_measures, catalog.KNOWN.get(spec.data.dataset)
+    network, sizes = spec.backbone_measures, KNOWN.get(spec.data.dataset)
     images = training_images(spec) + spec.data.held_out + (sizes.test if sizes else 0)
     return int(4 * (NETWORKS_KEPT * network.values + 2 * images * network.features))

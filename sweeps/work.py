@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from eman.evaluation.protocols.spec import EvalSpec
-from eman.trainers.data import catalog
+from eman.trainers.data.known import KNOWN
 from eman.trainers.methods.method import Passes
 from eman.trainers.spec.method import LabelledSection
 from eman.trainers.spec.run import RunSpec
@@ -14,7 +14,7 @@ UNKNOWN_IMAGES = 100_000
 
 def training_images(spec: RunSpec) -> int:
     """Return the number of training images of a run, labelled or not."""
-    known = catalog.KNOWN.get(spec.data.dataset)
+    known = KNOWN.get(spec.data.dataset)
     total = UNKNOWN_IMAGES if known is None else known.train + known.unlabelled
     return spec.data.images or total - spec.data.held_out
 

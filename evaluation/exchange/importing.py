@@ -12,6 +12,7 @@ from eman.platform.store.records import TRAINING, new_id
 from eman.platform.store.store import Store
 from eman.trainers.backbones.registry import PREFIX
 from eman.trainers.data import catalog
+from eman.trainers.data.known import KNOWN
 from eman.trainers.spec.build import make_spec
 from eman.trainers.spec.labels import record_params, record_tags, run_title
 
@@ -36,7 +37,7 @@ def import_network(
     """
     foreign = read(path, layout)
     catalog.check_dataset(dataset, store.workspace)
-    channels = catalog.KNOWN[dataset].channels if dataset in catalog.KNOWN else foreign.channels
+    channels = KNOWN[dataset].channels if dataset in KNOWN else foreign.channels
     if channels != foreign.channels:
         raise UserError(
             f"{path} holds a network for images of {foreign.channels} channels, and {dataset} has {channels}; give "

@@ -10,6 +10,8 @@ from eman.platform.store.provenance import git_revision
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
 from eman.trainers.data import catalog as data
+from eman.trainers.data.known import KNOWN
+from eman.trainers.data.own import OWN
 
 #: Data sets of the profiles that run without a GPU.
 NEEDED = ("digits", "fashion-mnist")
@@ -17,7 +19,7 @@ NEEDED = ("digits", "fashion-mnist")
 
 def data_lines(workspace: Workspace) -> list[str]:
     lines = []
-    for name in [*data.KNOWN, *data.own_sets(workspace)]:
+    for name in [*KNOWN, *OWN, *data.own_sets(workspace)]:
         try:
             lines.append(f"{name:<15}{data.read(name, workspace, download=False).describe()}")
         except UserError as error:

@@ -1,10 +1,10 @@
-"""Built-in data sets and their sizes, checks of names and sizes, and loading.
+"""Data sets and their sizes, checks of names and sizes, and loading.
 
 :mod:`eman.trainers.data.names` describes names. Nothing here imports torch until a data set is loaded.
 """
 
 import csv
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from eman.platform.errors import UserError, first_line, unknown
 from eman.platform.storage import Place
 from eman.platform.workspace import Workspace
-from eman.trainers.data.layout import MEAN, STD, check_is_folder, check_layout, looks_like_data
+from eman.trainers.data.known import HOW_TO_GET, IN_MEMORY, KNOWN, STORED
+from eman.trainers.data.layout import MEAN, STD, check_is_folder, check_layout, has_shards, looks_like_data
 from eman.trainers.data.names import check_index_file, is_path, split_hash, title
+from eman.trainers.data.own import OWN, OwnDataset
 
 if TYPE_CHECKING:
     from eman.trainers.data.splits import DataSet
@@ -22,58 +24,9 @@ if TYPE_CHECKING:
 MOST_LABEL_SETS = 1_000_000
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """The size of a data set.
-
-    Attributes:
-        train, test: Number of images with labels.
-        classes: Number of classes.
-        channels: Channels of an image.
-        pixels: Height and width of images in memory; ``None`` if images are cropped to ``image_size``.
-        unlabelled: Number of further training images without labels.
-    """
-
-    train: int
-    test: int
-    classes: int
-    channels: int = 3
-    pixels: int | None = None
-    unlabelled: int = 0
-
-
-#: Data sets that are held in memory.
-IN_MEMORY = {
-    "digits": Sizes(1_343, 454, 10, channels=1, pixels=16),
-    "fashion-mnist": Sizes(60_000, 10_000, 10, channels=1, pixels=28),
-    "cifar10": Sizes(50_000, 10_000, 10, pixels=32),
-    "cifar100": Sizes(50_000, 10_000, 100, pixels=32),
-    "stl10": Sizes(5_000, 8_000, 10, pixels=96, unlabelled=100_000),
-    "synthetic-gray": Sizes(60_000, 10_000, 10, channels=1, pixels=28),
-}
-
-#: Data sets whose images stay in files or shards.
-STORED = {
-    "imagenet": Sizes(1_281_167, 50_000, 1_000),
-    "inaturalist": Sizes(2_686_843, 100_000, 10_000),
-    "imagenette2-160": Sizes(9_469, 3_925, 10),
-    "imagenette2-320": Sizes(9_469, 3_925, 10),
-    "voc2007": Sizes(5_011, 4_952, 20),
-}
-
-#: What to do if a stored data set is missing.
-HOW_TO_GET = {
-    "voc2007": "unpack VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar there",
-    **{
-        f"imagenette2-{size}": "unpack this archive in the folder above it: "
-        f"https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-{size}.tgz"
-        for size in (160, 320)
-    },
-}
-
-#: Every built-in data set. ``synthetic`` is generated at any image size, to measure throughput, and ``synthetic-gray``
-#: with the number and size of Fashion-MNIST's images.
-KNOWN = {**IN_MEMORY, **STORED, "synthetic": Sizes(2_048, 256, 10)}
+def is_in_memory(name: str) -> bool:
+    """Return whether a data set is read from the data folder into memory as a whole, at its own size."""
+    return name in IN_MEMORY or name in OWN
 
 
 def place_of(name: str, workspace: Workspace) -> Place:
@@ -83,8 +36,10 @@ def place_of(name: str, workspace: Workspace) -> Place:
 
 
 def check_dataset(name: str, workspace: Workspace) -> None:
-    """Raise :class:`UserError` unless a data set is built in, or a folder of images or shards; without torch."""
-    if name not in KNOWN:
+    """Raise :class:`UserError` unless a data set is built in, registered, or a folder of images or shards; without
+    torch.
+    """
+    if name not in KNOWN and name not in OWN:
         check_layout(existing_folder(name, workspace))
 
 
@@ -105,7 +60,7 @@ def existing_folder(name: str, workspace: Workspace) -> Place:
             raise UserError(f"{place} does not exist; name a folder of images or shards.")
         check_is_folder(place)
     elif not name or not place.exists():
-        allowed = [*KNOWN, *own_sets(workspace), f"a folder of images or shards in {workspace.data}, or its path"]
+        allowed = [*KNOWN, *OWN, *own_sets(workspace), f"a folder of images or shards in {workspace.data}, or its path"]
         raise unknown("dataset", name, allowed)
     return place
 
@@ -113,7 +68,7 @@ def existing_folder(name: str, workspace: Workspace) -> Place:
 def own_sets(workspace: Workspace) -> list[str]:
     """Return the names of the user's folders of images or shards in the data folder."""
     root = Place(workspace.data)
-    return [name for name in root.folders() if name not in KNOWN and looks_like_data(root / name)]
+    return [name for name in root.folders() if name not in KNOWN and name not in OWN and looks_like_data(root / name)]
 
 
 def check_fits(
@@ -209,24 +164,36 @@ def read_index(dataset: str, file: str, workspace: Workspace) -> list[int]:
 
 
 @lru_cache(maxsize=2)
-def _load(name: str, place: Place, folder: Path, download: bool, synthetic_size: int) -> "DataSet":
-    from eman.trainers.data import folders, memory
+def _load(
+    name: str, place: Place, folder: Path, download: bool, synthetic_size: int, own: OwnDataset | None
+) -> "DataSet":
+    from eman.trainers.data import folders, maps, memory
 
+    if own is not None:
+        return maps.load(own, folder)
     if name == "synthetic":
         return memory.synthetic(synthetic_size)
     return memory.LOADERS[name](folder, download) if name in IN_MEMORY else folders.load(name, place)
 
 
+@lru_cache(maxsize=2)
+def _of_one_size(name: str, place: Place, _hash: str) -> "DataSet":
+    from eman.trainers.data import folders
+
+    return folders.with_native_size(folders.load(name, place))
+
+
 def forget() -> None:
     """Clear the cache of loaded data sets, so that the next :func:`load` reads the files again."""
     _load.cache_clear()
+    _of_one_size.cache_clear()
 
 
 def read(name: str, workspace: Workspace, *, download: bool = True, synthetic_size: int = 32) -> "DataSet":
     """Load a data set with images of their original sizes; see :func:`load`."""
     check_present(name, workspace)
     place, (_, digest) = place_of(name, workspace), split_hash(name)
-    dataset = _load(name, place, workspace.data_folder, download, synthetic_size)
+    dataset = _load(name, place, workspace.data_folder, download, synthetic_size, OWN.get(name))
     if digest not in (None, dataset.hash):
         raise UserError(
             f"{place} holds other images than the run asks for: their hash was {digest} and is now {dataset.hash}; "
@@ -239,7 +206,7 @@ def load(name: str, workspace: Workspace, size: int | None = None, *, download: 
     """Load a data set; the process caches it for its next run.
 
     Args:
-        name: A built-in name, the name of a folder in the data folder, or a path.
+        name: A built-in or registered name, the name of a folder in the data folder, or a path.
         workspace: Location of data sets.
         size: Height and width in pixels to which images of folders and shards are cropped; ``None`` for their own.
         download: Whether to download it if it is missing.
@@ -248,19 +215,21 @@ def load(name: str, workspace: Workspace, size: int | None = None, *, download: 
         UserError: It is unknown, or its files are missing or damaged, or it does not have that size.
     """
     dataset = read(name, workspace, download=download, synthetic_size=(size or 32) if name == "synthetic" else 32)
-    if name in IN_MEMORY:
+    if is_in_memory(name):
         check_pixels(name, dataset.train.shape[1], size)
+    elif size is None and name not in KNOWN and not has_shards(place_of(name, workspace)):
+        dataset = _of_one_size(name, place_of(name, workspace), dataset.hash)
     return replace(dataset, train=dataset.train.sized(size), test=dataset.test.sized(size))
 
 
 def is_cropped_when_read(name: str, size: int | None) -> bool:
     """Return whether images come in many sizes, and are cropped to ``size`` when they are decoded."""
-    return size is not None and name not in IN_MEMORY and name != "synthetic"
+    return size is not None and not is_in_memory(name) and name != "synthetic"
 
 
 def size_of(name: str, size: int | None) -> int | None:
     """Return the ``size`` to pass to :func:`load`: ``None`` for data sets in memory, whose size is fixed."""
-    return None if name in IN_MEMORY else size
+    return None if is_in_memory(name) else size
 
 
 def pixel_scale(name: str, workspace: Workspace) -> tuple[tuple[float, ...], tuple[float, ...]]:

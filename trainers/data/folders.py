@@ -4,6 +4,9 @@ Shapes: N images, K classes.
 """
 
 import hashlib
+import io
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +16,86 @@ from torch import Tensor
 from eman.platform.errors import UserError, first_line
 from eman.platform.storage import Place
 from eman.trainers.data import shards
-from eman.trainers.data.layout import MEAN, STD, class_of, has_shards, list_images
+from eman.trainers.data.known import KNOWN
+from eman.trainers.data.layout import GRAY_MEAN, GRAY_STD, MEAN, STD, Listing, class_of, has_shards, list_images
 from eman.trainers.data.names import is_path
 from eman.trainers.data.splits import DataSet
-from eman.trainers.data.stored import Files, StoredSplit
+from eman.trainers.data.stored import Files, StoredSplit, in_threads
+
+#: Classes of an image folder whose first images say whether all are gray.
+_LOOKED_AT = 20
 
 
 def _image_folder(name: str, place: Place) -> DataSet:
     listing = list_images(place)
     number = {label: n for n, label in enumerate(listing.classes)}
+    gray = name not in KNOWN and _are_gray(place, listing)
     splits = [
-        _of_files(place, [path for path, _ in files], torch.tensor([number[class_of(path)] for path, _ in files]))
+        _of_files(
+            place,
+            [path for path, _ in files],
+            torch.tensor([number[class_of(path)] for path, _ in files]),
+            channels=1 if gray else 3,
+        )
         for files in (listing.train, listing.test)
     ]
-    return DataSet(name, splits[0], splits[1], listing.classes, MEAN, STD, listing.hash)
+    mean, std = (GRAY_MEAN, GRAY_STD) if gray else (MEAN, STD)
+    return DataSet(name, splits[0], splits[1], listing.classes, mean, std, listing.hash)
 
 
-def _of_files(place: Place, names: list[str], labels: Tensor) -> StoredSplit:
+def _are_gray(place: Place, listing: Listing) -> bool:
+    """Return whether the first images of the first classes are gray; the images of a folder count as alike."""
+    first = {class_of(path): path for path, _ in reversed(listing.train)}
+    return all(_header(place, first[label])[1] in ("1", "L", "LA") for label in listing.classes[:_LOOKED_AT])
+
+
+def _header(place: Place, name: str) -> tuple[tuple[int, int], str]:
+    """Return the height and width of an image, and its mode in Pillow; an unreadable one's mode is empty."""
+    from PIL import Image
+
+    file = place / name
+    try:
+        with Image.open(file.local or io.BytesIO(file.read())) as image:
+            return (image.height, image.width), image.mode
+    except (OSError, UserError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return (0, 0), ""
+
+
+def with_native_size(dataset: DataSet) -> DataSet:
+    """Return a data set of files with the size that all of its images have; it reads every image's header.
+
+    Raises:
+        UserError: Their sizes differ.
+    """
+    found: tuple[str, tuple[int, int]] | None = None
+    splits = []
+    for split in (dataset.train, dataset.test):
+        assert isinstance(split, StoredSplit) and isinstance(split.source, Files)
+        root, names = split.source.root, split.source.names.to_pylist()
+        for name, (size, mode) in zip(names, in_threads(partial(_header, root, name) for name in names), strict=True):
+            found = found or ((name, size) if mode else None)
+            if mode and found is not None and size != found[1]:
+                raise UserError(
+                    f"image_size is missing: images in {root} differ in size, for example {found[0]} "
+                    f"({_shown(found[1])}) and {name} ({_shown(size)}); give the size to which they are cropped, "
+                    f"for example --set image_size=224."
+                )
+        splits.append(split)
+    if found is None:
+        raise UserError(f"no image of {dataset.name} can be read.")
+    train, test = (replace(split, native=found[1]) for split in splits)
+    return replace(dataset, train=train, test=test)
+
+
+def _shown(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _of_files(place: Place, names: list[str], labels: Tensor, channels: int = 3) -> StoredSplit:
     import pyarrow as pa
 
-    every = np.arange(len(names))
-    return StoredSplit(Files(place, pa.array(names, pa.large_string())), every, labels, torch.from_numpy(every), 3)
+    every, files = np.arange(len(names)), Files(place, pa.array(names, pa.large_string()))
+    return StoredSplit(files, every, labels, torch.from_numpy(every), channels)
 
 
 def _of_shards(name: str, place: Place) -> DataSet:

@@ -32,9 +32,10 @@ FASHION_MNIST_FILES = {
 }
 
 
-def _assemble(
+def assemble(
     name: str, images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor, classes: tuple[str, ...]
 ) -> DataSet:
+    """Make a data set from uint8 images ``(N, A, H, W)`` and int64 labels ``(N,)``; hash and measure them."""
     digest = hashlib.sha256()
     for tensor in (images, labels, test_images, test_labels):
         digest.update(tensor.numpy().tobytes())
@@ -70,7 +71,7 @@ def _digits(_folder: Path, _download: bool) -> DataSet:
     test = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(10):
         test[(labels == label).nonzero()[::4, 0]] = True
-    return _assemble(
+    return assemble(
         "digits", images[~test], labels[~test], images[test], labels[test], tuple(str(digit) for digit in range(10))
     )
 
@@ -85,7 +86,7 @@ def _fashion_mnist(folder: Path, download: bool) -> DataSet:
         place = _download_fashion_mnist(folder, download)
     arrays = [_read_idx(place, name, sha256) for name, sha256 in FASHION_MNIST_FILES.items()]
     images, labels, test_images, test_labels = (torch.from_numpy(array) for array in arrays)
-    return _assemble(
+    return assemble(
         "fashion-mnist",
         images.unsqueeze(1),
         labels.long(),
@@ -180,7 +181,7 @@ def _cifar(name: str, folder: Path, download: bool) -> DataSet:
         (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets, dtype=torch.int64))
         for part in (train, test)
     ]
-    return _assemble(name, *parts[0], *parts[1], tuple(train.classes))
+    return assemble(name, *parts[0], *parts[1], tuple(train.classes))
 
 
 def _stl10(folder: Path, download: bool) -> DataSet:
@@ -196,7 +197,7 @@ def _stl10(folder: Path, download: bool) -> DataSet:
     images, labels = torch.from_numpy(train.data), torch.from_numpy(train.labels.astype(np.int64))
     known = labels >= 0
     rest = (~known).nonzero()[:, 0]
-    dataset = _assemble(
+    dataset = assemble(
         "stl10",
         images[known],
         labels[known],
@@ -232,7 +233,7 @@ def _generated(name: str, counts: tuple[int, int], channels: int, size: int) -> 
 
     labels = [torch.arange(count) % 10 for count in counts]
     train, test = (images(count) for count in counts)
-    return _assemble(name, train, labels[0], test, labels[1], tuple(f"class {n}" for n in range(10)))
+    return assemble(name, train, labels[0], test, labels[1], tuple(f"class {n}" for n in range(10)))
 
 
 #: Loaders of the data sets in memory: from the data folder, and whether to download, to a data set.

@@ -1,8 +1,9 @@
 """Names of data sets in specifications and keys.
 
-A data set has a built-in name, the name of a folder of images or shards in the data folder, or the path or URI of such
-a folder. In a specification a path becomes ``PATH@HASH`` with the hash of the folder's content (:func:`resolve`). A key
-only contains ``BASENAME@HASH`` (:func:`identity`), so it does not depend on where the images are.
+A data set has a built-in or registered name, the name of a folder of images or shards in the data folder, or the path
+or URI of such a folder. In a specification a path becomes ``PATH@HASH`` with the hash of the folder's content
+(:func:`resolve`). A key only contains ``BASENAME@HASH`` (:func:`identity`), so it does not depend on where the images
+are.
 """
 
 import re

@@ -75,7 +75,7 @@ def shard(
     if out is not None and not out.strip():
         raise UserError("--out is empty; give a folder, by path or URI, or leave it out.")
     target = Place(out) if out else Place(workspace.data) / name
-    if source in catalog.IN_MEMORY or (source is None and name in catalog.IN_MEMORY):
+    if catalog.is_in_memory(source or name):
         dataset = catalog.load(source or name, workspace)
     else:
         folder = catalog.place_of(source or name, workspace)

@@ -15,6 +15,8 @@ from eman.platform.errors import UserError, unknown
 from eman.trainers.backbones.measures import Measures
 from eman.trainers.backbones.registry import BACKBONES, backbone_named
 from eman.trainers.data import catalog, names
+from eman.trainers.data.known import KNOWN
+from eman.trainers.data.own import OWN
 from eman.trainers.methods import momentum as schedules
 from eman.trainers.methods.method import Method
 from eman.trainers.methods.registry import METHODS, method_named
@@ -156,7 +158,7 @@ class RunSpec(Section):
     @property
     def backbone_measures(self) -> Measures:
         """Width, size and norms of the backbone, for the data set's images as far as they are known."""
-        sizes = catalog.KNOWN.get(self.data.dataset)
+        sizes = KNOWN.get(self.data.dataset)
         size = self.data.image_size or (sizes.pixels if sizes else None)
         return backbone_named(self.network.backbone).measures(sizes.channels if sizes else 3, size)
 
@@ -185,6 +187,8 @@ class RunSpec(Section):
             Used("student_norm", STUDENT_NORMS[student].version, STUDENT_NORMS.origin(student)),
             Used("backbone", backbone_named(backbone).version, BACKBONES.origin(backbone)),
         ]
+        if own := OWN.get(self.data.dataset):
+            found.append(Used("dataset", own.version, OWN.origin(own.name)))
         if teacher is not None:
             found.append(Used("teacher_norm", TEACHER_NORMS[teacher].version, TEACHER_NORMS.origin(teacher)))
         return tuple(found)
