@@ -32,7 +32,7 @@ from eman.platform.workspace import Workspace
 from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.batches import Batches
 from eman.trainers.data import catalog as data
-from eman.trainers.data import label_sets, memory, names
+from eman.trainers.data import known, label_sets, memory, names
 from eman.trainers.data.order import Stream
 from eman.trainers.training import Training
 
@@ -76,8 +76,8 @@ def test_runs_and_evaluations_draw_label_sets_by_the_same_rule(monkeypatch: pyte
     few = (digits.train.labels != 0).logical_or(torch.arange(len(digits.train)) % 3 == 0).nonzero()[:, 0]
     unequal = replace(digits, name="unequal", train=digits.train.take(few))
     monkeypatch.setitem(memory.LOADERS, "unequal", lambda _folder, _download: unequal)
-    for names_ in (data.IN_MEMORY, data.KNOWN):
-        monkeypatch.setitem(names_, "unequal", data.Sizes(len(few), 454, 10, pixels=16))
+    for names_ in (known.IN_MEMORY, known.KNOWN):
+        monkeypatch.setitem(names_, "unequal", known.Sizes(len(few), 454, 10, pixels=16))
     labels, several = unequal.train.labels, []
     for sampling, least in (("proportional", 4), ("balanced", 12)):
         fields = {"dataset": "unequal", "held_out": 0, "label_sampling": sampling}
@@ -308,7 +308,7 @@ def write_images(root: Path, side: int = 8) -> Path:
 
 def test_the_catalog_knows_the_sizes_of_sets_in_memory() -> None:
     for name in ("digits", "synthetic", "synthetic-gray"):
-        dataset, sizes = data.load(name, Workspace.from_environment()), data.KNOWN[name]
+        dataset, sizes = data.load(name, Workspace.from_environment()), known.KNOWN[name]
         assert (sizes.train, sizes.test, sizes.classes) == (len(dataset.train), len(dataset.test), len(dataset.classes))
         assert sizes.channels == dataset.train.shape[0]
         assert sizes.pixels in (None, dataset.train.shape[1])

@@ -32,7 +32,7 @@ from eman.sweeps.profiles.smoke import SMOKE
 from eman.sweeps.tables.scope import Scope
 from eman.trainers.backbones.registry import BACKBONES
 from eman.trainers.data import catalog as data
-from eman.trainers.data import label_sets, memory
+from eman.trainers.data import known, label_sets, memory
 from eman.trainers.data.order import epoch_order
 from eman.trainers.data.splits import Split
 from eman.trainers.loop import fit
@@ -325,8 +325,8 @@ def test_a_run_is_evaluated_on_other_data_with_its_own_pixel_scale(
     colour = replace(other, train=replace(inverted, images=inverted.images.expand(-1, 3, -1, -1)))
     for name, dataset in (("inverted", other), ("colour", replace(colour, name="colour"))):
         monkeypatch.setitem(memory.LOADERS, name, lambda folder, download, dataset=dataset: dataset)
-        for names in (data.IN_MEMORY, data.KNOWN):
-            monkeypatch.setitem(names, name, data.Sizes(1343, 454, 10, pixels=16))
+        for names in (known.IN_MEMORY, known.KNOWN):
+            monkeypatch.setitem(names, name, known.Sizes(1343, 454, 10, pixels=16))
     found = replace(run, dataset="inverted")
     assert len(found.features.train_ND) == len(digits.train) - run.spec.data.held_out
     index = found.splits.train.ids[:5]

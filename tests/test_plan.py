@@ -25,7 +25,7 @@ from eman.sweeps.profiles.stl10 import STL10
 from eman.sweeps.request import SweepRequest, command
 from eman.sweeps.tables.figure3 import lines
 from eman.sweeps.work import steps, work
-from eman.trainers.data.catalog import KNOWN
+from eman.trainers.data.known import KNOWN
 from eman.trainers.norm.schemes import SCHEMES
 from eman.trainers.spec.labels import record_params
 from eman.trainers.spec.method import TeacherSection

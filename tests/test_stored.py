@@ -310,7 +310,7 @@ def test_a_wrong_layout_is_described(birds: Path, broken: str, message: str) -> 
 
 
 def test_sizes_must_be_told_where_images_differ(birds: Path) -> None:
-    with pytest.raises(UserError, match=r"image_size is missing.*may differ in size.*image_size=224"):
+    with pytest.raises(UserError, match=r"image_size is missing.*differ in size.*image_size=224"):
         data.load("birds", Workspace.from_environment())
     with pytest.raises(UserError, match="held in memory at 16 pixels"):
         data.load("digits", Workspace.from_environment(), 20)
