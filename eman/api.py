@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eman.sweeps.tables.registry import register_table
     from eman.sweeps.tables.scope import Scope
     from eman.trainers.backbones.registry import register_backbone
+    from eman.trainers.data.own import register_dataset
     from eman.trainers.distributed import gather_rows
     from eman.trainers.losses.criterion import Criterion, Parts
     from eman.trainers.methods.method import Method
@@ -84,6 +85,7 @@ __all__ = [
     "profile_named",
     "register_backbone",
     "register_claim",
+    "register_dataset",
     "register_method",
     "register_norm",
     "register_profile",
@@ -132,6 +134,7 @@ _MODULES = {
     "gather_rows": "eman.trainers.distributed",
     "profile_named": "eman.sweeps.profiles.registry",
     "register_backbone": "eman.trainers.backbones.registry",
+    "register_dataset": "eman.trainers.data.own",
     "register_claim": "eman.sweeps.claims.registry",
     "register_method": "eman.trainers.methods.registry",
     "register_norm": "eman.trainers.norm.schemes",

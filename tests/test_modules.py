@@ -225,8 +225,8 @@ def test_the_api_has_these_names() -> None:
         Cell CellRef Claim Contrast Criterion Expect LabelledSection Measured Method Move OptimSpec Parts Profile
         Protocol ProtocolSpec RunSpec Scheme Scope SemiSupervisedSection StatisticsRule StudentNorm Table Teacher
         TeacherNorm TeacherSection UnlabelledSection UserError ViewOptions Wanted along_cosine convert_norm gather_rows
-        profile_named register_backbone register_claim register_method register_norm register_profile register_protocol
-        register_scheme register_table register_teacher_norm results run sweep
+        profile_named register_backbone register_claim register_dataset register_method register_norm register_profile
+        register_protocol register_scheme register_table register_teacher_norm results run sweep
     """
     assert eman.api.__all__ == names.split()
     for name in eman.api.__all__:

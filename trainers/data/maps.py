@@ -77,8 +77,10 @@ def _pixels(image: Any, title: str) -> Tensor:
     if hasattr(image, "convert"):  # of Pillow
         array = np.array(image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB"))
         pixels = torch.from_numpy(array)
-    elif isinstance(image, Tensor | np.ndarray):
-        pixels = torch.as_tensor(image)
+    elif isinstance(image, Tensor):
+        pixels = image
+    elif isinstance(image, np.ndarray):
+        pixels = torch.from_numpy(np.ascontiguousarray(image))  # PyTorch has no negative strides
     else:
         raise UserError(f"{title} is {type(image).__name__}; give a Pillow image, an array or a tensor.")
     if pixels.dim() == 2:
