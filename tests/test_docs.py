@@ -20,7 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 READMES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "deploy" / "README.md"]
-TRIED = [DOCS / f"{name}.md" for name in ("walk", "howto-scheme", "howto-method", "howto-dataset", "howto-table")]
+TRIED = [
+    DOCS / f"{name}.md"
+    for name in ("walk", "howto-scheme", "howto-method", "howto-backbone", "howto-dataset", "howto-table")
+]
 CODE = ("eman", "platform", "trainers", "evaluation", "sweeps")
 
 
