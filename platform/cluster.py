@@ -86,6 +86,9 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
     if address is None:  # a private cluster, closed to other users of this machine
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # Ray's default on other systems than Linux: its node has the loopback address, and listens on no other. With
+        # the machine's address its metrics would be open to everybody.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     warnings.filterwarnings("ignore", module="ray")
     import ray
 
@@ -154,5 +157,5 @@ def connection_error(address: str, error: Exception, what: str = "Ray cluster") 
     return (
         f"{address}: no {what} answers there ({text.splitlines()[0][:120]}); check address and port, or leave "
         f"--address out to use this machine. To start a cluster that only this machine can reach: "
-        f"`RAY_AUTH_MODE=token ray start --head --node-ip-address=127.0.0.1`; for others, see docs/clusters.md."
+        f"`RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_AUTH_MODE=token ray start --head`; for others, see docs/clusters.md."
     )

@@ -21,7 +21,6 @@ CLUSTER = {
     "max_workers": 2,
     "upscaling_speed": 1.0,
     "idle_timeout_minutes": 5,
-    "provider": {"type": "fake_multinode"},
     "head_node_type": "ray.head.default",
     "available_node_types": {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
@@ -44,10 +43,11 @@ def environment(home: Path) -> dict[str, str]:
 
 @pytest.fixture
 def address(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
-    (tmp_path / "cluster.yaml").write_text(json.dumps(CLUSTER))  # JSON is YAML
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    provider = {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}"}
+    (tmp_path / "cluster.yaml").write_text(json.dumps({**CLUSTER, "provider": provider}))  # JSON is YAML
     folder = tempfile.mkdtemp(prefix="ray")  # short: sockets lie in it
     log = tmp_path / "head.log"
     with log.open("wb") as out:

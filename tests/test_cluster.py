@@ -11,5 +11,5 @@ def test_an_absent_cluster_is_named_at_once_and_nothing_unsafe_is_recommended() 
         pytest.fail("there is none")
     message = str(caught.value)
     assert "\n" not in message
-    assert "RAY_AUTH_MODE=token ray start --head --node-ip-address=127.0.0.1" in message
+    assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_AUTH_MODE=token ray start --head" in message
     assert "leave --address out" in message

@@ -1,9 +1,15 @@
 """Who can reach what listens, and what hostile names do."""
 
+import ipaddress
+import os
 import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from markdown_it import MarkdownIt
 
@@ -20,6 +26,44 @@ from eman.sweeps.request import SweepRequest
 from eman.sweeps.view.links import description_tags
 
 HOSTILE = "<img src=x onerror=alert(1)>|[x](javascript:alert(1))`![y](http://z/)**"
+
+
+def listening(process: psutil.Process) -> set[str]:
+    """The addresses at which a process and its children listen for TCP."""
+    found = set()
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            found |= {f"{c.laddr.ip}:{c.laddr.port}" for c in one.net_connections("tcp") if c.status == "LISTEN"}
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def is_loopback(address: str) -> bool:
+    found = ipaddress.ip_address(address)
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
+
+
+@pytest.mark.slow
+def test_a_sweep_listens_on_loopback_alone(home: Path) -> None:
+    words = ["grid", "--method", "moco", "--scheme", "eman", "--profile", "smoke"]
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "eman", "sweep", *words],
+        env={**os.environ, "EMAN_HOME": str(home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process, seen = psutil.Process(sweep.pid), set[str]()
+    while sweep.poll() is None:
+        seen |= listening(process)
+        time.sleep(0.2)
+    assert sweep.stderr is not None
+    assert sweep.returncode == 0, sweep.stderr.read()
+    sweep.stderr.close()
+    assert len(seen) > 5  # Ray's ports, its metrics among them
+    assert not {address for address in seen if not is_loopback(address.rpartition(":")[0])}
 
 
 def hostile_sweep() -> Sweep:
