@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "30",
     "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",  # a stopped trial that waits for its workers does not end by itself
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # progress within an epoch has no objective
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

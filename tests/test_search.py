@@ -288,6 +288,9 @@ def test_a_scheduler_stops_runs_and_optuna_continues_from_what_the_store_has(tmp
     assert {"search.txt", "search.png"} <= {found.path for found in client.list_artifacts(record.run_id)}
     assert "0 trained" in swept(tmp_path, *halving)  # what was stopped stays stopped here
 
+    median = [*common, "--samples", "4", "--search", "random", "--search-seed", "1", "--scheduler", "median"]
+    assert ", 0 failed" in swept(tmp_path, *median, "--name", "median")
+
     asked = [*common, "--search", "optuna", "--name", "asked"]
     assert "3 trained" in swept(tmp_path, *asked, "--samples", "3")
     assert "0 trained, 3 reused" in swept(tmp_path, *asked, "--samples", "3")

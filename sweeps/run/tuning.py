@@ -4,6 +4,7 @@ A trial's configuration tells people what is compared. Its job travels beside it
 are copied often, and tables show them.
 """
 
+import math
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from eman.platform.workspace import Workspace
 from eman.sweeps.run.events import Done, Failed, Lost, Started
 from eman.sweeps.run.jobs import Config, Job, JobT
 from eman.sweeps.run.listener import Comparison, Listener
-from eman.sweeps.run.trials import Find
+from eman.sweeps.run.trials import Find, train_on_workers_trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +37,13 @@ _DROPPED = (
     "iterations_since_restore",
     "time_since_restore",
 )
+
+
+class _MedianRule(MedianStoppingRule):
+    """Ray's rule for trainings whose last report has no epoch: it would look for one there when they have ended."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: Any) -> None:
+        """Keep the results of the epochs alone."""
 
 
 class EventCallback(tune.Callback):
@@ -100,6 +108,7 @@ MOST_TRIALS = 1000
 
 def _scheduler(comparison: Comparison) -> TrialScheduler:
     request = comparison.request
+    never: Any = math.inf  # a training is not paused to wait for others; the type hint says int
     if request.scheduler == "asha":
         return ASHAScheduler(
             time_attr="scheduled_epoch",
@@ -110,12 +119,13 @@ def _scheduler(comparison: Comparison) -> TrialScheduler:
             reduction_factor=request.reduction,
         )
     if request.scheduler == "median":
-        return MedianStoppingRule(
+        return _MedianRule(
             time_attr="scheduled_epoch",
             metric=comparison.objective,
             mode=comparison.mode,
             grace_period=request.grace,
             min_samples_required=2,
+            min_time_slice=never,
         )
     return FIFOScheduler()
 
@@ -158,6 +168,7 @@ def run_jobs(
             search=BasicVariantGenerator(points_to_evaluate=configs, max_concurrent=concurrent),
             samples=len(part),
             concurrent=None,
+            reuse=_reusable(trainable, comparison),
             workspace=workspace,
             listener=listener,
             comparison=comparison,
@@ -186,10 +197,19 @@ def run_suggested_jobs(
         search=search,
         samples=samples,
         concurrent=concurrent,
+        reuse=_reusable(trainable, comparison),
         workspace=workspace,
         listener=listener,
         comparison=comparison,
     )
+
+
+def _reusable(trainable: object, comparison: Comparison | None) -> bool:
+    """Return whether the process of an ended trial can run another one.
+
+    That of a stopped training on several workers cannot: it still waits for them.
+    """
+    return comparison is None or trainable is not train_on_workers_trial
 
 
 class _Titles:
@@ -221,6 +241,7 @@ def _fit(
     search: Any,
     samples: int,
     concurrent: int | None,
+    reuse: bool,
     workspace: Workspace,
     listener: Listener,
     comparison: Comparison | None,
@@ -234,7 +255,7 @@ def _fit(
             search_alg=search,
             scheduler=None if comparison is None else _scheduler(comparison),
             max_concurrent_trials=concurrent,
-            reuse_actors=True,
+            reuse_actors=reuse,
             trial_name_creator=_Titles(jobs),
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
