@@ -5,14 +5,14 @@ import platform as machine  # noqa: TID251
 import re
 import subprocess
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
 @lru_cache(maxsize=1)
 def provenance() -> dict[str, str]:
     """Return the tags that record user, source, git revision and versions; those of MLflow by MLflow's names."""
-    packages = {f"eman.version.{name}": version(name) for name in ("torch", "torchvision", "ray", "mlflow")}
+    packages = {f"eman.version.{name}": _version(name) for name in ("torch", "torchvision", "timm", "ray", "mlflow")}
     mlflow = {
         "mlflow.user": _user(),
         "mlflow.source.name": "eman",
@@ -20,8 +20,8 @@ def provenance() -> dict[str, str]:
         "mlflow.source.git.commit": _git("rev-parse", "HEAD"),
         "mlflow.source.git.repoURL": re.sub(r"://[^/@]*@", "://", _git("config", "--get", "remote.origin.url")),
     }
-    ours = {"eman.git": git_revision(), "eman.python": machine.python_version(), **packages}
-    return ours | {name: value for name, value in mlflow.items() if value}
+    ours = {"eman.git": git_revision(), "eman.python": machine.python_version()}
+    return ours | {name: value for name, value in (packages | mlflow).items() if value}
 
 
 def git_revision() -> str:
@@ -40,6 +40,14 @@ def _git(*arguments: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
+
+
+def _version(package: str) -> str:
+    """Return a package's version; empty if it is not installed, as an extra may be."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def _user() -> str:

@@ -16,6 +16,7 @@ _PROVENANCE = {
     "eman.python": "Python",
     "eman.version.torch": "torch",
     "eman.version.torchvision": "torchvision",
+    "eman.version.timm": "timm",
     "eman.version.ray": "Ray",
     "eman.version.mlflow": "MLflow",
     "eman.data_hash": "Hash of the images",
