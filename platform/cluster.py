@@ -76,8 +76,14 @@ def request_room(bundles: Sequence[Mapping[str, float]]) -> Iterator[None]:
 
 
 @contextmanager
-def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[Resources]:
-    """Join the Ray cluster at an address, or start one on this machine with ``cpus`` cores, and leave it at the end.
+def cluster(address: str | None = None, *, cpus: int | None = None, dashboard: bool = False) -> Iterator[Resources]:
+    """Join the Ray cluster at an address, or start one on this machine, and leave it at the end.
+
+    Args:
+        address: The cluster's; ``None`` to start one.
+        cpus: Cores of the one that is started; ``None`` for all.
+        dashboard: Start Ray's dashboard with it. Ray Train asks it whether a training has been stopped from outside, to
+            free its workers' resources.
 
     Raises:
         UserError: The cluster does not answer.
@@ -100,7 +106,7 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
     try:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:  # no runtime_env: workers inherit the environment, and prestarted ones can be used
-            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
+            ray.init("local", num_cpus=cpus, include_dashboard=dashboard, **quiet)
         else:
             check_port(address)
             with buffered_stderr():

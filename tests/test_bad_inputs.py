@@ -55,6 +55,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("jobs",): ("--address", "http://127.0.0.1:9"),
     ("logs",): ("job", "--address", "http://127.0.0.1:9"),
     ("stop",): ("job", "--address", "http://127.0.0.1:9"),
+    ("new",): ("method", "my-idea"),
     ("data", "list"): (),
     ("data", "fetch"): ("nowhere",),
     ("data", "shard"): ("nowhere",),

@@ -25,8 +25,10 @@ def new(
     - `eman new scheme my-norm`, then `eman train byol --scheme my-norm --module my_norm.py`
     - `eman new study my-study`, then `eman sweep my-study --profile smoke --module my_study.py`
     """
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        raise UserError(f"{name!r}: give small letters, digits and hyphens, beginning with a letter, such as my-idea.")
+    if len(name) > 50 or not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        raise UserError(
+            f"{name!r}: give up to 50 small letters, digits and hyphens, beginning with a letter, such as my-idea."
+        )
     module, words = name.replace("-", "_"), name.split("-")
     values = {
         "name": name,

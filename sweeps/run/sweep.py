@@ -78,7 +78,7 @@ def _carry_out(launch: Launch, started: float) -> None:
             while not complete:
                 address = options.address
                 launch.emit(Waiting(f"joining Ray at {address}" if address else "starting Ray"))
-                with cluster(address) as available:
+                with cluster(address, dashboard=launch.sweep.request.scheduler != "none") as available:
                     launch.emit(Waiting("loading the data"))
                     prepared.result()
                     resources = wait_for_room(options, available, len(trainings) or len(evaluations))
