@@ -32,7 +32,6 @@ ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "30",
     "TUNE_RESULT_BUFFER_LENGTH": "0",
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",  # a stopped trial that waits for its workers does not end by itself
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # progress within an epoch has no objective
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -76,14 +75,8 @@ def request_room(bundles: Sequence[Mapping[str, float]]) -> Iterator[None]:
 
 
 @contextmanager
-def cluster(address: str | None = None, *, cpus: int | None = None, dashboard: bool = False) -> Iterator[Resources]:
-    """Join the Ray cluster at an address, or start one on this machine, and leave it at the end.
-
-    Args:
-        address: The cluster's; ``None`` to start one.
-        cpus: Cores of the one that is started; ``None`` for all.
-        dashboard: Start Ray's dashboard with it. Ray Train asks it whether a training has been stopped from outside, to
-            free its workers' resources.
+def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[Resources]:
+    """Join the Ray cluster at an address, or start one on this machine with ``cpus`` cores, and leave it at the end.
 
     Raises:
         UserError: The cluster does not answer.
@@ -106,7 +99,7 @@ def cluster(address: str | None = None, *, cpus: int | None = None, dashboard: b
     try:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:  # no runtime_env: workers inherit the environment, and prestarted ones can be used
-            ray.init("local", num_cpus=cpus, include_dashboard=dashboard, **quiet)
+            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
         else:
             check_port(address)
             with buffered_stderr():

@@ -24,8 +24,13 @@ Pairs = Iterable[tuple[EvalSpec, RunSpec]]
 Workers = int | tuple[int, int] | str | None
 
 
-def check_workers(workers: Workers, runs: Iterable[RunSpec]) -> None:
-    """Raise `UserError` unless every possible number of workers divides the devices of every run."""
+def check_workers(workers: Workers, runs: Iterable[RunSpec], *, scheduler: str = "none") -> None:
+    """Raise `UserError` unless every possible number of workers divides the devices of every run.
+
+    With a scheduler a run has one worker: Ray Tune cannot stop a training that Ray Train carries out on several.
+    """
+    if scheduler != "none" and workers not in (None, 1):
+        raise UserError(f"--scheduler {scheduler} stops trainings on one worker only; give --workers 1.")
     if workers is None or isinstance(workers, str):
         return
     low, high = workers if isinstance(workers, tuple) else (workers, workers)

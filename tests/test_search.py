@@ -170,6 +170,15 @@ def test_a_search_is_checked_before_anything_runs(fields: dict[str, Any], messag
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("workers", ["2", "1-2", "auto"])
+def test_a_scheduler_needs_runs_of_one_worker(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sweep", "grid", "--method", "moco", "--scheme", "bn", "--grid", "lr=0.1,0.2", "--profile", "smoke"]
+    words += ["--set", "epochs=3", "--scheduler", "asha", "--dry-run"]
+    assert main([*words, "--workers", "1"]) == 0
+    assert main([*words, "--workers", workers]) == 2
+    assert "give --workers 1" in capsys.readouterr().err
+
+
 def test_the_objective_may_be_a_result_on_held_out_images() -> None:
     assert search(objective="linear/10pct_held_out_top1").request.searches
 

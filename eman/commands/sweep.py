@@ -122,7 +122,7 @@ def checked_plan(
         raise UserError("--name is empty; give a name, or leave it out.")
     planned = plan(new_request(what, scale, evaluated, grid, name=name or ""))
     check_search(planned.request.search)
-    check_workers(resources.parsed_workers, planned.checked)
+    check_workers(resources.parsed_workers, planned.checked, scheduler=planned.request.scheduler)
     return planned
 
 

@@ -95,6 +95,8 @@ def workers_of(spec: RunSpec, sweep: Sweep, options: Options, resources: Resourc
     """Return a run's workers: the options', else the profile's, limited by the cluster's CPUs."""
     if isinstance(options.workers, int | tuple):
         return options.workers
+    if sweep.request.scheduler != "none":  # see check_workers
+        return 1
     room = max(1, math.floor(resources.cpus / (options.cpus or 1.0)))
     wanted = room
     if options.workers is None:

@@ -44,7 +44,7 @@ def run_sweep(
     """
     started, options = time.monotonic(), options or Options()
     modules.sources()  # all can travel
-    check_workers(options.workers, sweep.checked)
+    check_workers(options.workers, sweep.checked, scheduler=sweep.request.scheduler)
     sweep = continued(sweep, store)
     with Interruption() as interruption:
         launch = Launch(SweepState(sweep), store, options, interruption, listen)
@@ -78,7 +78,7 @@ def _carry_out(launch: Launch, started: float) -> None:
             while not complete:
                 address = options.address
                 launch.emit(Waiting(f"joining Ray at {address}" if address else "starting Ray"))
-                with cluster(address, dashboard=launch.sweep.request.scheduler != "none") as available:
+                with cluster(address) as available:
                     launch.emit(Waiting("loading the data"))
                     prepared.result()
                     resources = wait_for_room(options, available, len(trainings) or len(evaluations))

@@ -22,7 +22,7 @@ from eman.platform.workspace import Workspace
 from eman.sweeps.run.events import Done, Failed, Lost, Started
 from eman.sweeps.run.jobs import Config, Job, JobT
 from eman.sweeps.run.listener import Comparison, Listener
-from eman.sweeps.run.trials import Find, train_on_workers_trial
+from eman.sweeps.run.trials import Find
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +168,6 @@ def run_jobs(
             search=BasicVariantGenerator(points_to_evaluate=configs, max_concurrent=concurrent),
             samples=len(part),
             concurrent=None,
-            reuse=_reusable(trainable, comparison),
             workspace=workspace,
             listener=listener,
             comparison=comparison,
@@ -197,19 +196,10 @@ def run_suggested_jobs(
         search=search,
         samples=samples,
         concurrent=concurrent,
-        reuse=_reusable(trainable, comparison),
         workspace=workspace,
         listener=listener,
         comparison=comparison,
     )
-
-
-def _reusable(trainable: object, comparison: Comparison | None) -> bool:
-    """Return whether the process of an ended trial can run another one.
-
-    That of a stopped training on several workers cannot: it still waits for them.
-    """
-    return comparison is None or trainable is not train_on_workers_trial
 
 
 class _Titles:
@@ -241,7 +231,6 @@ def _fit(
     search: Any,
     samples: int,
     concurrent: int | None,
-    reuse: bool,
     workspace: Workspace,
     listener: Listener,
     comparison: Comparison | None,
@@ -255,7 +244,7 @@ def _fit(
             search_alg=search,
             scheduler=None if comparison is None else _scheduler(comparison),
             max_concurrent_trials=concurrent,
-            reuse_actors=reuse,
+            reuse_actors=True,
             trial_name_creator=_Titles(jobs),
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
