@@ -11,7 +11,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,11 +86,9 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
     if address is None:  # a private cluster, closed to other users of this machine
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        # Ray's default on other systems than Linux: its node has the loopback address, and listens on no other. With
-        # the machine's address its metrics would be open to everybody.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     warnings.filterwarnings("ignore", module="ray")
-    import ray
+    with _on_loopback() if address is None else nullcontext():  # Ray reads the setting when it is imported
+        import ray
 
     variables = {name: os.environ[name] for name in ENVIRONMENT}
     if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):  # inside a submitted job, whose environment has them
@@ -99,7 +97,8 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
     try:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:  # no runtime_env: workers inherit the environment, and prestarted ones can be used
-            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
+            with _on_loopback():
+                ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
         else:
             check_port(address)
             with buffered_stderr():
@@ -112,6 +111,23 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
         yield Resources.now()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Start a Ray node that has the loopback address and listens on no other, Ray's default outside Linux.
+
+    With the machine's address its metrics would be open to everybody. Programs that this process starts later, such as
+    `ray start` for a cluster, do not inherit it.
+    """
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    given = os.environ.get(name)
+    os.environ.setdefault(name, "0")
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop(name, None)
 
 
 @contextmanager
