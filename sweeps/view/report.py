@@ -1,6 +1,7 @@
 """`eman report`: a sweep as one self-contained page."""
 
 import base64
+import re
 import tempfile
 import time
 from collections import defaultdict
@@ -95,7 +96,7 @@ def _facts(
 
     trained = sum(r.metrics.get("train/seconds", 0.0) for r in runs)
     wall = record.metrics.get("sweep/seconds")
-    hours = sum(r.metrics.get("train/seconds", 0.0) * int(r.tags.get("eman.workers") or 1) for r in runs) / 3600
+    hours = sum(r.metrics.get("train/seconds", 0.0) * _workers(r) for r in runs) / 3600
     seeds = sorted({spec.seed for spec in sweep.trainings.values()})
     money = (
         [] if hourly.price is None else [(f"for training, at {hourly.price:g} an hour", f"{hourly.price * hours:,.2f}")]
@@ -110,6 +111,11 @@ def _facts(
         energy,
         *money,
     ]
+
+
+def _workers(run: Record) -> int:
+    """Return a run's workers; the most that a range such as ``(1, 2)`` allows."""
+    return max(map(int, re.findall(r"\d+", run.tags.get("eman.workers", ""))), default=1)
 
 
 def _table(table: Table, values: Sequence[Value]) -> dict[str, Any]:
