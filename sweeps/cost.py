@@ -66,9 +66,14 @@ class Cost:
     trainings: tuple[Part, ...]
     evaluations: tuple[Part, ...]
 
+    @property
+    def hours(self) -> float | None:
+        """Hours on one GPU, or in one process; ``None`` if those of a part are unknown."""
+        hours = [part.hours for part in (*self.trainings, *self.evaluations)]
+        return None if None in hours else sum(hour for hour in hours if hour is not None)
+
     def summary(self) -> dict[str, Any]:
         parts = (*self.trainings, *self.evaluations)
-        hours = [part.hours for part in parts]
         return {
             "profile": self.sweep.profile.name,
             "cells": self.sweep.cells,
@@ -77,7 +82,7 @@ class Cost:
             "epochs": sum(part.epochs for part in self.trainings),
             "images": sum(part.images for part in parts),
             "storage_bytes": sum(part.storage for part in parts),
-            "hours": None if None in hours else sum(hour for hour in hours if hour is not None),
+            "hours": self.hours,
         }
 
     def lines(self) -> list[str]:

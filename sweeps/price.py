@@ -10,7 +10,7 @@ from eman.evaluation.results.evidence import MOST_NEEDED, POWER, seeds_needed
 from eman.evaluation.results.verdicts import median_deviation
 from eman.platform.store.records import Record
 from eman.platform.store.store import Store
-from eman.sweeps.claims.registry import CLAIMS, claim_results
+from eman.sweeps.claims.registry import claim_results, claims_about
 from eman.sweeps.cost import Cost
 from eman.sweeps.plan import Sweep
 
@@ -53,6 +53,8 @@ def rates(runs: Iterable[Record], watts: float | None = None, price: float | Non
         watts: Power to use instead.
         price: Money for an hour.
     """
+    if watts is not None:
+        return Rates(watts, "as given", price)
     runs = list(runs)
     powers = [
         value
@@ -60,8 +62,6 @@ def rates(runs: Iterable[Record], watts: float | None = None, price: float | Non
         for name, value in run.metrics.items()
         if re.fullmatch(r"system/gpu_\d+_power_usage_watts", name)
     ]
-    if watts is not None:
-        return Rates(watts, "as given", price)
     if powers:
         return Rates(statistics.median(powers), "measured", price)
     if runs:
@@ -94,8 +94,7 @@ class Certainty:
 
 def certainty(sweep: Sweep, store: Store, difference: float) -> Certainty | None:
     """Return how many seeds find a difference in a sweep's tables; ``None`` if no claim has enough results for it."""
-    cells = index_cells(sweep.tables)
-    about = [c for c in CLAIMS.values() if all((ref.table, ref.row, ref.column) in cells for ref in c.refs)]
+    about = claims_about(index_cells(sweep.tables))
     spread = median_deviation(judge(claim_results(about, sweep.scope, store))) if about else None
     return None if spread is None else Certainty(difference, spread, seeds_needed(spread, difference))
 
@@ -104,7 +103,7 @@ def priced(
     cost: Cost, hourly: Rates, store: Store, difference: float | None
 ) -> tuple[list[str], dict[str, float | None]]:
     """Return what a sweep's hours cost, and those of finding a difference if it is given: as lines, and by name."""
-    hours = cost.summary()["hours"]
+    hours = cost.hours
     lines = [] if hours is None else [f"energy: {hourly.text(hours)}"]
     values = {
         "watts": hourly.watts,

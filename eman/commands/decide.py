@@ -101,12 +101,8 @@ def _lines(decided: "Mapping[Claim, Decision]", following: "Round | None") -> li
     undecided = sum(d.outcome is None for d in decided.values())
     lines = [f"decided: {len(decided) - undecided} of {count_claims(len(decided))}", *lines]
     if following is None:
-        done = (
-            "`eman claims` prints the verdicts."
-            if not undecided
-            else f"{count_claims(undecided)} left for a larger budget."
-        )
-        return [*lines, done]
+        left = f"{count_claims(undecided)} left for a larger budget."
+        return [*lines, left if undecided else "`eman claims` prints the verdicts."]
     hours = "of unknown length" if following.hours is None else f"about {following.hours:.2g} h of one process"
     runs = f"{following.new} new trainings, {hours}"
     lines.append(f"next: {count_claims(len(following.claims))} to {following.seeds} seeds, {runs}")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from eman.evaluation.results.cells import Table
-from eman.evaluation.results.claims import Claim, Measured, index_cells, measure
+from eman.evaluation.results.claims import Cells, Claim, Measured, index_cells, measure
 from eman.evaluation.results.values import Results
 from eman.platform.errors import UserError, unknown
 from eman.platform.registry import Registry
@@ -58,6 +58,11 @@ def claims_named(words: Sequence[str]) -> tuple[Claim, ...]:
             raise unknown("claim or table", word, [*CLAIMS, *_tables(CLAIMS.values())])
         chosen |= {claim.name: claim for claim in found}
     return tuple(chosen.values()) if words else tuple(CLAIMS.values())
+
+
+def claims_about(cells: Cells) -> list[Claim]:
+    """Return the claims that some cells decide: those whose cells are all among them."""
+    return [c for c in CLAIMS.values() if all((ref.table, ref.row, ref.column) in cells for ref in c.refs)]
 
 
 def tables_of(claims: Sequence[Claim], scope: Scope) -> list[Table]:

@@ -4,7 +4,7 @@ from eman.evaluation.results.claims import Verdict, index_cells, judge, measure
 from eman.evaluation.results.values import Results
 from eman.platform.store.store import Store
 from eman.sweeps.claims.deciding import sequential_verdicts
-from eman.sweeps.claims.registry import CLAIMS
+from eman.sweeps.claims.registry import claims_about
 from eman.sweeps.plan import Sweep
 
 
@@ -16,6 +16,5 @@ def verdicts_of(sweep: Sweep, results: Results, store: Store) -> list[Verdict]:
     if sweep.request.max_seeds:
         return list(sequential_verdicts(sweep.request, store).values())
     cells = index_cells(sweep.tables)
-    about = [c for c in CLAIMS.values() if all((ref.table, ref.row, ref.column) in cells for ref in c.refs)]
-    verdicts = judge({claim: measure(claim, cells, results) for claim in about})
+    verdicts = judge({claim: measure(claim, cells, results) for claim in claims_about(cells)})
     return verdicts if any(verdict.evidence.n for verdict in verdicts) else []

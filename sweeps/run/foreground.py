@@ -153,6 +153,7 @@ def evaluate_in_foreground(
 
 
 def _summary(spec: RunSpec, metrics: Mapping[str, float]) -> str:
-    own, shown = [name for name in metrics if name.startswith("train/")], spec.entry.shown
-    own = [n for n in own if (n[6:] not in _LOOP if shown is None else n[6:] in shown)]
+    measures = [name.removeprefix("train/") for name in metrics if name.startswith("train/")]
+    shown = spec.entry.shown
+    own = [f"train/{name}" for name in measures if (name not in _LOOP if shown is None else name in shown)]
     return "  ".join(f"{name} {metrics[name]:,.4g}" for name in (*_SHOWN, *own) if name in metrics)

@@ -102,7 +102,7 @@ class TrainJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalJob(Job):
-    """Evaluations of one run that share their computation; ``tags`` are the run's profile, method and scheme."""
+    """Evaluations of one run that share their computation; ``tags`` are the run's profile, method, scheme, colour."""
 
     specs: tuple[EvalSpec, ...]
     tags: Mapping[str, str]

@@ -94,22 +94,21 @@ def _facts(
         done = sum(r.status == "done" for r in records)
         return f"{done:,}" if done == count else f"{done:,} of {count:,}"
 
-    trained = sum(r.metrics.get("train/seconds", 0.0) for r in runs)
+    seconds = [(r.metrics.get("train/seconds", 0.0), _workers(r)) for r in runs]
+    trained = sum(of_run for of_run, _ in seconds)
+    hours = sum(of_run * workers for of_run, workers in seconds) / 3600
     wall = record.metrics.get("sweep/seconds")
-    hours = sum(r.metrics.get("train/seconds", 0.0) * _workers(r) for r in runs) / 3600
     seeds = sorted({spec.seed for spec in sweep.trainings.values()})
-    money = (
-        [] if hourly.price is None else [(f"for training, at {hourly.price:g} an hour", f"{hourly.price * hours:,.2f}")]
-    )
-    energy = (f"for training, at {hourly.watts:,.0f} W ({hourly.source})", f"{hourly.energy(hours):,.3g} kWh")
+    costs = [(f"for training, at {hourly.watts:,.0f} W ({hourly.source})", f"{hourly.energy(hours):,.3g} kWh")]
+    if hourly.price is not None:
+        costs.append((f"for training, at {hourly.price:g} an hour", f"{hourly.price * hours:,.2f}"))
     return [
         ("trainings", completed(runs, len(sweep.trainings))),
         ("evaluations", completed(evaluations, len(sweep.evaluations))),
         (f"{'seeds' if len(seeds) > 1 else 'seed'} ({', '.join(map(str, seeds))})", str(len(seeds))),
         ("in training loops", duration(trained) if trained else "–"),
         ("last launch", duration(wall) if wall else "–"),
-        energy,
-        *money,
+        *costs,
     ]
 
 
