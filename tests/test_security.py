@@ -15,12 +15,15 @@ from markdown_it import MarkdownIt
 
 from eman.cli import main
 from eman.commands.printing import show
+from eman.evaluation.results import verdicts
+from eman.evaluation.results.claims import Measured, judge
 from eman.evaluation.results.render import markdown
 from eman.evaluation.results.values import Results, values_of
 from eman.platform.errors import UserError
 from eman.platform.store.records import SWEEP
 from eman.platform.store.store import Store
 from eman.platform.workspace import Workspace
+from eman.sweeps.claims.registry import CLAIMS
 from eman.sweeps.plan import Sweep, plan
 from eman.sweeps.request import SweepRequest
 from eman.sweeps.view.links import description_tags
@@ -90,6 +93,14 @@ def test_a_name_is_text_in_a_markdown_table(store_file: Path) -> None:
     rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
     assert {len(re.findall(r"<t[hd]", row)) for row in rows} == {3}  # a name adds no cell
     assert len(rows) == 1 + len(table.rows)
+
+
+def test_a_claim_is_text_in_a_markdown_table() -> None:
+    claim = replace(next(iter(CLAIMS.values())), says=HOSTILE)
+    text = verdicts.markdown(judge({claim: Measured("-", {0: 1.0, 1: 2.0})}))
+    check_markdown(text)
+    rows = re.findall(r"<tr>(.*?)</tr>", MarkdownIt().enable("table").render(text), re.DOTALL)
+    assert [len(re.findall(r"<t[hd]", row)) for row in rows] == [len(verdicts.HEADINGS)] * 2
 
 
 def test_a_sweeps_name_is_text_in_its_description_and_its_report(store_file: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from eman.evaluation.results.claims import Expect, Verdict, VerdictKind
 from eman.evaluation.results.evidence import LEVEL, MOST_NEEDED, POWER, seeds_needed
-from eman.evaluation.results.render import LATEX
+from eman.evaluation.results.render import LATEX, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ def text(verdicts: Sequence[Verdict]) -> str:
 def markdown(verdicts: Sequence[Verdict]) -> str:
     """Return a table and, below it, the notes."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|---|" + "---:|" * (len(HEADINGS) - 2) + "---|"]
-    lines += ["| " + " | ".join(row(v)) + " |" for v in verdicts]
+    lines += ["| " + " | ".join(map(plain, row(v))) + " |" for v in verdicts]
     return "\n".join([*lines, "", *(f"{line}  " for line in notes(verdicts))]).rstrip()
 
 
