@@ -18,7 +18,7 @@ import time
 import uuid
 import venv
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -236,6 +236,28 @@ cluster.shutdown()
 """
 
 
+@contextmanager
+def ray_nodes(python: str, code: str, environment: dict[str, str], cwd: Path | None = None) -> Iterator[list[str]]:
+    """What code that starts Ray's nodes prints after READY; its input ends with the block, which tells it to stop."""
+    process = subprocess.Popen(
+        [python, "-c", code],
+        env=environment,
+        cwd=cwd,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    line = next((line for line in process.stdout if line.startswith("READY")), "")
+    assert line, "the cluster did not start"
+    yield line.split()[1:]
+    process.stdin.close()
+    process.wait(timeout=60)
+    process.stdout.close()
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A Ray cluster with two processors, a job server and a token."""
@@ -246,23 +268,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "EMAN_HOME": str(tmp_path_factory.mktemp("cluster")),
     }
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    line = next((line for line in process.stdout if line.startswith("READY")), "")
-    assert line, "the cluster did not start"
-    _, server, address = line.split()
-    yield Cluster(f"http://{server.removeprefix('http://')}", environment, address)
-    process.stdin.close()
-    process.wait(timeout=60)
-    process.stdout.close()
+    with ray_nodes(sys.executable, CLUSTER, environment) as [server, address]:
+        yield Cluster(f"http://{server.removeprefix('http://')}", environment, address)
 
 
 class WheelEnvironment(NamedTuple):
@@ -289,6 +296,10 @@ class WheelEnvironment(NamedTuple):
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done
+
+    def nodes(self, code: str, cwd: Path) -> AbstractContextManager[list[str]]:
+        """Start Ray's nodes by code whose processes have the wheel; see :func:`ray_nodes`."""
+        return ray_nodes(str(self.folder / "bin" / "python"), code, self.variables, cwd)
 
 
 #: What the wheel is built from.

@@ -1,7 +1,6 @@
 """The examples, and what `eman new` writes, with the wheel, in a folder from which the repository is not visible."""
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,23 +95,8 @@ def test_what_new_writes_works_and_passes_its_test(kind: str, tmp_path: Path, wh
 @pytest.fixture
 def address(wheel_environment: Any, tmp_path: Path) -> Iterator[str]:
     """The address of a Ray cluster of two nodes, whose processes have the wheel."""
-    process = subprocess.Popen(
-        [wheel_environment.folder / "bin" / "python", "-c", NODES],
-        env=wheel_environment.variables,
-        cwd=tmp_path,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    line = next((line for line in process.stdout if line.startswith("READY")), "")
-    assert line, "the cluster did not start"
-    yield line.split()[1]
-    process.stdin.close()
-    process.wait(timeout=60)
-    process.stdout.close()
+    with wheel_environment.nodes(NODES, tmp_path) as [printed]:
+        yield printed
 
 
 def test_a_method_of_ones_own_trains_on_two_nodes_that_lack_its_file(

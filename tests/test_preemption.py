@@ -22,7 +22,8 @@ from eman.sweeps.profiles.smoke import SMOKE
 from eman.trainers.loop import fit
 from eman.trainers.spec.run import RunSpec
 
-EPOCHS = 8
+#: Enough that the notice, some seconds after the second epoch, finds the run still training on a fast machine.
+EPOCHS = 24
 
 #: A cluster of a head and two nodes that a run of two workers fills. A word on its input adds a third node and drains
 #: the first, as the operator of a cluster does who has been told that a spot machine goes; then that node goes.
